@@ -1,0 +1,43 @@
+# Two commands do everything: `make demo` shows the proxy at work, `make test` proves it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types unit install install-test parts clean
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/.demo
+
+install: $(VENV)/.demo
+install-test: $(VENV)/.test
+
+## demo: install into a virtual environment, then serve an embedded upstream behind the proxy
+demo: install
+	$(BIN)/streamproxy demo
+
+## test: install what the tests need (Debian packages too, where that is allowed), then run everything
+test: install-test parts lint types unit
+
+parts:
+	sh tests/install-parts.sh
+
+lint: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-test
+	$(BIN)/mypy
+
+unit: install-test
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

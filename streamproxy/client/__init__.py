@@ -1,0 +1,1 @@
+"""Upstream clients: what one is (`base`), over httpx (`httpx`), and ours (`native`)."""

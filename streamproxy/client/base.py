@@ -1,0 +1,68 @@
+"""The seam between the forwarder and whatever speaks to the upstream: httpx's shape, and nothing more.
+
+A client is anything with ``stream()`` that gives an asynchronous context manager of a response with
+``status_code``, ``headers`` and ``aiter_raw()``. The forwarder calls it like this::
+
+    async with client.stream(method, url, headers=headers, content=content, extensions=extensions) as response:
+        response.status_code
+        async for chunk in response.aiter_raw(): ...
+
+``url`` is the endpoint's base URL. ``headers`` are (name, value) pairs of bytes to be sent as they are, in order,
+``Host`` among them, and no others. ``content`` is None (no body) or an asynchronous iterator of bytes; the body is
+chunked unless the headers carry ``Content-Length``. ``extensions`` are httpx's, and one of our own that a client may
+ignore:
+
+- ``target``: bytes, the request target to send as it is;
+- ``timeout``: ``{"connect": seconds or None, "pool": seconds or None, "read": None, "write": None}``;
+- ``progress``: called with ``"connect"`` when a new connection is being made, ``"request"`` when the head has been
+  sent, ``"head"`` when the whole request has been sent.
+
+Leaving the ``async with`` early, by an exception or a cancellation, closes the connection; leaving it after the last
+chunk keeps it for the next request. Errors are `streamproxy.errors`; a foreign client's are translated by
+`streamproxy.client.translate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from streamproxy.wire.headers import Headers
+
+
+class RawHeaders(Protocol):
+    """What `Response.headers` must offer: the pairs as they came over the wire."""
+
+    @property
+    def raw(self) -> Headers: ...
+
+
+class Response(Protocol):
+    """One upstream response, whose head has been read."""
+
+    @property
+    def status_code(self) -> int: ...
+
+    @property
+    def headers(self) -> RawHeaders: ...
+
+    def aiter_raw(self) -> AsyncIterator[bytes]:
+        """The body as it comes, transfer coding removed and content coding kept; raises when it ends short."""
+        ...
+
+
+class Client(Protocol):
+    """What sends a request upstream."""
+
+    def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers,
+        content: AsyncIterator[bytes] | None,
+        extensions: Mapping[str, Any],
+    ) -> AbstractAsyncContextManager[Response]: ...
+
+    async def aclose(self) -> None: ...

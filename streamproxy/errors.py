@@ -1,0 +1,210 @@
+"""Every way an exchange can go wrong, in one vocabulary.
+
+The names are those of RFC 9209 section 2.3 (Proxy-Status error types); they are the same in the ``Proxy-Status``
+header, the access log and the metrics. One place, this tree, goes from an exception to a status::
+
+    StreamproxyError
+    ├── ConfigError                 the configuration is wrong; carries every problem with its position
+    ├── ExchangeAborted             for the ASGI server: the response must not look finished
+    └── ExchangeError               why one exchange did not go well
+        ├── Rejected                the proxy said no
+        │   ├── NoRoute                 404 destination_not_found
+        │   ├── BadRequest              400 http_request_error, and the connection closes
+        │   ├── HeadTooLarge            431 http_request_error
+        │   ├── BodyTooLarge            413 http_request_error
+        │   ├── RequestTimeout          408 http_request_error
+        │   ├── NotImplementedHere      501 http_request_error
+        │   ├── Denied                  401 http_request_denied
+        │   ├── LimitReached            503 connection_limit_reached (429 for a client's own limit)
+        │   └── LoopDetected            508 proxy_loop_detected
+        ├── UpstreamError           the upstream could not, or did not
+        │   ├── ConnectionRefused       502 connection_refused
+        │   ├── DestinationUnavailable  503 destination_unavailable
+        │   ├── DnsFailed               502 dns_error
+        │   ├── ConnectTimeout          504 connection_timeout
+        │   ├── TlsFailed               502 tls_protocol_error
+        │   ├── TlsCertificateRefused   502 tls_certificate_error
+        │   ├── ConnectionTerminated    502 connection_terminated, before the head
+        │   ├── HeadTimeout             504 http_response_timeout
+        │   ├── BadResponse             502 http_protocol_error
+        │   ├── ResponseIncomplete      after the head: http_response_incomplete
+        │   └── ReadTimeout             after the head: connection_read_timeout
+        ├── ClientError             the client left, or takes nothing
+        │   ├── ClientDisconnected      499, never sent
+        │   └── WriteTimeout            connection_write_timeout
+        ├── Stopped                 ended from the outside
+        │   ├── StoppedByOperator       DELETE /streams/ID
+        │   └── StoppedByShutdown       drain_timeout passed
+        └── InternalError               500 proxy_internal_error, logged with its traceback
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+End = Literal[
+    "complete", "client_disconnect", "upstream_truncated", "timeout", "rejected", "cancelled", "shutdown", "error"
+]
+
+
+class StreamproxyError(Exception):
+    """Anything streamproxy raises on purpose."""
+
+
+class ExchangeAborted(StreamproxyError):
+    """Raised into the ASGI server after the response head: close the connection, send no final chunk.
+
+    Not a fault of the application, so it is never logged as one.
+    """
+
+
+class ExchangeError(StreamproxyError):
+    """Why an exchange ended badly.
+
+    ``detail`` is one sentence for the client: no internal address, no secret, no stack trace.
+    ``note`` is for the operator's log only.
+    """
+
+    error: ClassVar[str] = "proxy_internal_error"
+    status: int = 500
+    title: ClassVar[str] = "Internal error"
+    end: ClassVar[End] = "error"
+    close: ClassVar[bool] = False  # the downstream connection cannot be used again
+
+    def __init__(self, detail: str = "", *, note: str = "", retry_after: float | None = None) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.note = note
+        self.retry_after = retry_after  # seconds, for a Retry-After header
+
+
+# The proxy said no.
+
+
+class Rejected(ExchangeError):
+    end = "rejected"
+
+
+class NoRoute(Rejected):
+    error, status, title = "destination_not_found", 404, "No route matches this request"
+
+
+class BadRequest(Rejected):
+    error, status, title, close = "http_request_error", 400, "The request is malformed or ambiguous", True
+
+
+class HeadTooLarge(Rejected):
+    error, status, title, close = "http_request_error", 431, "The request head is too large", True
+
+
+class BodyTooLarge(Rejected):
+    error, status, title, close = "http_request_error", 413, "The request body is too large", True
+
+
+class RequestTimeout(Rejected):
+    error, status, title, end, close = "http_request_error", 408, "The request came too slowly", "timeout", True
+
+
+class NotImplementedHere(Rejected):
+    error, status, title = "http_request_error", 501, "This kind of request is not served here"
+
+
+class Denied(Rejected):
+    error, status, title = "http_request_denied", 401, "A valid credential is needed"
+
+
+class LimitReached(Rejected):
+    error, status, title = "connection_limit_reached", 503, "Too many streams at once"
+
+
+class ClientLimitReached(LimitReached):
+    status, title = 429, "Too many streams of this client at once"
+
+
+class LoopDetected(Rejected):
+    error, status, title = "proxy_loop_detected", 508, "The request came through this proxy before"
+
+
+# The upstream could not, or did not.
+
+
+class UpstreamError(ExchangeError):
+    status = 502
+
+
+class ConnectionRefused(UpstreamError):
+    error, title = "connection_refused", "The upstream refused the connection"
+
+
+class DestinationUnavailable(UpstreamError):
+    error, status, title = "destination_unavailable", 503, "No upstream endpoint is available"
+
+
+class DnsFailed(UpstreamError):
+    error, title = "dns_error", "The upstream's name was not found"
+
+
+class ConnectTimeout(UpstreamError):
+    error, status, title, end = "connection_timeout", 504, "The upstream did not accept in time", "timeout"
+
+
+class TlsFailed(UpstreamError):
+    error, title = "tls_protocol_error", "TLS with the upstream failed"
+
+
+class TlsCertificateRefused(UpstreamError):
+    error, title = "tls_certificate_error", "The upstream's certificate was refused"
+
+
+class ConnectionTerminated(UpstreamError):
+    error, title = "connection_terminated", "The upstream closed before it answered"
+
+
+class HeadTimeout(UpstreamError):
+    error, status, title, end = "http_response_timeout", 504, "The upstream did not answer in time", "timeout"
+
+
+class BadResponse(UpstreamError):
+    error, title = "http_protocol_error", "The upstream's answer is malformed or ambiguous"
+
+
+class ResponseIncomplete(UpstreamError):
+    error, title, end = "http_response_incomplete", "The upstream did not finish its response", "upstream_truncated"
+
+
+class ReadTimeout(UpstreamError):
+    error, status, title, end = "connection_read_timeout", 504, "The upstream went silent", "timeout"
+
+
+# The client left, or takes nothing.
+
+
+class ClientError(ExchangeError):
+    status = 499
+
+
+class ClientDisconnected(ClientError):
+    error, title, end = "connection_terminated", "The client left", "client_disconnect"
+
+
+class WriteTimeout(ClientError):
+    error, title, end = "connection_write_timeout", "The client took nothing for too long", "timeout"
+
+
+# Ended from the outside.
+
+
+class Stopped(ExchangeError):
+    status = 503
+
+
+class StoppedByOperator(Stopped):
+    error, title, end = "connection_terminated", "The stream was ended by the operator", "cancelled"
+
+
+class StoppedByShutdown(Stopped):
+    error, title, end = "connection_terminated", "The proxy is shutting down", "shutdown"
+
+
+class InternalError(ExchangeError):
+    error, status, title = "proxy_internal_error", 500, "The proxy failed"

@@ -1,0 +1,161 @@
+"""One exchange: a request with its response, from the moment its route is known to its one end.
+
+An `Exchange` carries the facts of one request through the rooms. Whoever does something writes down here what
+happened; metrics, the access log and the admin listener read it and count nothing themselves. It moves through the
+phases in order::
+
+    queue ──▶ connect ──▶ request ──▶ head ──▶ body
+              (endpoint,  (sending    (waiting  (chunks)
+               socket)     the body)   for it)
+
+and may end in any of them. It ends once: `Ledger.close` takes it out of the live set, and tells every observer.
+Who wants to end it from outside (the client left, a timer, the operator, a drain) calls `interrupt`, which stores
+the reason and cancels the exchange's task; the forwarder turns the cancellation back into that reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from streamproxy.errors import End, ExchangeError
+
+Phase = Literal["queue", "connect", "request", "head", "body"]
+Observer = Callable[["Exchange"], None]
+
+# Upper bounds of every histogram of seconds: models think long, and an added millisecond matters (SPEC section 6).
+TIME_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+
+_PROCESS = secrets.token_hex(8)
+_counter = 0
+
+
+def new_request_id() -> str:
+    """A request id: 24 hexadecimal characters, unique, and not to be guessed from outside the process."""
+    global _counter
+    _counter += 1
+    return f"{_PROCESS}{_counter:08x}"
+
+
+class Exchange:
+    """The facts of one request. Times are seconds of the monotonic clock, 0.0 for what has not happened."""
+
+    __slots__ = (
+        "backpressure",
+        "chunks",
+        "client",
+        "endpoint",
+        "error",
+        "events",
+        "first_byte_at",
+        "gap_counts",
+        "gap_sum",
+        "head_at",
+        "id",
+        "interruption",
+        "keepalives",
+        "last_read_at",
+        "method",
+        "path",
+        "phase",
+        "progress_at",
+        "query",
+        "queued",
+        "request_bytes",
+        "request_id",
+        "request_read_at",
+        "response_bytes",
+        "retries",
+        "route",
+        "sent_at",
+        "started_at",
+        "started_wall",
+        "status",
+        "streaming",
+        "task",
+        "trace_id",
+        "upstream",
+    )
+
+    def __init__(self, *, request_id: str, route: str, upstream: str, method: str, path: str) -> None:
+        # Who and what.
+        self.request_id = request_id
+        self.id = request_id  # the key in the ledger: another when a live exchange has this request id
+        self.route = route
+        self.upstream = upstream
+        self.endpoint = ""  # the URL of the endpoint that was picked
+        self.client = ""  # the client's address, without its port
+        self.method = method
+        self.path = path
+        self.query = b""  # raw; only ever shown with its values hidden
+        self.trace_id = ""
+        # When.
+        self.started_at = time.monotonic()
+        self.started_wall = time.time()
+        self.request_read_at = 0.0  # the whole request was read from the client
+        self.sent_at = 0.0  # the whole request was sent upstream
+        self.head_at = 0.0  # the upstream's response head came
+        self.first_byte_at = 0.0  # the first byte of the response body went downstream
+        self.last_read_at = 0.0  # the last read of the response body
+        self.progress_at = self.started_at  # the last step forward before the head
+        # How much.
+        self.request_bytes = 0
+        self.response_bytes = 0  # what the upstream sent; keepalives don't count
+        self.chunks = 0
+        self.events = 0
+        self.keepalives = 0
+        self.retries = 0
+        self.queued = 0.0  # seconds in the queue
+        self.backpressure = 0.0  # seconds spent waiting for the client
+        self.gap_counts: list[int] | None = None  # of a streaming response: gaps between reads, by TIME_BUCKETS
+        self.gap_sum = 0.0
+        # Where it stands, and how it ended.
+        self.phase: Phase = "queue"
+        self.streaming = False
+        self.status = 0  # what the client was sent; 0 before
+        self.error: ExchangeError | None = None
+        self.interruption: ExchangeError | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def end(self) -> End:
+        """One word for how it ended; "complete" as long as nothing went wrong."""
+        return self.error.end if self.error is not None else "complete"
+
+    def enter(self, phase: Phase) -> None:
+        """Move on to a phase; clients report "connect", "request" and "head" through this."""
+        self.phase = phase
+        now = self.progress_at = time.monotonic()
+        if phase == "head":
+            self.sent_at = now
+
+    def interrupt(self, reason: ExchangeError) -> None:
+        """End the exchange for ``reason``, wherever it is; the first reason stands. Safe to call at any time."""
+        if self.interruption is None and self.task is not None:
+            self.interruption = reason
+            self.task.cancel()
+
+
+class Ledger:
+    """The live exchanges, and who is told when one ends."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, Exchange] = {}
+        self.observers: list[Observer] = []
+
+    def open(self, exchange: Exchange) -> None:
+        """Enter an exchange. Two clients may send the same X-Request-Id: the second is known by another ``id``."""
+        while exchange.id in self.live:
+            exchange.id = new_request_id()
+        self.live[exchange.id] = exchange
+
+    def close(self, exchange: Exchange) -> None:
+        """Take an exchange out and tell the observers, once; an observer's fault does not keep the others from it."""
+        if self.live.pop(exchange.id, None) is None:
+            return
+        exchange.task = None
+        for observer in self.observers:
+            observer(exchange)

@@ -1,0 +1,39 @@
+"""Media types: which responses are streams, and what a request asks for."""
+
+from __future__ import annotations
+
+STREAMING = frozenset(
+    {
+        b"text/event-stream",
+        b"application/x-ndjson",
+        b"application/ndjson",
+        b"application/jsonl",
+        b"application/json-seq",
+        b"application/stream+json",
+        b"application/vnd.amazon.eventstream",
+        b"multipart/x-mixed-replace",
+    }
+)
+NDJSON = frozenset({b"application/x-ndjson", b"application/ndjson", b"application/jsonl"})
+EVENT_STREAM = b"text/event-stream"
+
+
+def media_type(content_type: bytes) -> bytes:
+    """The bare media type of a Content-Type value, lower-case: ``Text/HTML; charset=x`` is ``text/html``."""
+    return content_type.partition(b";")[0].strip(b" \t").lower()
+
+
+def is_streaming(content_type: bytes) -> bool:
+    """Whether a response of this Content-Type is a stream, in any case and with any parameters."""
+    return media_type(content_type) in STREAMING
+
+
+def accepts_event_stream(accept: bytes) -> bool:
+    """Whether an Accept value names ``text/event-stream`` and does not weigh it 0 (RFC 9110 section 12.4.2)."""
+    if b"event-stream" not in accept.lower():
+        return False
+    for member in accept.lower().split(b","):
+        media, *parameters = [part.strip(b" \t") for part in member.split(b";")]
+        if media == EVENT_STREAM:
+            return not any(p[:2] == b"q=" and not p[2:].strip(b"0.") for p in parameters)
+    return False
