@@ -1,0 +1,17 @@
+"""The demo: an embedded upstream that behaves like an LLM server, and the configuration of the proxy before it.
+
+Nothing here needs a file, a key or the network::
+
+    upstream_app    the upstream, a plain ASGI application for any server on a loopback port
+    demo_config     the proxy's configuration for it, in the format of any other configuration file
+    banner          commands to try, for the terminal
+
+The upstream speaks the streaming forms of OpenAI's and Anthropic's APIs well enough for their own SDKs, and has one
+endpoint for each way in which a stream can be long, late or broken. Its answers depend on the request alone (and, for
+the clock, on the time), so that what is measured through the proxy can be compared with what went in.
+"""
+
+from streamproxy.demo.guide import banner, demo_config
+from streamproxy.demo.upstream import DemoUpstream, upstream_app
+
+__all__ = ["DemoUpstream", "banner", "demo_config", "upstream_app"]
