@@ -1,0 +1,79 @@
+"""Fixtures for every test: scripted upstreams, raw clients, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.doubles.certificates import Certificate, make_certificate
+from tests.doubles.client import RawClient, connect
+from tests.doubles.clock import Clock
+from tests.doubles.leaks import LeakCheck
+from tests.doubles.parts import require
+from tests.doubles.upstream import Script, Upstream
+
+
+class Serve(Protocol):
+    """Starts an upstream that the fixture stops."""
+
+    async def __call__(
+        self, script: Script | Sequence[Script], *, path: Path | None = None, tls: ssl.SSLContext | None = None
+    ) -> Upstream: ...
+
+
+class Connect(Protocol):
+    """Connects a raw client that the fixture closes."""
+
+    async def __call__(
+        self, url: str, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+    ) -> RawClient: ...
+
+
+@pytest.fixture
+async def leaks() -> AsyncIterator[LeakCheck]:
+    """Verified when the fixtures that were set up after it are gone; `leaks.gauge(name, value)` adds a gauge."""
+    check = LeakCheck()
+    yield check
+    await check.verify()
+
+
+@pytest.fixture
+async def serve(leaks: LeakCheck) -> AsyncIterator[Serve]:
+    """`upstream = await serve(script)`: a scripted upstream; an error of its script fails the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            script: Script | Sequence[Script], *, path: Path | None = None, tls: ssl.SSLContext | None = None
+        ) -> Upstream:
+            return await stack.enter_async_context(Upstream(script, path=path, tls=tls))
+
+        yield start
+
+
+@pytest.fixture
+async def dial(leaks: LeakCheck) -> AsyncIterator[Connect]:
+    """`client = await dial(url)`: a raw client."""
+    async with AsyncExitStack() as stack:
+
+        async def start(url: str, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None) -> RawClient:
+            return await stack.enter_async_context(await connect(url, receive_buffer=receive_buffer, tls=tls))
+
+        yield start
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still until the test turns it."""
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """A certificate for loopback that only the tests trust."""
+    require("openssl")
+    return make_certificate(tmp_path_factory.mktemp("certificate"))

@@ -1,0 +1,76 @@
+"""A check that a test left nothing behind: no task, no socket, nothing counted by a gauge.
+
+What was there when the check began is not its business. What a test leaves may need a few turns of the event loop to
+go away, so `LeakCheck.verify` looks again every 10 ms, for at most 5 s, before it fails with a list of what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+PATIENCE = 5.0  # seconds
+STEP = 0.01  # seconds
+
+
+def open_sockets() -> set[str]:
+    """The sockets this process holds, by inode."""
+    inodes = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the descriptor that lists the directory is gone by now
+            link = os.readlink(f"/proc/self/fd/{fd}")
+            if link.startswith("socket:["):
+                inodes.add(link[8:-1])
+    return inodes
+
+
+def describe_sockets(inodes: set[str]) -> list[str]:
+    """One line for each of these sockets: its ports, and the kernel's number for its state (8 is CLOSE_WAIT)."""
+    lines = []
+    for name in ("tcp", "tcp6"):
+        for row in Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]:
+            fields = row.split()
+            if fields[9] in inodes:
+                inodes = inodes - {fields[9]}
+                lines.append(f"{name} port {_port(fields[1])} to port {_port(fields[2])}, state {fields[3]}")
+    return lines + [f"another socket, inode {inode}" for inode in sorted(inodes)]
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)
+
+
+class LeakCheck:
+    """Made before a test's own parts, verified after they are gone."""
+
+    def __init__(self) -> None:
+        self._tasks = asyncio.all_tasks()
+        self._sockets = open_sockets()
+        self._gauges: dict[str, Callable[[], object]] = {}
+
+    def gauge(self, name: str, value: Callable[[], object]) -> None:
+        """Watch a number or a collection too: it leaks while ``value()`` is true (not zero, not empty)."""
+        self._gauges[name] = value
+
+    def left(self) -> list[str]:
+        """What is there now that was not there at the beginning, one line each."""
+        tasks = asyncio.all_tasks() - self._tasks - {asyncio.current_task()}
+        sockets = open_sockets() - self._sockets
+        gauges = {name: value() for name, value in self._gauges.items()}
+        return [
+            *(f"task {task.get_name()}: {task.get_coro()}" for task in tasks),
+            *describe_sockets(sockets),
+            *(f"{name}: {value!r}" for name, value in gauges.items() if value),
+        ]
+
+    async def verify(self) -> None:
+        """Wait until nothing is left; fail with the list when something stays."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE
+        while left := self.left():
+            if loop.time() > deadline:
+                raise AssertionError("left behind:\n  " + "\n  ".join(left))
+            await asyncio.sleep(STEP)

@@ -1,0 +1,38 @@
+"""Real programs that tests run: found, or missing with a word that says what to install.
+
+In CI (``CI`` set in the environment) a missing part fails the test; elsewhere it skips it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+# The program, and the Debian package that brings it.
+PACKAGES = {
+    "nginx": "nginx-light",
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+    "promtool": "prometheus",
+    "redis-server": "redis-server",
+    "openssl": "openssl",
+}
+SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")  # not on every user's path
+
+
+def find(program: str) -> str | None:
+    """The path of a program, or None."""
+    return shutil.which(program) or shutil.which(program, path=os.pathsep.join(SYSTEM_FOLDERS))
+
+
+def require(program: str) -> str:
+    """The path of a program; without it the test fails in CI and is skipped elsewhere."""
+    found = find(program)
+    if found is not None:
+        return found
+    missing = f"{program} is missing: apt-get install {PACKAGES.get(program, program)}, or sh tests/install-parts.sh"
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        pytest.fail(missing, pytrace=False)
+    pytest.skip(missing)
