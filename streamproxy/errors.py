@@ -82,7 +82,7 @@ class ExchangeError(StreamproxyError):
 
 
 class Rejected(ExchangeError):
-    end = "rejected"
+    end: ClassVar[End] = "rejected"
 
 
 class NoRoute(Rejected):
@@ -129,7 +129,7 @@ class LoopDetected(Rejected):
 
 
 class UpstreamError(ExchangeError):
-    status = 502
+    status: int = 502
 
 
 class ConnectionRefused(UpstreamError):

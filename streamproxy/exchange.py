@@ -26,7 +26,7 @@ from streamproxy.errors import End, ExchangeError
 Phase = Literal["queue", "connect", "request", "head", "body"]
 Observer = Callable[["Exchange"], None]
 
-# Upper bounds of every histogram of seconds: models think long, and an added millisecond matters (SPEC section 6).
+# Upper bounds of every histogram of seconds: models think long, and an added millisecond matters.
 TIME_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 
 _PROCESS = secrets.token_hex(8)
@@ -61,7 +61,6 @@ class Exchange:
         "method",
         "path",
         "phase",
-        "progress_at",
         "query",
         "queued",
         "request_bytes",
@@ -77,6 +76,7 @@ class Exchange:
         "streaming",
         "task",
         "trace_id",
+        "trusted",
         "upstream",
     )
 
@@ -88,6 +88,7 @@ class Exchange:
         self.upstream = upstream
         self.endpoint = ""  # the URL of the endpoint that was picked
         self.client = ""  # the client's address, without its port
+        self.trusted = False  # the peer is a trusted proxy
         self.method = method
         self.path = path
         self.query = b""  # raw; only ever shown with its values hidden
@@ -100,7 +101,6 @@ class Exchange:
         self.head_at = 0.0  # the upstream's response head came
         self.first_byte_at = 0.0  # the first byte of the response body went downstream
         self.last_read_at = 0.0  # the last read of the response body
-        self.progress_at = self.started_at  # the last step forward before the head
         # How much.
         self.request_bytes = 0
         self.response_bytes = 0  # what the upstream sent; keepalives don't count
@@ -125,12 +125,9 @@ class Exchange:
         """One word for how it ended; "complete" as long as nothing went wrong."""
         return self.error.end if self.error is not None else "complete"
 
-    def enter(self, phase: Phase) -> None:
-        """Move on to a phase; clients report "connect", "request" and "head" through this."""
-        self.phase = phase
-        now = self.progress_at = time.monotonic()
-        if phase == "head":
-            self.sent_at = now
+    def answer(self) -> None:
+        """The exchange will be answered with its error: from now on it may be interrupted again."""
+        self.interruption = None
 
     def interrupt(self, reason: ExchangeError) -> None:
         """End the exchange for ``reason``, wherever it is; the first reason stands. Safe to call at any time."""
@@ -145,6 +142,7 @@ class Ledger:
     def __init__(self) -> None:
         self.live: dict[str, Exchange] = {}
         self.observers: list[Observer] = []
+        self._empty: asyncio.Future[None] | None = None
 
     def open(self, exchange: Exchange) -> None:
         """Enter an exchange. Two clients may send the same X-Request-Id: the second is known by another ``id``."""
@@ -159,3 +157,15 @@ class Ledger:
         exchange.task = None
         for observer in self.observers:
             observer(exchange)
+        if self._empty is not None and not self.live and not self._empty.done():
+            self._empty.set_result(None)
+
+    async def wait_empty(self) -> bool:
+        """Wait until no exchange is live; for one waiter at a time."""
+        while self.live:
+            self._empty = asyncio.get_running_loop().create_future()
+            try:
+                await self._empty
+            finally:
+                self._empty = None
+        return True

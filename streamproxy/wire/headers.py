@@ -1,4 +1,4 @@
-"""What happens to header fields on their way through: RFC 9110 section 7.6, and SPEC section 3.
+"""What happens to header fields on their way through: RFC 9110 section 7.6.
 
 Headers are lists of (name, value) pairs of bytes with lower-case names, in the order of the wire, duplicates apart.
 They are never turned into a mapping: one pass over the list does everything.
@@ -187,7 +187,7 @@ def response_headers(headers: Headers, *, request_id: bytes) -> Headers:
 
 
 def unbuffered(headers: Headers) -> Headers:
-    """The same fields with the anti-buffering ones of SPEC section 4.
+    """The same fields with the anti-buffering ones.
 
     ``X-Accel-Buffering: no`` for nginx and those who learnt from it; ``no-transform`` so that nothing on the way
     compresses (and so buffers) the body; ``no-cache`` unless the upstream said ``no-store``. The upstream's other

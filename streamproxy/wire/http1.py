@@ -70,7 +70,7 @@ def request_framing(version: str, headers: Headers) -> Framing:
     """How a request's body ends and whether its connection may be used again.
 
     ``version`` is "1.0" or "1.1". A request without Content-Length or Transfer-Encoding has no body: its length is 0.
-    Raises AmbiguousHead for what SPEC section 5 refuses with 400.
+    Raises AmbiguousHead for what is refused with 400.
     """
     if version not in ("1.0", "1.1"):
         raise AmbiguousHead("an HTTP version other than 1.0 and 1.1")
@@ -93,7 +93,7 @@ def request_framing(version: str, headers: Headers) -> Framing:
 def response_framing(method: str, status: int, version: str, headers: Headers) -> Framing:
     """How a response's body ends, given the request's method (RFC 9112 section 6.3), and whether to keep its connection.
 
-    Raises AmbiguousHead for what SPEC section 5 calls a malformed or ambiguous response head.
+    Raises AmbiguousHead for a malformed or ambiguous head.
     """
     if version not in ("1.0", "1.1"):
         raise AmbiguousHead("an HTTP version other than 1.0 and 1.1")

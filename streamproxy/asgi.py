@@ -1,0 +1,17 @@
+"""The application for an ASGI server's command line: ``uvicorn streamproxy.asgi:app``.
+
+The configuration is the file that ``STREAMPROXY_CONFIG`` names, ``streamproxy.yaml`` in the working directory
+without it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from streamproxy.app import create_app
+from streamproxy.config import load_config
+from streamproxy.observe.log import configure
+
+_config = load_config(os.environ.get("STREAMPROXY_CONFIG", "streamproxy.yaml"))
+configure(_config.log.level, _config.log.format, _config.log.access)
+app = create_app(_config)

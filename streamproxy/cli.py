@@ -1,0 +1,88 @@
+"""The commands. Exit status: 0 fine, 1 failed at run time, 2 wrong usage or configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from streamproxy import __version__
+from streamproxy.config import Config, load_config, override
+from streamproxy.config.schema import json_schema
+from streamproxy.errors import ConfigError, StreamproxyError
+
+_CONFIG = click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    help="The configuration file; $STREAMPROXY_CONFIG, then ./streamproxy.yaml, without it.",
+)
+_LEVELS = click.Choice(["debug", "info", "warning", "error"])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="streamproxy", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A streaming reverse proxy for LLM servers and event backends."""
+
+
+@cli.command()
+@_CONFIG
+@click.option("--listen", multiple=True, metavar="ADDRESS", help="Overrides server.listen; may be repeated.")
+@click.option("--admin", metavar="ADDRESS", help="Overrides admin.listen; off for none.")
+@click.option("--log-level", type=_LEVELS, help="Overrides log.level.")
+def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level: str | None) -> None:
+    """Serve until a signal ends it."""
+    from streamproxy.server.run import run as serve
+
+    config = override(_load(path), listen=listen, admin=admin, log_level=log_level)
+    serve(config, _say)
+
+
+@cli.command()
+@_CONFIG
+def check(path: Path | None) -> None:
+    """Validate a configuration file without contacting anything."""
+    config = _load(path)
+    click.echo(f"ok: {len(config.routes)} routes, {len(config.upstreams)} upstreams")
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration file."""
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@cli.command()
+@click.option("--listen", default="127.0.0.1:8080", show_default=True, metavar="ADDRESS")
+@click.option("--admin", default="127.0.0.1:9090", show_default=True, metavar="ADDRESS")
+def demo(listen: str, admin: str) -> None:
+    """Serve an embedded LLM-like upstream behind the proxy; needs no file and no key."""
+    from streamproxy.server.demo import run_demo
+
+    run_demo(listen, admin, _say)
+
+
+def _load(path: Path | None) -> Config:
+    return load_config(path or os.environ.get("STREAMPROXY_CONFIG") or "streamproxy.yaml")
+
+
+def _say(line: str) -> None:
+    click.echo(line)
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """The entry point of the command ``streamproxy``."""
+    try:
+        cli(prog_name="streamproxy")
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    except StreamproxyError as error:
+        click.echo(f"streamproxy: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,142 @@
+"""The client over httpx: the reference, and the one for egress proxies.
+
+httpx adds Accept, Accept-Encoding, Connection and User-Agent to a request, keeps cookies and sends them with the
+next one, and reads proxies and credentials from the environment. A proxy must do none of it, so requests are built
+without the client's defaults and sent as they are; this holds for a user's own ``httpx.AsyncClient`` as well.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import httpx2
+
+from streamproxy.client.foreign import ForeignClient, ForeignResponse
+from streamproxy.wire.headers import Headers
+
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
+_PHASES = {
+    "connection.connect_tcp.started": "connect",
+    "connection.connect_unix_socket.started": "connect",
+    "http11.send_request_headers.complete": "request",
+    "http11.send_request_body.complete": "head",
+    "http2.send_request_headers.complete": "request",
+    "http2.send_request_body.complete": "head",
+}
+
+
+class HttpxClient(ForeignClient):
+    """An ``AsyncClient`` of httpx or httpx2, used without its defaults.
+
+    ``server_name`` is the name that TLS asks for and verifies, instead of the URL's host. With ``owned`` the client is
+    closed by `aclose`.
+    """
+
+    def __init__(self, client: Any, *, server_name: str | None = None, owned: bool = False) -> None:
+        super().__init__(client)
+        self._server_name = server_name
+        self._owned = owned
+        # The client's own request class: httpx and httpx2 take no other's.
+        self._request = type(client.build_request("GET", "http://localhost/"))
+        self._urls: dict[str, Any] = {}
+
+    def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers,
+        content: AsyncIterator[bytes] | None,
+        extensions: Mapping[str, Any],
+    ) -> AbstractAsyncContextManager[ForeignResponse]:
+        """As `streamproxy.client.base.Client.stream`."""
+        attempt = _Attempt(extensions.get("progress"))
+        passed = {name: value for name, value in extensions.items() if name != "progress"} | {"trace": attempt.trace}
+        if self._server_name is not None:
+            passed["sni_hostname"] = self._server_name
+        parsed = self._urls.get(url)
+        if parsed is None:
+            parsed = self._urls[url] = type(self._client.build_request("GET", url).url)(url)
+
+        def build() -> Any:
+            return self._request(method, parsed, headers=headers, content=content, extensions=passed)
+
+        replayable = content is None and method in _IDEMPOTENT
+        return self._guard(_send(self._client, build, attempt, replayable=replayable))
+
+    async def aclose(self) -> None:
+        """Close the client and its connections, if they are ours."""
+        if self._owned:
+            await self._client.aclose()
+
+
+class _Attempt:
+    """Follows one request through httpcore's trace events."""
+
+    __slots__ = ("connected", "progress")
+
+    def __init__(self, progress: Callable[[str], None] | None) -> None:
+        self.progress = progress
+        self.connected = False  # a connection was made for it, so it is not a pooled one
+
+    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        phase = _PHASES.get(event)
+        if phase is not None:
+            if phase == "connect":
+                self.connected = True
+            if self.progress is not None:
+                self.progress(phase)
+
+
+@asynccontextmanager
+async def _send(client: Any, build: Callable[[], Any], attempt: _Attempt, *, replayable: bool) -> AsyncIterator[Any]:
+    try:
+        response = await client.send(build(), stream=True, auth=None, follow_redirects=False)
+    except Exception as error:
+        # A pooled connection that its peer closed in the same moment: RFC 9112 section 9.3.1 lets a client repeat
+        # an idempotent request on another one.
+        dead = type(error).__name__ in ("ReadError", "WriteError") or "disconnected" in str(error)
+        if attempt.connected or not replayable or not dead:
+            raise
+        response = await client.send(build(), stream=True, auth=None, follow_redirects=False)
+    try:
+        yield response
+    finally:
+        await response.aclose()
+
+
+def is_httpx(client: object) -> bool:
+    """Whether ``client`` is an AsyncClient of httpx or httpx2, or of a class derived from one."""
+    return any(
+        cls.__name__ == "AsyncClient" and cls.__module__.partition(".")[0] in ("httpx", "httpx2")
+        for cls in type(client).__mro__
+    )
+
+
+def build_httpx(
+    *,
+    verify: ssl.SSLContext,
+    server_name: str | None,
+    socket: str | None,
+    proxy: str | None,
+    limits: tuple[int, int, float],
+) -> HttpxClient:
+    """A client of our own for one endpoint.
+
+    ``limits`` are the most connections, the most idle ones, and how many seconds one may idle. ``socket`` is the path
+    of a unix socket, ``proxy`` the URL of an egress HTTP or SOCKS proxy; nothing is read from the environment.
+    """
+    transport = httpx2.AsyncHTTPTransport(
+        verify=verify,
+        trust_env=False,
+        uds=socket,
+        proxy=proxy,
+        limits=httpx2.Limits(
+            max_connections=limits[0], max_keepalive_connections=limits[1], keepalive_expiry=limits[2]
+        ),
+    )
+    client = httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
+    return HttpxClient(client, server_name=server_name, owned=True)

@@ -1,0 +1,195 @@
+"""The client's side of one exchange, over plain ASGI: its request body, its leaving, its response.
+
+An ASGI server says that the client has left in one way only: through ``receive()``, to whom it may concern. Somebody
+has to listen from the first moment to the last, also while the body is still coming. Two ways:
+
+- Our own HTTP/1.1 protocol offers ``scope["extensions"]["streamproxy.connection"]``, which calls back the moment the
+  client leaves. Nothing has to listen, and the body is read when it is wanted.
+- On any other server one task reads ``receive()``, a bounded number of bytes ahead of who takes the body, until it
+  hears of a disconnect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+from streamproxy.errors import BodyTooLarge, ClientDisconnected
+from streamproxy.exchange import Exchange
+from streamproxy.watch import Watch
+from streamproxy.wire.headers import Headers
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+CONNECTION = "streamproxy.connection"
+
+
+class Downstream:
+    """The client of one exchange.
+
+    ``gone`` is set when the client has left and the exchange goes on without it (``on_disconnect: continue``);
+    otherwise its leaving interrupts the exchange with ClientDisconnected.
+    """
+
+    __slots__ = (
+        "_body_limit",
+        "_connection",
+        "_exchange",
+        "_reader",
+        "_receive",
+        "_watch",
+        "carry_on",
+        "gone",
+        "send",
+        "started",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange, watch: Watch) -> None:
+        self._receive = receive
+        self.send = send
+        self._exchange = exchange
+        self._watch = watch
+        extensions = scope.get("extensions")
+        self._connection: Any = extensions.get(CONNECTION) if extensions else None
+        self._body_limit: int | None = None
+        self._reader: _Reader | None = None
+        self.carry_on = False
+        self.gone = False
+        self.started = False
+
+    def open(self, headers: Headers, *, body_limit: int | None, read_ahead: int) -> AsyncIterator[bytes] | None:
+        """Begin to listen. Gives the request's body as it comes, or None if there is none.
+
+        Raises BodyTooLarge when Content-Length is over ``body_limit`` bytes; the iterator raises it when more than
+        that comes unannounced, and ClientDisconnected when the client leaves in the middle.
+        """
+        has_body = False
+        for name, value in headers:
+            if name == b"content-length":
+                has_body = value.strip(b"0") != b""
+                if body_limit is not None and value.isdigit() and int(value) > body_limit:
+                    self._listen(read_ahead, has_body=False)
+                    raise BodyTooLarge(f"The request body is over the limit of {body_limit} bytes")
+            elif name == b"transfer-encoding":
+                has_body = True
+        self._body_limit = body_limit
+        self._listen(read_ahead, has_body=has_body)
+        if has_body:
+            return self._body()
+        self._exchange.request_read_at = self._exchange.started_at
+        return None
+
+    def _listen(self, read_ahead: int, *, has_body: bool) -> None:
+        connection = self._connection
+        if connection is None:
+            self._reader = _Reader(self._receive, read_ahead, self._left, has_body=has_body)
+            self._receive = self._reader.take
+        elif connection.disconnected:
+            self._left()
+        else:
+            connection.on_disconnect = self._left
+
+    def _left(self) -> None:
+        if self.carry_on and self.started:
+            self.gone = True
+        else:
+            self._exchange.interrupt(ClientDisconnected())
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        exchange, watch, receive = self._exchange, self._watch, self._receive
+        more = True
+        while more:
+            watch.body_since = time.monotonic()
+            try:
+                message = await receive()
+            finally:
+                watch.body_since = 0.0
+                watch.since = time.monotonic()
+            if message["type"] != "http.request":
+                raise ClientDisconnected()
+            more = message.get("more_body", False)
+            chunk: bytes = message.get("body", b"")
+            if chunk:
+                exchange.request_bytes += len(chunk)
+                if self._body_limit is not None and exchange.request_bytes > self._body_limit:
+                    raise BodyTooLarge(f"The request body is over the limit of {self._body_limit} bytes")
+                yield chunk
+        exchange.request_read_at = time.monotonic()
+
+    def hold(self, size: int) -> None:
+        """Let the server hold at most about ``size`` bytes that the client has not taken, where it can be told."""
+        if self._connection is not None:
+            self._connection.set_write_limit(size)
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the response head."""
+        self.started = True
+        self._exchange.status = status
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def end(self, body: bytes = b"") -> None:
+        """Send the end of the response."""
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._connection is not None:
+            self._connection.on_disconnect = None
+        elif self._reader is not None:
+            self._reader.close()
+
+
+class _Reader:
+    """The one reader of ``receive()`` on a server that does not call back; reads ahead at most ``limit`` bytes."""
+
+    __slots__ = ("_held", "_left", "_limit", "_messages", "_receive", "_room", "_task", "_waiter")
+
+    def __init__(self, receive: Receive, limit: int, left: Callable[[], None], *, has_body: bool) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._left = left
+        self._messages: deque[Message] = deque()
+        self._held = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._task = asyncio.get_running_loop().create_task(self._read(has_body))
+
+    async def _read(self, has_body: bool) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._hand_over(message)
+                self._left()
+                return
+            if not has_body:
+                continue  # the empty body of a request that has none
+            self._hand_over(message)
+            while self._held > self._limit:
+                self._room = asyncio.get_running_loop().create_future()
+                await self._room
+
+    def _hand_over(self, message: Message) -> None:
+        self._messages.append(message)
+        self._held += len(message.get("body", b""))
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self) -> Message:
+        """The next message, in order."""
+        while not self._messages:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        message = self._messages.popleft()
+        self._held -= len(message.get("body", b""))
+        if self._room is not None and not self._room.done() and self._held <= self._limit:
+            self._room.set_result(None)
+        return message
+
+    def close(self) -> None:
+        self._task.cancel()

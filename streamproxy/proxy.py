@@ -1,0 +1,312 @@
+"""One request, top to bottom.
+
+`Exchanger` opens an exchange, runs it, and ends it once, whatever happens; `Forwarder` is one whose requests go to
+an upstream, `Nowhere` one that has no route. What a route does was bound when the configuration was loaded: a
+request decides nothing that the file has decided already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any, NamedTuple
+
+from starlette.types import Receive, Scope, Send
+
+from streamproxy.downstream import Downstream
+from streamproxy.errors import (
+    BadRequest,
+    ClientDisconnected,
+    ExchangeAborted,
+    ExchangeError,
+    InternalError,
+    LoopDetected,
+    NoRoute,
+    StoppedByShutdown,
+)
+from streamproxy.exchange import Exchange, Ledger, new_request_id
+from streamproxy.relay import Relay, RelaySettings
+from streamproxy.routing import Target
+from streamproxy.upstream import Upstream, UpstreamRequest
+from streamproxy.watch import WRITE, Limits, Watch
+from streamproxy.wire.headers import (
+    MAX_HOPS,
+    NO_EDIT,
+    Edit,
+    Forwarded,
+    Headers,
+    hops,
+    request_headers,
+    response_headers,
+    sane_request_id,
+)
+from streamproxy.wire.media import accepts_event_stream
+from streamproxy.wire.problem import error_response
+from streamproxy.wire.target import rewrite
+
+logger = logging.getLogger("streamproxy.proxy")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_READ_BY_US = frozenset({b"x-request-id", b"accept", b"traceparent", b"via", b"x-forwarded-for"})
+
+
+class Facts(NamedTuple):
+    """What the proxy itself reads of a request's headers."""
+
+    request_id: bytes | None
+    accept: bytes
+    traceparent: bytes
+    via: bool
+    forwarded_for: bytes
+
+
+def read_facts(headers: Headers) -> Facts:
+    """One pass over the headers for the few that the proxy looks at."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _READ_BY_US:
+            found[name] = found[name] + b"," + value if name in found else value
+    get = found.get
+    return Facts(
+        get(b"x-request-id"),
+        get(b"accept", b""),
+        get(b"traceparent", b""),
+        b"via" in found,
+        get(b"x-forwarded-for", b""),
+    )
+
+
+class ForwarderSettings(NamedTuple):
+    """A route's part of the configuration, in the form that a request is served with."""
+
+    name: str
+    host: bytes | None  # what Host says upstream; None is the endpoint's own authority
+    preserve_host: bool
+    strip_prefix: bytes
+    add_prefix: bytes
+    limits: Limits
+    extensions: dict[str, Any]  # what every request tells the client
+    buffer: int
+    max_request_body: int | None
+    compression: str
+    carry_on: bool  # on_disconnect: continue
+    request_edit: Edit
+    response_edit: Edit
+    relay: RelaySettings
+    trusted: Sequence[Network]
+
+
+class Exchanger:
+    """Serves requests, each as one exchange in the ledger."""
+
+    def __init__(self, name: str, upstream: str, ledger: Ledger, *, limits: Limits, trusted: Sequence[Network]) -> None:
+        self._name = name
+        self._upstream_name = upstream
+        self._ledger = ledger
+        self._limits = limits
+        self._trusted = trusted
+
+    async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+        facts = read_facts(scope["headers"])
+        exchange = self._begin(target, scope, facts)
+        exchange.task = asyncio.current_task()
+        watch = Watch(self._limits, exchange, asyncio.get_running_loop())
+        downstream = Downstream(scope, receive, send, exchange, watch)
+        self._ledger.open(exchange)
+        try:
+            try:
+                await self._serve(exchange, target, scope, facts, downstream, watch)
+            except (Exception, asyncio.CancelledError) as fault:
+                error = exchange.error = reason_of(fault, exchange)
+                await self._fail(error, exchange, downstream, watch)
+                if isinstance(fault, asyncio.CancelledError) and exchange.interruption is None:
+                    raise
+        finally:
+            watch.close()
+            downstream.close()
+            self._ledger.close(exchange)
+
+    async def _serve(
+        self,
+        exchange: Exchange,
+        target: Target,
+        scope: Scope,
+        facts: Facts,
+        downstream: Downstream,
+        watch: Watch,
+    ) -> None:
+        raise NotImplementedError
+
+    def _begin(self, target: Target, scope: Scope, facts: Facts) -> Exchange:
+        request_id = facts.request_id
+        exchange = Exchange(
+            request_id=request_id.decode() if request_id and sane_request_id(request_id) else new_request_id(),
+            route=self._name,
+            upstream=self._upstream_name,
+            method=scope["method"],
+            path=target.path.decode("latin-1"),
+        )
+        exchange.query = target.query or b""
+        peer = scope.get("client")
+        exchange.client = peer[0] if peer else ""
+        exchange.trusted = bool(self._trusted) and is_trusted(exchange.client, self._trusted)
+        if exchange.trusted and facts.forwarded_for:
+            exchange.client = original_client(facts.forwarded_for, exchange.client, self._trusted)
+        if facts.traceparent:
+            exchange.trace_id = facts.traceparent[3:35].decode("latin-1")
+        return exchange
+
+    async def _fail(self, error: ExchangeError, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
+        """Before the head, answer with the error; after it, abort. A client that left gets neither."""
+        if isinstance(error, ClientDisconnected):
+            if not downstream.started:
+                exchange.status = error.status
+            return
+        if downstream.started:
+            raise ExchangeAborted(error.error) from None
+        headers, body = error_response(error, exchange.request_id)
+        exchange.answer()
+        watch.waits, watch.since = WRITE, monotonic()
+        try:
+            await downstream.start(error.status, headers)
+            await downstream.end(body)
+        except asyncio.CancelledError:
+            if exchange.interruption is None:
+                raise
+            uncancel(exchange)
+            raise ExchangeAborted(error.error) from None
+        except OSError:
+            pass  # the client left
+
+
+class Nowhere(Exchanger):
+    """Answers what no route takes with 404."""
+
+    async def _serve(
+        self,
+        exchange: Exchange,
+        target: Target,
+        scope: Scope,
+        facts: Facts,
+        downstream: Downstream,
+        watch: Watch,
+    ) -> None:
+        raise NoRoute()
+
+
+class Forwarder(Exchanger):
+    """Forwards the requests of one route to its upstream."""
+
+    def __init__(self, settings: ForwarderSettings, upstream: Upstream, ledger: Ledger) -> None:
+        super().__init__(settings.name, upstream.name, ledger, limits=settings.limits, trusted=settings.trusted)
+        self._settings = settings
+        self._upstream = upstream
+
+    async def _serve(
+        self,
+        exchange: Exchange,
+        target: Target,
+        scope: Scope,
+        facts: Facts,
+        downstream: Downstream,
+        watch: Watch,
+    ) -> None:
+        settings = self._settings
+        if target.climbs:
+            raise BadRequest("The path leads above its route's prefix")
+        headers: Headers = scope["headers"]
+        if facts.via and hops(headers) > MAX_HOPS:
+            raise LoopDetected()
+        content = downstream.open(headers, body_limit=settings.max_request_body, read_ahead=settings.buffer)
+        endpoint = self._upstream.pick()
+        request = UpstreamRequest(
+            scope["method"],
+            self._request_headers(exchange, scope, facts, endpoint.authority),
+            content,
+            {**settings.extensions, "target": self._target(target), "progress": watch.enter},
+        )
+        watch.enter("connect")
+        async with self._upstream.open(endpoint, request, exchange) as response:
+            exchange.head_at = monotonic()
+            headers = response_headers(response.headers.raw, request_id=exchange.request_id.encode())
+            if settings.response_edit is not NO_EDIT:
+                headers = settings.response_edit.apply(headers)
+            downstream.carry_on = settings.carry_on
+            downstream.hold(settings.buffer)
+            relay = Relay(exchange, downstream, watch, settings.relay)
+            try:
+                await relay.run(response.status_code, headers, response.aiter_raw())
+            except ExchangeError as error:
+                await relay.explain(error)
+                raise
+        if downstream.gone:
+            raise ClientDisconnected()
+
+    def _target(self, target: Target) -> bytes:
+        settings, path = self._settings, target.path
+        if settings.strip_prefix or settings.add_prefix:
+            path = rewrite(path, strip=settings.strip_prefix, add=settings.add_prefix)
+        return path if target.query is None else path + b"?" + target.query
+
+    def _request_headers(self, exchange: Exchange, scope: Scope, facts: Facts, authority: bytes) -> Headers:
+        settings = self._settings
+        identity = settings.compression == "identity" or (
+            settings.compression == "auto" and bool(facts.accept) and accepts_event_stream(facts.accept)
+        )
+        peer = scope.get("client")
+        headers = request_headers(
+            scope["headers"],
+            host=None if settings.preserve_host else settings.host or authority,
+            forwarded=Forwarded(peer[0].encode() if peer else b"unix:", scope["scheme"].encode(), exchange.trusted),
+            request_id=exchange.request_id.encode(),
+            identity=identity,
+        )
+        return headers if settings.request_edit is NO_EDIT else settings.request_edit.apply(headers)
+
+
+def reason_of(fault: BaseException, exchange: Exchange) -> ExchangeError:
+    """Why an exchange failed, from whatever came out of it; a fault of our own is logged with its traceback."""
+    if exchange.interruption is not None:
+        if isinstance(fault, asyncio.CancelledError):
+            uncancel(exchange)
+        return exchange.interruption
+    if isinstance(fault, ExchangeError):
+        return fault
+    if isinstance(fault, asyncio.CancelledError):
+        return StoppedByShutdown()  # the server cancels what still runs when it stops
+    logger.error("exchange %s failed", exchange.request_id, exc_info=fault)
+    return InternalError()
+
+
+def uncancel(exchange: Exchange) -> None:
+    """The cancellation was ours, and has been understood: the task goes on."""
+    if exchange.task is not None:
+        exchange.task.uncancel()
+
+
+def is_trusted(address: str, networks: Sequence[Network]) -> bool:
+    """Whether an address is in one of the networks; one that is not an IP address (a unix socket's) is not."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)
+
+
+def original_client(forwarded_for: bytes, peer: str, networks: Sequence[Network]) -> str:
+    """The first address from the right of X-Forwarded-For that no trusted proxy of ours has."""
+    client = peer
+    for member in reversed(forwarded_for.decode("latin-1").split(",")):
+        address = member.strip()
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            break
+        client = address
+        if not is_trusted(address, networks):
+            break
+    return client

@@ -1,0 +1,125 @@
+"""A configured route as one of Starlette's: matches the raw path, and hands the request to its forwarder.
+
+Starlette's own routes match the decoded path, where ``%2F`` and ``/`` are the same; a proxy must not mix them up.
+Routes are tried in order and the first that matches serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from starlette.routing import BaseRoute, Match, NoMatchFound
+from starlette.types import Receive, Scope, Send
+
+from streamproxy.downstream import CONNECTION
+from streamproxy.wire.headers import Headers, first
+from streamproxy.wire.target import climbs, normal_path, strip_prefix
+
+Handler = Callable[["Target", Scope, Receive, Send], Awaitable[None]]
+
+
+class Target:
+    """What a request asks for: the raw path and the query as they came, both without the mount's prefix."""
+
+    __slots__ = ("climbs", "path", "query")
+
+    def __init__(self, path: bytes, query: bytes | None) -> None:
+        self.path = path
+        self.query = query  # None when there is no question mark
+        self.climbs = False  # its dot segments lead above the route's prefix
+
+
+def target_of(scope: Scope) -> Target:
+    """The target of a request, byte for byte where the server tells it."""
+    extensions = scope.get("extensions")
+    connection = extensions.get(CONNECTION) if extensions else None
+    if connection is not None:
+        path, question, query = connection.target.partition(b"?")
+        target = Target(path, query if question else None)
+    else:
+        raw_path: bytes = scope.get("raw_path") or quote(scope["path"], safe="/!$&'()*+,;=:@-._~").encode()
+        target = Target(raw_path.partition(b"?")[0], scope.get("query_string") or None)
+    root_path: str = scope.get("root_path", "")
+    if root_path:
+        target.path = strip_prefix(target.path, root_path.encode())
+    return target
+
+
+class Matcher:
+    """The conditions of one route, in the form that a request is tested with."""
+
+    def __init__(
+        self,
+        paths: Collection[str],
+        *,
+        methods: Collection[str] = (),
+        hosts: Collection[str] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        normal = [normal_path(path.encode()) for path in paths]
+        self._exact = frozenset(path for path in normal if not path.endswith(b"/*"))
+        self._prefixes = tuple(path[:-1] for path in normal if path.endswith(b"/*"))
+        self._methods = frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
+        self._hosts = frozenset(host.lower().encode() for host in hosts if not host.startswith("*."))
+        self._suffixes = tuple(host[1:].lower().encode() for host in hosts if host.startswith("*."))
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+
+    def path(self, path: bytes) -> bool:
+        """Whether a normal path is one of the route's, or below one of its prefixes."""
+        return path.startswith(self._prefixes) or path in self._exact
+
+    def climbs(self, path: bytes) -> bool:
+        """Whether a normal path leads above the prefix that it matched."""
+        if b"/." not in path or path in self._exact:
+            return False
+        return any(path.startswith(prefix) and climbs(path, prefix[:-1]) for prefix in self._prefixes)
+
+    def rest(self, method: str, headers: Headers) -> bool:
+        """Whether method, Host and headers are the route's."""
+        if self._methods and method not in self._methods:
+            return False
+        if (self._hosts or self._suffixes) and not self._host(first(headers, b"host") or b""):
+            return False
+        for name, wanted in self._headers:
+            value = first(headers, name)
+            if value is None or (wanted != b"*" and value != wanted):
+                return False
+        return True
+
+    def _host(self, value: bytes) -> bool:
+        host = value.lower()
+        if not host.endswith(b"]"):
+            bare, colon, port = host.rpartition(b":")
+            if colon and port.isdigit():
+                host = bare
+        return host in self._hosts or host.endswith(self._suffixes)
+
+
+class Route(BaseRoute):
+    """One route: ``matcher`` decides, ``handler`` serves."""
+
+    def __init__(self, name: str, matcher: Matcher, handler: Handler) -> None:
+        self.name = name
+        self._matcher = matcher
+        self._handler = handler
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        target: Target | None = scope.get("streamproxy.target")
+        if target is None:
+            target = scope["streamproxy.target"] = target_of(scope)
+        path = normal_path(target.path)
+        matcher = self._matcher
+        if not matcher.path(path) or not matcher.rest(scope["method"], scope["headers"]):
+            return Match.NONE, {}
+        target.climbs = matcher.climbs(path)
+        return Match.FULL, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._handler(scope["streamproxy.target"], scope, receive, send)
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> Any:
+        raise NoMatchFound(name, path_params)

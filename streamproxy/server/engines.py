@@ -1,0 +1,186 @@
+"""The ASGI servers that can carry the proxy, behind one small interface.
+
+An engine serves an application on listening sockets from `start` on, accepts no more connections after `drain`, and
+is gone after `stop`. It installs no signal handlers: several run in one loop, and the program has its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from streamproxy.server.http11 import Http11Limits, http11_protocol
+from streamproxy.server.sockets import BACKLOG
+
+
+class EngineSettings(NamedTuple):
+    """What the configuration says of connections: bytes, seconds, and how many at once."""
+
+    max_header_size: int
+    head_timeout: float
+    keepalive_timeout: float
+    drain_timeout: float
+    max_connections: int
+    on_rejected: Callable[[int, str], None]
+
+
+class Engine(Protocol):
+    """An ASGI server under the proxy."""
+
+    async def start(self) -> None:
+        """Serve; returns once connections are accepted."""
+        ...
+
+    def drain(self) -> None:
+        """Accept no new connection, and close idle ones."""
+        ...
+
+    async def stop(self) -> None:
+        """End what still runs, and the application's lifespan."""
+        ...
+
+
+class UvicornEngine:
+    """uvicorn with our HTTP/1.1 protocol."""
+
+    def __init__(
+        self, app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings, *, lifespan: bool = True
+    ) -> None:
+        limits = Http11Limits(
+            max_header_size=settings.max_header_size,
+            head_timeout=settings.head_timeout,
+            on_rejected=settings.on_rejected,
+        )
+        config = uvicorn.Config(
+            app,
+            http=http11_protocol(limits),
+            ws="websockets-sansio",
+            lifespan="on" if lifespan else "off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=settings.keepalive_timeout,  # type: ignore[arg-type]  # a loop takes fractions too
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(config, sockets, settings.max_connections)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._server.serve())
+        ready = asyncio.get_running_loop().create_task(self._server.ready.wait())
+        await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._task.done():
+            self._task.result()
+            raise RuntimeError("the server ended while it started")
+
+    def drain(self) -> None:
+        self._server.stop_accepting()
+        for connection in list(self._server.server_state.connections):
+            connection.shutdown()
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+class _Connections(set[Any]):
+    """The server's open connections; says when the limit is reached and when there is room again."""
+
+    def __init__(self, most: int, full: Callable[[], None], room: Callable[[], None]) -> None:
+        super().__init__()
+        self._most = most
+        self._full = full
+        self._room = room
+
+    def add(self, connection: Any) -> None:
+        super().add(connection)
+        if len(self) >= self._most:
+            self._full()
+
+    def discard(self, connection: Any) -> None:
+        super().discard(connection)
+        if len(self) < self._most:
+            self._room()
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals alone and stops accepting when it has connections enough.
+
+    A loop can't pause a server, but it can close one: each server gets a duplicate of the listening socket, whose
+    original stays open, so that connections wait in the listen queue until the next server takes them.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], max_connections: int) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+        self._sockets = sockets
+        self._accepting = False
+        self._draining = False
+        self._reopening: asyncio.Task[None] | None = None
+        self.server_state.connections = _Connections(max_connections, self._close_servers, self._reopen)
+        self.servers: list[asyncio.base_events.Server] = []
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise RuntimeError("the application did not start")
+        await self._open_servers()
+        self.started = True
+        self.ready.set()
+
+    def _protocol(self) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = self.config.http_protocol_class(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
+
+    async def _open_servers(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._accepting = True
+        for listener in self._sockets:
+            create: Any = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+            server = await create(self._protocol, sock=listener.dup(), backlog=BACKLOG)
+            if self._accepting:
+                self.servers.append(server)
+            else:
+                server.close()
+
+    def _close_servers(self) -> None:
+        self._accepting = False
+        for server in self.servers:
+            server.close()
+        self.servers.clear()
+
+    def _reopen(self) -> None:
+        if not self._accepting and not self._draining and (self._reopening is None or self._reopening.done()):
+            self._accepting = True
+            self._reopening = asyncio.get_running_loop().create_task(self._open_servers())
+
+    def stop_accepting(self) -> None:
+        """Close the listening sockets for good."""
+        self._draining = True
+        self._close_servers()
+        for listener in self._sockets:
+            listener.close()
+
+
+def hypercorn_engine(app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings) -> Engine:
+    """hypercorn; an extra, so it is imported only when it is asked for. Raises ImportError without it."""
+    from streamproxy.server.hypercorn import HypercornEngine
+
+    return HypercornEngine(app, sockets, settings)

@@ -1,0 +1,81 @@
+"""Listening sockets: made before anything serves, so that a port in use is an error at the start and not later."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+
+from streamproxy.config.model import Address
+from streamproxy.errors import StreamproxyError
+
+BACKLOG = 2048
+
+
+class BindError(StreamproxyError):
+    """An address can't be listened on; the text says which and why."""
+
+
+def bind(address: Address) -> socket.socket:
+    """A listening, non-blocking socket for a host and port (0 picks a free one) or a unix path.
+
+    A unix socket that nobody listens on any more is replaced. Raises BindError.
+    """
+    try:
+        if address.path is not None:
+            _remove_stale(address.path)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            target: object = address.path
+        else:
+            assert address.port is not None
+            family, kind, proto, _, target = socket.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.socket(family, kind, proto)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    except OSError as error:
+        raise BindError(f"can't listen on {address}: {error.strerror or error}") from error
+    try:
+        listener.bind(target)  # type: ignore[arg-type]  # getaddrinfo's address or a path, as the family wants
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise BindError(f"can't listen on {address}: {error.strerror or error}") from error
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file that no process listens on; one that is in use, or no socket, stays."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EEXIST, "the file exists and is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
+    """Where a client reaches a listener, as a URL."""
+    if listener.family == socket.AF_UNIX:
+        return f"{scheme}+unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def close(listener: socket.socket) -> None:
+    """Close a listener, and remove the file of a unix socket."""
+    path = listener.getsockname() if listener.family == socket.AF_UNIX else None
+    listener.close()
+    if path:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

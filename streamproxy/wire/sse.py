@@ -1,0 +1,145 @@
+r"""Where a server-sent event stream stands: the boundary tracker behind keepalives and event counts.
+
+Theory of operation (WHATWG HTML, section 9.2.6 "Interpreting an event stream"). A line ends with CRLF, LF or CR;
+an event ends with a blank line; a line that begins with a colon is a comment. The tracker reads each chunk as it goes
+by, keeps no more of it than the first bytes of an unfinished line, and knows four things of the position after it:
+
+- ``inside a line``: the last byte ended no line;
+- ``after CR``: the last byte was a CR, whose LF may follow in the next chunk;
+- ``inside an event``: a line that is not a comment has come since the last blank line;
+- otherwise the position is *between events*, the only one where something may be inserted.
+
+So a keepalive never stands inside a line, between the lines of an event, or between a CR and its LF. The tracker
+never joins, splits or decodes what it sees.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+Shape = Literal["block", "line", "blank", "auto"]
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_BOM = b"\xef\xbb\xbf"
+_PREFIX = 8  # enough of a line to know its field's name, behind a byte order mark
+
+
+class SseTracker:
+    """Follows an event stream chunk by chunk.
+
+    ``events`` counts the events that a client dispatches, i.e. blocks with a ``data`` field. ``saw_id`` says whether
+    an ``id`` field has gone by.
+    """
+
+    __slots__ = ("_after_cr", "_has_data", "_in_event", "_line", "_mid_line", "_start", "events", "saw_id")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.saw_id = False
+        self._start = True  # nothing has come yet: a byte order mark may
+        self._in_event = False
+        self._has_data = False
+        self._mid_line = False
+        self._line = b""
+        self._after_cr = False
+
+    @property
+    def between_events(self) -> bool:
+        """Whether something may be inserted here without touching an event."""
+        return not (self._mid_line or self._in_event or self._after_cr)
+
+    def feed(self, chunk: bytes) -> None:
+        """Take note of the next bytes of the stream."""
+        # Nearly every chunk of an LLM is whole events with LF line ends: 0.4 µs here against 2 µs below.
+        if (
+            chunk[-2:] == b"\n\n"
+            and not (self._mid_line or self._in_event or self._after_cr or self._start)
+            and b"\r" not in chunk
+            and b"\nid" not in chunk
+        ):
+            blocks = chunk.split(b"\n\n")
+            blocks.pop()
+            for block in blocks:
+                if not (block[:5] == b"data:" or b"\ndata:" in block) or block[:2] == b"id":
+                    break
+            else:
+                self.events += len(blocks)
+                return
+        self._feed_lines(chunk)
+
+    def _feed_lines(self, chunk: bytes) -> None:
+        if not chunk:
+            return
+        if self._after_cr and chunk[:1] == b"\n":
+            chunk = chunk[1:]
+            self._after_cr = False
+            if not chunk:
+                return
+        *lines, rest = _LINE_END.split(chunk)
+        for line in lines:
+            self._end_line(self._line + line[:_PREFIX] if self._mid_line else line[:_PREFIX])
+            self._mid_line = False
+            self._line = b""
+        self._after_cr = not rest and chunk[-1:] == b"\r"
+        if rest:
+            if len(self._line) < _PREFIX:
+                self._line += rest[:_PREFIX]
+            self._mid_line = True
+
+    def _end_line(self, line: bytes) -> None:
+        if self._start:
+            self._start = False
+            line = line.removeprefix(_BOM)
+        if not line:
+            self.events += self._has_data
+            self._in_event = self._has_data = False
+        elif line[:1] != b":":
+            self._in_event = True
+            name = line.partition(b":")[0]
+            if name == b"data":
+                self._has_data = True
+            elif name == b"id":
+                self.saw_id = True
+
+
+class LineCounter:
+    """Counts the lines of a newline-delimited JSON stream; ``finish`` counts a last one without its line end."""
+
+    __slots__ = ("_mid_line", "events")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self._mid_line = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take note of the next bytes of the stream."""
+        if chunk:
+            self.events += chunk.count(b"\n")
+            self._mid_line = chunk[-1:] != b"\n"
+
+    def finish(self) -> None:
+        """The stream has ended."""
+        self.events += self._mid_line
+        self._mid_line = False
+
+
+class KeepaliveShape:
+    """The bytes of a keepalive, for the stream's state.
+
+    ``block`` is a comment and a blank line, ``line`` the comment alone, ``blank`` an empty line. ``auto`` sends a block
+    until the stream has carried an ``id``, and the comment alone afterwards: after an id, clients that dispatch on
+    every blank line would take a block for an event without data.
+    """
+
+    __slots__ = ("_after_id", "_before_id")
+
+    def __init__(self, comment: str, shape: Shape) -> None:
+        line = b": " + comment.encode() + b"\n"
+        shapes = {"block": line + b"\n", "line": line, "blank": b"\n"}
+        self._before_id = shapes["block" if shape == "auto" else shape]
+        self._after_id = shapes["line" if shape == "auto" else shape]
+
+    def render(self, saw_id: bool) -> bytes:
+        """The bytes to insert."""
+        return self._after_id if saw_id else self._before_id

@@ -1,0 +1,71 @@
+"""Request targets: matched on a normal form, forwarded byte for byte.
+
+RFC 3986 section 6.2.2: two paths that differ only in percent-encoded unreserved characters, or in the case of a
+percent-encoding's digits, are the same path. Matching uses that form. Dot segments are not removed, since the upstream
+must see what the client sent; a path that would climb above its route's prefix is refused instead.
+"""
+
+from __future__ import annotations
+
+import re
+
+_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+def _decode(match: re.Match[bytes]) -> bytes:
+    byte = int(match[1], 16)
+    return bytes((byte,)) if byte in _UNRESERVED else match[0].upper()
+
+
+def normal_path(raw_path: bytes) -> bytes:
+    """The path in the form that routes are matched on."""
+    return _ESCAPE.sub(_decode, raw_path) if b"%" in raw_path else raw_path
+
+
+def climbs(path: bytes, prefix: bytes) -> bool:
+    """Whether the dot segments of a normal path would lead above ``prefix`` (RFC 3986 section 5.2.4).
+
+    ``prefix`` is the fixed part of a prefix route without its final slash: ``/api`` for ``/api/*``, empty for ``/*``.
+    """
+    if b"/." not in path:
+        return False
+    depth = 0
+    for segment in path[len(prefix) + 1 :].split(b"/"):
+        if segment == b"..":
+            depth -= 1
+            if depth < 0:
+                return True
+        elif segment != b".":
+            depth += 1
+    return False
+
+
+def strip_prefix(raw_path: bytes, prefix: bytes) -> bytes:
+    """The raw path without a prefix that its normal form begins with; unchanged when it does not.
+
+    What is left keeps its bytes. The result begins with a slash.
+    """
+    if not normal_path(raw_path).startswith(prefix):
+        return raw_path
+    taken = 0
+    for _ in prefix:
+        if raw_path[taken : taken + 1] == b"%" and len(normal_path(raw_path[taken : taken + 3])) == 1:
+            taken += 3
+        else:
+            taken += 1
+    rest = raw_path[taken:]
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def rewrite(raw_path: bytes, *, strip: bytes, add: bytes) -> bytes:
+    """Apply a route's ``rewrite``: first ``strip_prefix``, then ``add_prefix``."""
+    path = strip_prefix(raw_path, strip) if strip else raw_path
+    return add.rstrip(b"/") + path if add else path
+
+
+def hide_query_values(query: str) -> str:
+    """A query with its values hidden, for logs: ``a=1&b`` becomes ``a=***&b``."""
+    return "&".join(
+        name + "=***" if equals else name for name, equals, _ in (p.partition("=") for p in query.split("&"))
+    )
