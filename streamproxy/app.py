@@ -71,10 +71,11 @@ class Application(Starlette):
     def ready(self) -> list[str]:
         """Why the proxy is not ready; empty when it is."""
         reasons = ["draining"] if self.draining else []
-        for upstream in self.deployment.upstreams.values():
-            if not any(endpoint.up for endpoint in upstream.endpoints):
-                reasons.append(f"upstream {upstream.name} has no endpoint")
-        return reasons
+        return reasons + [
+            f"upstream {upstream.name} has no endpoint"
+            for upstream in self.deployment.upstreams.values()
+            if not any(endpoint.up for endpoint in upstream.endpoints)
+        ]
 
     def config(self) -> dict[str, Any]:
         """The configuration in force, secrets hidden."""

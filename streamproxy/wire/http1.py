@@ -19,7 +19,7 @@ class AmbiguousHead(ValueError):
 
 
 class Framing(NamedTuple):
-    """How a message's body ends: after ``length`` bytes, after the last chunk, or, with neither, with the connection."""
+    """How a body ends: after ``length`` bytes, after the last chunk, or, with neither, with the connection."""
 
     length: int | None
     chunked: bool
@@ -91,7 +91,7 @@ def request_framing(version: str, headers: Headers) -> Framing:
 
 
 def response_framing(method: str, status: int, version: str, headers: Headers) -> Framing:
-    """How a response's body ends, given the request's method (RFC 9112 section 6.3), and whether to keep its connection.
+    """How a response's body ends (RFC 9112 section 6.3), given the request's method; whether its connection is kept.
 
     Raises AmbiguousHead for a malformed or ambiguous head.
     """

@@ -1,0 +1,202 @@
+"""Header rules: what goes, what stays, what is added."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamproxy.wire.headers import (
+    Forwarded,
+    Headers,
+    edit,
+    hops,
+    request_headers,
+    response_headers,
+    sane_request_id,
+    unbuffered,
+)
+
+STRANGER = Forwarded(b"192.0.2.7", b"http", False)
+FRIEND = Forwarded(b"10.0.0.1", b"http", True)
+NAMES = st.sampled_from(
+    [b"host", b"accept", b"x-a", b"cookie", b"connection", b"te", b"upgrade", b"keep-alive", b"x-forwarded-for", b"via"]
+)
+VALUES = st.sampled_from([b"a", b"b, c", b"x-a", b"close", b"trailers", b"keep-alive, x-a"])
+HEADERS = st.lists(st.tuples(NAMES, VALUES), max_size=10)
+
+
+def forward(headers: Headers, forwarded: Forwarded = STRANGER, **options: object) -> Headers:
+    given_: dict[str, object] = {"host": b"up:1", "request_id": b"id", "identity": False} | options
+    return request_headers(headers, forwarded=forwarded, **given_)  # type: ignore[arg-type]
+
+
+def added(headers: Headers) -> Headers:
+    return [pair for pair in headers if pair[0] not in (b"via", b"x-request-id")]
+
+
+def test_order_duplicates_and_bytes_are_kept() -> None:
+    sent = [(b"x-b", b"\xff 1"), (b"x-a", b""), (b"x-b", b"2"), (b"host", b"h"), (b"cookie", b"a=1")]
+    assert forward(sent)[:5] == [
+        (b"x-b", b"\xff 1"),
+        (b"x-a", b""),
+        (b"x-b", b"2"),
+        (b"host", b"up:1"),
+        (b"cookie", b"a=1"),
+    ]
+
+
+def test_nothing_else_is_added() -> None:
+    assert forward([(b"host", b"h")]) == [
+        (b"host", b"up:1"),
+        (b"x-forwarded-for", b"192.0.2.7"),
+        (b"x-forwarded-proto", b"http"),
+        (b"x-forwarded-host", b"h"),
+        (b"via", b"1.1 streamproxy"),
+        (b"x-request-id", b"id"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"keep-alive", b"proxy-connection", b"trailer", b"transfer-encoding", b"upgrade", b"proxy-authenticate",
+     b"proxy-authorization", b"connection"],
+)  # fmt: skip
+def test_hop_by_hop_fields_go_in_both_directions(name: bytes) -> None:
+    assert name not in dict(forward([(b"host", b"h"), (name, b"x")]))
+    assert name not in dict(response_headers([(name, b"x")], request_id=b"id"))
+
+
+def test_te_keeps_trailers_only() -> None:
+    assert (b"te", b"trailers") in forward([(b"te", b"gzip;q=0.5, trailers")])
+    assert b"te" not in dict(forward([(b"te", b"gzip")]))
+
+
+def test_fields_that_connection_names_go() -> None:
+    sent = [(b"host", b"h"), (b"x-a", b"1"), (b"connection", b"close, X-A"), (b"x-b", b"2"), (b"connection", b"x-b")]
+    kept = dict(forward(sent))
+    assert b"x-a" not in kept
+    assert b"x-b" not in kept
+
+
+@pytest.mark.parametrize("name", [b"host", b"content-length", b"authorization", b"x-forwarded-for"])
+def test_a_client_cannot_remove_what_frames_or_authorises_by_naming_it(name: bytes) -> None:
+    sent = [(b"host", b"h"), (b"content-length", b"3"), (b"authorization", b"t"), (b"connection", name)]
+    assert name in dict(forward(sent))
+
+
+def test_a_strangers_forwarded_fields_are_dropped() -> None:
+    kept = forward(
+        [
+            (b"host", b"h"),
+            (b"x-forwarded-for", b"6.6.6.6"),
+            (b"x-forwarded-port", b"1"),
+            (b"x-forwarded-proto", b"https"),
+        ]
+    )
+    assert [value for name, value in kept if name == b"x-forwarded-for"] == [b"192.0.2.7"]
+    assert b"x-forwarded-port" not in dict(kept)
+    assert dict(kept)[b"x-forwarded-proto"] == b"http"
+
+
+def test_a_trusted_proxys_forwarded_fields_are_believed_and_appended_to() -> None:
+    sent = [
+        (b"host", b"h"),
+        (b"x-forwarded-for", b"192.0.2.1"),
+        (b"x-forwarded-for", b"10.0.0.9"),
+        (b"x-forwarded-proto", b"https"),
+        (b"x-forwarded-host", b"pub"),
+    ]
+    kept = dict(forward(sent, FRIEND))
+    assert kept[b"x-forwarded-for"] == b"192.0.2.1, 10.0.0.9, 10.0.0.1"
+    assert kept[b"x-forwarded-proto"] == b"https"
+    assert kept[b"x-forwarded-host"] == b"pub"
+
+
+def test_identity_replaces_what_the_client_accepts() -> None:
+    kept = forward([(b"host", b"h"), (b"accept-encoding", b"gzip")], identity=True)
+    assert [value for name, value in kept if name == b"accept-encoding"] == [b"identity"]
+
+
+def test_the_clients_host_can_be_preserved() -> None:
+    assert (b"host", b"h") in forward([(b"host", b"h")], host=None)
+
+
+def test_a_request_without_host_gets_the_upstreams() -> None:
+    assert forward([])[0] == (b"host", b"up:1")
+
+
+@given(HEADERS)
+def test_request_rules_are_idempotent_but_for_the_record_of_the_hop(headers: Headers) -> None:
+    once = forward(headers)
+    twice = forward(once)
+    hop = (b"via", b"x-request-id", b"x-forwarded-host")
+    assert [pair for pair in twice if pair[0] not in hop] == [pair for pair in once if pair[0] not in hop]
+
+
+@given(HEADERS)
+def test_response_rules_are_idempotent_but_for_via(headers: Headers) -> None:
+    once = response_headers(headers, request_id=b"id")
+    twice = response_headers(once, request_id=b"id")
+    assert [pair for pair in twice if pair[0] != b"via"] == [pair for pair in once if pair[0] != b"via"]
+
+
+def test_each_set_cookie_stays_apart_and_names_leave_in_lower_case() -> None:
+    kept = response_headers([(b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2"), (b"Server", b"s")], request_id=b"id")
+    assert kept[:3] == [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2"), (b"server", b"s")]
+
+
+def test_the_upstreams_request_id_wins() -> None:
+    assert [
+        pair for pair in response_headers([(b"x-request-id", b"u")], request_id=b"id") if pair[0] == b"x-request-id"
+    ] == [(b"x-request-id", b"u")]
+
+
+@pytest.mark.parametrize(
+    ("sent", "wire"),
+    [
+        ([], b"no-cache, no-transform"),
+        ([b"no-store"], b"no-store, no-transform"),
+        ([b"No-Cache"], b"No-Cache, no-transform"),
+        ([b"private", b"max-age=5"], b"private, max-age=5, no-cache, no-transform"),
+        ([b'no-cache="set-cookie", no-transform'], b'no-cache="set-cookie", no-transform, no-cache'),
+        ([b'private="a,b"'], b'private="a,b", no-cache, no-transform'),
+    ],
+)
+def test_cache_control_gains_what_streams_need_and_loses_nothing(sent: list[bytes], wire: bytes) -> None:
+    headers = unbuffered([(b"cache-control", value) for value in sent] + [(b"x-accel-buffering", b"yes")])
+    assert headers == [(b"cache-control", wire), (b"x-accel-buffering", b"no")]
+
+
+@given(st.lists(st.sampled_from([b"no-store", b"no-cache", b"private", b"max-age=1", b'x="a, b"']), max_size=4))
+def test_unbuffered_is_idempotent(directives: list[bytes]) -> None:
+    once = unbuffered([(b"cache-control", b", ".join(directives))])
+    assert unbuffered(once) == once
+
+
+def test_hops_counts_only_this_proxys() -> None:
+    assert (
+        hops([(b"via", b"1.1 streamproxy, 1.0 fred"), (b"via", b"1.1 streamproxy (x)"), (b"via", b"streamproxy")]) == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "sane"),
+    [
+        (b"a-1", True),
+        (b"x" * 128, True),
+        (b"x" * 129, False),
+        (b"", False),
+        (b"a b", False),
+        (b"\xe4", False),
+        (None, False),
+    ],
+)
+def test_a_request_id_is_kept_when_it_is_sane(value: bytes | None, sane: bool) -> None:
+    assert sane_request_id(value) is sane
+
+
+def test_a_routes_edit_sets_adds_and_removes() -> None:
+    rule = edit({"X-A": "new"}, {"X-B": "2"}, ["X-C"])
+    headers = [(b"x-a", b"1"), (b"x-a", b"2"), (b"x-b", b"1"), (b"x-c", b"1")]
+    assert rule.apply(headers) == [(b"x-b", b"1"), (b"x-a", b"new"), (b"x-b", b"2")]
