@@ -1,0 +1,31 @@
+# streamproxy in a small image: no build tools, no package manager in the environment, a user without rights.
+#
+#   docker build -t streamproxy .
+#   docker run -p 8080:8080 -v ./streamproxy.yaml:/etc/streamproxy/streamproxy.yaml:ro streamproxy
+#
+# Inside a container the proxy has to listen on every address: server.listen is 0.0.0.0:8080 there. The admin listener
+# stays on 127.0.0.1:9090, where the health check asks it; to scrape it from outside, set admin.listen to 0.0.0.0:9090.
+
+FROM python:3.13-slim-bookworm AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY streamproxy ./streamproxy
+# Wheels first, then an installation from nothing but these wheels: what is in the image is what was built here.
+RUN python -m pip wheel --no-cache-dir --wheel-dir /wheels '.[hypercorn]'
+RUN python -m venv --without-pip /opt/streamproxy \
+    && python -m pip --python /opt/streamproxy/bin/python install --no-cache-dir --no-index --find-links /wheels 'streamproxy[hypercorn]'
+
+FROM python:3.13-slim-bookworm
+LABEL org.opencontainers.image.title="streamproxy" \
+      org.opencontainers.image.description="A streaming reverse proxy for LLM servers and event backends" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/streamproxy /opt/streamproxy
+ENV PATH=/opt/streamproxy/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 65532:65532
+EXPOSE 8080 9090
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
+    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 9090, timeout=2); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
+ENTRYPOINT ["streamproxy"]
+CMD ["run", "-c", "/etc/streamproxy/streamproxy.yaml"]

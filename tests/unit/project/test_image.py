@@ -1,0 +1,172 @@
+"""The image: the Dockerfile is clean, and its steps give a proxy that runs, as far as that shows without an engine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamproxy import __version__
+from tests.doubles.parts import require
+from tests.unit.project.dockerfile import ROOT, read_dockerfile
+
+FILE = read_dockerfile()
+CONFIG = """\
+server: {listen: 127.0.0.1:0}
+admin: {listen: 127.0.0.1:0}
+routes:
+  - path: /*
+    upstream: http://127.0.0.1:9
+"""
+
+
+def hadolint() -> str:
+    """The linter's path. Without it the test fails in CI, and is skipped elsewhere."""
+    beside = Path(sys.executable).with_name("hadolint")  # where the test extra installs it
+    return str(beside) if beside.exists() else require("hadolint")
+
+
+def test_the_dockerfile_is_clean() -> None:
+    result = subprocess.run([hadolint(), str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert result.stdout + result.stderr == ""
+    assert result.returncode == 0
+
+
+def test_the_linter_of_the_dockerfile_finds_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM python:latest\nRUN pip install streamproxy\n")
+    result = subprocess.run([hadolint(), str(tmp_path / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "DL3007" in result.stdout
+
+
+def test_every_stage_starts_from_the_same_pinned_tag() -> None:
+    images = {stage[0].text.partition(" ")[0] for stage in FILE.stages}
+    assert len(images) == 1
+    assert re.fullmatch(r"python:\d+\.\d+-slim-\w+", images.pop())
+
+
+def test_the_image_runs_as_a_user_without_rights() -> None:
+    assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", FILE.one("USER").text)
+    keywords = [instruction.keyword for instruction in FILE.stages[-1]]
+    assert "RUN" not in keywords[keywords.index("USER") :]
+
+
+def test_what_the_image_copies_is_all_that_the_context_has() -> None:
+    sources = {name for copy in FILE.all("COPY", stage=0) for name in copy.text.split()[:-1]}
+    rules = (ROOT / ".dockerignore").read_text().splitlines()
+    assert rules[1] == "*"
+    assert {rule[1:] for rule in rules if rule.startswith("!")} == sources
+    assert all((ROOT / name).exists() for name in sources)
+
+
+class Image:
+    """What the build stage makes, in a directory instead of a layer."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.source = root / "src"
+        self.prefix = root / "opt"
+
+    def build(self) -> None:
+        self.source.mkdir()
+        for copy in FILE.all("COPY", stage=0):
+            for name in copy.text.split()[:-1]:
+                self._copy(name)
+        for step in FILE.all("RUN", stage=0):
+            command = step.text.replace("/opt/streamproxy", str(self.prefix)).replace(
+                "/wheels", str(self.root / "wheels")
+            )
+            done = self.run("sh", "-ec", command, path=Path(sys.executable).parent, cwd=self.source)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+    def _copy(self, name: str) -> None:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, self.source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, self.source / name)
+
+    def environment(self, path: Path) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "STREAMPROXY"))}
+        return kept | {"PATH": f"{path}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(self, *command: str, path: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command with the image's PATH, and nothing of this checkout on Python's."""
+        return subprocess.run(
+            command,
+            cwd=cwd or self.root,
+            env=self.environment(path or self.prefix / "bin"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The image's installation, made by the Dockerfile's own steps: about ten seconds."""
+    made = Image(tmp_path_factory.mktemp("image"))
+    made.build()
+    return made
+
+
+def test_the_entry_point_is_the_installed_command(image: Image) -> None:
+    (command,) = FILE.one("ENTRYPOINT").exec_form()
+    assert (image.prefix / "bin" / command).exists()
+    assert image.run(command, "--version").stdout == f"streamproxy {__version__}\n"
+    assert image.run("python", "-m", "streamproxy", "--version").stdout == f"streamproxy {__version__}\n"
+
+
+def test_the_image_holds_its_own_code_and_both_engines_but_no_installer(image: Image) -> None:
+    code = (
+        "import streamproxy, uvicorn, hypercorn, importlib.util as i; print(streamproxy.__file__, i.find_spec('pip'))"
+    )
+    where, installer = image.run("python", "-c", code).stdout.split()
+    assert Path(where).is_relative_to(image.prefix)
+    assert installer == "None"
+
+
+@pytest.fixture
+def running(image: Image) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The image's command as the image runs it, and the port of its admin listener."""
+    file = image.root / "streamproxy.yaml"
+    file.write_text(CONFIG)
+    command = FILE.one("ENTRYPOINT").exec_form() + FILE.one("CMD").exec_form()
+    assert command[-1] == "/etc/streamproxy/streamproxy.yaml"
+    process = subprocess.Popen(
+        [str(image.prefix / "bin" / command[0]), *command[1:-1], str(file)],
+        env=image.environment(image.prefix / "bin"),
+        cwd=image.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        lines = iter(process.stdout)
+        admin = next((line for line in lines if line.startswith("admin on ")), "")
+        assert admin, "the program ended before it listened"
+        yield process, admin.rpartition(":")[2].strip().rstrip("/")
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_the_image_is_healthy_while_it_runs_and_not_after(
+    image: Image, running: tuple[subprocess.Popen[str], str]
+) -> None:
+    process, port = running
+    python, option, code = FILE.one("HEALTHCHECK").exec_form()
+    assert "9090" in code
+    check = (python, option, code.replace("9090", port))
+    assert image.run(*check).returncode == 0
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
+    assert image.run(*check).returncode != 0
