@@ -1,0 +1,118 @@
+"""The program's own log, and what of its server's is kept.
+
+Loggers are named ``streamproxy`` and ``streamproxy.*`` and write to stderr; access lines go to stdout. The servers'
+own access logs are silenced, and an exchange that was aborted on purpose is not reported as a crash of the
+application, which is how uvicorn and hypercorn take it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from typing import Literal, TextIO
+
+from streamproxy.errors import ExchangeAborted
+from streamproxy.observe.access import AccessLog, LineFormat, Record, encode, printable, timestamp
+
+Format = Literal["auto", "console", "json"]
+Level = Literal["debug", "info", "warning", "error", "critical"]
+
+_ACCESS_LOGGERS = ("uvicorn.access", "hypercorn.access")
+_ERROR_LOGGERS = ("uvicorn.error", "hypercorn.error")
+_COLOURS = {"DEBUG": "\x1b[2m", "WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31;1m"}
+_RESET = "\x1b[0m"
+
+
+def configure(
+    level: Level,
+    format: Format,
+    access: bool,
+    *,
+    stdout: TextIO | None = None,
+    stderr: TextIO | None = None,
+) -> AccessLog | None:
+    """Set up the loggers; gives the access log to observe the ledger with, or None when ``access`` is off.
+
+    May be called again, for another configuration. Loggers of a server and of asyncio that nobody has given a handler
+    write here too; those that somebody has configured are left as they are, but for the two rules above.
+    ``auto`` is console for a stream that is a terminal, else json. The streams default to those of ``sys``.
+    """
+    out, err = stdout or sys.stdout, stderr or sys.stderr
+    handler = _Handler(err)
+    handler.setFormatter(JsonFormatter() if _resolve(format, err) == "json" else ConsoleFormatter(err.isatty()))
+    ours = logging.getLogger("streamproxy")
+    ours.setLevel(level.upper())
+    ours.propagate = False
+    _replace_handler(ours, handler)
+    for name in (*_ERROR_LOGGERS, "asyncio"):
+        logger = logging.getLogger(name)
+        if any(isinstance(present, _Handler) for present in logger.handlers) or not logger.hasHandlers():
+            _replace_handler(logger, handler)
+    for name in _ERROR_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.removeFilter(_not_an_abort)
+        logger.addFilter(_not_an_abort)
+    for name in _ACCESS_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = False  # uvicorn asks hasHandlers() and then spares itself the line
+    if not access:
+        return None
+    return AccessLog(out, _resolve(format, out), colour=out.isatty())
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Marks the handler of an earlier call."""
+
+
+def _replace_handler(logger: logging.Logger, handler: logging.Handler) -> None:
+    logger.handlers = [present for present in logger.handlers if not isinstance(present, _Handler)] + [handler]
+
+
+def _resolve(line_format: Format, stream: TextIO) -> LineFormat:
+    if line_format == "auto":
+        return "console" if stream.isatty() else "json"
+    return line_format
+
+
+def _not_an_abort(entry: logging.LogRecord) -> bool:
+    error = entry.exc_info[1] if entry.exc_info else None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(ExchangeAborted)[1] is not None
+    return not isinstance(error, ExchangeAborted)
+
+
+def _traceback(entry: logging.LogRecord) -> str:
+    return "".join(traceback.format_exception(entry.exc_info[1])) if entry.exc_info and entry.exc_info[1] else ""
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a record: time, level, logger, message, and traceback when there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: Record = {
+            "time": timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if trace := _traceback(record):
+            fields["traceback"] = trace
+        return encode(fields)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """One line a record for a reader, and the traceback below it; a message can't break out of its line."""
+
+    def __init__(self, colour: bool) -> None:
+        super().__init__()
+        self._colours = _COLOURS if colour else {}
+
+    def format(self, record: logging.LogRecord) -> str:
+        colour = self._colours.get(record.levelname, "")
+        level = f"{colour}{record.levelname.lower()}{_RESET if colour else ''}"
+        line = f"{timestamp(record.created)} {level} {record.name}: {printable(record.getMessage())}"
+        if trace := _traceback(record):
+            line += "\n" + "\n".join(printable(part) for part in trace.rstrip("\n").split("\n"))
+        return line
