@@ -40,7 +40,8 @@ header, the access log and the metrics. One place, this tree, goes from an excep
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Iterable
+from typing import ClassVar, Literal, NamedTuple
 
 End = Literal[
     "complete", "client_disconnect", "upstream_truncated", "timeout", "rejected", "cancelled", "shutdown", "error"
@@ -49,6 +50,30 @@ End = Literal[
 
 class StreamproxyError(Exception):
     """Anything streamproxy raises on purpose."""
+
+
+class Problem(NamedTuple):
+    """One thing wrong in a configuration. Lines and columns count from 1; ``where`` is a dotted path, or empty."""
+
+    file: str
+    line: int
+    column: int
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.where}: " if self.where else ""
+        return f"{self.file}:{self.line}:{self.column}: {where}{self.message}"
+
+
+class ConfigError(StreamproxyError):
+    """The configuration is wrong. ``problems`` are all that was found, in the order of the file; no value that may be
+    a secret is in them. The text has one line for each.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 class ExchangeAborted(StreamproxyError):
