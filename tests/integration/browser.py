@@ -1,0 +1,91 @@
+"""Chromium, driven over the W3C WebDriver protocol by its own driver: plain HTTP and JSON.
+
+The browser starts with a fresh profile and finds no name but loopback addresses, so that nothing it does on its own
+leaves the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.doubles.connection import GUARD
+from tests.doubles.parts import require
+from tests.integration.process import Process
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-extensions",
+    "--disable-sync",
+    "--no-default-browser-check",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+
+
+class Browser:
+    """One browser window."""
+
+    def __init__(self, client: httpx2.AsyncClient, session: str) -> None:
+        self._client = client
+        self._session = session
+
+    async def _command(self, name: str, arguments: dict[str, Any]) -> Any:
+        return await _value(await self._client.post(f"/session/{self._session}/{name}", json=arguments))
+
+    async def open(self, url: str) -> None:
+        """Load a page; returns when it has loaded."""
+        await self._command("url", {"url": url})
+
+    async def evaluate(self, expression: str) -> Any:
+        """The JSON value of a JavaScript expression; a promise is waited for."""
+        script = (
+            "const done = arguments[arguments.length - 1];"
+            f"Promise.resolve({expression}).then(value => done([true, value]), error => done([false, String(error)]));"
+        )
+        fine, value = await self._command("execute/async", {"script": script, "args": []})
+        assert fine, value
+        return value
+
+
+async def _value(response: httpx2.Response) -> Any:
+    value = response.json()["value"]
+    assert response.status_code == 200, value
+    return value
+
+
+@asynccontextmanager
+async def browser(folder: Path) -> AsyncIterator[Browser]:
+    """Start the driver and a headless browser with a profile in ``folder``; both are gone when it is left."""
+    chromium, driver = require("chromium"), require("chromedriver")
+    home = folder / "home"
+    home.mkdir()
+    options = {"binary": chromium, "args": [*FLAGS, f"--user-data-dir={folder}/profile"]}
+    capabilities = {
+        "browserName": "chrome",
+        "goog:chromeOptions": options,
+        "timeouts": {"script": GUARD * 1000, "pageLoad": GUARD * 1000},
+    }
+    with Process([driver, "--port=0"], env={"HOME": str(home)}) as process:
+        started = await process.line(r"started successfully on port (\d+)")
+        async with httpx2.AsyncClient(
+            base_url=f"http://127.0.0.1:{started[1]}", timeout=2 * GUARD, trust_env=False
+        ) as client:
+            response = await client.post("/session", json={"capabilities": {"alwaysMatch": capabilities}})
+            session = (await _value(response))["sessionId"]
+            try:
+                yield Browser(client, session)
+            finally:
+                await client.delete(f"/session/{session}")

@@ -1,0 +1,53 @@
+"""streamproxy as a process of its own, on ports that the system picks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.integration.process import Process
+
+Config = dict[str, Any]
+
+
+@dataclass
+class RunningProxy:
+    """``url`` is the main listener's, ``admin`` the admin listener's."""
+
+    process: Process
+    url: str
+    admin: str
+
+
+def configuration(routes: Sequence[Config] | str, **sections: Config) -> Config:
+    """A configuration on free ports with these routes, or one route for everything to the upstream at this URL."""
+    if isinstance(routes, str):
+        routes = [{"path": "/*", "upstream": routes}]
+    server = {"listen": "127.0.0.1:0", "drain_timeout": "2s", **sections.pop("server", {})}
+    admin = {"listen": "127.0.0.1:0", **sections.pop("admin", {})}
+    return {"server": server, "admin": admin, "routes": list(routes), **sections}
+
+
+def write_configuration(folder: Path, config: Config) -> Path:
+    """The configuration as a file; JSON is YAML."""
+    file = folder / "streamproxy.yaml"
+    file.write_text(json.dumps(config, indent=1))
+    return file
+
+
+@asynccontextmanager
+async def running(config: Config, folder: Path) -> AsyncIterator[RunningProxy]:
+    """Run the program; leaving stops it with SIGTERM, if it still runs, and checks that it exits with 0."""
+    file = write_configuration(folder, config)
+    command = [sys.executable, "-m", "streamproxy", "run", "-c", str(file)]
+    with Process(command, env={"PYTHONUNBUFFERED": "1"}) as process:
+        main = await process.line(r"^listening on (http://\S+)")
+        admin = await process.line(r"^admin on (http://\S+)")
+        yield RunningProxy(process, main[1], admin[1])
+        status = await process.stop()
+        assert status == 0, f"streamproxy ended with {status}; its output:\n{process.output}"

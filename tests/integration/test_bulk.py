@@ -1,0 +1,68 @@
+"""A gigabyte through the program: every byte arrives, and memory does not grow with it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.conftest import Connect, Serve
+from tests.doubles.connection import guarded
+from tests.doubles.upstream import answering, response
+from tests.integration.bulk import BLOCK, GIGABYTE, BulkSource, download, open_download
+from tests.integration.conftest import RunProxy
+from tests.integration.proxy import RunningProxy, configuration
+
+GROWTH = 32 * BLOCK
+# What the kernel may hold between the upstream and a client that takes nothing: the send and receive buffers of two
+# connections, each of which it may grow to a few MiB (net.ipv4.tcp_wmem, tcp_rmem), and the 64 KiB of the proxy.
+IN_FLIGHT = 48 * BLOCK
+
+
+async def warm_up(proxy: RunningProxy, dial: Connect) -> int:
+    """Let the program load what a first request loads; the bytes of memory it holds then."""
+    client = await dial(proxy.url)
+    assert (await client.get("/small")).complete
+    proxy.process.reset_peak()
+    return proxy.process.memory("VmRSS")
+
+
+def routes(bulk: str, small: str) -> list[dict[str, str]]:
+    return [{"path": "/small", "upstream": small}, {"path": "/*", "upstream": bulk}]
+
+
+async def test_a_gigabyte_arrives_whole_and_memory_does_not_grow(
+    run_proxy: RunProxy, serve: Serve, dial: Connect
+) -> None:
+    small = await serve(answering(response(bytes(BLOCK))))
+    with BulkSource(GIGABYTE) as source:
+        proxy = await run_proxy(configuration(routes(source.url, small.url)))
+        before = await warm_up(proxy, dial)
+        length, digest = await asyncio.to_thread(download, proxy.url, GIGABYTE)
+        assert (length, digest) == (GIGABYTE, source.digest.hexdigest())
+        assert proxy.process.memory("VmHWM") - before < GROWTH
+
+
+async def test_a_client_that_stops_reading_stops_the_upstream_and_leaving_frees_it(
+    run_proxy: RunProxy, serve: Serve, dial: Connect
+) -> None:
+    small = await serve(answering(response(bytes(BLOCK))))
+    with BulkSource(GIGABYTE) as source:
+        proxy = await run_proxy(configuration(routes(source.url, small.url)))
+        before = await warm_up(proxy, dial)
+        sink, head, _ = await asyncio.to_thread(open_download, proxy.url, receive_buffer=16 * 1024)
+        with sink:
+            assert b"content-length: %d" % GIGABYTE in head.lower()
+            assert await settled(source) < IN_FLIGHT
+            assert proxy.process.memory("VmHWM") - before < GROWTH
+        async with guarded("the upstream to learn that the client left"):
+            await asyncio.to_thread(source.cut_off.wait)
+
+
+async def settled(source: BulkSource) -> int:
+    """Wait until the upstream has written nothing for half a second; how much it had written by then."""
+    written = -1
+    async with guarded("the upstream to be held back"):
+        while written != source.written:
+            written = source.written
+            for _ in range(5):
+                await asyncio.sleep(0.1)
+    return written
