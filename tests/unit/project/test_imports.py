@@ -25,8 +25,11 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"app", "compose"}),
     frozenset({"", "__main__", "asgi", "cli", "demo", "server"}),
 )
-# Who may read files and the environment: the parts that put a process together.
-READERS = frozenset({"", "__main__", "app", "asgi", "cli", "compose", "demo", "server"})
+# Who may read files and the environment: the parts that put a process together, and what reads a configuration for
+# them. Nobody else may ask for that.
+TOP = frozenset({"", "__main__", "app", "asgi", "cli", "compose", "demo", "server"})
+CONFIGURATION = frozenset({"config.load", "config.references"})
+LOADERS = frozenset({"streamproxy.config.load_config", "streamproxy.config.parse_config"})
 IO_MODULES = frozenset(
     {"asyncio", "http", "io", "logging", "os", "pathlib", "select", "selectors", "signal", "socket", "ssl", "time"}
     | {"subprocess", "tempfile", "threading", "urllib.request"}
@@ -116,8 +119,14 @@ def reads(tree: ast.AST) -> list[str]:
     return found
 
 
-def may_read(module: str) -> bool:
-    return any(module == reader or (reader and module.startswith(f"{reader}.")) for reader in READERS)
+def is_top(module: str) -> bool:
+    return any(module == name or (name and module.startswith(f"{name}.")) for name in TOP)
+
+
+def loads(module: str, tree: ast.AST) -> list[str]:
+    """What a module imports in order to read a configuration file."""
+    names = {name for name in imported(module, tree) if name in LOADERS or name == "streamproxy.config.load"}
+    return sorted(names | {f"streamproxy.{name}" for name in own_imports(module, tree) & CONFIGURATION})
 
 
 @pytest.mark.parametrize("module", SOURCES)
@@ -140,9 +149,16 @@ def test_the_rules_of_the_wire_do_no_io(module: str) -> None:
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, ASYNC_SYNTAX)] == []
 
 
-@pytest.mark.parametrize("module", [module for module in SOURCES if not may_read(module)])
+@pytest.mark.parametrize("module", [module for module in SOURCES if not is_top(module) and module not in CONFIGURATION])
 def test_only_the_top_reads_files_and_the_environment(module: str) -> None:
     assert reads(TREES[module]) == []
+
+
+@pytest.mark.parametrize(
+    "module", [name for name in SOURCES if not is_top(name) and name.partition(".")[0] != "config"]
+)
+def test_only_the_top_has_a_configuration_read(module: str) -> None:
+    assert loads(module, TREES[module]) == []
 
 
 def test_the_wire_is_where_these_tests_look_for_it() -> None:
@@ -171,3 +187,11 @@ def test_an_import_that_points_upwards_is_found(module: str, source: str, expect
 )
 def test_a_read_is_found(source: str) -> None:
     assert len(reads(ast.parse(source))) == 1
+
+
+@pytest.mark.parametrize(
+    "source", ["from streamproxy.config import Config, load_config", "from streamproxy.config.load import parse_config"]
+)
+def test_a_load_is_found(source: str) -> None:
+    assert loads("proxy", ast.parse(source)) != []
+    assert loads("proxy", ast.parse("from streamproxy.config.model import Config")) == []
