@@ -1,0 +1,13 @@
+"""Our own HTTP/1.1 client, in httpx's shape: lean enough to stand beside a proxy written in C.
+
+- `client`: `NativeClient`, and a request with its response
+- `pool`: the connections of an endpoint
+- `connection`: the protocol between a transport and the reader of a response
+- `connect`, `resolve`, `tls`: making a connection
+- `request`, `body`: what goes out
+"""
+
+from streamproxy.client.native.client import NativeClient, NativeResponse
+from streamproxy.client.native.tls import client_context
+
+__all__ = ["NativeClient", "NativeResponse", "client_context"]

