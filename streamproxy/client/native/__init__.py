@@ -3,6 +3,7 @@
 - `client`: `NativeClient`, and a request with its response
 - `pool`: the connections of an endpoint
 - `connection`: the protocol between a transport and the reader of a response
+- `response`: what the parser makes of the bytes, without I/O
 - `connect`, `resolve`, `tls`: making a connection
 - `request`, `body`: what goes out
 """

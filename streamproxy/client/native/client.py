@@ -206,7 +206,7 @@ class Stream:
         RFC 9112 section 9.3.1: a client may repeat an idempotent request when its connection closed before any of the
         response came, and any request of which it knows that it was never processed.
         """
-        if not connection.untouched:
+        if connection.read:
             return False
         return self._request.replayable and (self._sender is None or not self._sender.pulled)
 
@@ -225,7 +225,6 @@ class Stream:
         if self._task is not None and not self._task.done():
             self._task.cancel()
         if connection is not None and reuse and connection.reusable:
-            connection.recycle()
             self._pool.release(connection)
             return
         if connection is not None:

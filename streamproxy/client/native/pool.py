@@ -104,13 +104,13 @@ class Pool:
 
     def release(self, connection: Connection) -> None:
         """The stream has ended in good order, and its connection can carry another request."""
+        connection.become_idle()
         if self._hand_over(connection):
             return
         if self._closing or len(self._idle) >= self._max_idle:
             connection.abort()
             self._places -= 1
             return
-        connection.became_idle()
         self._idle.append(connection)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._idle_timeout, self._sweep)

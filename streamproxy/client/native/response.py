@@ -1,0 +1,218 @@
+"""A response as it comes off the wire: the parser's side of a connection, without I/O.
+
+Theory of operation. `feed` hands bytes to httptools, whose callbacks fill ``headers`` once the head is complete and
+append to ``chunks``. Then one of two things ends the response: ``done``, in good order, or ``fault``. What comes out
+depends on the bytes only, not on how they were split into reads.
+
+What the parser lets through and RFC 9112 does not is refused here, mostly by `streamproxy.wire.http1`: other protocols
+that look like HTTP, versions, statuses and codings, NUL in the status line. Trailers are dropped. Of what
+the parser has to keep until it is complete (a field, a chunk's extension, a trailer) at most 64 KiB are taken.
+
+Bytes behind a complete response are not its fault: they only make the connection useless (``stray``). One exception:
+the parser skips empty lines before a response, so those are not noticed in the read that ends the one before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import httptools
+
+from streamproxy.errors import BadResponse, ResponseIncomplete
+from streamproxy.wire.headers import Headers
+from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, Framing, response_framing
+
+MAX_HEAD: Final = 65536
+FOREVER: Final = float("inf")
+
+_NO_FRAMING: Final = Framing(0, False, False)
+_KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"(?:^|[,; \t])timeout=(\d{1,9})")
+
+Informational = Callable[[int, Headers], None]
+
+
+class _Malformed(Exception):
+    """Raised through the parser: its text says what is wrong."""
+
+
+_WRONG: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade, _Malformed, AmbiguousHead)
+
+
+class ResponseParser:
+    """The responses of one connection, one after the other; each begins with `begin`.
+
+    ``headers`` is None until the final head is complete. ``fault`` is why the response failed: BadResponse up to
+    there, ResponseIncomplete behind it.
+    """
+
+    __slots__ = (
+        "_fields",
+        "_informational",
+        "_method",
+        "_parser",
+        "_spoilt",
+        "_unparsed",
+        "chunks",
+        "done",
+        "fault",
+        "framing",
+        "headers",
+        "lifetime",
+        "read",
+        "status",
+        "stray",
+    )
+
+    def __init__(self) -> None:
+        # Of the connection.
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._spoilt = False  # the parser expects a body that will not come
+        self.lifetime = 0.0  # seconds that an idle connection lives, by its first response; 0.0 before
+        self.stray = False  # something came behind a response
+        # Of the response.
+        self._method = ""
+        self._informational: Informational | None = None
+        self._fields: Headers = []
+        self._unparsed = 0  # bytes since the last one of the body
+        self.read = 0  # bytes up to the read that completed the head
+        self.status = 0
+        self.headers: Headers | None = None
+        self.framing = _NO_FRAMING
+        self.chunks: deque[bytes] = deque()
+        self.done = True
+        self.fault: BaseException | None = None
+
+    def begin(self, method: str, informational: Informational | None = None) -> None:
+        """Make ready for the response to a request of ``method``."""
+        self._method = method
+        self._informational = informational
+        self._fields = []
+        self.read = self._unparsed = 0
+        self.headers = None
+        self.done = False
+        if self._spoilt:
+            self._spoilt = False
+            self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the response."""
+        if self.headers is None:
+            if not self.read and data[:1] != b"H":
+                self._fail("the response does not begin with HTTP/")
+                return
+            self.read += len(data)
+        before = len(self.chunks)
+        assert self._parser is not None
+        try:
+            self._parser.feed_data(data)
+        except _WRONG as error:
+            self._refuse(error)
+            return
+        if len(self.chunks) != before:
+            self._unparsed = 0
+        elif not self.done:
+            self._unparsed += len(data)
+            if self._unparsed > MAX_HEAD:
+                self._fail(f"more than {MAX_HEAD} bytes of a head, a chunk's extension or a trailer")
+        if self._spoilt and data[-4:] != b"\r\n\r\n":
+            self.stray = True  # behind the head of a response to HEAD the beginning of a chunk makes no sound
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether the body has begun, and only the end of the connection ends it."""
+        return self.headers is not None and self.framing.length is None and not self.framing.chunked
+
+    def forget(self) -> None:
+        """No more will come. The parser's callbacks are ours: this ends the cycle."""
+        self._parser = None
+
+    def go_ahead(self) -> None:
+        """100 (Continue) has come, or a final head; for the subclass that waits for it."""
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self.done:
+            raise _Malformed("bytes behind the response")
+
+    def on_status(self, reason: bytes) -> None:
+        if b"\0" in reason:
+            raise _Malformed("NUL in the status line")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.headers is not None:
+            return  # a trailer
+        fields = self._fields
+        if len(fields) == MAX_FIELDS:
+            raise _Malformed(f"more than {MAX_FIELDS} fields")
+        fields.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        parser, fields = self._parser, self._fields
+        assert parser is not None
+        if self.read > MAX_HEAD and sum(len(name) + len(value) + 4 for name, value in fields) > MAX_HEAD:
+            raise _Malformed(f"a head of more than {MAX_HEAD} bytes")
+        status = parser.get_status_code()
+        framing = response_framing(self._method, status, parser.get_http_version(), fields)
+        if status < 200:
+            self._on_informational(status)
+            return
+        if not self.lifetime:
+            self.lifetime = announced_lifetime(fields)
+        self.status = status
+        self.framing = framing
+        self.headers = fields
+        self.go_ahead()
+        if self._method == "HEAD":
+            # The parser does not know, and waits for the body that the fields describe.
+            self._spoilt = True
+            self.done = True
+
+    def on_body(self, body: bytes) -> None:
+        if self.done:
+            raise _Malformed("bytes behind the response")
+        self.chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        if self.headers is not None:
+            self.done = True
+
+    def _on_informational(self, status: int) -> None:
+        """RFC 9110 section 15.2: any number of them before the final response; 101 only when it was asked for."""
+        if status == 101:
+            raise _Malformed("101 (Switching Protocols) without an Upgrade")
+        fields, self._fields = self._fields, []
+        if status == 100:
+            self.go_ahead()
+        elif self._informational is not None:
+            self._informational(status, fields)
+
+    def _refuse(self, error: BaseException) -> None:
+        """What the parser, or a callback through it, says against the last bytes."""
+        reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
+        if not isinstance(reason, _WRONG):
+            raise error  # a fault of ours, or of the informational callback
+        if self.done:
+            self.stray = True
+        else:
+            self._fail(str(reason))
+
+    def _fail(self, note: str) -> None:
+        self.fault = (BadResponse if self.headers is None else ResponseIncomplete)(note=note)
+
+
+def announced_lifetime(headers: Headers) -> float:
+    """How many seconds an upstream keeps an idle connection, by the Keep-Alive field of its response.
+
+    Less a second for the way there and back: a request that crosses the close on its way can't always be repeated.
+    """
+    for name, value in headers:
+        if name == b"keep-alive":
+            found = _KEEP_ALIVE_TIMEOUT.search(value.lower())
+            if found:
+                seconds = int(found[1])
+                return max(seconds - 1.0, seconds / 2, 0.001)
+    return FOREVER
