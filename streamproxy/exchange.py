@@ -61,8 +61,10 @@ class Exchange:
         "method",
         "path",
         "phase",
+        "principal",
         "query",
         "queued",
+        "queued_at",
         "request_bytes",
         "request_id",
         "request_read_at",
@@ -89,6 +91,7 @@ class Exchange:
         self.endpoint = ""  # the URL of the endpoint that was picked
         self.client = ""  # the client's address, without its port
         self.trusted = False  # the peer is a trusted proxy
+        self.principal = ""  # whose credential was checked; never logged
         self.method = method
         self.path = path
         self.query = b""  # raw; only ever shown with its values hidden
@@ -97,6 +100,7 @@ class Exchange:
         self.started_at = time.monotonic()
         self.started_wall = time.time()
         self.request_read_at = 0.0  # the whole request was read from the client
+        self.queued_at = 0.0  # it began to wait for a place
         self.sent_at = 0.0  # the whole request was sent upstream
         self.head_at = 0.0  # the upstream's response head came
         self.first_byte_at = 0.0  # the first byte of the response body went downstream
