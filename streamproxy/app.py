@@ -18,8 +18,7 @@ from streamproxy.admin.app import create_admin
 from streamproxy.compose import Deployment
 from streamproxy.config.model import Config
 from streamproxy.exchange import Ledger
-from streamproxy.observe.access import AccessLog
-from streamproxy.observe.log import quiet_aborts
+from streamproxy.observe.log import configure
 from streamproxy.observe.metrics import Metrics
 from streamproxy.routing import target_of
 
@@ -37,8 +36,9 @@ class Application(Starlette):
         self.metrics = Metrics(self.ledger, lambda: self.deployment.upstreams.values(), engine=config.server.engine)
         self.metrics.declare((route.name, route.upstream) for route in config.routes)
         self.ledger.observers.append(self.metrics.observe)
-        if config.log.access:
-            self.ledger.observers.append(AccessLog().observe)
+        access = configure(config.log.level, config.log.format, config.log.access)
+        if access is not None:
+            self.ledger.observers.append(access.observe)
         self.admin = create_admin(self)
         super().__init__(routes=self._routes(), lifespan=_lifespan)
         self.router.redirect_slashes = False
@@ -85,7 +85,6 @@ class Application(Starlette):
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     assert isinstance(app, Application)
-    quiet_aborts()
     try:
         yield
     finally:

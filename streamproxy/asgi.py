@@ -10,8 +10,5 @@ import os
 
 from streamproxy.app import create_app
 from streamproxy.config import load_config
-from streamproxy.observe.log import configure
 
-_config = load_config(os.environ.get("STREAMPROXY_CONFIG", "streamproxy.yaml"))
-configure(_config.log.level, _config.log.format, _config.log.access)
-app = create_app(_config)
+app = create_app(load_config(os.environ.get("STREAMPROXY_CONFIG", "streamproxy.yaml")))

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from streamproxy import __version__
-from streamproxy.config import Config, load_config, override
-from streamproxy.config.schema import json_schema
+from streamproxy.config import Address, Config, json_schema, load_config
+from streamproxy.config.values import address
 from streamproxy.errors import ConfigError, StreamproxyError
 
 _CONFIG = click.option(
@@ -39,8 +39,7 @@ def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level
     """Serve until a signal ends it."""
     from streamproxy.server.run import run as serve
 
-    config = override(_load(path), listen=listen, admin=admin, log_level=log_level)
-    serve(config, _say)
+    serve(_override(_load(path), listen, admin, log_level), _say)
 
 
 @cli.command()
@@ -69,6 +68,25 @@ def demo(listen: str, admin: str) -> None:
 
 def _load(path: Path | None) -> Config:
     return load_config(path or os.environ.get("STREAMPROXY_CONFIG") or "streamproxy.yaml")
+
+
+def _override(config: Config, listen: tuple[str, ...], admin: str | None, log_level: str | None) -> Config:
+    if listen:
+        addresses = tuple(_address("--listen", text) for text in listen)
+        config = config.model_copy(update={"server": config.server.model_copy(update={"listen": addresses})})
+    if admin is not None:
+        admins = () if admin == "off" else (_address("--admin", admin),)
+        config = config.model_copy(update={"admin": config.admin.model_copy(update={"listen": admins})})
+    if log_level is not None:
+        config = config.model_copy(update={"log": config.log.model_copy(update={"level": log_level})})
+    return config
+
+
+def _address(option: str, text: str) -> Address:
+    try:
+        return address(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} {error}", param_hint=option) from error
 
 
 def _say(line: str) -> None:

@@ -68,14 +68,17 @@ def build_endpoint(endpoint: model.Endpoint, upstream: model.Upstream, shared: C
 
 def _build_client(endpoint: model.Endpoint, upstream: model.Upstream) -> Client:
     tls, connections = upstream.tls, upstream.connections
-    context: ssl.SSLContext = client_context(ca=tls.ca, cert=tls.cert, key=tls.key, verify=tls.verify)
+    context: ssl.SSLContext | None = None
+    if endpoint.url.startswith("https:"):
+        context = client_context(ca=tls.ca, cert=tls.cert, key=tls.key, verify=tls.verify)
+    idle_timeout = FOREVER if connections.idle_timeout is None else connections.idle_timeout
     if upstream.client == "httpx" or upstream.proxy is not None:
         return build_httpx(
             verify=context,
             server_name=tls.server_name,
             socket=endpoint.socket,
             proxy=upstream.proxy,
-            limits=(connections.max, connections.max_idle, connections.idle_timeout),
+            limits=(connections.max, connections.max_idle, idle_timeout),
         )
     return NativeClient(
         endpoint.url,
@@ -84,7 +87,7 @@ def _build_client(endpoint: model.Endpoint, upstream: model.Upstream) -> Client:
         server_name=tls.server_name,
         max_connections=connections.max,
         max_idle=connections.max_idle,
-        idle_timeout=connections.idle_timeout,
+        idle_timeout=idle_timeout,
     )
 
 

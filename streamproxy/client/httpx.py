@@ -118,7 +118,7 @@ def is_httpx(client: object) -> bool:
 
 def build_httpx(
     *,
-    verify: ssl.SSLContext,
+    verify: ssl.SSLContext | None,
     server_name: str | None,
     socket: str | None,
     proxy: str | None,
@@ -126,11 +126,11 @@ def build_httpx(
 ) -> HttpxClient:
     """A client of our own for one endpoint.
 
-    ``limits`` are the most connections, the most idle ones, and how many seconds one may idle. ``socket`` is the path
+    ``verify`` is the context for https, None for http. ``limits`` are the most connections, the most idle ones, and how many seconds one may idle. ``socket`` is the path
     of a unix socket, ``proxy`` the URL of an egress HTTP or SOCKS proxy; nothing is read from the environment.
     """
     transport = httpx2.AsyncHTTPTransport(
-        verify=verify,
+        verify=verify or False,  # without https there is nothing to verify, and no need to load authorities
         trust_env=False,
         uds=socket,
         proxy=proxy,

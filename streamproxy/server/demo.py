@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from streamproxy.config import parse_config
-from streamproxy.config.model import Address
+from streamproxy.config import Address, parse_config
 from streamproxy.demo import banner, demo_config, upstream_app
-from streamproxy.observe.log import configure
 from streamproxy.server.engines import EngineSettings, UvicornEngine
 from streamproxy.server.run import loop_factory, serve
 from streamproxy.server.sockets import bind, close, url_of
@@ -18,7 +16,6 @@ def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
     """Serve the demo until a signal ends it. Raises BindError when an address is in use."""
     upstream = bind(Address(host="127.0.0.1", port=0))
     config = parse_config(demo_config(url_of(upstream), listen=listen, admin=admin), name="demo")
-    configure(config.log.level, config.log.format, config.log.access)
     listeners = [bind(address) for address in config.server.listen]
     admins = [bind(address) for address in config.admin.listen]
 

@@ -16,7 +16,6 @@ from streamproxy.app import Application, create_app
 from streamproxy.config.model import Config
 from streamproxy.errors import StoppedByShutdown
 from streamproxy.exchange import Ledger
-from streamproxy.observe.log import configure
 from streamproxy.server.engines import Engine, EngineSettings, UvicornEngine, hypercorn_engine
 from streamproxy.server.sockets import bind, close, url_of
 
@@ -25,7 +24,6 @@ Say = Callable[[str], None]
 
 def run(config: Config, say: Say) -> None:
     """Serve until a signal ends it; ``say`` gets one line a listener once it accepts. Raises BindError."""
-    configure(config.log.level, config.log.format, config.log.access)
     listeners = [bind(address) for address in config.server.listen]
     try:
         admin_listeners = [bind(address) for address in config.admin.listen]

@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 
-from streamproxy.config.model import Address
+from streamproxy.config import Address
 from streamproxy.errors import StreamproxyError
 
 BACKLOG = 2048
@@ -29,7 +29,6 @@ def bind(address: Address) -> socket.socket:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             target: object = address.path
         else:
-            assert address.port is not None
             family, kind, proto, _, target = socket.getaddrinfo(
                 address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]

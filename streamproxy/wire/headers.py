@@ -7,6 +7,7 @@ They are never turned into a mapping: one pass over the list does everything.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 Headers = list[tuple[bytes, bytes]]
@@ -50,7 +51,7 @@ class Edit(NamedTuple):
 NO_EDIT = Edit([], [], frozenset())
 
 
-def edit(set_: dict[str, str], add: dict[str, str], remove: list[str]) -> Edit:
+def edit(set_: Mapping[str, str], add: Mapping[str, str], remove: Iterable[str]) -> Edit:
     """Compile a route's header rules; NO_EDIT when there are none, so that the hot path can skip them."""
     if not (set_ or add or remove):
         return NO_EDIT

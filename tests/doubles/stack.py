@@ -1,0 +1,141 @@
+"""The proxy in this process, on a real socket: any upstream client under any server engine.
+
+A client or a server joins the behaviour suite by one line in `CLIENTS` or `SERVERS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+from starlette.types import ASGIApp
+
+from streamproxy.app import Application, create_app
+from streamproxy.config import Address, parse_config
+from streamproxy.server.engines import Engine, EngineSettings, UvicornEngine, hypercorn_engine
+from streamproxy.server.sockets import bind, close, url_of
+from tests.doubles.leaks import LeakCheck
+
+Config = dict[str, Any]
+
+CLIENTS = ("native", "httpx", "user")  # "user" is an embedding program's own httpx.AsyncClient
+
+
+class StockUvicorn:
+    """uvicorn with its own httptools protocol, as `uvicorn streamproxy.asgi:app` runs it."""
+
+    def __init__(self, app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings) -> None:
+        config = uvicorn.Config(
+            app, http="httptools", lifespan="on", log_config=None, access_log=False, date_header=False,
+            server_header=False, timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._sockets = sockets
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._server._serve(self._sockets))
+        while not self._server.started and not self._task.done():
+            await asyncio.sleep(0.001)
+
+    def drain(self) -> None:
+        self._server.should_exit = True
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+SERVERS: dict[str, Callable[[ASGIApp, list[socket.socket], EngineSettings], Engine]] = {
+    "uvicorn": UvicornEngine,
+    "stock": StockUvicorn,
+    "hypercorn": hypercorn_engine,
+}
+
+
+@dataclass
+class RunningStack:
+    """``url`` is where clients connect, ``app`` the application behind it."""
+
+    url: str
+    app: Application
+    engine: Engine
+    ended: list[Any]  # the exchanges that have ended, in order
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of this name that have these labels."""
+        text = b"".join(self.app.metrics.exposition()[0]).decode()
+        total = 0.0
+        for line in text.splitlines():
+            series, _, value = line.rpartition(" ")
+            bare, _, rest = series.partition("{")
+            if bare == name and all(f'{key}="{want}"' in rest for key, want in labels.items()):
+                total += float(value)
+        return total
+
+    async def end_of(self, number: int = 0) -> Any:
+        """The nth exchange that ended, waited for."""
+        async with asyncio.timeout(20):
+            while len(self.ended) <= number:
+                await asyncio.sleep(0.002)
+        return self.ended[number]
+
+
+def route(upstream: str, **keys: Any) -> Config:
+    """A route for every path to this upstream."""
+    return {"path": "/*", "upstream": upstream, **keys}
+
+
+@asynccontextmanager
+async def running_stack(
+    routes: str | Sequence[Config], *, client_kind: str, server_kind: str, leaks: LeakCheck, **sections: Any
+) -> AsyncIterator[RunningStack]:
+    """Run the proxy with these routes, or with one for everything to the upstream at this URL."""
+    listed = [route(routes)] if isinstance(routes, str) else [dict(one) for one in routes]
+    upstreams = {name: dict(keys) for name, keys in sections.pop("upstreams", {}).items()}
+    for number, one in enumerate(listed):
+        one.setdefault("name", f"r{number}")
+        if "://" in one["upstream"]:
+            name = f"up{number}"
+            upstreams[name] = {"endpoints": [one["upstream"]]}
+            one["upstream"] = name
+    if client_kind in ("native", "httpx"):
+        for keys in upstreams.values():
+            keys.setdefault("client", client_kind)
+    config = parse_config(json.dumps({"routes": listed, "upstreams": upstreams, "log": {"access": "off"}, **sections}), name="test")
+    own = httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None)) if client_kind == "user" else None
+    app = create_app(config, client=own)
+    logging.getLogger("streamproxy").propagate = True  # so that pytest sees what is logged
+    ended: list[Any] = []
+    app.ledger.observers.append(ended.append)
+    leaks.gauge("live exchanges", lambda: list(app.ledger.live))
+    leaks.gauge("streams", lambda: sum(e.streams for u in app.deployment.upstreams.values() for e in u.endpoints))
+    listener = bind(Address(host="127.0.0.1", port=0))
+    settings = EngineSettings(
+        max_header_size=config.server.max_header_size,
+        head_timeout=config.server.head_timeout or 30.0,
+        keepalive_timeout=config.server.keepalive_timeout or 75.0,
+        drain_timeout=1.0,
+        max_connections=config.server.max_connections,
+        on_rejected=app.rejected,
+    )
+    engine = SERVERS[server_kind](app, [listener], settings)
+    url = url_of(listener)
+    await engine.start()
+    try:
+        yield RunningStack(url, app, engine, ended)
+    finally:
+        engine.drain()
+        await engine.stop()
+        close(listener)
+        if own is not None:
+            await own.aclose()
