@@ -5,12 +5,13 @@ live exchanges. Whatever a client put into its request, a line stays one line an
 JSON escapes everything outside printable ASCII, and so does the console form. Values of queries are hidden, since
 tokens travel in them.
 
-Lines are written straight to the stream, past `logging`: a log record costs more than the line.
+Lines are written straight to the handler's stream: a record of `logging` would cost more than the line.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from contextlib import suppress
 from functools import lru_cache
@@ -18,6 +19,8 @@ from typing import Literal, TextIO
 
 from streamproxy.exchange import Exchange
 from streamproxy.observe.series import final_status, ttfb, upstream_ttfb
+
+ACCESS_LOGGER = logging.getLogger("streamproxy.access")
 
 Record = dict[str, object]
 LineFormat = Literal["console", "json"]
@@ -170,18 +173,34 @@ def _paint(fields: Record) -> str:
     return _YELLOW if status >= 400 else _GREEN
 
 
-class AccessLog:
-    """Writes the lines; `observe` is an observer of the ledger."""
+class AccessHandler(logging.StreamHandler[TextIO]):
+    """Where access lines go, on the logger ``streamproxy.access``; other records of that logger go there too."""
 
     def __init__(self, stream: TextIO, line_format: LineFormat, *, colour: bool = False) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._json = line_format == "json"
         self._colour = colour
 
-    def observe(self, exchange: Exchange) -> None:
+    def write(self, exchange: Exchange) -> None:
         """Write the line of an exchange that has ended. A log that can't be written costs no exchange."""
         now = time.monotonic()
         line = json_line(exchange, now) if self._json else console_line(record(exchange, now), colour=self._colour)
         with suppress(OSError, ValueError):  # the reader is gone, or the stream is closed
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            self.stream.write(line + "\n")
+            self.stream.flush()
+
+
+class AccessLog:
+    """Writes a line for each exchange that ends; `observe` is an observer of the ledger.
+
+    Where `streamproxy.observe.log.configure` has put an `AccessHandler`, it gets the exchange as it is. A program
+    that embeds the proxy and configures nothing gets the JSON lines as records of ``streamproxy.access``, level info.
+    """
+
+    def observe(self, exchange: Exchange) -> None:
+        for handler in ACCESS_LOGGER.handlers:
+            if isinstance(handler, AccessHandler):
+                handler.write(exchange)
+                return
+        if ACCESS_LOGGER.isEnabledFor(logging.INFO):
+            ACCESS_LOGGER.info("%s", json_line(exchange, time.monotonic()))

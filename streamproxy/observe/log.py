@@ -13,7 +13,7 @@ import traceback
 from typing import Literal, TextIO
 
 from streamproxy.errors import ExchangeAborted
-from streamproxy.observe.access import AccessLog, LineFormat, Record, encode, printable, timestamp
+from streamproxy.observe.access import ACCESS_LOGGER, AccessHandler, LineFormat, Record, encode, printable, timestamp
 
 Format = Literal["auto", "console", "json"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
@@ -31,12 +31,12 @@ def configure(
     *,
     stdout: TextIO | None = None,
     stderr: TextIO | None = None,
-) -> AccessLog | None:
-    """Set up the loggers; gives the access log to observe the ledger with, or None when ``access`` is off.
+) -> None:
+    """Set up the loggers of a process that is ours; may be called again, for another configuration.
 
-    May be called again, for another configuration. Loggers of a server and of asyncio that nobody has given a handler
-    write here too; those that somebody has configured are left as they are, but for the two rules above.
-    ``auto`` is console for a stream that is a terminal, else json. The streams default to those of ``sys``.
+    Loggers of a server and of asyncio that nobody has given a handler write here too; those that somebody has
+    configured are left as they are, but for the two rules above. ``auto`` is console for a stream that is a
+    terminal, else json. The streams default to those of ``sys``.
     """
     out, err = stdout or sys.stdout, stderr or sys.stderr
     handler = _Handler(err)
@@ -49,17 +49,22 @@ def configure(
         logger = logging.getLogger(name)
         if any(isinstance(present, _Handler) for present in logger.handlers) or not logger.hasHandlers():
             _replace_handler(logger, handler)
-    for name in _ERROR_LOGGERS:
-        logger = logging.getLogger(name)
-        logger.removeFilter(_not_an_abort)
-        logger.addFilter(_not_an_abort)
     for name in _ACCESS_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = False  # uvicorn asks hasHandlers() and then spares itself the line
-    if not access:
-        return None
-    return AccessLog(out, _resolve(format, out), colour=out.isatty())
+    quiet_aborts()
+    ACCESS_LOGGER.handlers.clear()
+    ACCESS_LOGGER.propagate = False
+    ACCESS_LOGGER.setLevel(logging.INFO if access else logging.CRITICAL)
+    if access:
+        ACCESS_LOGGER.addHandler(AccessHandler(out, _resolve(format, out), colour=out.isatty()))
+
+
+def quiet_aborts() -> None:
+    """Keep the ASGI servers from logging an exchange that was aborted on purpose as a crash."""
+    for name in _ERROR_LOGGERS:
+        logging.getLogger(name).addFilter(_not_an_abort)  # a filter is held once, however often it is added
 
 
 class _Handler(logging.StreamHandler[TextIO]):

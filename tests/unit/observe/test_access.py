@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from streamproxy import errors
 from streamproxy.exchange import Exchange
 from streamproxy.observe.access import (
+    ACCESS_LOGGER,
     FIELDS,
+    AccessHandler,
     AccessLog,
     LineFormat,
     console_line,
@@ -157,13 +161,29 @@ def test_times_are_utc_with_milliseconds(wall: float, text: str) -> None:
 @pytest.mark.parametrize("line_format", ["json", "console"])
 def test_an_exchange_that_ends_writes_one_line(line_format: LineFormat) -> None:
     stream = io.StringIO()
-    log = AccessLog(stream, line_format)
-    log.observe(streaming(new_exchange()))
-    log.observe(streaming(new_exchange()))
+    with mock.patch.object(ACCESS_LOGGER, "handlers", [AccessHandler(stream, line_format)]):
+        AccessLog().observe(streaming(new_exchange()))
+        AccessLog().observe(streaming(new_exchange()))
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
     assert all("192.0.2.7" in line for line in lines)
     assert lines[0].startswith("{") == (line_format == "json")
+
+
+def test_a_program_that_configures_nothing_gets_records(caplog: pytest.LogCaptureFixture) -> None:
+    path = mock.patch.multiple(ACCESS_LOGGER, handlers=[], propagate=True)
+    tree = mock.patch.object(logging.getLogger("streamproxy"), "propagate", True)
+    with path, tree, caplog.at_level(logging.INFO, "streamproxy.access"):
+        AccessLog().observe(streaming(new_exchange()))
+    (entry,) = caplog.records
+    assert json.loads(entry.getMessage())["client"] == "192.0.2.7"
+
+
+def test_a_record_that_nobody_wants_is_not_made() -> None:
+    silent = mock.patch.multiple(ACCESS_LOGGER, handlers=[], isEnabledFor=lambda level: False)
+    with silent, mock.patch("streamproxy.observe.access.json_line") as made:
+        AccessLog().observe(streaming(new_exchange()))
+    assert not made.called
 
 
 @pytest.mark.parametrize(
@@ -190,6 +210,7 @@ def test_a_log_that_cannot_be_written_costs_no_exchange() -> None:
     closed = io.StringIO()
     closed.close()
     broken = _Broken()
-    AccessLog(closed, "json").observe(new_exchange())
-    AccessLog(broken, "json").observe(new_exchange())
+    for stream in (closed, broken):
+        with mock.patch.object(ACCESS_LOGGER, "handlers", [AccessHandler(stream, "json")]):
+            AccessLog().observe(new_exchange())
     assert broken.getvalue() == ""

@@ -18,7 +18,15 @@ from streamproxy.observe.access import AccessLog
 from streamproxy.observe.log import Format, Level
 from tests.unit.observe.exchanges import new_exchange, streaming
 
-TOUCHED = ("streamproxy", "uvicorn.error", "uvicorn.access", "hypercorn.error", "hypercorn.access", "asyncio")
+TOUCHED = (
+    "streamproxy",
+    "streamproxy.access",
+    "uvicorn.error",
+    "uvicorn.access",
+    "hypercorn.error",
+    "hypercorn.access",
+    "asyncio",
+)
 
 
 class Terminal(io.StringIO):
@@ -38,10 +46,10 @@ def _loggers_as_before() -> Iterator[None]:
 
 def configure(
     level: Level, format: Format, access: bool, *, stdout: TextIO | None = None, stderr: TextIO | None = None
-) -> AccessLog | None:
+) -> None:
     """The function under test, as in a process whose root logger has no handler (here it has pytest's)."""
     with mock.patch.object(logging.getLogger(), "handlers", []):
-        return log.configure(level, format, access, stdout=stdout, stderr=stderr)
+        log.configure(level, format, access, stdout=stdout, stderr=stderr)
 
 
 @pytest.mark.parametrize("name", ["streamproxy", "streamproxy.error", "uvicorn.error", "hypercorn.error", "asyncio"])
@@ -99,25 +107,27 @@ def test_the_level_holds() -> None:
 
 def test_auto_is_console_with_colour_on_a_terminal_only() -> None:
     out, err = io.StringIO(), Terminal()
-    access = configure("info", "auto", access=True, stdout=out, stderr=err)
-    assert access is not None
+    configure("info", "auto", access=True, stdout=out, stderr=err)
     logging.getLogger("streamproxy").warning("hello")
-    access.observe(streaming(new_exchange()))
+    AccessLog().observe(streaming(new_exchange()))
     assert "\x1b[33mwarning\x1b[0m streamproxy: hello" in err.getvalue()
     assert json.loads(out.getvalue())["status"] == 200
 
 
 def test_access_lines_go_to_stdout_in_colour_on_a_terminal() -> None:
     out, err = Terminal(), io.StringIO()
-    access = configure("info", "auto", access=True, stdout=out, stderr=err)
-    assert access is not None
-    access.observe(streaming(new_exchange()))
+    configure("info", "auto", access=True, stdout=out, stderr=err)
+    AccessLog().observe(streaming(new_exchange()))
     assert " \x1b[32m200\x1b[0m " in out.getvalue()
     assert err.getvalue() == ""
 
 
 def test_without_access_there_is_no_access_log() -> None:
-    assert configure("info", "json", access=False, stderr=io.StringIO()) is None
+    out = io.StringIO()
+    configure("info", "json", access=True, stdout=out, stderr=io.StringIO())
+    configure("info", "json", access=False, stdout=out, stderr=io.StringIO())
+    AccessLog().observe(streaming(new_exchange()))
+    assert out.getvalue() == ""
 
 
 @pytest.mark.parametrize("name", ["uvicorn.error", "hypercorn.error"])
@@ -131,6 +141,19 @@ def test_an_aborted_exchange_is_not_reported_as_a_crash(name: str) -> None:
     server.error("Exception in ASGI application\n", exc_info=BaseExceptionGroup("", [ExchangeAborted(), KeyError()]))
     server.error("Exception in ASGI application\n", exc_info=KeyError())
     assert len(err.getvalue().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["uvicorn.error", "hypercorn.error"])
+def test_aborts_are_quiet_in_a_program_that_configures_its_own_logs(name: str) -> None:
+    theirs = io.StringIO()
+    server = logging.getLogger(name)
+    server.addHandler(logging.StreamHandler(theirs))
+    log.quiet_aborts()
+    log.quiet_aborts()
+    server.error("Exception in ASGI application\n", exc_info=ExchangeAborted())
+    assert theirs.getvalue() == ""
+    server.error("Exception in ASGI application\n", exc_info=KeyError())
+    assert "KeyError" in theirs.getvalue()
 
 
 @pytest.mark.parametrize("name", ["uvicorn.access", "hypercorn.access"])
