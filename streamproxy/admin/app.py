@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -40,14 +40,12 @@ class AdminState(Protocol):
     def ledger(self) -> Ledger: ...
     @property
     def metrics(self) -> Metrics: ...
-    @property
-    def draining(self) -> bool: ...
 
     def ready(self) -> list[str]:
-        """Why the proxy can't serve, drain aside: one sentence for each upstream without an endpoint."""
+        """Why the proxy is not ready, one phrase a reason; empty when it is."""
         ...
 
-    def config(self) -> dict[str, object]:
+    def config(self) -> dict[str, Any]:
         """The configuration in force as plain data, secrets hidden."""
         ...
 
@@ -87,7 +85,7 @@ class _Endpoints:
         return PlainTextResponse("ok", headers=_NO_STORE)
 
     async def readyz(self, request: Request) -> Response:
-        reasons = (["draining"] if self._state.draining else []) + self._state.ready()
+        reasons = self._state.ready()
         status = 503 if reasons else 200
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status, headers=_NO_STORE)
 

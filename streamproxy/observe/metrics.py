@@ -23,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import InfoMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from streamproxy import __version__
 from streamproxy.exchange import Exchange, Ledger
 from streamproxy.observe.series import Histogram, Pair, Totals
 
@@ -184,28 +185,22 @@ FAMILIES: tuple[Counts | Gauges | Distributions, ...] = (
 class Metrics:
     """The metrics of one process.
 
-    ``pairs`` are the (route, upstream) names of the configuration; ``upstreams`` is called at each scrape.
-    ``version`` and ``engine`` are shown by ``streamproxy_build_info``.
+    ``upstreams`` is called at each scrape for the upstreams in force; ``engine`` is the name of the ASGI server, for
+    ``streamproxy_build_info``.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        *,
-        version: str,
-        engine: str,
-        pairs: Iterable[Pair] = (),
-        upstreams: Callable[[], Iterable[UpstreamView]] = tuple,
-    ) -> None:
+    def __init__(self, ledger: Ledger, upstreams: Callable[[], Iterable[UpstreamView]], *, engine: str) -> None:
         self._ledger = ledger
         self._upstreams = upstreams
-        self._build = {"version": version, "python": platform.python_version(), "engine": engine}
+        self._build = {"version": __version__, "python": platform.python_version(), "engine": engine}
         self._totals = Totals()
-        self._totals.declare(pairs)
         self._process = ProcessCollector(registry=None)
 
     def declare(self, pairs: Iterable[Pair]) -> None:
-        """Add the pairs of another configuration; the series of those that are gone stay, as counters must."""
+        """Show the series of a configuration's (route, upstream) names, from 0.
+
+        Those of an earlier configuration stay, as counters must.
+        """
         self._totals.declare(pairs)
 
     def observe(self, exchange: Exchange) -> None:

@@ -26,8 +26,8 @@ class Proxy:
 
     def __init__(self) -> None:
         self.ledger = Ledger()
-        self.metrics = Metrics(self.ledger, version="1", engine="uvicorn", pairs=[("chat", "llm")])
-        self.draining = False
+        self.metrics = Metrics(self.ledger, tuple, engine="uvicorn")
+        self.metrics.declare([("chat", "llm")])
         self.reasons: list[str] = []
 
     def ready(self) -> list[str]:
@@ -66,8 +66,8 @@ async def client(proxy: Proxy) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-async def test_healthz_is_ok_even_while_draining(proxy: Proxy, client: httpx2.AsyncClient) -> None:
-    proxy.draining = True
+async def test_healthz_is_ok_even_when_not_ready(proxy: Proxy, client: httpx2.AsyncClient) -> None:
+    proxy.reasons = ["draining"]
     response = await client.get("/healthz")
     assert (response.status_code, response.text) == (200, "ok")
 
@@ -75,8 +75,7 @@ async def test_healthz_is_ok_even_while_draining(proxy: Proxy, client: httpx2.As
 async def test_readyz_says_why_it_is_not_ready(proxy: Proxy, client: httpx2.AsyncClient) -> None:
     response = await client.get("/readyz")
     assert (response.status_code, response.json()) == (200, {"ready": True, "reasons": []})
-    proxy.draining = True
-    proxy.reasons = ["upstream llm has no endpoint"]
+    proxy.reasons = ["draining", "upstream llm has no endpoint"]
     response = await client.get("/readyz")
     assert response.status_code == 503
     assert response.json() == {"ready": False, "reasons": ["draining", "upstream llm has no endpoint"]}

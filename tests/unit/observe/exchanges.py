@@ -50,7 +50,7 @@ def streaming(exchange: Exchange) -> Exchange:
 
 def step(exchange: Exchange, dice: random.Random) -> None:
     """Move an exchange on as the forwarder might: any number grows, the phase only advances."""
-    now = exchange.started_at + dice.randrange(1, 4000) / 16
+    now = exchange.last_read_at = (exchange.last_read_at or exchange.started_at) + dice.randrange(1, 4000) / 16
     place = PHASES.index(exchange.phase)
     exchange.phase = PHASES[min(place + dice.randrange(2), len(PHASES) - 1)]
     if dice.random() < 0.7 and not exchange.request_read_at:

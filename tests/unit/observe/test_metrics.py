@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from streamproxy import errors
+from streamproxy import __version__, errors
 from streamproxy.exchange import TIME_BUCKETS, Exchange, Ledger
 from streamproxy.observe.metrics import FAMILIES, OPENMETRICS, TEXT, Metrics
 from tests.unit.observe.exchanges import ERRORS, ROUTES, new_exchange, step, streaming
@@ -45,9 +45,8 @@ class Scene:
 
     def __init__(self, upstreams: tuple[Upstream, ...] = ()) -> None:
         self.ledger = Ledger()
-        self.metrics = Metrics(
-            self.ledger, version="1.2.3", engine="uvicorn", pairs=ROUTES, upstreams=lambda: upstreams
-        )
+        self.metrics = Metrics(self.ledger, lambda: upstreams, engine="uvicorn")
+        self.metrics.declare(ROUTES)
         self.ledger.observers.append(self.metrics.observe)
 
     def samples(self) -> Samples:
@@ -205,7 +204,7 @@ def test_endpoints_and_connections_are_those_of_the_upstreams() -> None:
 def test_the_build_and_the_process_are_shown() -> None:
     samples = Scene().samples()
     (labels,) = [dict(labels) for name, labels in samples if name == "streamproxy_build_info"]
-    assert labels["version"] == "1.2.3"
+    assert labels["version"] == __version__
     assert labels["engine"] == "uvicorn"
     assert samples["process_open_fds", ()] > 0
 
