@@ -9,7 +9,7 @@ header, the access log and the metrics. One place, this tree, goes from an excep
     └── ExchangeError               why one exchange did not go well
         ├── Rejected                the proxy said no
         │   ├── NoRoute                 404 destination_not_found
-        │   ├── BadRequest              400 http_request_error, and the connection closes
+        │   ├── BadRequest              400 http_request_error
         │   ├── HeadTooLarge            431 http_request_error
         │   ├── BodyTooLarge            413 http_request_error
         │   ├── RequestTimeout          408 http_request_error
@@ -115,7 +115,7 @@ class NoRoute(Rejected):
 
 
 class BadRequest(Rejected):
-    error, status, title, close = "http_request_error", 400, "The request is malformed or ambiguous", True
+    error, status, title = "http_request_error", 400, "The request is malformed or ambiguous"
 
 
 class HeadTooLarge(Rejected):

@@ -121,10 +121,11 @@ class Exchanger:
             try:
                 await self._serve(exchange, target, scope, facts, downstream, watch)
             except (Exception, asyncio.CancelledError) as fault:
+                cancelled_by_server = isinstance(fault, asyncio.CancelledError) and exchange.interruption is None
                 error = exchange.error = reason_of(fault, exchange)
-                await self._fail(error, exchange, downstream, watch)
-                if isinstance(fault, asyncio.CancelledError) and exchange.interruption is None:
+                if cancelled_by_server:
                     raise
+                await self._fail(error, exchange, downstream, watch)
         finally:
             watch.close()
             downstream.close()

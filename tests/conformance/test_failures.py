@@ -128,7 +128,10 @@ def cut(head: bytes, part: bytes, how: str) -> Script:
         await conn.read_head()
         await conn.send(head + part)
         await conn.stall()
-        getattr(conn, how)()
+        if how == "stay":
+            await conn.wait_ended()
+        else:
+            getattr(conn, how)()
 
     return script
 
@@ -159,7 +162,7 @@ async def test_a_response_that_did_not_finish_never_looks_finished(
     part: bytes,
     how: str,
 ) -> None:
-    upstream = await serve(cut(head, part, how if how != "stay" else "stall"))
+    upstream = await serve(cut(head, part, how))
     proxy = await stack(upstream.url)
     client = await dial(proxy.url)
     await client.request("/")

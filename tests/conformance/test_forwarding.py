@@ -125,7 +125,11 @@ async def test_a_request_for_events_asks_for_an_uncompressed_body(
     [
         ("HEAD", response(b"", headers=[]).replace(b"Content-Length: 0", b"Content-Length: 1234")),
         ("GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
-        ("GET", b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\nContent-Length: 1234\r\n\r\n'),
+        pytest.param(
+            "GET",
+            b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\nContent-Length: 1234\r\n\r\n',
+            marks=quirk("stock", reason="takes a 304 with a length for one that is too short"),
+        ),
     ],
 )
 async def test_responses_without_a_body_keep_the_connection_in_step(
