@@ -13,7 +13,16 @@ import traceback
 from typing import Literal, TextIO
 
 from streamproxy.errors import ExchangeAborted
-from streamproxy.observe.access import ACCESS_LOGGER, AccessHandler, LineFormat, Record, encode, printable, timestamp
+from streamproxy.observe.access import (
+    ACCESS_LOGGER,
+    AccessHandler,
+    AccessLog,
+    LineFormat,
+    Record,
+    encode,
+    printable,
+    timestamp,
+)
 
 Format = Literal["auto", "console", "json"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
@@ -31,18 +40,36 @@ def configure(
     *,
     stdout: TextIO | None = None,
     stderr: TextIO | None = None,
-) -> None:
-    """Set up the loggers of a process that is ours; may be called again, for another configuration.
+) -> AccessLog | None:
+    """Set up the loggers; gives the access log to observe the ledger with, or None when ``access`` is off.
 
-    Loggers of a server and of asyncio that nobody has given a handler write here too; those that somebody has
-    configured are left as they are, but for the two rules above. ``auto`` is console for a stream that is a
-    terminal, else json. The streams default to those of ``sys``.
+    May be called again, for another configuration. Loggers of a server and of asyncio that nobody has given a handler
+    write here too; those that somebody has configured are left as they are, but for the two rules above. ``auto`` is
+    console for a stream that is a terminal, else json. The streams default to those of ``sys``.
     """
     out, err = stdout or sys.stdout, stderr or sys.stderr
     handler = _Handler(err)
     handler.setFormatter(JsonFormatter() if _resolve(format, err) == "json" else ConsoleFormatter(err.isatty()))
+    logging.getLogger("streamproxy").setLevel(level.upper())
+    _take_over(handler)
+    quiet_aborts()
+    ACCESS_LOGGER.handlers.clear()
+    ACCESS_LOGGER.propagate = False
+    ACCESS_LOGGER.setLevel(logging.INFO if access else logging.CRITICAL)
+    if not access:
+        return None
+    ACCESS_LOGGER.addHandler(AccessHandler(out, _resolve(format, out), colour=out.isatty()))
+    return AccessLog()
+
+
+def quiet_aborts() -> None:
+    """Keep the ASGI servers from logging an exchange that was aborted on purpose as a crash."""
+    for name in _ERROR_LOGGERS:
+        logging.getLogger(name).addFilter(_not_an_abort)  # a filter is held once, however often it is added
+
+
+def _take_over(handler: logging.Handler) -> None:
     ours = logging.getLogger("streamproxy")
-    ours.setLevel(level.upper())
     ours.propagate = False
     _replace_handler(ours, handler)
     for name in (*_ERROR_LOGGERS, "asyncio"):
@@ -53,18 +80,6 @@ def configure(
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = False  # uvicorn asks hasHandlers() and then spares itself the line
-    quiet_aborts()
-    ACCESS_LOGGER.handlers.clear()
-    ACCESS_LOGGER.propagate = False
-    ACCESS_LOGGER.setLevel(logging.INFO if access else logging.CRITICAL)
-    if access:
-        ACCESS_LOGGER.addHandler(AccessHandler(out, _resolve(format, out), colour=out.isatty()))
-
-
-def quiet_aborts() -> None:
-    """Keep the ASGI servers from logging an exchange that was aborted on purpose as a crash."""
-    for name in _ERROR_LOGGERS:
-        logging.getLogger(name).addFilter(_not_an_abort)  # a filter is held once, however often it is added
 
 
 class _Handler(logging.StreamHandler[TextIO]):

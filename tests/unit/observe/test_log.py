@@ -46,10 +46,10 @@ def _loggers_as_before() -> Iterator[None]:
 
 def configure(
     level: Level, format: Format, access: bool, *, stdout: TextIO | None = None, stderr: TextIO | None = None
-) -> None:
+) -> AccessLog | None:
     """The function under test, as in a process whose root logger has no handler (here it has pytest's)."""
     with mock.patch.object(logging.getLogger(), "handlers", []):
-        log.configure(level, format, access, stdout=stdout, stderr=stderr)
+        return log.configure(level, format, access, stdout=stdout, stderr=stderr)
 
 
 @pytest.mark.parametrize("name", ["streamproxy", "streamproxy.error", "uvicorn.error", "hypercorn.error", "asyncio"])
@@ -124,8 +124,8 @@ def test_access_lines_go_to_stdout_in_colour_on_a_terminal() -> None:
 
 def test_without_access_there_is_no_access_log() -> None:
     out = io.StringIO()
-    configure("info", "json", access=True, stdout=out, stderr=io.StringIO())
-    configure("info", "json", access=False, stdout=out, stderr=io.StringIO())
+    assert configure("info", "json", access=True, stdout=out, stderr=io.StringIO()) is not None
+    assert configure("info", "json", access=False, stdout=out, stderr=io.StringIO()) is None
     AccessLog().observe(streaming(new_exchange()))
     assert out.getvalue() == ""
 

@@ -187,6 +187,13 @@ def test_another_configuration_keeps_the_counts() -> None:
     assert scene.value("response_bytes_total", **LLM) == 3000
 
 
+def test_a_pair_that_nobody_declared_is_counted_all_the_same() -> None:
+    scene = Scene()
+    scene.end(streaming(new_exchange(route="late", upstream="other")))
+    assert scene.value("response_bytes_total", route="late", upstream="other") == 3000
+    assert scene.value("disconnects_total", route="late", side="client", phase="queue") == 0
+
+
 def test_endpoints_and_connections_are_those_of_the_upstreams() -> None:
     a = Endpoint("http://a", up=True, streams=2, idle=3, active=2)
     b = Endpoint("http://b", up=False, idle=1)
