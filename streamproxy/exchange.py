@@ -16,12 +16,15 @@ the reason and cancels the exchange's task; the forwarder turns the cancellation
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
 from typing import Literal
 
 from streamproxy.errors import End, ExchangeError
+
+logger = logging.getLogger("streamproxy.exchange")
 
 Phase = Literal["queue", "connect", "request", "head", "body"]
 Observer = Callable[["Exchange"], None]
@@ -160,7 +163,10 @@ class Ledger:
             return
         exchange.task = None
         for observer in self.observers:
-            observer(exchange)
+            try:
+                observer(exchange)
+            except Exception:
+                logger.exception("an observer failed at the end of exchange %s", exchange.id)
         if self._empty is not None and not self.live and not self._empty.done():
             self._empty.set_result(None)
 
