@@ -85,6 +85,7 @@ class Application(Starlette):
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     assert isinstance(app, Application)
+    await app.deployment.start()
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ parts that it began with.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
@@ -16,11 +17,15 @@ from streamproxy.client.base import Client
 from streamproxy.client.foreign import ForeignClient
 from streamproxy.client.httpx import HttpxClient, build_httpx, is_httpx
 from streamproxy.client.native import NativeClient, client_context
+from streamproxy.config.model import Hash, Retry
 from streamproxy.exchange import Ledger
 from streamproxy.proxy import Forwarder, ForwarderSettings, Nowhere
 from streamproxy.relay import RelaySettings
 from streamproxy.routing import Matcher, Route
-from streamproxy.upstream import Endpoint, Upstream
+from streamproxy.upstream import Endpoint, RetrySettings, Upstream, UpstreamSettings
+from streamproxy.upstream.health import HealthSettings
+from streamproxy.upstream.names import Name, authority_of
+from streamproxy.upstream.outlier import OutlierSettings
 from streamproxy.watch import FOREVER, Limits
 from streamproxy.wire.headers import edit
 from streamproxy.wire.sse import KeepaliveShape
@@ -34,10 +39,7 @@ class Deployment:
     def __init__(self, config: model.Config, ledger: Ledger, *, client: object | None = None) -> None:
         self.config = config
         shared = adapt(client) if client is not None else None
-        self.upstreams = {
-            name: Upstream(name, [build_endpoint(endpoint, upstream, shared) for endpoint in upstream.endpoints])
-            for name, upstream in config.upstreams.items()
-        }
+        self.upstreams = {name: build_upstream(name, upstream, shared) for name, upstream in config.upstreams.items()}
         self.routes = [self._route(route, ledger) for route in config.routes]
         limits = Limits(write=120.0)
         self.nowhere = Nowhere(NO_ROUTE, NO_ROUTE, ledger, limits=limits, trusted=config.server.trusted_proxies)
@@ -47,6 +49,10 @@ class Deployment:
         settings = forwarder_settings(route, upstream, self.config)
         matcher = Matcher(route.paths, methods=route.methods, hosts=route.hosts, headers=route.headers)
         return Route(route.name, matcher, Forwarder(settings, self.upstreams[route.upstream], ledger))
+
+    async def start(self) -> None:
+        """Begin what runs beside the requests: probes, and look-ups of names."""
+        await asyncio.gather(*(upstream.start() for upstream in self.upstreams.values()))
 
     async def aclose(self) -> None:
         """Close the upstreams' connections."""
@@ -60,35 +66,109 @@ def adapt(client: object) -> Client:
     return HttpxClient(client) if is_httpx(client) else ForeignClient(client)
 
 
-def build_endpoint(endpoint: model.Endpoint, upstream: model.Upstream, shared: Client | None) -> Endpoint:
-    """One endpoint with the client that reaches it: ``shared`` if the embedding program brought its own."""
-    authority = urlsplit(endpoint.url).netloc.encode()
-    return Endpoint(endpoint.url, shared or _build_client(endpoint, upstream), authority=authority)
+def build_upstream(name: str, upstream: model.Upstream, shared: Client | None) -> Upstream:
+    """An upstream with its endpoints; ``shared`` reaches them all if the embedding program brought its own client.
+
+    A client of the program's own looks names up itself, so ``resolve`` is left to it.
+    """
+    make = _Clients(upstream, shared)
+    fixed: list[Endpoint] = []
+    names: list[Name] = []
+    for one in upstream.endpoints:
+        if one.resolve == "each" and one.socket is None and shared is None:
+            names.append(_name(one, make))
+        else:
+            fixed.append(_endpoint(one, one.url, make(one.url, one.socket)))
+    return Upstream(name, fixed, upstream_settings(upstream), names=names)
 
 
-def _build_client(endpoint: model.Endpoint, upstream: model.Upstream) -> Client:
-    tls, connections = upstream.tls, upstream.connections
-    context: ssl.SSLContext | None = None
-    if endpoint.url.startswith("https:"):
-        context = client_context(ca=tls.ca, cert=tls.cert, key=tls.key, verify=tls.verify)
-    idle_timeout = FOREVER if connections.idle_timeout is None else connections.idle_timeout
-    if upstream.client == "httpx" or upstream.proxy is not None:
-        return build_httpx(
-            verify=context,
-            server_name=tls.server_name,
-            socket=endpoint.socket,
-            proxy=upstream.proxy,
-            limits=(connections.max, connections.max_idle, idle_timeout),
-        )
-    return NativeClient(
-        endpoint.url,
-        socket=endpoint.socket,
-        ssl_context=context,
-        server_name=tls.server_name,
-        max_connections=connections.max,
-        max_idle=connections.max_idle,
-        idle_timeout=idle_timeout,
+def upstream_settings(upstream: model.Upstream) -> UpstreamSettings:
+    """How an upstream picks and judges its endpoints, from the configuration."""
+    health, outlier, balance = upstream.health, upstream.outlier, upstream.balance
+    return UpstreamSettings(
+        balance="hash" if isinstance(balance, Hash) else balance,
+        hash=balance.hash if isinstance(balance, Hash) else None,
+        health=None
+        if health is None
+        else HealthSettings(
+            path=health.path,
+            interval=health.interval,
+            timeout=health.timeout,
+            healthy_after=health.healthy_after,
+            unhealthy_after=health.unhealthy_after,
+            status=frozenset(health.status),
+        ),
+        outlier=None
+        if outlier is None
+        else OutlierSettings(outlier.consecutive_failures, outlier.eject_for, outlier.max_ejected_percent),
+        host=None if upstream.host in ("upstream", "preserve") else upstream.host.encode(),
+        own_host=upstream.host == "upstream",
     )
+
+
+def _endpoint(endpoint: model.Endpoint, url: str, client: Client) -> Endpoint:
+    authority = urlsplit(endpoint.url).netloc.encode()
+    return Endpoint(url, client, authority=authority, weight=endpoint.weight)
+
+
+def _name(endpoint: model.Endpoint, make: _Clients) -> Name:
+    """A name whose every address is an endpoint; Host, SNI and the certificate's name stay the name's."""
+    parts = urlsplit(endpoint.url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+    def build(address: str) -> Endpoint:
+        url = f"{parts.scheme}://{authority_of(address, port)}"
+        return _endpoint(endpoint, url, make(url, None, server_name=host))
+
+    return Name(host, port, itself=_endpoint(endpoint, endpoint.url, make(endpoint.url, None)), build=build)
+
+
+class _Clients:
+    """Makes the clients of one upstream's endpoints. Their TLS context is made once: reading the authorities takes
+    tens of milliseconds."""
+
+    def __init__(self, upstream: model.Upstream, shared: Client | None) -> None:
+        self._upstream = upstream
+        self._shared = shared
+        self._context: ssl.SSLContext | None = None
+
+    def __call__(self, url: str, socket: str | None, *, server_name: str | None = None) -> Client:
+        if self._shared is not None:
+            return self._shared
+        upstream, connections = self._upstream, self._upstream.connections
+        context = self._tls() if url.startswith("https:") else None
+        idle_timeout = FOREVER if connections.idle_timeout is None else connections.idle_timeout
+        server_name = upstream.tls.server_name or server_name
+        if upstream.client == "httpx" or upstream.proxy is not None:
+            return build_httpx(
+                verify=context,
+                server_name=server_name,
+                socket=socket,
+                proxy=upstream.proxy,
+                limits=(connections.max, connections.max_idle, idle_timeout),
+            )
+        return NativeClient(
+            url,
+            socket=socket,
+            ssl_context=context,
+            server_name=server_name,
+            max_connections=connections.max,
+            max_idle=connections.max_idle,
+            idle_timeout=idle_timeout,
+        )
+
+    def _tls(self) -> ssl.SSLContext:
+        if self._context is None:
+            tls = self._upstream.tls
+            self._context = client_context(ca=tls.ca, cert=tls.cert, key=tls.key, verify=tls.verify)
+        return self._context
+
+
+def retry_settings(retry: Retry) -> RetrySettings | None:
+    """A route's retries; None when it has none, so that a request costs nothing for them."""
+    if retry.attempts == 1:
+        return None
+    return RetrySettings(retry.attempts, frozenset(retry.on), retry.non_idempotent, retry.buffer, retry.backoff)
 
 
 def forwarder_settings(route: model.Route, upstream: model.Upstream, config: model.Config) -> ForwarderSettings:
@@ -123,5 +203,6 @@ def forwarder_settings(route: model.Route, upstream: model.Upstream, config: mod
             anti_buffering=route.anti_buffering,
             error_event=route.on_truncation == "error_event",
         ),
+        retry=retry_settings(route.retry),
         trusted=config.server.trusted_proxies,
     )

@@ -30,7 +30,7 @@ from streamproxy.errors import (
 from streamproxy.exchange import Exchange, Ledger, new_request_id
 from streamproxy.relay import Relay, RelaySettings
 from streamproxy.routing import Target
-from streamproxy.upstream import Upstream, UpstreamRequest
+from streamproxy.upstream import RetrySettings, Upstream, UpstreamRequest
 from streamproxy.watch import WRITE, Limits, Watch
 from streamproxy.wire.headers import (
     MAX_HOPS,
@@ -97,6 +97,7 @@ class ForwarderSettings(NamedTuple):
     request_edit: Edit
     response_edit: Edit
     relay: RelaySettings
+    retry: RetrySettings | None  # None: one attempt
     trusted: Sequence[Network]
 
 
@@ -223,7 +224,7 @@ class Forwarder(Exchanger):
         if facts.via and hops(headers) > MAX_HOPS:
             raise LoopDetected()
         content = downstream.open(headers, body_limit=settings.max_request_body, read_ahead=settings.buffer)
-        endpoint = self._upstream.pick()
+        endpoint = self._upstream.pick(exchange, headers)
         request = UpstreamRequest(
             scope["method"],
             self._request_headers(exchange, scope, facts, endpoint.authority),
@@ -231,7 +232,7 @@ class Forwarder(Exchanger):
             {**settings.extensions, "target": self._target(target), "progress": watch.enter},
         )
         watch.enter("connect")
-        async with self._upstream.open(endpoint, request, exchange) as response:
+        async with self._upstream.open(endpoint, request, exchange, settings.retry) as response:
             exchange.head_at = monotonic()
             headers = response_headers(response.headers.raw, request_id=exchange.request_id.encode())
             if settings.response_edit is not NO_EDIT:

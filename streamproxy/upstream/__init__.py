@@ -1,5 +1,8 @@
 """Upstreams: named groups of endpoints, and how a request gets to one of them."""
 
-from streamproxy.upstream.upstream import Endpoint, Opened, Upstream, UpstreamRequest
+from streamproxy.upstream.endpoint import Endpoint
+from streamproxy.upstream.opened import Opened, UpstreamRequest
+from streamproxy.upstream.retry import RetrySettings
+from streamproxy.upstream.upstream import Upstream, UpstreamSettings
 
-__all__ = ["Endpoint", "Opened", "Upstream", "UpstreamRequest"]
+__all__ = ["Endpoint", "Opened", "RetrySettings", "Upstream", "UpstreamRequest", "UpstreamSettings"]

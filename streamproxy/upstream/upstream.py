@@ -1,115 +1,145 @@
-"""An upstream and its endpoints.
+"""An upstream: a named group of endpoints, and the one way of every request to one of them.
 
-`Upstream.open` is the way of every request to an endpoint: pick one, send the request through its client, and hold
-the endpoint's place until the response has been relayed.
+`Upstream.pick` chooses an endpoint, for which the forwarder makes the headers; `Upstream.open` sends the request
+there, in several attempts if the route has them, and holds the endpoint's place until the response has been relayed.
+With one endpoint that can never be another, both do next to nothing.
+
+`Upstream.start` begins what runs beside the requests, probes and look-ups of names; `Upstream.aclose` ends it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from types import TracebackType
-from typing import Any
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from streamproxy.client.base import Client, Response
+from streamproxy.errors import DestinationUnavailable
 from streamproxy.exchange import Exchange
+from streamproxy.upstream.attempts import Attempts
+from streamproxy.upstream.balance import BALANCERS, Balancer
+from streamproxy.upstream.endpoint import Endpoint
+from streamproxy.upstream.health import HealthSettings
+from streamproxy.upstream.key import Key, key_source
+from streamproxy.upstream.names import Name, Names
+from streamproxy.upstream.opened import Opened, UpstreamRequest, Watched
+from streamproxy.upstream.outlier import OutlierSettings
+from streamproxy.upstream.prober import Prober
+from streamproxy.upstream.retry import Budget, RetrySettings
+from streamproxy.upstream.roster import Roster
 from streamproxy.wire.headers import Headers
 
 
-class Endpoint:
-    """One address of an upstream: its URL, the client that reaches it, and how many exchanges it has now."""
+class UpstreamSettings(NamedTuple):
+    """An upstream's part of the configuration.
 
-    __slots__ = ("authority", "client", "streams", "up", "url")
-
-    def __init__(self, url: str, client: Client, *, authority: bytes) -> None:
-        self.url = url
-        self.client = client
-        self.authority = authority  # what Host says to it
-        self.streams = 0
-        self.up = True
-
-    @property
-    def idle(self) -> int:
-        """Connections that wait for a request; 0 where the client does not tell."""
-        return int(getattr(self.client, "idle", 0))
-
-    @property
-    def active(self) -> int:
-        """Connections with a request on them; the exchanges where the client does not tell."""
-        return int(getattr(self.client, "active", self.streams))
-
-
-class UpstreamRequest:
-    """A request on its way to whichever endpoint is picked.
-
-    ``headers`` come without Host where ``host`` is None: the endpoint's own authority is sent then.
+    ``balance`` is a key of BALANCERS, ``hash`` the source of its key. ``host`` is what Host says to probes, or None
+    for each endpoint's own authority; ``own_host`` says that requests carry that authority too, so that one that
+    moves to another endpoint needs another Host.
     """
 
-    __slots__ = ("content", "extensions", "headers", "method")
-
-    def __init__(
-        self, method: str, headers: Headers, content: AsyncIterator[bytes] | None, extensions: Mapping[str, Any]
-    ) -> None:
-        self.method = method
-        self.headers = headers
-        self.content = content
-        self.extensions = extensions
+    balance: str = "least_streams"
+    hash: str | None = None
+    health: HealthSettings | None = None
+    outlier: OutlierSettings | None = None
+    host: bytes | None = None
+    own_host: bool = True
 
 
 class Upstream:
-    """A named group of endpoints."""
+    """A named group of endpoints. ``names`` are those whose every address is an endpoint; their own are added."""
 
-    def __init__(self, name: str, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(
+        self,
+        name: str,
+        endpoints: Sequence[Endpoint],
+        settings: UpstreamSettings = UpstreamSettings(),  # noqa: B008 - an immutable value
+        *,
+        names: Sequence[Name] = (),
+        balancer: Balancer | None = None,
+    ) -> None:
         self.name = name
-        self.endpoints = list(endpoints)
+        self.budget = Budget()
+        self.uniform = random.random
+        everyone = [*endpoints, *(one.itself for one in names)]
+        # One endpoint for ever: nobody needs to hear how its requests went.
+        self._plain = len(everyone) == 1 and not names
+        self._roster = Roster(name, everyone, None if self._plain else settings.outlier)
+        self._balancer = balancer or BALANCERS[settings.balance]()
+        self._key: Key | None = key_source(settings.hash) if settings.hash is not None else None
+        self._own_host = settings.own_host
+        self._prober = Prober(settings.health, self._roster, host=settings.host) if settings.health else None
+        self._names = Names(names, self._replace) if names else None
 
-    def pick(self) -> Endpoint:
-        """The endpoint for the next request."""
-        return self.endpoints[0]
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """All of them, whether they are available or not."""
+        return self._roster.endpoints
 
-    def open(self, endpoint: Endpoint, request: UpstreamRequest, exchange: Exchange) -> Opened:
-        """Send a request; gives an asynchronous context manager of the response. Raises an ExchangeError."""
-        return Opened(endpoint, request, exchange)
+    def pick(self, exchange: Exchange, headers: Headers) -> Endpoint:
+        """The endpoint for a request with these ``headers``. Raises DestinationUnavailable when none is available."""
+        only = self._roster.only
+        return only if only is not None else self._choose(self._roster.fresh(), exchange, headers)
+
+    def _choose(self, candidates: Sequence[Endpoint], exchange: Exchange, headers: Headers) -> Endpoint:
+        if not candidates:
+            raise DestinationUnavailable()
+        key = self._key(headers, exchange.query, exchange.client) if self._key is not None else None
+        return self._balancer.pick(candidates, key)
+
+    def open(
+        self, endpoint: Endpoint, request: UpstreamRequest, exchange: Exchange, retry: RetrySettings | None = None
+    ) -> Opened | Attempts:
+        """Send a request; gives an asynchronous context manager of the response. Raises an ExchangeError.
+
+        ``request`` has the headers made for ``endpoint``, and a ``progress`` among its extensions. With ``retry`` the
+        response may be that of a later attempt at another endpoint.
+        """
+        if retry is not None:
+            return Attempts(self, endpoint, request, exchange, retry)
+        return self.attempt(endpoint, request, exchange)
+
+    def has_untried(self, tried: Sequence[Endpoint]) -> bool:
+        """Whether an endpoint is available that is not among these."""
+        return any(endpoint not in tried for endpoint in self._roster.available)
+
+    def another(self, request: UpstreamRequest, exchange: Exchange, tried: Sequence[Endpoint]) -> Endpoint:
+        """The endpoint for a further attempt: one that was not tried, where there is one."""
+        available = self._roster.fresh()
+        untried = [endpoint for endpoint in available if endpoint not in tried]
+        return self._choose(untried or available, exchange, request.headers)
+
+    def attempt(self, endpoint: Endpoint, request: UpstreamRequest, exchange: Exchange) -> Opened:
+        """One attempt at one endpoint."""
+        if self._plain:
+            return Opened(endpoint, request, exchange)
+        return Watched(self._roster, endpoint, request, exchange)
+
+    def readdress(self, request: UpstreamRequest, old: Endpoint, new: Endpoint) -> None:
+        """Give a request that was made for ``old`` the Host of ``new``."""
+        if self._own_host and old.authority != new.authority:
+            host, other = (b"host", old.authority), (b"host", new.authority)
+            request.headers = [other if pair == host else pair for pair in request.headers]
+
+    def _replace(self, old: Sequence[Endpoint], new: Sequence[Endpoint], slowly: bool) -> None:
+        if self._prober is not None:
+            for endpoint in old:
+                self._prober.drop(endpoint)
+            for endpoint in new:
+                self._prober.watch(endpoint)
+        self._roster.replace(old, new, slowly=slowly)
+
+    async def start(self) -> None:
+        """Begin probes and look-ups. Waits for the first look-up, so that no request comes before it."""
+        if self._prober is not None:
+            for endpoint in self.endpoints:
+                self._prober.watch(endpoint)
+        if self._names is not None:
+            await self._names.start()
 
     async def aclose(self) -> None:
-        """Close the clients of all endpoints."""
-        for endpoint in self.endpoints:
-            await endpoint.client.aclose()
-
-
-class Opened:
-    """A request that was sent to an endpoint, whose place it holds until the end of the ``async with``."""
-
-    __slots__ = ("_endpoint", "_exchange", "_request", "_stream")
-
-    def __init__(self, endpoint: Endpoint, request: UpstreamRequest, exchange: Exchange) -> None:
-        self._endpoint = endpoint
-        self._request = request
-        self._exchange = exchange
-        self._stream: AbstractAsyncContextManager[Response] | None = None
-
-    async def __aenter__(self) -> Response:
-        endpoint, request = self._endpoint, self._request
-        self._exchange.endpoint = endpoint.url
-        endpoint.streams += 1
-        try:
-            self._stream = endpoint.client.stream(
-                request.method,
-                endpoint.url,
-                headers=request.headers,
-                content=request.content,
-                extensions=request.extensions,
-            )
-            return await self._stream.__aenter__()
-        except BaseException:
-            endpoint.streams -= 1
-            raise
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._stream is not None
-        try:
-            await self._stream.__aexit__(kind, error, trace)
-        finally:
-            self._endpoint.streams -= 1
+        """Stop what `start` began, and close the clients of all endpoints."""
+        if self._names is not None:
+            await self._names.aclose()
+        if self._prober is not None:
+            await self._prober.aclose()
+        await self._roster.aclose()

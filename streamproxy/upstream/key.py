@@ -1,0 +1,49 @@
+"""What a request is hashed by: a function bound when the configuration is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import unquote_to_bytes
+
+from streamproxy.wire.headers import Headers, first
+
+Key = Callable[[Headers, bytes, str], bytes | None]  # headers, query, the client's address
+
+
+def key_source(source: str) -> Key:
+    """The function that finds the key of a request, or None in a request that has none.
+
+    ``source`` is ``header:NAME``, ``cookie:NAME``, ``query:NAME`` or ``client_ip``. An empty value is no key.
+    """
+    kind, _, name = source.partition(":")
+    if kind == "client_ip":
+        return lambda headers, query, client: client.encode() or None
+    raw = name.encode()
+    if kind == "header":
+        lower = raw.lower()
+        return lambda headers, query, client: first(headers, lower) or None
+    if kind == "cookie":
+        return lambda headers, query, client: _cookie(headers, raw)
+    if kind == "query":
+        return lambda headers, query, client: _parameter(query, raw)
+    raise ValueError(f"{source} is not a source of keys")
+
+
+def _cookie(headers: Headers, name: bytes) -> bytes | None:
+    """The first value of a cookie (RFC 6265 section 5.4); HTTP/2 clients may send several Cookie fields."""
+    for field, value in headers:
+        if field == b"cookie":
+            for pair in value.split(b";"):
+                key, _, text = pair.strip(b" \t").partition(b"=")
+                if key == name:
+                    return text or None
+    return None
+
+
+def _parameter(query: bytes, name: bytes) -> bytes | None:
+    """The first value of a query parameter, decoded, so that one value in two spellings is one key."""
+    for pair in query.split(b"&"):
+        key, _, value = pair.partition(b"=")
+        if unquote_to_bytes(key.replace(b"+", b" ")) == name:
+            return unquote_to_bytes(value.replace(b"+", b" ")) or None
+    return None

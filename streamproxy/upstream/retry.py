@@ -1,0 +1,140 @@
+"""Whether a failed attempt is followed by another, and when. Pure: times and random numbers are arguments.
+
+An attempt may be repeated as long as nothing of a response has gone to the client. Repeating must not do a thing
+twice: nothing of the request was sent, or its method is idempotent (RFC 9110 section 9.2.2), or the client says that
+it is by an Idempotency-Key, or the operator by ``non_idempotent``. The body must still be held whole
+(`streamproxy.upstream.replay`). And on a bad day retries must not multiply the load: `Budget`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final, NamedTuple
+
+from streamproxy.errors import (
+    ConnectionRefused,
+    ConnectionTerminated,
+    ConnectTimeout,
+    DestinationUnavailable,
+    DnsFailed,
+    ExchangeError,
+    TlsCertificateRefused,
+    TlsFailed,
+)
+from streamproxy.wire.headers import Headers, first
+
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
+CONNECT: Final = "connect"
+RESET: Final = "reset"
+BOUND: Final = 10  # times the backoff is the longest pause between two attempts
+
+_CONNECT_ERRORS = (
+    ConnectionRefused,
+    ConnectTimeout,
+    DestinationUnavailable,
+    DnsFailed,
+    TlsCertificateRefused,
+    TlsFailed,
+)
+
+
+class RetrySettings(NamedTuple):
+    """``attempts`` with the first, ``on`` of connect, reset and statuses, ``buffer`` bytes, ``backoff`` seconds."""
+
+    attempts: int
+    on: frozenset[str]
+    non_idempotent: bool
+    buffer: int
+    backoff: float
+
+
+def kind_of(error: ExchangeError) -> str | None:
+    """Which of ``retry.on`` an error is, if any."""
+    if isinstance(error, _CONNECT_ERRORS):
+        return CONNECT
+    return RESET if isinstance(error, ConnectionTerminated) else None
+
+
+def repeatable(method: str, headers: Headers, settings: RetrySettings) -> bool:
+    """Whether a request may reach its upstream twice."""
+    return method in IDEMPOTENT or settings.non_idempotent or first(headers, b"idempotency-key") is not None
+
+
+def decide(settings: RetrySettings, *, attempt: int, failure: str | None, sent: bool, repeatable: bool) -> bool:
+    """Whether the rules allow another attempt after the ``attempt``th (from 1) came to ``failure``.
+
+    ``failure`` is "connect", "reset", a status, or None for a success. ``sent`` says that the upstream may have got
+    the request's head.
+    """
+    if failure is None or attempt >= settings.attempts or failure not in settings.on:
+        return False
+    return repeatable or not sent
+
+
+def pause(settings: RetrySettings, attempt: int, retry_after: float | None, uniform: Callable[[], float]) -> float:
+    """Seconds to wait after the ``attempt``th attempt.
+
+    Full jitter: anything from 0 to the backoff, which doubles with each attempt. ``retry_after``, what the same
+    endpoint asked for, is kept to as far as the bound of ten times the first backoff goes.
+    """
+    bound = BOUND * settings.backoff
+    wait = uniform() * min(settings.backoff * 2.0 ** (attempt - 1), bound)
+    return wait if retry_after is None else min(max(wait, retry_after), bound)
+
+
+def retry_after(headers: Headers, now: datetime) -> float | None:
+    """The seconds that a response's Retry-After asks for (RFC 9110 section 10.2.3), or None.
+
+    Names may have any case; ``now`` is compared with a date and has a time zone.
+    """
+    for name, value in headers:
+        if name.lower() == b"retry-after":
+            text = value.decode("latin-1").strip()
+            if text.isascii() and text.isdigit() and len(text) < 10:
+                return float(text)
+            try:
+                date = parsedate_to_datetime(text)
+            except ValueError:
+                return None
+            return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds())
+    return None
+
+
+class Budget:
+    """How many retries an upstream may still be sent, so that they never multiply a bad day.
+
+    Over the last ``window`` whole seconds, retries are at most ``ratio`` of the first attempts, but always as many as
+    ``floor`` a second. Counted by the second, in a ring.
+    """
+
+    __slots__ = ("_floor", "_ratio", "_requests", "_retries", "_second", "_window")
+
+    def __init__(self, *, ratio: float = 0.2, floor: float = 3.0, window: int = 10) -> None:
+        self._ratio = ratio
+        self._floor = floor
+        self._window = window
+        self._requests = [0] * window
+        self._retries = [0] * window
+        self._second = 0
+
+    def request(self, now: float) -> None:
+        """Count a first attempt at ``now``, in seconds of the monotonic clock."""
+        self._requests[self._turn(now)] += 1
+
+    def spend(self, now: float) -> bool:
+        """Take one retry out of the budget; False when there is none."""
+        place = self._turn(now)
+        allowed = max(self._ratio * sum(self._requests), self._floor * self._window)
+        if sum(self._retries) + 1 > allowed:
+            return False
+        self._retries[place] += 1
+        return True
+
+    def _turn(self, now: float) -> int:
+        second = int(now)
+        for passed in range(max(self._second + 1, second - self._window + 1), second + 1):
+            self._requests[passed % self._window] = self._retries[passed % self._window] = 0
+        self._second = max(self._second, second)
+        return self._second % self._window

@@ -1,0 +1,145 @@
+"""The endpoints of one upstream, and which of them are available now.
+
+Theory of operation. `Roster.available` is what a balancer picks from; it is computed anew when something changes and
+only read by requests. What changes it: a probe's verdict (`judge`), requests that failed (`failed`) and the end of an
+ejection, endpoints that join or leave while the proxy runs. An endpoint that comes back or joins late starts slowly;
+its share is brought up to date when somebody looks (`fresh`), and there is no timer for that.
+
+A removed endpoint is picked no more and ends what it has begun; its client is closed when its last exchange ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+from streamproxy.upstream.endpoint import Endpoint
+from streamproxy.upstream.outlier import Outliers, OutlierSettings
+
+logger = logging.getLogger("streamproxy.upstream")
+
+
+class Roster:
+    """``endpoints`` are all of them, ``available`` those that may be picked; ``only`` is the one where there is one.
+
+    ``clock`` gives seconds of the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        endpoints: Sequence[Endpoint],
+        outlier: OutlierSettings | None = None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.name = name
+        self.endpoints = list(endpoints)
+        self.available: list[Endpoint] = []
+        self.only: Endpoint | None = None
+        self._outliers = Outliers(outlier) if outlier is not None else None
+        self._clock = clock
+        self._starting: list[Endpoint] = []  # in their slow start
+        self._ejections: dict[Endpoint, asyncio.TimerHandle] = {}
+        self._leaving: set[Endpoint] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._settle()
+
+    def _settle(self) -> None:
+        self.available = [endpoint for endpoint in self.endpoints if endpoint.up]
+        self.only = self.available[0] if len(self.available) == 1 else None
+
+    def fresh(self) -> list[Endpoint]:
+        """`available`, with the shares of this moment."""
+        if self._starting:
+            now = self._clock()
+            self._starting = [endpoint for endpoint in self._starting if endpoint.ramp(now)]
+        return self.available
+
+    def judge(self, endpoint: Endpoint, healthy: bool, why: str) -> None:
+        """Take a probe's verdict, for the reason ``why``."""
+        if endpoint.healthy == healthy:
+            return
+        endpoint.healthy = healthy
+        if healthy:
+            self._back(endpoint)
+        logger.log(
+            logging.INFO if healthy else logging.WARNING,
+            "upstream %s: endpoint %s is %s: %s",
+            self.name,
+            endpoint.url,
+            "healthy" if healthy else "unhealthy",
+            why,
+        )
+        self._settle()
+
+    def succeeded(self, endpoint: Endpoint) -> None:
+        """The endpoint answered a request."""
+        if self._outliers is not None:
+            self._outliers.succeeded(endpoint)
+
+    def failed(self, endpoint: Endpoint) -> None:
+        """The endpoint failed a request; ejects it when that was one too many."""
+        if self._outliers is None or endpoint.removed:
+            return
+        seconds = self._outliers.failed(endpoint, self.endpoints, self._clock())
+        if seconds is None:
+            return
+        endpoint.ejected = True
+        loop = asyncio.get_running_loop()
+        self._ejections[endpoint] = loop.call_later(seconds, self._readmit, endpoint)
+        logger.warning("upstream %s: endpoint %s is ejected for %g s", self.name, endpoint.url, seconds)
+        self._settle()
+
+    def _readmit(self, endpoint: Endpoint) -> None:
+        del self._ejections[endpoint]
+        endpoint.ejected = False
+        self._back(endpoint)
+        logger.info("upstream %s: endpoint %s is no longer ejected", self.name, endpoint.url)
+        self._settle()
+
+    def _back(self, endpoint: Endpoint) -> None:
+        if endpoint.up:
+            endpoint.come_back(self._clock())
+            if endpoint not in self._starting:
+                self._starting.append(endpoint)
+
+    def replace(self, old: Sequence[Endpoint], new: Sequence[Endpoint], *, slowly: bool) -> None:
+        """Take ``old`` out and ``new`` in, in one step; ``slowly`` gives the new ones a slow start."""
+        for endpoint in old:
+            self.endpoints.remove(endpoint)
+            self._remove(endpoint)
+        self.endpoints += new
+        if slowly:
+            for endpoint in new:
+                self._back(endpoint)
+        self._settle()
+
+    def _remove(self, endpoint: Endpoint) -> None:
+        endpoint.removed = True
+        if endpoint in self._starting:
+            self._starting.remove(endpoint)
+        if (timer := self._ejections.pop(endpoint, None)) is not None:
+            timer.cancel()
+        if self._outliers is not None:
+            self._outliers.forget(endpoint)
+        self._leaving.add(endpoint)
+        self.ended(endpoint)
+
+    def ended(self, endpoint: Endpoint) -> None:
+        """An exchange with the endpoint has ended: the client of a removed one is closed after its last."""
+        if endpoint.removed and not endpoint.streams and endpoint in self._leaving:
+            self._leaving.discard(endpoint)
+            task = asyncio.get_running_loop().create_task(endpoint.client.aclose())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def aclose(self) -> None:
+        """Stop the timers, and close the clients of all endpoints, those that are leaving among them."""
+        for timer in self._ejections.values():
+            timer.cancel()
+        self._ejections.clear()
+        closing = [endpoint.client.aclose() for endpoint in (*self.endpoints, *self._leaving)]
+        self._leaving.clear()
+        await asyncio.gather(*closing, *self._closing, return_exceptions=True)
