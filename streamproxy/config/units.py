@@ -1,0 +1,89 @@
+"""The small languages of the file's values: durations, sizes, switches, counts.
+
+Every parser takes a value as it stands in a file (text, whatever its quotes) or as Python has it, and raises ValueError
+with the rest of a sentence that begins with the value: "is not a duration: ...".
+"""
+
+from __future__ import annotations
+
+import re
+
+_OFF = frozenset({"off", "false", "no", "null", "~"})
+_ON = frozenset({"on", "true", "yes"})
+
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+# Also the patterns of the JSON Schema.
+DURATION_PATTERN = rf"({_NUMBER})(ms|s|m|h)?"
+SIZE_PATTERN = rf"({_NUMBER})(B|kB|KB|MB|GB|KiB|MiB|GiB)?"
+
+_DURATION = re.compile(DURATION_PATTERN)
+_SIZE = re.compile(SIZE_PATTERN)
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_BYTES = {
+    "B": 1,
+    "kB": 1000,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "KiB": 1024,
+    "MiB": 1024**2,
+    "GiB": 1024**3,
+    None: 1,
+}
+_NOT_A_DURATION = "is not a duration: write 250ms, 15s, 5m, 1h or a number of seconds"
+_NOT_A_SIZE = "is not a size: write 64KiB, 10MiB, 1GB or a whole number of bytes"
+
+
+def is_off(value: object) -> bool:
+    """Whether a value says ``off``, in any of the ways that YAML 1.1 has for it."""
+    return value is None or value is False or (isinstance(value, str) and value.lower() in _OFF)
+
+
+def _text_of_number(value: object, problem: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return format(value, "f") if isinstance(value, float) else str(value)
+    raise ValueError(problem)
+
+
+def duration(value: object) -> float:
+    """Seconds of ``15s`` and its like. Raises ValueError."""
+    if isinstance(value, float) and value >= 0 and value != float("inf"):
+        return value
+    match = _DURATION.fullmatch(_text_of_number(value, _NOT_A_DURATION))
+    if match is None:
+        raise ValueError(_NOT_A_DURATION)
+    # Divided, not multiplied by 0.001: 3ms is 0.003 and not a neighbour of it.
+    number = float(match[1])
+    return number / 1000 if match[2] == "ms" else number * _SECONDS[match[2]]
+
+
+def size(value: object) -> int:
+    """Bytes of ``64KiB`` and its like. Raises ValueError."""
+    match = _SIZE.fullmatch(_text_of_number(value, _NOT_A_SIZE))
+    if match is None:
+        raise ValueError(_NOT_A_SIZE)
+    number = float(match[1]) if "." in match[1] else int(match[1])
+    total = number * _BYTES[match[2]]
+    if total != int(total):
+        raise ValueError(_NOT_A_SIZE)
+    return int(total)
+
+
+def switch(value: object) -> bool:
+    """True for ``on``, False for ``off``. Raises ValueError."""
+    if value is True or (isinstance(value, str) and value.lower() in _ON):
+        return True
+    if value is not None and is_off(value):
+        return False
+    raise ValueError("is not a switch: write on or off")
+
+
+def count(value: object) -> int:
+    """A whole number of at least 0. Raises ValueError."""
+    problem = "is not a whole number"
+    digits = _text_of_number(value, problem)
+    if not re.fullmatch(r"[0-9]+(_[0-9]+)*", digits):
+        raise ValueError(problem)
+    return int(digits)

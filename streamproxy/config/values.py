@@ -1,0 +1,268 @@
+"""The values that name things: addresses, URLs, networks, header fields, paths, hosts.
+
+Like `streamproxy.config.units`: each parser raises ValueError with the rest of a sentence that begins with the value,
+and never repeats the value itself, which may be a secret.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+from streamproxy.wire.headers import TOKEN, VALUE
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_PATH = re.compile(r"/[!$%&'()*+,\-./0-9:;=@A-Z_a-z~]*")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|\[[0-9A-Fa-f:.]+\]")
+_METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Z]+")
+_SOURCE = re.compile(r"(header|cookie|query):(.+)")
+
+# Fields that belong to one connection or frame the message: the proxy writes them itself (RFC 9110 section 7.6.1).
+CONNECTION_LEVEL = frozenset(
+    {
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a host and a port (0 takes a free one), or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def text(value: object) -> str:
+    """Any text; YAML's null is none. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError('must be text; write "" for an empty one')
+    return value
+
+
+def address(value: object) -> Address:
+    """``host:port``, ``[v6]:port`` or ``unix:/path``. Raises ValueError."""
+    if isinstance(value, Address):
+        return value
+    problem = "is not an address: write host:port, [v6]:port or unix:/path.sock"
+    raw = text(value)
+    if raw.startswith("unix:"):
+        path = raw.removeprefix("unix:")
+        if not path.startswith("/") or "\0" in path or path.endswith("/"):
+            raise ValueError(problem)
+        return Address(path=path)
+    host, colon, port = raw.rpartition(":")
+    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(problem)
+    if host.startswith("["):
+        try:
+            ipaddress.IPv6Address(host[1:-1].partition("%")[0])
+        except ValueError:
+            raise ValueError(problem) from None
+        return Address(host[1:-1], int(port))
+    if not _HOST.fullmatch(host):
+        raise ValueError(problem)
+    return Address(host, int(port))
+
+
+def _split_url(raw: str, schemes: tuple[str, ...]) -> SplitResult:
+    problem = f"is not a URL: write {', '.join(f'{scheme}://host:port' for scheme in schemes)}"
+    try:
+        url = urlsplit(raw)
+        port_is_fine = url.port != 0
+    except ValueError:
+        raise ValueError(problem) from None
+    # urlsplit drops tabs and line breaks by itself, so the text is looked at and not what it made of it.
+    if url.scheme not in schemes or not re.fullmatch(r"[!-~]+", raw) or not port_is_fine:
+        raise ValueError(problem)
+    authority = url.netloc.rpartition("@")[2]
+    host = authority if authority.endswith("]") else authority.rpartition(":")[0] or authority
+    if not _HOST.fullmatch(host):
+        raise ValueError(problem)
+    return url
+
+
+def origin(value: object) -> str:
+    """The URL of an endpoint, without a final slash: scheme, host and port, and no more. Raises ValueError."""
+    raw = text(value)
+    url = _split_url(raw, ("http", "https"))
+    if "@" in url.netloc:
+        raise ValueError("must not carry a user or password: set the credential with request_headers.set")
+    if "?" in raw or "#" in raw:
+        raise ValueError("must not carry a query or fragment: an endpoint is a scheme, a host and a port")
+    if url.path not in ("", "/"):
+        raise ValueError("must not carry a path: use rewrite.add_prefix on the route")
+    return f"{url.scheme}://{url.netloc}"
+
+
+def proxy_url(value: object) -> str:
+    """The URL of an egress proxy; it may carry a user and a password. Raises ValueError."""
+    raw = text(value)
+    url = _split_url(raw, ("http", "https", "socks5", "socks5h"))
+    if url.path not in ("", "/") or "?" in raw or "#" in raw:
+        raise ValueError("must not carry a path, query or fragment")
+    return raw.removesuffix("/")
+
+
+def name(value: object) -> str:
+    """The name of an upstream. Raises ValueError."""
+    raw = text(value)
+    if not _NAME.fullmatch(raw):
+        raise ValueError("is not a name: use letters, digits, '_', '-' and '.'")
+    return raw
+
+
+def upstream(value: object) -> str:
+    """What a route names as its upstream: a name, or the URL of an upstream of one endpoint. Raises ValueError."""
+    raw = text(value)
+    return origin(raw) if "://" in raw else name(raw)
+
+
+def label(value: object) -> str:
+    """The name of a route: visible, because it stands in metrics and logs. Raises ValueError."""
+    raw = text(value)
+    if not raw or not raw.isprintable() or raw != raw.strip():
+        raise ValueError("is not a name: it must not be empty, nor have control characters or spaces around it")
+    return raw
+
+
+def network(value: object) -> Network:
+    """A network in CIDR notation, or one address. Raises ValueError."""
+    if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+        return value
+    raw = text(value)
+    try:
+        loose = ipaddress.ip_network(raw, strict=False)
+    except ValueError:
+        raise ValueError("is not a network: write 10.0.0.0/8, fd00::/8 or one address") from None
+    if "/" in raw and loose.network_address != ipaddress.ip_interface(raw).ip:
+        raise ValueError(f"has bits set behind its prefix length: the network is {loose}")
+    return loose
+
+
+def header_name(value: object) -> str:
+    """The name of a header field: a token (RFC 9110 section 5.1). Raises ValueError."""
+    raw = text(value)
+    if not raw.isascii() or not TOKEN.fullmatch(raw.encode()):
+        raise ValueError("is not a header name: use letters, digits and !#$%&'*+-.^_`|~")
+    return raw
+
+
+def editable_header(value: object) -> str:
+    """A header field that a rule may change: not one of its connection or framing. Raises ValueError."""
+    raw = header_name(value)
+    if raw.lower() in CONNECTION_LEVEL:
+        raise ValueError("cannot be changed by a rule: the proxy writes the fields of a connection itself")
+    return raw
+
+
+def header_value(value: object) -> str:
+    """The value of a header field (RFC 9110 section 5.5). Raises ValueError."""
+    raw = text(value)
+    if not VALUE.fullmatch(raw.encode()):
+        raise ValueError("is not a header value: it must not have line breaks or other control characters")
+    return raw
+
+
+def route_path(value: object) -> str:
+    """A path to match: exact, or a prefix that ends in ``/*``. Raises ValueError."""
+    raw = text(value)
+    if not raw.startswith("/"):
+        raise ValueError("is not a path: it must begin with /")
+    if "*" in raw.removesuffix("/*"):
+        raise ValueError("has a * that is not a final /*: write an exact path, or a prefix such as /v1/*")
+    if not _PATH.fullmatch(raw):
+        raise ValueError("is not a path: it has no query, and other characters than those of a URL are percent-encoded")
+    return raw
+
+
+def path_prefix(value: object) -> str:
+    """A prefix of paths without its final slash, e.g. ``/api``. Raises ValueError."""
+    raw = text(value)
+    if (raw and not _PATH.fullmatch(raw)) or "*" in raw:
+        raise ValueError("is not a path prefix: write it as /api, without a * or a query")
+    return raw.rstrip("/")
+
+
+def method(value: object) -> str:
+    """A request method; they are case-sensitive (RFC 9110 section 9.1). Raises ValueError."""
+    raw = text(value)
+    if not _METHOD.fullmatch(raw):
+        raise ValueError("is not a method: write it in capitals, such as GET or POST")
+    return raw
+
+
+def host_pattern(value: object) -> str:
+    """A host to match, or ``*.suffix``, which matches every name below it. Raises ValueError."""
+    raw = text(value)
+    if not _HOST.fullmatch(raw.removeprefix("*.")):
+        raise ValueError("is not a host: write api.example or *.example, without a scheme, port or path")
+    return raw
+
+
+def host_header(value: object) -> str:
+    """``upstream``, ``preserve``, or a literal Host (RFC 9110 section 7.2). Raises ValueError."""
+    raw = text(value)
+    host, colon, port = raw.rpartition(":")
+    if not (_HOST.fullmatch(raw) or (colon and _HOST.fullmatch(host) and re.fullmatch(r"[0-9]{1,5}", port))):
+        raise ValueError("is not a host: write upstream, preserve, or a literal such as api.example:8443")
+    return raw
+
+
+def file_path(value: object) -> str:
+    """The path of a file; whether it is there is not looked at. Raises ValueError."""
+    raw = text(value)
+    if not raw or "\0" in raw:
+        raise ValueError("is not the path of a file")
+    return raw
+
+
+def socket_path(value: object) -> str:
+    """The absolute path of a unix socket. Raises ValueError."""
+    raw = text(value)
+    if not raw.startswith("/") or "\0" in raw:
+        raise ValueError("is not an absolute path such as /run/backend.sock")
+    return raw
+
+
+def hash_source(value: object) -> str:
+    """What to hash: ``header:NAME``, ``cookie:NAME``, ``query:NAME`` or ``client_ip``. Raises ValueError."""
+    raw = text(value)
+    match = _SOURCE.fullmatch(raw)
+    if raw != "client_ip" and (match is None or not TOKEN.fullmatch(match[2].encode())):
+        raise ValueError("is not a source: write header:NAME, cookie:NAME, query:NAME or client_ip")
+    return raw
+
+
+def client_source(value: object) -> str:
+    """What tells clients apart: ``client_ip``, ``header:NAME`` or ``principal``. Raises ValueError."""
+    raw = text(value)
+    if raw not in ("client_ip", "principal") and not (raw.startswith("header:") and TOKEN.fullmatch(raw[7:].encode())):
+        raise ValueError("is not a source: write client_ip, header:NAME or principal")
+    return raw
+
+
+def comment(value: object) -> str:
+    """The text of a comment in an event stream: it is one line. Raises ValueError."""
+    raw = text(value)
+    if not raw.isprintable():
+        raise ValueError("is not the text of a comment: it must not have line breaks or other control characters")
+    return raw
