@@ -1,0 +1,386 @@
+"""The configuration: what may be said, and every default.
+
+An attribute is named as its key in the file. Durations are float seconds and sizes int bytes; None is ``off``. Defaults
+are written as in a file and parsed like one. Models are frozen: a `Config` is read once and never changed. In one made
+by `streamproxy.config.load_config`, ``route.upstream`` is always a key of ``config.upstreams``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+
+from streamproxy.config import types as t
+from streamproxy.config import units, values
+from streamproxy.config.redact import Path, redact
+from streamproxy.config.section import OrOff, Section, setting
+
+
+class ServerTls(Section):
+    """TLS of the main listener; the paths are those of PEM files."""
+
+    cert: t.FilePath = Field(description="the certificate, with its chain")
+    key: t.FilePath = Field(description="the private key")
+    client_ca: t.OptionalFile = setting(None, "authorities whose client certificates are asked for")
+
+
+class Server(Section):
+    """The main listener."""
+
+    listen: t.Listen = setting("127.0.0.1:8080", "host:port, [v6]:port, unix:/path.sock, or a list of them")
+    engine: Literal["uvicorn", "hypercorn"] = setting("uvicorn", "the ASGI server")
+    workers: t.Count = setting(1, "processes")
+    tls: Annotated[ServerTls | None, OrOff] = setting(None, "serve TLS; off: plain HTTP")
+    http2: t.Switch = setting("off", "HTTP/2, by ALPN over TLS and by prior knowledge without")
+    trusted_proxies: t.Networks = setting([], "networks whose X-Forwarded-* fields are believed")
+    max_header_size: t.Size = setting("64KiB", "the largest request head")
+    max_connections: t.Count = setting(10000, "past it, connections wait in the listen queue")
+    head_timeout: t.Timeout = setting("30s", "for a client to finish its request head")
+    keepalive_timeout: t.Timeout = setting("75s", "for an idle client connection")
+    drain_timeout: t.Timeout = setting("30s", "how long streams may go on after SIGTERM; off: until they end")
+    drain_delay: t.Duration = setting("0s", "stay open, but not ready, this long first")
+
+
+class Admin(Section):
+    """The admin listener: metrics, health, live streams."""
+
+    listen: t.ListenOrOff = setting("127.0.0.1:9090", "off, or as server.listen")
+    mount: t.OptionalPrefix = setting(
+        "off", "a path prefix on the main listener, for servers that run the app themselves"
+    )
+
+
+class Log(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting("info", "the least that is logged")
+    format: Literal["auto", "console", "json"] = setting("auto", "auto: console on a terminal, else json")
+    access: t.Switch = setting("on", "one line for every exchange, at its end")
+
+
+class Endpoint(Section):
+    """One server of an upstream; a URL alone is its short form."""
+
+    url: t.Origin = Field(description="http://host:port or https://host:port")
+    weight: t.Count = setting(1, "its share of the streams")
+    socket: t.SocketPath = setting(None, "a unix socket to connect to instead of the URL's host")
+    resolve: Annotated[Literal["each"] | None, OrOff] = setting("off", "each: an endpoint of every address of the name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        return {"url": value} if isinstance(value, str) else value
+
+
+class UpstreamTls(Section):
+    """TLS with https endpoints; the paths are those of PEM files."""
+
+    ca: t.OptionalFile = setting("off", "authorities to trust instead of the system's")
+    cert: t.OptionalFile = setting("off", "a client certificate")
+    key: t.OptionalFile = setting("off", "its private key")
+    server_name: t.OptionalText = setting("off", "the name in SNI and in the certificate, instead of the URL's host")
+    verify: t.Switch = setting("on", "whether the certificate is checked")
+
+    @model_validator(mode="after")
+    def _pair(self) -> UpstreamTls:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("needs cert and key together")
+        return self
+
+
+class Connections(Section):
+    """The connections to each endpoint."""
+
+    max: t.Count = setting(1000, "at most so many at once")
+    max_idle: t.Number = setting(100, "kept for further requests")
+    idle_timeout: t.Timeout = setting("30s", "how long they are kept")
+
+
+class Health(Section):
+    """Active probes."""
+
+    path: Annotated[str, BeforeValidator(values.route_path)] = setting("/health", "what is asked for")
+    interval: t.Interval = setting("5s", "between two probes")
+    timeout: t.Interval = setting("2s", "for the answer")
+    healthy_after: t.Count = setting(2, "good probes in a row")
+    unhealthy_after: t.Count = setting(3, "bad probes in a row")
+    status: tuple[t.Count, ...] = setting([200], "the statuses that are good")
+
+
+class Outlier(Section):
+    """Passive ejection of endpoints that fail."""
+
+    consecutive_failures: t.Count = setting(5, "failures in a row until an endpoint is ejected")
+    eject_for: t.Interval = setting("30s", "the first time; it grows")
+    max_ejected_percent: t.Count = setting(50, "of an upstream's endpoints")
+
+
+class Hash(Section):
+    """Balancing that keeps a client, session or key on one endpoint."""
+
+    hash: t.HashSource = Field(description="header:NAME, cookie:NAME, query:NAME or client_ip")
+
+
+Policy = Literal["least_streams", "round_robin", "random_two"]
+
+
+def _balance(value: object) -> object:
+    if isinstance(value, Hash) or value in ("least_streams", "round_robin", "random_two"):
+        return value
+    source = value.get("hash") if isinstance(value, dict) and set(value) == {"hash"} else None
+    if source is None:
+        raise ValueError("must be least_streams, round_robin, random_two or {hash: header:NAME}")
+    return Hash(hash=values.hash_source(source))
+
+
+class Upstream(Section):
+    """A named group of endpoints."""
+
+    endpoints: Annotated[tuple[Endpoint, ...], BeforeValidator(t.one_or_more)] = Field(
+        description="URLs, or mappings with url, weight, socket and resolve"
+    )
+    client: Literal["auto", "native", "httpx"] = setting("auto", "auto: native, unless there is an egress proxy")
+    http2: t.Switch = setting("off", "HTTP/2 with the endpoints")
+    balance: Annotated[Policy | Hash, BeforeValidator(_balance)] = setting("least_streams", "how an endpoint is picked")
+    host: t.HostHeader = setting("upstream", "Host: upstream (the URL's), preserve (the client's), or a literal")
+    tls: UpstreamTls = setting({}, "TLS with https endpoints")
+    proxy: t.ProxyUrl = Field(
+        default=None, description="an egress proxy: http://, https://, socks5:// or socks5h://", repr=False
+    )
+    connections: Connections = setting({}, "the connections to each endpoint")
+    health: Annotated[Health | None, OrOff] = setting("off", "active probes; off: none")
+    outlier: Annotated[Outlier | None, OrOff] = setting({}, "passive ejection of endpoints that fail")
+
+    @model_validator(mode="after")
+    def _client_can(self) -> Upstream:
+        if self.client == "native" and self.proxy is not None:
+            raise ValueError("has client: native, which uses no egress proxy; write client: auto or httpx")
+        return self
+
+
+class Rewrite(Section):
+    """What becomes of the path; both prefixes are without a final slash, empty for none."""
+
+    strip_prefix: t.Prefix = setting("", "taken away first")
+    add_prefix: t.Prefix = setting("", "put in front then")
+
+
+class Timeouts(Section):
+    """In seconds."""
+
+    connect: t.Timeout = setting("5s", "to connect")
+    request: t.Timeout = setting("60s", "between two reads of the request body")
+    first_byte: t.Timeout = setting("300s", "request sent, until the response head")
+    idle: t.Timeout = setting("300s", "between two reads of the response body")
+    write: t.Timeout = setting("120s", "a client that takes nothing")
+    total: t.Timeout = setting("off", "the whole exchange")
+
+
+class Keepalive(Section):
+    """What an idle event stream is sent; a duration alone is its short form."""
+
+    interval: t.Interval = setting("15s", "of silence, until a keepalive is sent")
+    comment: Annotated[str, BeforeValidator(values.comment)] = setting("keepalive", "the text of the comment")
+    shape: Literal["auto", "block", "line", "blank"] = setting(
+        "auto", "block: a comment and a blank line; line: the comment alone; blank: an empty line"
+    )
+    before_headers: t.Timeout = setting(
+        "off", "answer and begin comments when there is no response head after this long"
+    )
+    ndjson: t.Switch = setting("off", "a space at the start of a line of an idle NDJSON stream")
+
+
+def _short_keepalive(value: object) -> object:
+    if units.is_off(value):
+        return None
+    return {"interval": value} if isinstance(value, str | int | float) else value
+
+
+class HeaderRules(Section):
+    """First ``remove`` and ``set`` take fields away, then those of ``set`` and ``add`` come at the end."""
+
+    set: t.HeaderValues = Field(default={}, description="replace a field, or add it", repr=False)
+    add: t.HeaderValues = Field(default={}, description="add a field beside those there are", repr=False)
+    remove: t.HeaderNames = setting([], "take fields away")
+
+
+class Limits(Section):
+    """How much is let through at once, and how large."""
+
+    max_streams: t.CountLimit = setting("off", "exchanges of this route at once")
+    max_streams_per_client: t.CountLimit = setting("off", "of one client")
+    client_key: t.ClientSource = setting("client_ip", "what a client is: client_ip, header:NAME or principal")
+    queue: t.Number = setting(0, "how many may wait for a place")
+    queue_timeout: t.Timeout = setting("5s", "how long they wait")
+    max_request_body: t.SizeLimit = setting("off", "a larger one gets 413")
+
+
+RetryOn = Literal["connect", "reset", "502", "503", "504"]
+
+
+class Retry(Section):
+    """Further attempts before the first response byte."""
+
+    attempts: t.Count = setting(1, "with the first")
+    on: tuple[Annotated[RetryOn, BeforeValidator(lambda value: str(value))], ...] = setting(
+        ["connect", "reset", "502", "503", "504"], "what is worth another"
+    )
+    non_idempotent: t.Switch = setting("off", "also POST and its like")
+    buffer: t.Size = setting("1MiB", "the most of a request body that is kept")
+    backoff: t.Duration = setting("100ms", "before the second")
+
+
+class Cors(Section):
+    """Cross-origin requests of browsers."""
+
+    origins: t.Texts = Field(description="origins, or *")
+    credentials: t.Switch = setting("off", "whether cookies and Authorization may be sent")
+
+
+class Bearer(Section):
+    """Fixed tokens."""
+
+    tokens: t.Texts = Field(description="any of them lets in", repr=False)
+
+
+class Jwt(Section):
+    """Signed tokens."""
+
+    jwks_file: t.OptionalFile = setting("off", "the public keys")
+    secret: t.OptionalText = Field(default=None, description="the key of HS algorithms", repr=False)
+    issuer: t.OptionalText = setting("off", "what iss must be")
+    audience: t.OptionalText = setting("off", "what aud must have")
+    algorithms: t.Texts = Field(description="the ones that are accepted")
+
+
+class TokenSource(Section):
+    """A query parameter or a cookie that may carry the credential."""
+
+    query: t.OptionalText = setting("off", "the parameter's name")
+    cookie: t.OptionalText = setting("off", "the cookie's name")
+
+
+class Auth(Section):
+    """Who may use a route."""
+
+    bearer: Annotated[Bearer | None, OrOff] = setting("off", "fixed tokens")
+    jwt: Annotated[Jwt | None, OrOff] = setting("off", "signed tokens")
+    from_: tuple[Literal["header"] | TokenSource, ...] = setting(
+        ["header"], "header, {query: NAME}, {cookie: NAME}", alias="from"
+    )
+    pass_: t.Switch = setting("off", "whether the upstream sees the credential", alias="pass")
+
+
+class Resume(Section):
+    """Event streams that can be taken up again."""
+
+    window: t.Interval = setting("5m", "how long events are kept")
+    max_bytes: t.Size = setting("4MiB", "how much of a stream is kept")
+    grace: t.Duration = setting("30s", "how long the upstream is read on without a client")
+    store: t.Text = setting("memory", "memory, or redis://host:port/db")
+
+
+class Share(Section):
+    """One upstream stream for several clients."""
+
+    key: tuple[Literal["path", "query"], ...] = setting(["path", "query"], "what makes requests the same")
+
+
+class Reconnect(Section):
+    """GET event streams that are asked for again when the upstream breaks them."""
+
+    attempts: t.Count = setting(5, "in a row")
+    backoff: t.Duration = setting("1s", "before the second")
+
+
+def default_name(route: dict[str, Any]) -> object:
+    """The name of a route that was given none: its first path."""
+    path = route.get("path")
+    return path[0] if isinstance(path, list | tuple) and path else path
+
+
+class Route(Section):
+    """What happens to the requests that match it: all of ``path``, ``methods``, ``hosts`` and ``headers``."""
+
+    name: t.Label = Field(default="", description="stands in metrics and logs; its first path when absent")
+    path: t.Paths = Field(description="exact, or a prefix that ends in /*; or a list of them")
+    methods: t.Methods = setting([], "none: all")
+    hosts: t.Hosts = setting([], "api.example, or *.example for every name below; none: all")
+    headers: t.HeaderConditions = Field(
+        default={}, description='fields that must be there ("*") or equal a text', repr=False
+    )
+    upstream: t.UpstreamName = Field(description="a name of upstreams, or a URL")
+    rewrite: Rewrite = setting({}, "what becomes of the path")
+    protocol: Literal["http", "openai", "anthropic", "gemini"] = setting("http", "the form of errors, and the metrics")
+    timeouts: Timeouts = setting({}, "in seconds")
+    keepalive: Annotated[Keepalive | None, BeforeValidator(_short_keepalive)] = setting(
+        "15s", "a duration, off, or a mapping"
+    )
+    buffer: t.Size = setting("64KiB", "the most that is held for a client slower than its upstream")
+    compression: Literal["auto", "pass", "identity"] = setting(
+        "auto", "auto: streams are asked for uncompressed; pass: never; identity: always"
+    )
+    anti_buffering: t.Switch = setting("on", "tell proxies in front to pass streams on at once")
+    on_disconnect: Literal["cancel", "continue"] = setting("cancel", "continue: read the upstream to its end")
+    on_truncation: Literal["abort", "error_event"] = setting("abort", "error_event: say so in a last event first")
+    request_headers: HeaderRules = setting({}, "changes to what goes upstream")
+    response_headers: HeaderRules = setting({}, "changes to what goes downstream")
+    limits: Limits = setting({}, "how much is let through at once, and how large")
+    retry: Retry = setting({}, "further attempts before the first response byte")
+    auth: Annotated[Auth | None, OrOff] = setting("off", "who may use the route")
+    cors: Annotated[Cors | None, OrOff] = setting("off", "cross-origin requests of browsers")
+    websocket: t.Switch = setting("off", "relay WebSocket")
+    resume: Annotated[Resume | None, OrOff] = setting("off", "event streams that can be taken up again")
+    share: Annotated[Share | None, OrOff] = setting("off", "one upstream stream for several clients")
+    reconnect: Annotated[Reconnect | None, OrOff] = setting("off", "ask again for a GET stream that broke")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("name") is None:
+            return value | {"name": default_name(value)}
+        return value
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The patterns of ``path``."""
+        return self.path
+
+
+class Config(Section):
+    """The whole of a file."""
+
+    server: Server = setting({}, "the main listener")
+    admin: Admin = setting({}, "the admin listener")
+    log: Log = setting({}, "what is logged, and how")
+    upstreams: Annotated[dict[t.Name, Upstream], BeforeValidator(t.none_is_empty)] = setting({}, "by name")
+    routes: Annotated[tuple[Route, ...], BeforeValidator(t.one_route_or_more)] = Field(
+        description="tried in order; the first that matches serves", json_schema_extra={"minItems": 1}
+    )
+
+    _interpolated: frozenset[Path] = PrivateAttr(default=frozenset())
+
+    @model_validator(mode="after")
+    def _implicit_upstreams(self) -> Config:
+        for route in self.routes:
+            if "://" in route.upstream and route.upstream not in self.upstreams:
+                self.upstreams[route.upstream] = Upstream(endpoints=(Endpoint(url=route.upstream),))
+        return self
+
+    def hiding(self, interpolated: Iterable[Path]) -> Config:
+        """The same configuration, whose values at these paths came from outside the file and are never shown."""
+        copy = self.model_copy()
+        copy._interpolated = frozenset(interpolated)
+        return copy
+
+    def plain(self) -> dict[str, Any]:
+        """The configuration as plain data that a file could hold, secrets and all: every default, None for off."""
+        data = self.model_dump(mode="json", by_alias=True)
+        data["upstreams"] = {name: value for name, value in data["upstreams"].items() if "://" not in name}
+        return data
+
+    def redacted(self) -> dict[str, Any]:
+        """The configuration in force as plain data fit for JSON, with secrets as ``***``; durations are seconds."""
+        return redact(self.model_dump(mode="json", by_alias=True), self._interpolated)

@@ -1,0 +1,64 @@
+"""What of a configuration may be shown.
+
+Hidden are: values that came from outside the file (``${...}``), whatever they are; header values, tokens and keys
+that are secrets by their name; the password of a URL. Shown are names and addresses even when they came from outside:
+they stand in metrics and logs, and the grammar of an endpoint's URL leaves no room for a credential.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Set
+from typing import Any
+
+Path = tuple[str | int, ...]
+
+HIDDEN = "***"
+_SECRET_HEADER = re.compile(
+    r"auth|cookie|token|secret|passw|credential|signature|session|api-?_?key|access-?_?key|(^|[-_])key$",
+    re.IGNORECASE,
+)
+_HEADER_MAPS = {"set", "add", "headers"}
+_SECRET_KEYS = {"tokens", "secret"}
+_CREDENTIAL = re.compile(r"(bearer|basic|token) ", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)[^/]*(?=@)")
+_PUBLIC = (
+    ("server", "listen"),
+    ("admin", "listen"),
+    ("upstreams", "*", "endpoints"),
+    ("routes", "*", "name"),
+    ("routes", "*", "upstream"),
+)
+
+
+def _public(path: Path) -> bool:
+    return any(
+        len(path) >= len(pattern) and all(want in ("*", part) for want, part in zip(pattern, path, strict=False))
+        for pattern in _PUBLIC
+    )
+
+
+def is_secret(path: Path) -> bool:
+    """Whether a value is a secret by the name of its key."""
+    if any(part in _SECRET_KEYS for part in path):
+        return True
+    return len(path) > 1 and path[-2] in _HEADER_MAPS and _SECRET_HEADER.search(str(path[-1])) is not None
+
+
+def _redact(value: Any, path: Path, outside: Set[Path]) -> Any:
+    if value is None or value == {} or value == []:
+        return value
+    if (path in outside and not _public(path)) or is_secret(path):
+        return HIDDEN
+    if isinstance(value, dict):
+        return {name: _redact(item, (*path, name), outside) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_redact(item, (*path, index), outside) for index, item in enumerate(value)]
+    if isinstance(value, str):
+        return HIDDEN if _CREDENTIAL.match(value) else _USERINFO.sub(HIDDEN, value)
+    return value
+
+
+def redact(plain: dict[str, Any], outside: Set[Path]) -> dict[str, Any]:
+    """Plain data with its secrets as ``***``; ``outside`` are the paths of values that came from ``${...}``."""
+    return {name: _redact(value, (name,), outside) for name, value in plain.items()}
