@@ -1,0 +1,47 @@
+"""The configuration: its model, and how a file becomes one.
+
+model      what may be said, typed and frozen, with every default
+load       `load_config` and `parse_config`: a file to a `Config`, or every problem at once
+schema     the JSON Schema of the file, for editors
+"""
+
+from streamproxy.config.load import load_config, parse_config
+from streamproxy.config.model import (
+    Admin,
+    Config,
+    Connections,
+    Endpoint,
+    HeaderRules,
+    Keepalive,
+    Limits,
+    Log,
+    Rewrite,
+    Route,
+    Server,
+    Timeouts,
+    Upstream,
+    UpstreamTls,
+)
+from streamproxy.config.schema import json_schema
+from streamproxy.config.values import Address
+
+__all__ = [
+    "Address",
+    "Admin",
+    "Config",
+    "Connections",
+    "Endpoint",
+    "HeaderRules",
+    "Keepalive",
+    "Limits",
+    "Log",
+    "Rewrite",
+    "Route",
+    "Server",
+    "Timeouts",
+    "Upstream",
+    "UpstreamTls",
+    "json_schema",
+    "load_config",
+    "parse_config",
+]

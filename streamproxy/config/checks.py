@@ -1,0 +1,210 @@
+"""What only shows when several keys are looked at together: names, routes in the shadow of others, files.
+
+Each check looks at no more of the file than it needs, so that a mistake elsewhere does not hide what it would find.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import pathlib
+from collections.abc import Iterable, Iterator
+
+from pydantic import ValidationError
+
+from streamproxy.config.document import Document, Finding
+from streamproxy.config.model import Admin, Route, Server, default_name
+from streamproxy.config.redact import Path
+from streamproxy.config.units import is_off
+from streamproxy.config.values import Address
+from streamproxy.wire.target import normal_path
+
+_FILES = (
+    ("server", "tls", "cert"),
+    ("server", "tls", "key"),
+    ("server", "tls", "client_ca"),
+    ("upstreams", "*", "tls", "ca"),
+    ("upstreams", "*", "tls", "cert"),
+    ("upstreams", "*", "tls", "key"),
+    ("routes", "*", "auth", "jwt", "jwks_file"),
+)
+_CONDITIONS = ("path", "methods", "hosts", "headers")
+
+
+def suggest(word: str, known: Iterable[str], *, otherwise: str) -> str:
+    """The rest of a message about an unknown word: the nearest known one, or all there are."""
+    words = sorted(known)
+    near = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(words) or 'none'}"
+
+
+def find(document: Document) -> Iterator[Finding]:
+    """Everything that is wrong between the keys of a file."""
+    yield from _unknown_upstreams(document)
+    yield from _double_names(document)
+    yield from _dead_routes(document)
+    yield from _listeners(document)
+    yield from _missing_files(document)
+
+
+def _unknown_upstreams(document: Document) -> Iterator[Finding]:
+    upstreams = document.get(("upstreams",))
+    names = list(upstreams) if isinstance(upstreams, dict) else []
+    for path in document.match(("routes", "*", "upstream")):
+        name = document.get(path)
+        if isinstance(name, str) and "://" not in name and name not in names:
+            advice = suggest(name, names, otherwise="the upstreams are:")
+            yield Finding(path, f"is not the name of an upstream, nor a URL; {advice}")
+
+
+def _double_names(document: Document) -> Iterator[Finding]:
+    first: dict[object, int] = {}
+    for path in document.match(("routes", "*")):
+        route = document.get(path)
+        if not isinstance(route, dict):
+            continue
+        name = route.get("name") or default_name(route)
+        if not isinstance(name, str):
+            continue
+        if name in first:
+            line = document.position(("routes", first[name])).line
+            given = "name" in route
+            advice = "" if given else "; give the route a name, since its path is that of the other one"
+            yield Finding(
+                (*path, "name" if given else "path"), f"is the name of the route on line {line} already{advice}"
+            )
+        else:
+            first[name] = int(path[-1])
+
+
+def _valid_route(raw: object) -> Route | None:
+    """A route with its conditions only, None when they are wrong."""
+    if not isinstance(raw, dict):
+        return None
+    conditions = {key: raw[key] for key in _CONDITIONS if key in raw}
+    try:
+        return Route.model_validate(conditions | {"name": "x", "upstream": "x"})
+    except ValidationError:
+        return None
+
+
+def _dead_routes(document: Document) -> Iterator[Finding]:
+    earlier: list[tuple[int, Route]] = []
+    for path in document.match(("routes", "*")):
+        route = _valid_route(document.get(path))
+        if route is None:
+            continue
+        takers = _takers(route, earlier)
+        if takers:
+            first = f"route on line {takers[0]} comes first and takes all of it"
+            if len(takers) > 1:
+                first = f"routes on lines {_and(takers)} come first and take all of it"
+            yield Finding((*path, "path"), f"can never match: the {first}")
+        earlier.append((document.position(path).line, route))
+
+
+def _and(lines: list[int]) -> str:
+    return f"{', '.join(str(line) for line in lines[:-1])} and {lines[-1]}"
+
+
+def _takers(route: Route, earlier: list[tuple[int, Route]]) -> list[int]:
+    """The lines of the earlier routes that take all that a route could match; none when something is left for it.
+
+    A route is taken apart into single paths, methods and hosts, and one earlier route must cover each combination. What
+    only several together cover within one combination is let through: a route too many is better than a refused one
+    that was needed.
+    """
+    takers: set[int] = set()
+    for path, method, host in itertools.product(route.paths, route.methods or (None,), route.hosts or (None,)):
+        line = next((line for line, other in earlier if _covers(other, route, path, method, host)), None)
+        if line is None:
+            return []
+        takers.add(line)
+    return sorted(takers)
+
+
+def _covers(other: Route, route: Route, path: str, method: str | None, host: str | None) -> bool:
+    return (
+        _covers_path(other, path)
+        and _covers_method(other, method)
+        and _covers_host(other, host)
+        and _covers_headers(other, route)
+    )
+
+
+def _covers_path(other: Route, path: str) -> bool:
+    wanted = normal_path(path.encode())
+    for pattern in (normal_path(each.encode()) for each in other.paths):
+        if pattern == wanted:
+            return True
+        if pattern.endswith(b"/*") and wanted.removesuffix(b"*").startswith(pattern[:-1]):
+            return True
+    return False
+
+
+def _covers_method(other: Route, method: str | None) -> bool:
+    if not other.methods:
+        return True
+    return method in other.methods or (method == "HEAD" and "GET" in other.methods)
+
+
+def _covers_host(other: Route, host: str | None) -> bool:
+    if not other.hosts:
+        return True
+    if host is None:
+        return False
+    wanted = host.lower()
+    return any(
+        pattern == wanted or (pattern.startswith("*.") and wanted.removeprefix("*").endswith(pattern[1:]))
+        for pattern in (each.lower() for each in other.hosts)
+    )
+
+
+def _covers_headers(other: Route, route: Route) -> bool:
+    have = {name.lower(): value for name, value in route.headers.items()}
+    return all(
+        have.get(name.lower()) is not None and value in ("*", have[name.lower()])
+        for name, value in other.headers.items()
+    )
+
+
+def _listen(document: Document, model: type[Server] | type[Admin], section: str) -> tuple[Address, ...]:
+    mapping = document.get((section,))
+    given = {"listen": mapping["listen"]} if isinstance(mapping, dict) and "listen" in mapping else {}
+    try:
+        return model.model_validate(given).listen
+    except ValidationError:
+        return ()
+
+
+def _listeners(document: Document) -> Iterator[Finding]:
+    """Every address is listened on once; port 0 is another one each time."""
+    taken: set[Address] = set()
+    for section, addresses in (
+        ("server", _listen(document, Server, "server")),
+        ("admin", _listen(document, Admin, "admin")),
+    ):
+        where: Path = (section, "listen")
+        for index, address in enumerate(addresses):
+            if address not in taken:
+                if address.path is not None or address.port:
+                    taken.add(address)
+            elif where in document.values:
+                yield Finding(document.known((*where, index)), "is listened on already; take another address")
+            else:
+                yield Finding(
+                    ("server", "listen"), "is the default address of the admin listener; set admin.listen too"
+                )
+
+
+def _missing_files(document: Document) -> Iterator[Finding]:
+    for pattern in _FILES:
+        for path in document.match(pattern):
+            value = document.get(path)
+            if not isinstance(value, str) or is_off(value) or not value:
+                continue
+            try:
+                with pathlib.Path(value).open("rb"):
+                    pass
+            except (OSError, ValueError) as error:
+                yield Finding(path, f"cannot be read: {getattr(error, 'strerror', None) or 'not a path'}")

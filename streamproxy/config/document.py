@@ -1,0 +1,214 @@
+"""A YAML file as plain data that remembers where everything stood.
+
+The file is composed into YAML's nodes and never constructed: every scalar stays the text that it is, and what it means
+is decided by the key that it stands behind. So ``on`` is a switch where a switch is wanted and a text where a text is,
+``1.10`` does not lose its zero, and no tag of YAML creates an object. Only a null (nothing at all, or an unquoted ``~``
+or ``null``) is None. References are replaced in values, scalar by scalar, and never in keys.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import yaml
+
+from streamproxy.config.redact import Path
+from streamproxy.config.references import References
+
+_TAG = "tag:yaml.org,2002:"
+_PLAIN_TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge"))
+_MERGE = _TAG + "merge"
+_NULL = _TAG + "null"
+_BARE_IPV6 = re.compile(r"(?<![\"'])\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]:[0-9]")
+
+
+class Mark(NamedTuple):
+    """A position, counted from 1."""
+
+    line: int
+    column: int
+
+
+class Finding(NamedTuple):
+    """Something wrong at a path: ``message`` continues a sentence that begins with the value or key there."""
+
+    path: Path
+    message: str
+    mark: Mark | None = None  # where, when the value at the path is not what is wrong
+    at_key: bool = False  # the key is meant and not its value
+    final: bool = True  # nothing else needs to be said about the path
+
+
+class Document:
+    """The data of a file (dict, list, str, None), the positions of values and keys, and what was wrong on the way."""
+
+    def __init__(self) -> None:
+        self.data: Any = None
+        self.values: dict[Path, Mark] = {}
+        self.keys: dict[Path, Mark] = {}
+        self.outside: dict[Path, str] = {}  # values with something from outside the file: as the file has them
+        self.findings: list[Finding] = []
+
+    def position(self, path: Path, *, at_key: bool = False) -> Mark:
+        """Where a path stands; of one that is not in the file, where the part of it stands that is."""
+        if at_key and path in self.keys:
+            return self.keys[path]
+        while path and path not in self.values:
+            path = path[:-1]
+        return self.values.get(path, Mark(1, 1))
+
+    def known(self, path: Path) -> Path:
+        """The part of a path that is in the file."""
+        while path and path not in self.values:
+            path = path[:-1]
+        return path
+
+    def get(self, path: Path) -> Any:
+        """The value at a path, None where there is none."""
+        value = self.data
+        for part in path:
+            if isinstance(value, str):
+                return None
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
+    def match(self, pattern: tuple[str, ...]) -> Iterator[Path]:
+        """The paths in the file that fit a pattern, in which ``*`` is any key and any place in a list."""
+        paths: list[Path] = [()]
+        for want in pattern:
+            paths = [(*path, part) for path in paths for part in _parts(self.get(path)) if want in ("*", part)]
+        yield from paths
+
+
+def _parts(value: object) -> Iterator[str | int]:
+    if isinstance(value, dict):
+        yield from value
+    elif isinstance(value, list):
+        yield from range(len(value))
+
+
+def read(text: str, references: References) -> Document:
+    """Read YAML. What is wrong with the YAML itself is a finding, too, and the data is None then."""
+    document = Document()
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        document.findings.append(_syntax_error(error, text))
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        mark = Mark(before.count("\n") + 1, error.position - before.rfind("\n"))
+        document.findings.append(Finding((), "the file has a character that YAML does not allow", mark))
+    except RecursionError:
+        document.findings.append(Finding((), "the file is nested too deeply"))
+    else:
+        if node is not None:
+            document.data = _Reader(document, references).value(node, ())
+    return document
+
+
+def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> Finding:
+    place = error.problem_mark or error.context_mark
+    line, column = (place.line, place.column) if place is not None else (0, 0)
+    message = "; ".join(part for part in (error.problem, error.context) if part)
+    source = "".join(text.splitlines()[line : line + 1])
+    if _BARE_IPV6.search(source):
+        message += '; an IPv6 address is quoted: "[::1]:8080"'
+    elif "${" in source:
+        message += '; inside {...} or [...] a reference is quoted: "${NAME}"'
+    return Finding((), f"not YAML: {message}", Mark(line + 1, column + 1))
+
+
+class _Reader:
+    """Turns nodes into data, and writes positions and findings into a document."""
+
+    def __init__(self, document: Document, references: References) -> None:
+        self._document = document
+        self._references = references
+        self._open: list[yaml.Node] = []  # the nodes that are being read, to notice one that contains itself
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        self._document.values[path] = _mark(node)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        if any(node is outer for outer in self._open):
+            self._find(path, "contains itself")
+            return None
+        if node.tag not in (_TAG + "map", _TAG + "seq"):
+            self._find(path, f"has the tag {node.tag}, which means nothing here")
+            return None
+        self._open.append(node)
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
+            return self._mapping(node, path) if isinstance(node, yaml.MappingNode) else None
+        finally:
+            self._open.pop()
+
+    def _find(self, path: Path, message: str, mark: Mark | None = None) -> None:
+        self._document.findings.append(Finding(path, message, mark, final=mark is None))
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> str | None:
+        if node.tag not in _PLAIN_TAGS:
+            self._find(path, f"has the tag {node.tag}, which means nothing here")
+            return None
+        if node.tag == _NULL:
+            return None
+        try:
+            text, outside = self._references.expand(node.value)
+        except ValueError as error:
+            self._find(path, str(error))
+            return None
+        if outside:
+            self._document.outside[path] = node.value
+        return text
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        merged: list[yaml.Node] = []
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                merged.append(value_node)
+            elif not isinstance(key_node, yaml.ScalarNode):
+                self._find(path, "has a key that is not text", _mark(key_node))
+            elif key_node.value in data:
+                first = self._document.keys[(*path, key_node.value)]
+                message = f"duplicate key {key_node.value!r}: it is already on line {first.line}"
+                self._find((*path, key_node.value), message, _mark(key_node))
+            else:
+                self._document.keys[(*path, key_node.value)] = _mark(key_node)
+                data[key_node.value] = self.value(value_node, (*path, key_node.value))
+        for value_node in merged:
+            self._merge(value_node, path, data)
+        return data
+
+    def _merge(self, node: yaml.Node, path: Path, data: dict[str, Any]) -> None:
+        """YAML's ``<<``: the keys of other mappings, where the mapping itself does not have them."""
+        if any(node is outer for outer in self._open):
+            self._find(path, "contains itself")
+            return
+        self._open.append(node)
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                self._merge(item, path, data)
+        elif isinstance(node, yaml.MappingNode):
+            inner: list[yaml.Node] = []
+            for key_node, value_node in node.value:
+                if key_node.tag == _MERGE:
+                    inner.append(value_node)
+                elif isinstance(key_node, yaml.ScalarNode) and key_node.value not in data:
+                    self._document.keys[(*path, key_node.value)] = _mark(key_node)
+                    data[key_node.value] = self.value(value_node, (*path, key_node.value))
+            for item in inner:
+                self._merge(item, path, data)
+        else:
+            self._find(path, "merges (<<) something that is not a mapping", _mark(node))
+        self._open.pop()
+
+
+def _mark(node: yaml.Node) -> Mark:
+    return Mark(node.start_mark.line + 1, node.start_mark.column + 1)

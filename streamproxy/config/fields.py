@@ -1,0 +1,67 @@
+"""Which model and which field a path of the file belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
+
+from streamproxy.config.redact import Path
+from streamproxy.config.section import Section
+
+
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a model by their keys in a file."""
+    return {info.alias or name: info for name, info in model.model_fields.items()}
+
+
+def models_in(annotation: Any) -> Iterator[type[Section]]:
+    """The models that an annotation mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from models_in(argument)
+
+
+def is_collection(annotation: Any) -> bool:
+    """Whether an annotation is that of a list or of a mapping with keys of the user's own."""
+    return getattr(annotation, "__origin__", None) in (tuple, dict)
+
+
+def model_at(root: type[Section], path: Path) -> type[Section] | None:
+    """The model of the mapping at a path; ``*`` stands for any key or place. None when there is no model."""
+    model: type[Section] | None = root
+    parts = list(path)
+    while parts and model is not None:
+        info = keys_of(model).get(str(parts.pop(0)))
+        model = next(models_in(info.annotation), None) if info is not None else None
+        if info is not None and is_collection(info.annotation):
+            if not parts:
+                return None
+            parts.pop(0)
+    return model
+
+
+def field_at(root: type[Section], path: Path) -> FieldInfo:
+    """The field at the end of a path of keys. Raises KeyError for a path that the model does not have."""
+    model = model_at(root, path[:-1])
+    if model is None:
+        raise KeyError(path)
+    return keys_of(model)[str(path[-1])]
+
+
+def is_default(info: FieldInfo, value: object) -> bool:
+    """Whether a value of the file means the same as the field's default."""
+    adapter: TypeAdapter[Any] = TypeAdapter(info.rebuild_annotation())
+    try:
+        return bool(adapter.validate_python(value) == default_of(info))
+    except ValueError:
+        return False
+
+
+def default_of(info: FieldInfo) -> Any:
+    """A field's default, as Python sees it."""
+    adapter: TypeAdapter[Any] = TypeAdapter(info.rebuild_annotation())
+    return adapter.validate_python(info.get_default(call_default_factory=True, validated_data={}))

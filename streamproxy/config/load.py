@@ -1,0 +1,162 @@
+"""From a file to a `Config`, or to every problem of the file at once.
+
+A file goes through four readers, each of which finds what it can and leaves the rest to the next: the document (YAML,
+duplicate keys, references), the keys of later versions, the model (keys and values), and the checks between keys. A
+value that an earlier reader found fault with is not complained about again by a later one.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from streamproxy.config import checks, pending
+from streamproxy.config.document import Document, Finding, read
+from streamproxy.config.fields import field_at, keys_of, model_at
+from streamproxy.config.model import Config, default_name
+from streamproxy.config.redact import Path, is_secret
+from streamproxy.config.references import References
+from streamproxy.errors import ConfigError, Problem
+
+# A value is repeated in a message only when it looks as harmless as a duration, a name or an address.
+_HARMLESS = re.compile(r"[\w .,:/*%\[\]-]{1,60}")
+# A long run of letters and digits may be a key that was put into the wrong place.
+_LIKE_A_KEY = re.compile(r"[A-Za-z0-9_-]{24,}")
+_PREDICATES = ("is ", "has ", "must ", "can")  # messages that continue a sentence that begins with the value
+_WANTED = {
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "string_type": "must be text",
+}
+
+
+def load_config(path: str | pathlib.Path, environ: Mapping[str, str] | None = None) -> Config:
+    """Read a configuration file. ``environ`` has the variables that ``${NAME}`` stands for; None is none at all.
+
+    Raises ConfigError, with every problem of the file.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {error.strerror}")]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([Problem(str(path), 1, 1, "", "cannot be read: it is not UTF-8 text")]) from None
+    return parse_config(text, name=str(path), environ=environ)
+
+
+def parse_config(text: str, *, name: str, environ: Mapping[str, str] | None = None) -> Config:
+    """Parse the text of a configuration file. ``name`` stands in messages, ``environ`` is as for `load_config`.
+
+    Raises ConfigError, with every problem of the text.
+    """
+    document = read(text, References(environ or {}))
+    if not isinstance(document.data, dict):
+        found = document.findings or [_no_mapping(document)]
+        raise ConfigError(_problem(finding, document, name) for finding in found)
+    _name_routes(document)
+    config, findings = _validate(document)
+    if config is None or findings:
+        problems = {_problem(finding, document, name) for finding in findings}
+        raise ConfigError(sorted(problems, key=lambda problem: (problem.line, problem.column, problem.where)))
+    return config.hiding(document.outside)
+
+
+def _no_mapping(document: Document) -> Finding:
+    if document.data is None:
+        return Finding((), "the file is empty: at least routes is needed")
+    return Finding((), "must be a mapping of keys: at least routes is needed")
+
+
+def _name_routes(document: Document) -> None:
+    """Call a route without a name as its path stands in the file: what ``${...}`` brings in stays out of metrics."""
+    for path in document.match(("routes", "*")):
+        route = document.get(path)
+        if isinstance(route, dict) and "name" not in route:
+            given = document.outside.get((*path, "path")) or document.outside.get((*path, "path", 0))
+            if given is not None and default_name(route):
+                route["name"] = given
+
+
+def _validate(document: Document) -> tuple[Config | None, list[Finding]]:
+    findings = [*document.findings, *pending.find(document)]
+    settled = [finding.path for finding in findings if finding.final]
+    config: Config | None = None
+    model: list[Finding] = []
+    try:
+        config = Config.model_validate(document.data)
+    except ValidationError as error:
+        model = [finding for finding in _model_findings(error, document) if not _below(finding.path, settled)]
+    faulty = {finding.path for finding in model}
+    between = [
+        finding for finding in checks.find(document) if finding.path not in faulty and not _below(finding.path, settled)
+    ]
+    return config, [*findings, *model, *between]
+
+
+def _below(path: Path, others: list[Path]) -> bool:
+    return any(path[: len(other)] == other for other in others)
+
+
+def _model_findings(error: ValidationError, document: Document) -> Iterator[Finding]:
+    for details in error.errors(include_url=False, include_input=False):
+        location = details["loc"]
+        if location[-1:] == ("[key]",):
+            key = location[-2]
+            yield Finding(location[:-1], f"{key!r} {_message(details)}", at_key=True)
+        elif details["type"] == "missing":
+            yield Finding(location, f"is missing: {field_at(Config, location).description}")
+        elif details["type"] == "extra_forbidden":
+            yield Finding(location, _unknown_key(location), at_key=True)
+        else:
+            path = document.known(location)
+            if location[0] == "routes" and location[2:] == ("name",) and document.get(location) is None:
+                continue  # the route has no name, and its path is what is wrong
+            yield Finding(path, _message(details, path))
+
+
+def _unknown_key(location: Path) -> str:
+    model = model_at(Config, location[:-1])
+    known = keys_of(model) if model is not None else {}
+    return f"unknown key; {checks.suggest(str(location[-1]), known, otherwise='the keys here are:')}"
+
+
+def _message(details: ErrorDetails, path: Path = ()) -> str:
+    kind = details["type"]
+    context: dict[str, Any] = details.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        return f"is not allowed here: write {context['expected'].replace(chr(39), '')}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        model = model_at(Config, path)
+        return "must be a mapping" + (f" with the keys {', '.join(keys_of(model))}" if model is not None else "")
+    return _WANTED.get(kind, details["msg"])
+
+
+def _problem(finding: Finding, document: Document, name: str) -> Problem:
+    mark = finding.mark or document.position(finding.path, at_key=finding.at_key)
+    message = finding.message
+    if message.startswith(_PREDICATES) and finding.mark is None and not finding.at_key:
+        message = f"{_shown(finding.path, document)}{message}"
+    return Problem(name, mark.line, mark.column, _dotted(finding.path), message)
+
+
+def _shown(path: Path, document: Document) -> str:
+    """The value at a path, to begin a message with, unless it is long, odd, or may be a secret."""
+    value = document.get(path)
+    if not isinstance(value, str) or path in document.outside or is_secret(path):
+        return ""
+    if path[-2:-1] in (("set",), ("add",), ("headers",)) or not _HARMLESS.fullmatch(value) or _LIKE_A_KEY.search(value):
+        return ""
+    return f"{value!r} "
+
+
+def _dotted(path: Path) -> str:
+    """``routes[0].timeouts.idle``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")

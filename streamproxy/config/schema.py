@@ -1,0 +1,84 @@
+"""The JSON Schema (2020-12) of a configuration file: editors complete and check against it.
+
+It is made from the model. Where a file may say more than the model has, because a value may be short or a reference
+such as ``${PORT}``, the schema says so; what this version refuses, it refuses too.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from typing import Any
+
+from streamproxy.config import types as t
+from streamproxy.config.fields import keys_of, model_at
+from streamproxy.config.model import Config
+from streamproxy.config.pending import PENDING, Pending
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+# Models that a scalar may stand for.
+_SHORT_FORMS: dict[str, dict[str, Any]] = {
+    "Endpoint": {"type": "string"},
+    "Keepalive": {"type": ["string", "number"]},
+}
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema, as plain data fit for JSON."""
+    schema = copy.deepcopy(Config.model_json_schema(by_alias=True, mode="validation"))
+    definitions: dict[str, Any] = schema["$defs"]
+    for row in PENDING:
+        _refuse(row, schema)
+    for name, form in _SHORT_FORMS.items():
+        definitions[name] = {"anyOf": [form, definitions[name]]}
+    schema["$defs"] = {name: definitions[name] for name in sorted(_used(schema, definitions))}
+    return {"$schema": _DIALECT, **_loosened(schema), "title": "streamproxy configuration"}
+
+
+def _used(schema: dict[str, Any], definitions: dict[str, Any]) -> set[str]:
+    """The definitions that the schema still refers to, directly or through others."""
+    used: set[str] = set()
+    waiting = [{name: part for name, part in schema.items() if name != "$defs"}]
+    while waiting:
+        for name in re.findall(r'"#/\$defs/(\w+)"', json.dumps(waiting.pop())):
+            if name not in used:
+                used.add(name)
+                waiting.append(definitions[name])
+    return used
+
+
+def _properties(row: Pending, schema: dict[str, Any]) -> dict[str, Any]:
+    model = model_at(Config, row.path[:-1])
+    assert model is not None, row.key
+    properties: dict[str, Any] = schema["$defs"][model.__name__]["properties"]
+    return properties
+
+
+def _refuse(row: Pending, schema: dict[str, Any]) -> None:
+    """Allow a key of a later version only what it may say now."""
+    properties = _properties(row, schema)
+    key = row.path[-1]
+    if row.at_most is not None:
+        properties[key]["maxItems"] = row.at_most
+        return
+    model = model_at(Config, row.path[:-1])
+    assert model is not None, row.key
+    default = keys_of(model)[key].default
+    allowed = t.OFF_SCHEMA["enum"] if default in (None, "off") else [default]
+    properties[key] = {"enum": allowed, "description": f"not in this version: {row.what}"}
+
+
+def _loosened(node: Any) -> Any:
+    """The schema with references allowed where it lists words, and ``off`` where it has null."""
+    if isinstance(node, list):
+        return [_loosened(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if node == {"type": "null"}:
+        return t.OFF_SCHEMA
+    if node.get("type") == "string" and ("enum" in node or "const" in node):
+        words = {name: node[name] for name in ("enum", "const") if name in node}
+        rest = {name: item for name, item in node.items() if name not in ("type", *words)}
+        return rest | {"anyOf": [words, t.REFERENCE_SCHEMA]}
+    return {name: _loosened(item) for name, item in node.items()}
