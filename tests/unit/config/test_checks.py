@@ -1,0 +1,145 @@
+"""What only shows between keys: names, listeners, files, and routes in the shadow of others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from streamproxy.config import parse_config
+from streamproxy.errors import ConfigError
+
+
+def problems(text: str) -> list[str]:
+    """The errors of a file; none when it is good."""
+    try:
+        parse_config(text, name="f.yaml")
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
+def routes(*conditions: str) -> str:
+    return "routes:\n" + "".join(
+        f"  - {{name: r{index}, upstream: http://a, {each}}}\n" for index, each in enumerate(conditions)
+    )
+
+
+def test_an_unknown_upstream_comes_with_a_suggestion() -> None:
+    text = "upstreams: {backend: {endpoints: http://a}}\nroutes:\n  - {path: /a, upstream: %s}\n"
+    assert problems(text % "bakend") == [
+        "f.yaml:3:26: routes[0].upstream: 'bakend' is not the name of an upstream, nor a URL; did you mean 'backend'?"
+    ]
+    assert problems(text % "xyz") == [
+        "f.yaml:3:26: routes[0].upstream: 'xyz' is not the name of an upstream, nor a URL; the upstreams are: backend"
+    ]
+
+
+def test_two_routes_of_one_name_are_refused() -> None:
+    text = "routes:\n  - {name: a, path: /a, upstream: http://a}\n  - {name: a, path: /b, upstream: http://a}\n"
+    assert problems(text) == ["f.yaml:3:12: routes[1].name: 'a' is the name of the route on line 2 already"]
+
+
+def test_two_routes_named_by_one_path_need_names() -> None:
+    text = (
+        "routes:\n  - {path: /a, methods: GET, upstream: http://a}\n  - {path: /a, methods: PUT, upstream: http://a}\n"
+    )
+    assert problems(text) == [
+        "f.yaml:3:12: routes[1].path: '/a' is the name of the route on line 2 already;"
+        " give the route a name, since its path is that of the other one"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("path: /*", "path: /v1/*"),
+        ("path: /v1/*", "path: /v1/*"),
+        ("path: /v1/*", "path: /v1/chat"),
+        ("path: /v1/*", "path: /v1/"),
+        ("path: [/a, /b/*]", "path: [/b/c, /a]"),
+        ("path: /%61", "path: /a"),
+        ("path: /a%2fb", "path: /a%2Fb"),
+        ("path: /a", "path: /a, methods: [PUT]"),
+        ("path: /a, methods: [GET, PUT]", "path: /a, methods: [PUT]"),
+        ("path: /a, methods: [GET]", "path: /a, methods: [HEAD]"),
+        ("path: /a", "path: /a, hosts: [x.example]"),
+        ("path: /a, hosts: ['*.example']", "path: /a, hosts: [X.Example]"),
+        ("path: /a, hosts: ['*.example']", "path: /a, hosts: ['*.x.example']"),
+        ("path: /a, headers: {x-a: '*'}", "path: /a, headers: {X-A: b, x-c: d}"),
+        ("path: /a, headers: {x-a: b}", "path: /a, headers: {x-a: b}"),
+    ],
+)
+def test_a_route_that_can_never_match_is_refused(earlier: str, later: str) -> None:
+    (line,) = problems(routes(earlier, later))
+    assert line.startswith("f.yaml:3:")
+    assert line.endswith("can never match: the route on line 2 comes first and takes all of it")
+    assert ": routes[1].path: " in line
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        ("path: /v1/*", "path: /*"),
+        ("path: /v1/*", "path: /v1"),
+        ("path: /v1/*", "path: /v10/*"),
+        ("path: /v1", "path: /v1/*"),
+        ("path: /a/b", "path: /a%2Fb"),
+        ("path: [/a, /b]", "path: [/a, /c]"),
+        ("path: /a, methods: [GET]", "path: /a"),
+        ("path: /a, methods: [HEAD]", "path: /a, methods: [GET]"),
+        ("path: /a, methods: [GET]", "path: /a, methods: [GET, PUT]"),
+        ("path: /a, hosts: [x.example]", "path: /a"),
+        ("path: /a, hosts: ['*.example']", "path: /a, hosts: [example]"),
+        ("path: /a, hosts: ['*.x.example']", "path: /a, hosts: ['*.example']"),
+        ("path: /a, hosts: [x.example]", "path: /a, hosts: ['*.example']"),
+        ("path: /a, headers: {x-a: '*'}", "path: /a"),
+        ("path: /a, headers: {x-a: b}", "path: /a, headers: {x-a: '*'}"),
+        ("path: /a, headers: {x-a: b}", "path: /a, headers: {x-a: c}"),
+        ("path: /a, headers: {x-a: b, x-c: d}", "path: /a, headers: {x-a: b}"),
+    ],
+)
+def test_a_route_with_something_left_to_match_is_let_through(earlier: str, later: str) -> None:
+    assert problems(routes(earlier, later)) == []
+
+
+def test_several_routes_together_can_take_all_of_a_later_one() -> None:
+    three = routes("path: /a/*", "path: /b, methods: [GET]", "path: [/a/x, /b], methods: [GET]")
+    assert problems(three) == [
+        "f.yaml:4:42: routes[2].path: can never match: the routes on lines 2 and 3 come first and take all of it"
+    ]
+
+
+def test_listeners_do_not_share_an_address() -> None:
+    ok = "routes: [{path: /, upstream: http://a}]\n"
+    assert problems("server: {listen: [a:1, b:1, a:1]}\n" + ok) == [
+        "f.yaml:1:29: server.listen[2]: 'a:1' is listened on already; take another address"
+    ]
+    assert problems("server: {listen: a:1}\nadmin: {listen: a:1}\n" + ok) == [
+        "f.yaml:2:17: admin.listen: 'a:1' is listened on already; take another address"
+    ]
+    assert problems("server: {listen: 127.0.0.1:9090}\n" + ok) == [
+        "f.yaml:1:18: server.listen: '127.0.0.1:9090' is the default address of the admin listener;"
+        " set admin.listen too"
+    ]
+    assert problems("server: {listen: 127.0.0.1:9090}\nadmin: {listen: off}\n" + ok) == []
+    assert problems("server: {listen: [a:0, a:0]}\nadmin: {listen: a:0}\n" + ok) == []
+
+
+def test_files_of_tls_must_be_readable(tmp_path: Path) -> None:
+    there = tmp_path / "ca.pem"
+    there.write_text("")
+    tls = json.dumps({"ca": str(there), "cert": str(tmp_path), "key": str(tmp_path / "none")})
+    text = f"upstreams:\n  u:\n    endpoints: https://a\n    tls: {tls}\nroutes: [{{path: /, upstream: u}}]\n"
+    first, second = problems(text)
+    assert first.startswith("f.yaml:4:")
+    assert "upstreams.u.tls.cert: " in first
+    assert first.endswith("cannot be read: Is a directory")
+    assert "upstreams.u.tls.key: " in second
+    assert second.endswith("cannot be read: No such file or directory")
+
+
+def test_a_certificate_and_its_key_come_together() -> None:
+    text = "upstreams: {u: {endpoints: https://a, tls: {cert: /dev/null}}}\nroutes: [{path: /, upstream: u}]\n"
+    assert problems(text) == ["f.yaml:1:44: upstreams.u.tls: needs cert and key together"]

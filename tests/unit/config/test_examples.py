@@ -1,0 +1,104 @@
+"""The files in config/: each loads, fits the schema, and says what it claims."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from streamproxy.config import Config, json_schema, load_config, parse_config
+from streamproxy.config.fields import keys_of
+from streamproxy.config.pending import PENDING
+from streamproxy.config.section import Section
+
+FOLDER = Path(__file__).parents[3] / "config"
+EXAMPLES = sorted(FOLDER.glob("*.yaml"))
+ENVIRON = {"OPENAI_API_KEY": "sk-test", "ANTHROPIC_API_KEY": "sk-ant-test"}
+VALIDATOR = Draft202012Validator(json_schema())
+
+
+def test_there_are_examples_for_what_people_run() -> None:
+    assert {path.stem for path in EXAMPLES} >= {
+        "minimal", "vllm", "ollama", "openai", "anthropic", "sse-browser", "download", "full",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_loads(path: Path) -> None:
+    config = load_config(path, ENVIRON)
+    assert config.routes
+    assert all(route.upstream in config.upstreams for route in config.routes)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_fits_the_schema(path: Path) -> None:
+    assert [error.message for error in VALIDATOR.iter_errors(yaml.safe_load(path.read_text()))] == []
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_needs_no_variable_that_it_does_not_name_in_its_head(path: Path) -> None:
+    text = path.read_text()
+    head = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    for name in re.findall(r"\$\{([A-Z_]+)\}", re.sub(r"^\s*#.*", "", text, flags=re.MULTILINE)):
+        assert f"{name}=" in head
+
+
+def test_the_openai_example_replaces_the_clients_credential() -> None:
+    rules = load_config(FOLDER / "openai.yaml", ENVIRON).routes[0].request_headers
+    assert rules.set == {"Authorization": "Bearer sk-test"}
+
+
+def test_the_anthropic_example_replaces_the_clients_credential() -> None:
+    rules = load_config(FOLDER / "anthropic.yaml", ENVIRON).routes[0].request_headers
+    assert rules.set == {"x-api-key": "sk-ant-test"}
+    assert "Authorization" in rules.remove
+
+
+def test_the_full_example_says_the_defaults() -> None:
+    full = load_config(FOLDER / "full.yaml")
+    bare = parse_config(
+        "upstreams: {backend: {endpoints: [http://127.0.0.1:8000]}}\n"
+        "routes: [{name: all, path: /*, upstream: backend}]\n",
+        name="bare",
+    )
+    assert full == bare
+
+
+def test_the_full_example_has_every_key_that_works() -> None:
+    data = yaml.safe_load((FOLDER / "full.yaml").read_text())
+    pending = {row.key for row in PENDING if row.at_most is None}
+    missing = [key for key in all_keys(Config) if key not in pending and not present(data, key.split("."))]
+    assert missing == []
+
+
+def all_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every key of the model as a dotted path, without those below one of a later version."""
+    refused = {row.key for row in PENDING if row.at_most is None}
+    for name, info in keys_of(model).items():
+        key = f"{prefix}{name}"
+        yield key
+        if key in refused:
+            continue
+        for inner, star in models_of(info.annotation):
+            yield from all_keys(inner, f"{key}.*." if star else f"{key}.")
+
+
+def models_of(annotation: Any, star: bool = False) -> Iterator[tuple[type[Section], bool]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation, star
+    for argument in get_args(annotation):
+        yield from models_of(argument, star or getattr(annotation, "__origin__", None) in (tuple, dict))
+
+
+def present(data: Any, keys: list[str]) -> bool:
+    if not keys:
+        return True
+    first, *rest = keys
+    if first == "*":
+        return any(present(item, rest) for item in (data.values() if isinstance(data, dict) else data))
+    return isinstance(data, dict) and first in data and present(data[first], rest)
