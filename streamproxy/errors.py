@@ -96,6 +96,8 @@ class ExchangeError(StreamproxyError):
     end: ClassVar[End] = "error"
     close: ClassVar[bool] = False  # the downstream connection cannot be used again
 
+    challenge: str = ""  # for a WWW-Authenticate header
+
     def __init__(self, detail: str = "", *, note: str = "", retry_after: float | None = None) -> None:
         super().__init__(detail or self.title)
         self.detail = detail or self.title
@@ -136,6 +138,10 @@ class NotImplementedHere(Rejected):
 
 class Denied(Rejected):
     error, status, title = "http_request_denied", 401, "A valid credential is needed"
+
+    def __init__(self, detail: str = "", *, challenge: str, note: str = "") -> None:
+        super().__init__(detail, note=note)
+        self.challenge = challenge
 
 
 class LimitReached(Rejected):

@@ -36,6 +36,8 @@ def error_response(error: ExchangeError, request_id: str) -> tuple[Headers, byte
     ]
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
+    if error.challenge:
+        headers.append((b"www-authenticate", error.challenge.encode()))
     if error.close:
         headers.append((b"connection", b"close"))
     return headers, body
