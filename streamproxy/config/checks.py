@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import pathlib
 from collections.abc import Iterable, Iterator
 
 from pydantic import ValidationError
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from streamproxy.config.document import Document, Finding
 from streamproxy.config.model import Admin, Route, Server, default_name
 from streamproxy.config.redact import Path
+from streamproxy.config.references import why_unreadable
 from streamproxy.config.units import is_off
 from streamproxy.config.values import Address
 from streamproxy.wire.target import normal_path
@@ -201,10 +201,8 @@ def _missing_files(document: Document) -> Iterator[Finding]:
     for pattern in _FILES:
         for path in document.match(pattern):
             value = document.get(path)
-            if not isinstance(value, str) or is_off(value) or not value:
+            if not isinstance(value, str) or is_off(value) or not value or "\0" in value:
                 continue
-            try:
-                with pathlib.Path(value).open("rb"):
-                    pass
-            except (OSError, ValueError) as error:
-                yield Finding(path, f"cannot be read: {getattr(error, 'strerror', None) or 'not a path'}")
+            why = why_unreadable(value)
+            if why is not None:
+                yield Finding(path, f"cannot be read: {why}")

@@ -57,6 +57,15 @@ class References:
         return value
 
 
+def why_unreadable(path: str) -> str | None:
+    """What keeps a file from being read, None for nothing."""
+    try:
+        with Path(path).open("rb"):
+            return None
+    except OSError as error:
+        return error.strerror
+
+
 def _content(path: str) -> str:
     """The content of a file without its final line break. Raises ValueError."""
     try:

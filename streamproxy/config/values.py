@@ -53,8 +53,10 @@ class Address:
 
 def text(value: object) -> str:
     """Any text; YAML's null is none. Raises ValueError."""
-    if not isinstance(value, str):
+    if value is None:
         raise ValueError('must be text; write "" for an empty one')
+    if not isinstance(value, str):
+        raise ValueError("must be text")
     return value
 
 
@@ -133,7 +135,11 @@ def name(value: object) -> str:
 def upstream(value: object) -> str:
     """What a route names as its upstream: a name, or the URL of an upstream of one endpoint. Raises ValueError."""
     raw = text(value)
-    return origin(raw) if "://" in raw else name(raw)
+    if "://" in raw:
+        return origin(raw)
+    if not _NAME.fullmatch(raw):
+        raise ValueError("is neither the name of an upstream nor a URL: a URL begins with http:// or https://")
+    return raw
 
 
 def label(value: object) -> str:

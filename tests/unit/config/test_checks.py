@@ -36,6 +36,13 @@ def test_an_unknown_upstream_comes_with_a_suggestion() -> None:
     ]
 
 
+def test_an_address_without_a_scheme_is_told_to_have_one() -> None:
+    assert problems("routes: [{path: /a, upstream: 127.0.0.1:8000}]\n") == [
+        "f.yaml:1:31: routes[0].upstream: '127.0.0.1:8000' is neither the name of an upstream nor a URL:"
+        " a URL begins with http:// or https://"
+    ]
+
+
 def test_two_routes_of_one_name_are_refused() -> None:
     text = "routes:\n  - {name: a, path: /a, upstream: http://a}\n  - {name: a, path: /b, upstream: http://a}\n"
     assert problems(text) == ["f.yaml:3:12: routes[1].name: 'a' is the name of the route on line 2 already"]
