@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from time import monotonic
 from typing import NamedTuple
 
@@ -89,8 +89,13 @@ class Relay:
                 exchange.events = self._tracker.events
             if not self._downstream.gone:
                 await self._downstream.end()
-        except OSError as fault:
-            raise ClientDisconnected() from fault  # ASGI: send() after the client left
+        except BaseException as fault:
+            # A generator that is left in the middle would be closed by the garbage collector, in a task of its own.
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
+            if isinstance(fault, OSError):
+                raise ClientDisconnected() from fault  # ASGI: send() after the client left
+            raise
         finally:
             watch.keepalive_since = FOREVER
             if self._pending is not None:

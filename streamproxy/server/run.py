@@ -21,6 +21,8 @@ from streamproxy.server.sockets import bind, close, url_of
 
 Say = Callable[[str], None]
 
+_A_YEAR = 31_536_000.0  # seconds
+
 
 def run(config: Config, say: Say) -> None:
     """Serve until a signal ends it; ``say`` gets one line a listener once it accepts. Raises BindError."""
@@ -47,14 +49,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def serve(config: Config, listeners: list[socket.socket], admins: list[socket.socket], say: Say) -> None:
     """Serve on sockets that listen already, until a signal."""
     app = create_app(config)
-    settings = EngineSettings(
-        max_header_size=config.server.max_header_size,
-        head_timeout=config.server.head_timeout,
-        keepalive_timeout=config.server.keepalive_timeout,
-        drain_timeout=config.server.drain_timeout,
-        max_connections=config.server.max_connections,
-        on_rejected=app.rejected,
-    )
+    settings = engine_settings(config, app)
     stop = _signals()
     main = _engine(config, app, listeners, settings)
     # The admin listener answers also when the main one is full.
@@ -68,11 +63,24 @@ async def serve(config: Config, listeners: list[socket.socket], admins: list[soc
             say(f"admin on {url_of(listener)}")
     try:
         await stop.wait()
-        await drain(app, main, config.server.drain_timeout, stop)
+        await drain(app, main, settings.drain_timeout, stop)
     finally:
         await main.stop()
         admin.drain()
         await admin.stop()
+
+
+def engine_settings(config: Config, app: Application) -> EngineSettings:
+    """What the engine is told; a time-out that is off becomes a year, since a loop's timers take no infinity."""
+    server = config.server
+    return EngineSettings(
+        max_header_size=server.max_header_size,
+        head_timeout=_A_YEAR if server.head_timeout is None else server.head_timeout,
+        keepalive_timeout=_A_YEAR if server.keepalive_timeout is None else server.keepalive_timeout,
+        drain_timeout=_A_YEAR if server.drain_timeout is None else server.drain_timeout,
+        max_connections=server.max_connections,
+        on_rejected=app.rejected,
+    )
 
 
 def _engine(config: Config, app: Application, listeners: list[socket.socket], settings: EngineSettings) -> Engine:

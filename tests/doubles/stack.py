@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from streamproxy.app import Application, create_app
 from streamproxy.config import Address, parse_config
 from streamproxy.server.engines import Engine, EngineSettings, UvicornEngine, hypercorn_engine
+from streamproxy.server.run import engine_settings
 from streamproxy.server.sockets import bind, close, url_of
 from tests.doubles.leaks import LeakCheck
 
@@ -120,14 +121,7 @@ async def running_stack(
     leaks.gauge("live exchanges", lambda: list(app.ledger.live))
     leaks.gauge("streams", lambda: sum(e.streams for u in app.deployment.upstreams.values() for e in u.endpoints))
     listener = bind(Address(host="127.0.0.1", port=0))
-    settings = EngineSettings(
-        max_header_size=config.server.max_header_size,
-        head_timeout=config.server.head_timeout or 30.0,
-        keepalive_timeout=config.server.keepalive_timeout or 75.0,
-        drain_timeout=1.0,
-        max_connections=config.server.max_connections,
-        on_rejected=app.rejected,
-    )
+    settings = engine_settings(config, app)._replace(drain_timeout=1.0)
     engine = SERVERS[server_kind](app, [listener], settings)
     url = url_of(listener)
     await engine.start()

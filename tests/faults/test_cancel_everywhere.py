@@ -1,0 +1,144 @@
+"""An exchange is cancelled at every await in turn, from the first to the last, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+import httpx
+import pytest
+
+from streamproxy.app import Application, create_app
+from streamproxy.config import parse_config
+from streamproxy.errors import StoppedByOperator
+from tests.conftest import Serve
+from tests.doubles.leaks import LeakCheck
+from tests.doubles.stack import CLIENTS
+from tests.doubles.upstream import Conn, Upstream, stream_head
+
+
+class CancelAt(Coroutine[Any, Any, None]):
+    """Runs a coroutine, and does ``strike`` while it is suspended for the nth time."""
+
+    def __init__(self, inner: Coroutine[Any, Any, None], n: int, strike: Any) -> None:
+        self._inner = inner
+        self._left = n
+        self._strike = strike
+        self.struck = False
+
+    def send(self, value: Any) -> Any:
+        return self._step(self._inner.send(value))
+
+    def throw(self, *error: Any) -> Any:
+        return self._step(self._inner.throw(*error))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        raise AssertionError("only a task runs it")
+
+    def _step(self, yielded: Any) -> Any:
+        if self._left == 0:
+            self.struck = True
+            asyncio.get_running_loop().call_soon(self._strike)
+        self._left -= 1
+        return yielded
+
+
+async def answer(conn: Conn) -> None:
+    while True:
+        await conn.read_request()
+        await conn.send(stream_head())
+        for number in range(3):
+            await conn.send_chunk(b"data: %d\n\n" % number)
+            await asyncio.sleep(0)
+        await conn.send_chunk(b"")
+
+
+def scope() -> dict[str, Any]:
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"x"), (b"content-length", b"6")],
+        "client": ("127.0.0.1", 1),
+    }
+
+
+class Client:
+    """The ASGI side: a body in two parts, then nothing; every send suspends once."""
+
+    def __init__(self) -> None:
+        self.parts = [(b"abc", True), (b"def", False)]
+        self.sent: list[Any] = []
+
+    async def receive(self) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        if self.parts:
+            body, more = self.parts.pop(0)
+            return {"type": "http.request", "body": body, "more_body": more}
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+    async def send(self, message: Any) -> None:
+        await asyncio.sleep(0)
+        self.sent.append(message)
+
+
+async def run_struck_at(app: Application, n: int, how: str) -> bool:
+    """Run one exchange and strike at its nth await. Whether there were that many."""
+    client = Client()
+
+    def strike() -> None:
+        if how == "cancel":
+            task.cancel()
+        else:
+            for exchange in list(app.ledger.live.values()):
+                exchange.interrupt(StoppedByOperator())
+
+    coroutine = CancelAt(app(scope(), client.receive, client.send), n, strike)
+    task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+    async with asyncio.timeout(20):
+        await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
+    assert not app.ledger.live
+    endpoints = [endpoint for upstream in app.deployment.upstreams.values() for endpoint in upstream.endpoints]
+    assert [endpoint.streams for endpoint in endpoints] == [0]
+    return coroutine.struck
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+@pytest.mark.parametrize("kind", CLIENTS)
+async def test_a_cancellation_at_any_await_leaves_nothing(leaks: LeakCheck, serve: Serve, kind: str, how: str) -> None:
+    upstream: Upstream = await serve(answer)
+    own = httpx.AsyncClient() if kind == "user" else None
+    config = {
+        "log": {"access": "off"},
+        "routes": [{"path": "/*", "upstream": "up"}],
+        "upstreams": {"up": {"endpoints": [upstream.url], "client": "httpx" if kind == "user" else kind}},
+    }
+    app = create_app(parse_config(json.dumps(config), name="test"), client=own)
+    ended: list[Any] = []
+    app.ledger.observers.append(ended.append)
+    struck = 0
+    while await run_struck_at(app, struck, how):
+        struck += 1
+    assert struck > 5  # the request's parts, the head, the chunks, the sends
+    assert len(ended) >= struck
+    assert ended[-1].end == "complete"
+    assert ended[-1].events == 3
+    if kind == "native":
+        endpoint = app.deployment.upstreams["up"].endpoints[0]
+        assert endpoint.active == 0
+    await app.deployment.aclose()
+    if own is not None:
+        await own.aclose()
