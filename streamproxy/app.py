@@ -6,17 +6,20 @@ the admin application beside it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from streamproxy import config as configuration
 from streamproxy.admin.app import create_admin
 from streamproxy.compose import Deployment
-from streamproxy.config.model import Config
+from streamproxy.config import Config
 from streamproxy.exchange import Ledger
 from streamproxy.observe.log import configure
 from streamproxy.observe.metrics import Metrics
@@ -99,3 +102,11 @@ def create_app(config: Config, *, client: Any = None) -> Application:
     httpx's ``stream()`` and ``aiter_raw()``. It stays the caller's to close.
     """
     return Application(config, client=client)
+
+
+def load_config(path: str | Path) -> Config:
+    """The configuration in a file, with ``${NAME}`` taken from the environment.
+
+    Raises ConfigError, which carries every problem of the file with its position.
+    """
+    return configuration.load_config(path, os.environ)

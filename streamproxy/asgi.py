@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 
-from streamproxy.app import create_app
-from streamproxy.config import load_config
+from streamproxy.app import create_app, load_config
 
 app = create_app(load_config(os.environ.get("STREAMPROXY_CONFIG", "streamproxy.yaml")))

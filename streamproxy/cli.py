@@ -9,10 +9,11 @@ from pathlib import Path
 
 import click
 
-from streamproxy import __version__
-from streamproxy.config import Address, Config, json_schema, load_config
+from streamproxy.app import load_config
+from streamproxy.config import Address, Config, json_schema
 from streamproxy.config.values import address
 from streamproxy.errors import ConfigError, StreamproxyError
+from streamproxy.version import __version__
 
 _CONFIG = click.option(
     "-c",

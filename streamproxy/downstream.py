@@ -19,6 +19,7 @@ from typing import Any
 
 from streamproxy.errors import BodyTooLarge, ClientDisconnected
 from streamproxy.exchange import Exchange
+from streamproxy.extension import CONNECTION, DownstreamConnection
 from streamproxy.watch import Watch
 from streamproxy.wire.headers import Headers
 
@@ -26,8 +27,6 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-CONNECTION = "streamproxy.connection"
 
 
 class Downstream:
@@ -45,6 +44,8 @@ class Downstream:
         "_receive",
         "_watch",
         "carry_on",
+        "content",
+        "dress",
         "gone",
         "send",
         "started",
@@ -56,15 +57,17 @@ class Downstream:
         self._exchange = exchange
         self._watch = watch
         extensions = scope.get("extensions")
-        self._connection: Any = extensions.get(CONNECTION) if extensions else None
+        self._connection: DownstreamConnection | None = extensions.get(CONNECTION) if extensions else None
         self._body_limit: int | None = None
         self._reader: _Reader | None = None
+        self.content: AsyncIterator[bytes] | None = None  # the request's body as it comes, None if there is none
+        self.dress: Callable[[Headers], Headers] | None = None  # the last word on the fields of any response
         self.carry_on = False
         self.gone = False
         self.started = False
 
-    def open(self, headers: Headers, *, body_limit: int | None, read_ahead: int) -> AsyncIterator[bytes] | None:
-        """Begin to listen. Gives the request's body as it comes, or None if there is none.
+    def open(self, headers: Headers, *, body_limit: int | None, read_ahead: int) -> None:
+        """Begin to listen, and say what ``content`` is.
 
         Raises BodyTooLarge when Content-Length is over ``body_limit`` bytes; the iterator raises it when more than
         that comes unannounced, and ClientDisconnected when the client leaves in the middle.
@@ -81,9 +84,9 @@ class Downstream:
         self._body_limit = body_limit
         self._listen(read_ahead, has_body=has_body)
         if has_body:
-            return self._body()
-        self._exchange.request_read_at = self._exchange.started_at
-        return None
+            self.content = self._body()
+        else:
+            self._exchange.request_read_at = self._exchange.started_at
 
     def _listen(self, read_ahead: int, *, has_body: bool) -> None:
         connection = self._connection
@@ -129,6 +132,8 @@ class Downstream:
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the response head."""
+        if self.dress is not None:
+            headers = self.dress(headers)
         self.started = True
         self._exchange.status = status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})

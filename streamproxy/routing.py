@@ -13,7 +13,7 @@ from urllib.parse import quote
 from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Receive, Scope, Send
 
-from streamproxy.downstream import CONNECTION
+from streamproxy.extension import CONNECTION
 from streamproxy.wire.headers import Headers, first
 from streamproxy.wire.target import climbs, normal_path, strip_prefix
 

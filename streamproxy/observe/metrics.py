@@ -23,9 +23,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import InfoMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from streamproxy import __version__
 from streamproxy.exchange import Exchange, Ledger
 from streamproxy.observe.series import Histogram, Pair, Totals
+from streamproxy.version import __version__
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"

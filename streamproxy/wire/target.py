@@ -42,11 +42,12 @@ def climbs(path: bytes, prefix: bytes) -> bool:
 
 
 def strip_prefix(raw_path: bytes, prefix: bytes) -> bytes:
-    """The raw path without a prefix that its normal form begins with; unchanged when it does not.
+    """The raw path without a prefix of whole segments that its normal form begins with; unchanged when it does not.
 
     What is left keeps its bytes. The result begins with a slash.
     """
-    if not normal_path(raw_path).startswith(prefix):
+    path = normal_path(raw_path)
+    if not path.startswith(prefix) or (path[len(prefix) :][:1] not in (b"", b"/") and not prefix.endswith(b"/")):
         return raw_path
     taken = 0
     for _ in prefix:

@@ -16,10 +16,10 @@ ROOT = Path(streamproxy.__file__).parent
 # From the bottom up. A module has the place of the longest name here that it is, or is inside of. Modules of one
 # layer may import each other, as long as no circle comes of it.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "wire"}),
+    frozenset({"errors", "extension", "version", "wire"}),
     frozenset({"config"}),
     frozenset({"client", "exchange"}),
-    frozenset({"admission", "auth", "observe", "routing", "upstream"}),
+    frozenset({"admission", "auth", "cors", "observe", "routing", "upstream"}),
     frozenset({"downstream", "relay", "watch", "websocket"}),
     frozenset({"admin", "proxy"}),
     frozenset({"app", "compose"}),

@@ -1,0 +1,28 @@
+"""The ASGI extension by which a server tells the proxy what plain ASGI has no word for.
+
+``scope["extensions"]["streamproxy.connection"]`` is a `DownstreamConnection`. Our own HTTP/1.1 protocol offers it;
+on any other server the proxy does without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+CONNECTION = "streamproxy.connection"
+
+
+class DownstreamConnection(Protocol):
+    """A client's connection, for the time of one exchange."""
+
+    target: bytes  # the request target as it was sent
+    on_disconnect: Callable[[], None] | None  # called once, at the moment the client leaves
+
+    @property
+    def disconnected(self) -> bool:
+        """Whether the client has left already."""
+        ...
+
+    def set_write_limit(self, high: int) -> None:
+        """Let at most about ``high`` bytes wait for the client before a send waits too."""
+        ...
