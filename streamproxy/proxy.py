@@ -164,6 +164,8 @@ class Exchanger:
 
     async def _fail(self, error: ExchangeError, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
         """Before the head, answer with the error; after it, abort. A client that left gets neither."""
+        if error.note:
+            logger.debug("exchange %s: %s", exchange.request_id, error.note)
         if isinstance(error, ClientDisconnected):
             if not downstream.started:
                 exchange.status = error.status
@@ -223,12 +225,24 @@ class Forwarder(Exchanger):
         headers: Headers = scope["headers"]
         if facts.via and hops(headers) > MAX_HOPS:
             raise LoopDetected()
-        content = downstream.open(headers, body_limit=settings.max_request_body, read_ahead=settings.buffer)
-        endpoint = self._upstream.pick(exchange, headers)
+        downstream.open(headers, body_limit=settings.max_request_body, read_ahead=settings.buffer)
+        await self._forward(exchange, target, scope, facts, downstream, watch)
+
+    async def _forward(
+        self,
+        exchange: Exchange,
+        target: Target,
+        scope: Scope,
+        facts: Facts,
+        downstream: Downstream,
+        watch: Watch,
+    ) -> None:
+        settings = self._settings
+        endpoint = self._upstream.pick(exchange, scope["headers"])
         request = UpstreamRequest(
             scope["method"],
             self._request_headers(exchange, scope, facts, endpoint.authority),
-            content,
+            downstream.content,
             {**settings.extensions, "target": self._target(target), "progress": watch.enter},
         )
         watch.enter("connect")
