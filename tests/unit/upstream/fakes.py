@@ -1,0 +1,118 @@
+"""An upstream's parts without a network: a client that answers as it is told, and requests for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from streamproxy.exchange import Exchange
+from streamproxy.upstream import Endpoint, UpstreamRequest
+from streamproxy.wire.headers import Headers
+
+
+class FakeHeaders:
+    def __init__(self, raw: Headers) -> None:
+        self.raw = raw
+
+
+class FakeResponse:
+    def __init__(self, status: int, headers: Headers) -> None:
+        self.status_code = status
+        self.headers = FakeHeaders(headers)
+
+    async def aiter_raw(self) -> AsyncIterator[bytes]:
+        yield b"body"
+
+
+Answer = int | BaseException | Callable[["FakeClient"], Any]
+
+
+class FakeClient:
+    """Gives its ``answers`` one after the other, the last one again and again.
+
+    An answer is a status, an exception, or a function that is awaited and gives one of them. ``sends`` says that it
+    reports the request as sent, and reads its body, before it answers. ``log`` has a line for all that happened.
+    """
+
+    def __init__(self, *answers: Answer, sends: bool = True, headers: Headers | None = None) -> None:
+        self.answers = list(answers)
+        self.sends = sends
+        self.headers = headers or []
+        self.requests: list[tuple[str, Headers, bytes | None]] = []
+        self.log: list[str] = []
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers,
+        content: AsyncIterator[bytes] | None,
+        extensions: Mapping[str, Any],
+    ) -> AsyncIterator[FakeResponse]:
+        extensions["progress"]("connect")
+        body = None
+        if self.sends:
+            extensions["progress"]("request")
+            body = None if content is None else b"".join([chunk async for chunk in content])
+            extensions["progress"]("head")
+        self.requests.append((method, headers, body))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if callable(answer):
+            answer = await answer(self)
+        if isinstance(answer, BaseException):
+            raise answer
+        self.log.append(f"answered {answer}")
+        try:
+            yield FakeResponse(answer, self.headers)
+        finally:
+            self.log.append("left")
+
+    async def aclose(self) -> None:
+        self.log.append("closed")
+
+
+def endpoint(name: str, *answers: Answer, weight: int = 1, sends: bool = True) -> Endpoint:
+    """An endpoint of that name with a client that gives these answers, 200 if there are none."""
+    return Endpoint(
+        f"http://{name}", FakeClient(*(answers or (200,)), sends=sends), authority=name.encode(), weight=weight
+    )
+
+
+def client_of(one: Endpoint) -> FakeClient:
+    assert isinstance(one.client, FakeClient)
+    return one.client
+
+
+def new_exchange(method: str = "GET") -> Exchange:
+    exchange = Exchange(request_id="r", route="r", upstream="u", method=method, path="/")
+    exchange.task = asyncio.current_task()
+    return exchange
+
+
+class Steps:
+    """A ``progress`` that keeps what it was told."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.told: list[str] = []
+        self._exchange = exchange
+
+    def __call__(self, phase: Any) -> None:
+        self.told.append(phase)
+        self._exchange.phase = phase
+
+
+def request_to(
+    one: Endpoint,
+    exchange: Exchange,
+    *,
+    content: AsyncIterator[bytes] | None = None,
+    headers: Headers | None = None,
+    progress: Callable[[Any], None] | None = None,
+) -> UpstreamRequest:
+    """A request whose Host is the endpoint's."""
+    fields = [(b"host", one.authority), *(headers or [])]
+    return UpstreamRequest(exchange.method, fields, content, {"progress": progress or Steps(exchange)})
