@@ -1,0 +1,108 @@
+"""Probes over an endpoint's own client."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from streamproxy import errors
+from streamproxy.upstream import Endpoint
+from streamproxy.upstream.health import HealthSettings
+from streamproxy.upstream.prober import Prober
+from streamproxy.upstream.roster import Roster
+from tests.unit.upstream.fakes import Answer, FakeClient, client_of, endpoint
+
+SETTINGS = HealthSettings("/health?deep=1", 0.01, 0.05, 2, 2, frozenset({200, 204}))
+
+
+class Probed:
+    """An endpoint that is probed; `after` waits for so many."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.endpoint: Endpoint = endpoint("a", *answers)
+        self.roster = Roster("u", [self.endpoint])
+        self.prober = Prober(SETTINGS, self.roster, uniform=lambda: 0.0)
+        self.prober.watch(self.endpoint)
+
+    async def after(self, probes: int) -> None:
+        async with asyncio.timeout(5):
+            while len(client_of(self.endpoint).requests) <= probes:
+                await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("answer", [500, 301, errors.ConnectionRefused(), errors.ConnectionTerminated()])
+async def test_bad_probes_take_an_endpoint_out_and_good_ones_bring_it_back(answer: Answer) -> None:
+    up: list[bool] = []  # at the beginning of each probe
+
+    def watched(result: Answer) -> Answer:
+        async def look(client: FakeClient) -> Answer:
+            up.append(probed.endpoint.up)
+            return result
+
+        return look
+
+    probed = Probed(*(watched(result) for result in (200, answer, answer, 204, 204, 200)))
+    await probed.after(6)
+    await probed.prober.aclose()
+    assert up[:6] == [True, True, True, False, False, True]
+
+
+async def test_a_probe_without_an_answer_in_time_is_bad(caplog: pytest.LogCaptureFixture) -> None:
+    async def hang(client: FakeClient) -> int:
+        await asyncio.Event().wait()
+        return 200
+
+    probed = Probed(hang, 200)
+    await probed.after(1)
+    assert not probed.endpoint.up
+    assert "no answer in 0.05 s" in caplog.text
+    await probed.prober.aclose()
+
+
+async def test_a_pool_without_room_says_nothing_of_health() -> None:
+    probed = Probed(200, errors.LimitReached(), errors.LimitReached(), errors.LimitReached(), 200)
+    await probed.after(4)
+    assert probed.endpoint.up
+    await probed.prober.aclose()
+
+
+async def test_a_probe_asks_for_the_path_with_the_endpoints_host() -> None:
+    probed = Probed(200)
+    await probed.after(1)
+    assert client_of(probed.endpoint).requests[0] == (
+        "GET",
+        [(b"host", b"a"), (b"user-agent", b"streamproxy-health")],
+        None,
+    )
+    await probed.prober.aclose()
+
+
+async def test_a_host_of_the_files_choice_goes_to_probes_too() -> None:
+    one = endpoint("a")
+    prober = Prober(SETTINGS, Roster("u", [one]), host=b"api.example", uniform=lambda: 0.0)
+    prober.watch(one)
+    async with asyncio.timeout(5):
+        while not client_of(one).requests:
+            await asyncio.sleep(0.001)
+    await prober.aclose()
+    assert (b"host", b"api.example") in client_of(one).requests[0][1]
+
+
+async def test_a_probe_is_not_a_stream_and_running_streams_are_not_its_business() -> None:
+    probed = Probed(500)
+    probed.endpoint.streams = 3
+    await probed.after(2)
+    assert (probed.endpoint.up, probed.endpoint.streams) == (False, 3)
+    await probed.prober.aclose()
+
+
+async def test_a_dropped_endpoint_is_probed_no_more() -> None:
+    probed = Probed(200)
+    await probed.after(1)
+    probed.prober.drop(probed.endpoint)
+    await asyncio.sleep(0)
+    count = len(client_of(probed.endpoint).requests)
+    await asyncio.sleep(0.03)
+    assert len(client_of(probed.endpoint).requests) == count
+    await probed.prober.aclose()

@@ -1,0 +1,112 @@
+"""Which endpoints are available, and what becomes of those that are not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from streamproxy.upstream.endpoint import SLOW_START
+from streamproxy.upstream.outlier import OutlierSettings
+from streamproxy.upstream.roster import Roster
+from tests.doubles.clock import Clock
+from tests.unit.upstream.fakes import client_of, endpoint
+
+SETTINGS = OutlierSettings(consecutive_failures=2, eject_for=0.02, max_ejected_percent=50)
+
+
+async def test_an_unhealthy_endpoint_is_not_available_and_comes_back(clock: Clock) -> None:
+    a, b = endpoint("a"), endpoint("b")
+    roster = Roster("u", [a, b], clock=clock)
+    assert (roster.available, roster.only) == ([a, b], None)
+    roster.judge(a, False, "status 500")
+    assert (roster.available, roster.only, a.up) == ([b], b, False)
+    roster.judge(b, False, "no answer")
+    assert (roster.available, roster.only) == ([], None)
+    roster.judge(a, True, "good")
+    assert roster.only is a
+
+
+async def test_every_change_is_logged_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    a = endpoint("a")
+    roster = Roster("u", [a], clock=clock)
+    for healthy in (True, False, False, True):
+        roster.judge(a, healthy, "status 500")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "upstream u: endpoint http://a is unhealthy: status 500"
+    ]
+
+
+async def test_an_endpoint_that_came_back_starts_slowly(clock: Clock) -> None:
+    a, b = endpoint("a", weight=4), endpoint("b")
+    roster = Roster("u", [a, b], clock=clock)
+    roster.judge(a, False, "bad")
+    roster.judge(a, True, "good")
+    shares = []
+    for _ in range(5):
+        roster.fresh()
+        shares.append(a.share)
+        clock.advance(SLOW_START / 4)
+    assert shares == [0.4, 1.0, 2.0, 3.0, 4.0]
+    assert b.share == 1.0
+
+
+async def test_an_ejected_endpoint_comes_back_by_itself() -> None:
+    a, b = endpoint("a"), endpoint("b")
+    roster = Roster("u", [a, b], SETTINGS)
+    roster.failed(a)
+    assert a.up
+    roster.failed(a)
+    assert (roster.available, a.up) == ([b], False)
+    async with asyncio.timeout(5):
+        while not a.up:
+            await asyncio.sleep(0.005)
+    assert roster.available == [a, b]
+    assert a.share < 1.0
+    await roster.aclose()
+
+
+async def test_an_endpoint_is_up_only_when_probes_and_requests_agree() -> None:
+    a, b = endpoint("a"), endpoint("b")
+    roster = Roster("u", [a, b], SETTINGS._replace(eject_for=60))
+    roster.judge(a, False, "bad")
+    roster.judge(a, True, "good")
+    for _ in range(2):
+        roster.failed(a)
+    assert not a.up
+    roster.judge(a, False, "bad")
+    roster.judge(a, True, "good")
+    assert not a.up
+    await roster.aclose()
+
+
+async def test_a_removed_endpoint_ends_what_it_began_and_is_closed_then() -> None:
+    a, b = endpoint("a"), endpoint("b")
+    roster = Roster("u", [a], SETTINGS)
+    a.streams = 2
+    roster.replace([a], [b], slowly=True)
+    assert (roster.endpoints, roster.only) == ([b], b)
+    assert b.share < 1.0
+    a.streams = 1
+    roster.ended(a)
+    await asyncio.sleep(0)
+    assert client_of(a).log == []
+    a.streams = 0
+    roster.ended(a)
+    roster.ended(a)
+    await asyncio.sleep(0)
+    assert client_of(a).log == ["closed"]
+    await roster.aclose()
+    assert client_of(a).log == client_of(b).log == ["closed"]
+
+
+async def test_closing_ends_timers_and_leaving_endpoints_too() -> None:
+    a, b, c = endpoint("a"), endpoint("b"), endpoint("c")
+    roster = Roster("u", [a, b], SETTINGS._replace(eject_for=60))
+    roster.failed(a)
+    roster.failed(a)
+    b.streams = 1
+    roster.replace([b], [c], slowly=False)
+    await roster.aclose()
+    assert [client_of(one).log for one in (a, b, c)] == [["closed"]] * 3
+    assert roster._ejections == {}
