@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 GUARD = 20.0  # seconds
 
@@ -134,9 +134,8 @@ class Connection(asyncio.Protocol):
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(0)  # `send` returns when the kernel has taken everything
+        self.transport = cast(asyncio.Transport, transport)  # by its interface: uvloop's is no subclass
+        self.transport.set_write_buffer_limits(0)  # `send` returns when the kernel has taken everything
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
