@@ -7,11 +7,16 @@ it lets through is refused here. Names are lower-case when they come in. RFC 911
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from streamproxy.wire.headers import Headers
 
 MAX_FIELDS = 100
+
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_HOST = re.compile(rb"[^\x00-\x20\x7f-\xff/?#@\\,]*")
+_ABSOLUTE = re.compile(rb"https?://([^\x00-\x20\x7f-\xff/?#@\\,]+)((?:[/?].*)?)", re.IGNORECASE)
 
 
 class AmbiguousHead(ValueError):
@@ -24,6 +29,10 @@ class Framing(NamedTuple):
     length: int | None
     chunked: bool
     keep_alive: bool
+
+
+_NO_BODY = Framing(0, False, True)
+_NO_BODY_LAST = Framing(0, False, False)
 
 
 def content_length(headers: Headers) -> int | None:
@@ -74,20 +83,52 @@ def request_framing(version: str, headers: Headers) -> Framing:
     """
     if version not in ("1.0", "1.1"):
         raise AmbiguousHead("an HTTP version other than 1.0 and 1.1")
-    hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) > 1:
-        raise AmbiguousHead("more than one Host")
-    if not hosts and version == "1.1":
-        raise AmbiguousHead("no Host")
-    if hosts and any(byte in b" \t/?#@\\," or byte >= 0x7F for byte in hosts[0]):
+    host: bytes | None = None
+    has_body = has_options = False
+    for name, value in headers:  # once: this is done for every request
+        if name == b"host":
+            if host is not None:
+                raise AmbiguousHead("more than one Host")
+            host = value
+        elif name == b"connection":
+            has_options = True
+        elif name in _FRAMING:
+            has_body = True
+    if host is None:
+        if version == "1.1":
+            raise AmbiguousHead("no Host")
+    elif _HOST.fullmatch(host) is None:
         raise AmbiguousHead("Host is not a host")
+    keep_alive = _keep_alive(version, headers) if has_options else version == "1.1"
+    if not has_body:
+        return _NO_BODY if keep_alive else _NO_BODY_LAST
     length = content_length(headers)
     chunked = is_chunked(headers)
     if chunked and length is not None:
         raise AmbiguousHead("Content-Length with Transfer-Encoding")
     if chunked and version == "1.0":
         raise AmbiguousHead("Transfer-Encoding in HTTP/1.0")
-    return Framing(None if chunked else length or 0, chunked, _keep_alive(version, headers))
+    return Framing(length, chunked, keep_alive)
+
+
+def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
+    """A request target in origin form, and the authority that replaces Host if it came in absolute form.
+
+    RFC 9112 section 3.2: a path with its query is taken as it is, ``*`` only with OPTIONS, and of a URL everything
+    after the authority goes on (section 3.2.2). CONNECT's authority form is not for this function. Raises
+    AmbiguousHead for anything else: fragments are never sent, and user information is not part of an http URL.
+    """
+    if b"#" in target:
+        raise AmbiguousHead("a fragment in the request target")
+    if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
+        return target, None
+    url = _ABSOLUTE.fullmatch(target)
+    if url is None:
+        raise AmbiguousHead("the request target is neither a path nor an http URL")
+    authority, rest = url[1], url[2]
+    if not rest and method == b"OPTIONS":
+        return b"*", authority  # RFC 9112 section 3.2.4
+    return rest if rest.startswith(b"/") else b"/" + rest, authority
 
 
 def response_framing(method: str, status: int, version: str, headers: Headers) -> Framing:
