@@ -1,0 +1,156 @@
+"""The two directions of one connection's transport, and the one timer that a connection needs.
+
+`Flow` knows whether reading is paused (by us) and whether writing is (by the transport, above its high-water mark),
+lets senders wait for the second, and watches the peer while the first hides its leaving. `Deadline` is a timer that is
+moved far more often than it fires: moving it stores a time, and the event loop is only asked when the timer has to
+fire earlier than it would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import struct
+from collections.abc import Callable
+
+from streamproxy.server.peer import PeerWatch
+
+WRITE_LIMIT = 64 * 1024  # bytes; also what transports start with
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing sends RST
+_TICK = 0.002  # seconds: loops count in milliseconds and may fire a little early
+
+
+class Flow:
+    """Pausing and resuming, for one transport.
+
+    ``left`` is called when the peer leaves while reading is paused.
+    """
+
+    __slots__ = ("_drainers", "_flushed", "_left", "_limit", "_loop", "_reading", "_transport", "_watch", "paused")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, left: Callable[[], None]) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._left = left
+        self._watch: PeerWatch | None = None  # made when reading is first paused
+        self._reading = True
+        self._limit = WRITE_LIMIT
+        self._drainers: list[asyncio.Future[None]] = []
+        self._flushed: Callable[[], None] | None = None
+        self.paused = False  # the transport holds more than its high-water mark
+
+    def read(self, wanted: bool) -> None:
+        """Read from the transport, or not; while not, the peer is watched."""
+        if wanted == self._reading:
+            return
+        self._reading = wanted
+        if wanted:
+            if self._watch is not None:
+                self._watch.stop()
+            self._transport.resume_reading()
+            return
+        self._transport.pause_reading()
+        if self._watch is None:
+            connection: socket.socket | None = self._transport.get_extra_info("socket")
+            if connection is None:
+                return
+            self._watch = PeerWatch(self._loop, connection.fileno(), self._left)
+        self._watch.start()
+
+    def limit(self, high: int = WRITE_LIMIT) -> None:
+        """Let the transport hold about ``high`` bytes before it pauses writing."""
+        if high != self._limit:
+            self._limit = high
+            self._transport.set_write_buffer_limits(high)
+
+    def pause_writing(self) -> None:
+        """From the transport."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """From the transport."""
+        self.paused = False
+        self._wake()
+        if self._flushed is not None:
+            flushed, self._flushed = self._flushed, None
+            flushed()
+
+    def _wake(self) -> None:
+        for waiter in self._drainers:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._drainers.clear()
+
+    async def drained(self) -> None:
+        """Wait until writing is resumed, or the connection is gone."""
+        waiter = self._loop.create_future()
+        self._drainers.append(waiter)
+        await waiter
+
+    def when_flushed(self, call: Callable[[], None]) -> None:
+        """Call once the transport holds nothing more; at once if it doesn't."""
+        if self._transport.get_write_buffer_size() == 0:
+            call()
+        else:
+            self._flushed = call
+            self._limit = 0
+            self._transport.set_write_buffer_limits(0)
+
+    def reset(self) -> None:
+        """Close the connection at once, with RST in place of FIN, so that the peer can't take it for an end."""
+        connection: socket.socket | None = self._transport.get_extra_info("socket")
+        if connection is not None and connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
+
+    def close(self) -> None:
+        """The connection is gone: wake whoever waits."""
+        self.paused = False
+        self._flushed = None
+        self._wake()
+        if self._watch is not None:
+            self._watch.close()
+
+
+class Deadline:
+    """One timer, moved lazily: calls ``expired`` once the time that was last set has passed."""
+
+    __slots__ = ("_at", "_expired", "_loop", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, expired: Callable[[], None]) -> None:
+        self._loop = loop
+        self._expired = expired
+        self._at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, seconds: float) -> None:
+        """Expire in so many seconds, instead of when it would have."""
+        self._at = at = self._loop.time() + seconds
+        if self._timer is None:
+            self._timer = self._loop.call_at(at, self._fire)
+        elif self._timer.when() > at:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(at, self._fire)
+
+    def clear(self) -> None:
+        """Don't expire; a timer that runs is left to find that out by itself."""
+        self._at = math.inf
+
+    def close(self) -> None:
+        """Never expire again."""
+        self._at = math.inf
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fire(self) -> None:
+        self._timer = None
+        if self._at == math.inf:
+            return
+        if self._loop.time() + _TICK < self._at:
+            self._timer = self._loop.call_at(self._at, self._fire)
+        else:
+            self._at = math.inf
+            self._expired()
