@@ -1,0 +1,405 @@
+"""Our HTTP/1.1 server protocol, for uvicorn to run: strict with requests, lean with responses, honest about ends.
+
+Theory of operation. A connection is in one state at a time::
+
+    HEAD ──▶ RESPONSE ──▶ HEAD                 one request after the other
+      │          │   └──▶ DRAIN ──▶ HEAD       responded, but a small rest of the request's body is still to come
+      │          ▼
+      └────▶ LINGER ──▶ CLOSED                 said everything; waits for the client to hear it
+      └────▶ CLOSED                            the transport is closing, or gone
+
+Bytes are read for one request at a time: its head (`RequestHead`), then its body, counted or unchunked. What comes
+after that while its response is not complete is a pipelined request; it waits unparsed, and past ``max_header_size``
+bytes of it the transport is no longer read. So responses can't change their order, a malformed request is answered
+after those before it, and a flood costs no more than its bytes. Reading goes on as long as it can, because the end of
+what the client sends means that the client has left, and the application is told at once; while it can't, the peer is
+watched in another way.
+
+Closing a socket that has unread input resets it, and the reset takes away the response that the client has not read
+yet. So a connection that ends before the request was read is half-closed first, and reads on for a bounded time
+(LINGER; RFC 9112 section 9.6).
+
+One timer serves all states: the time a head may take, or an idle connection may last, or the end of patience.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+from urllib.parse import unquote
+
+import uvicorn
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+
+from streamproxy.errors import BadRequest, Rejected, RequestTimeout
+from streamproxy.exchange import new_request_id
+from streamproxy.extension import CONNECTION
+from streamproxy.server.flow import Deadline, Flow
+from streamproxy.server.http11_cycle import RequestCycle, plain_response
+from streamproxy.wire.chunked import ChunkedDecoder
+from streamproxy.wire.http1 import MAX_FIELDS
+from streamproxy.wire.problem import error_response
+from streamproxy.wire.request import RequestHead
+
+BODY_LIMIT = 64 * 1024  # bytes of a request body that are held, or drained when nobody wants them
+
+FLUSH_TIMEOUT = 60.0  # seconds in which a client has to take the end of its last response
+
+_HEAD, _RESPONSE, _DRAIN, _LINGER, _CLOSED = range(5)
+
+
+@dataclass(frozen=True)
+class Http11Limits:
+    """What a connection may take: ``max_header_size`` in bytes, times in seconds.
+
+    ``linger`` is how long a connection that ends early waits for the client to read its last response, and how long
+    an aborted one may take to flush. ``on_rejected`` hears of each request that is refused before the application
+    sees it, with the status and the reason.
+    """
+
+    max_header_size: int = 64 * 1024
+    max_fields: int = MAX_FIELDS
+    head_timeout: float = 30.0
+    linger: float = 5.0
+    on_rejected: Callable[[int, str], None] | None = None
+
+
+def http11_protocol(limits: Http11Limits) -> type[Http11Protocol]:
+    """The protocol class with these limits, for ``uvicorn.Config(http=…)``."""
+    return type("Http11Protocol", (Http11Protocol,), {"limits": limits})
+
+
+class Http11Protocol(asyncio.Protocol):
+    """One connection. Made by uvicorn, which knows it by its arguments, `shutdown` and the server's state."""
+
+    limits: ClassVar[Http11Limits] = Http11Limits()
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self._config = config
+        self._app: Any = config.loaded_app
+        self._state = server_state
+        self._connections: set[Any] = server_state.connections
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        # Of the connection.
+        self.transport: asyncio.Transport
+        self.flow: Flow
+        self.stopping = False  # the server wants to end
+        self._status = _HEAD
+        self._deadline = Deadline(self._loop, self._expired)
+        self._server: tuple[str, int | None] | None = None
+        self._client: tuple[str, int] | None = None
+        self._scheme = "http"
+        self._backlog = b""  # bytes after the current request
+        # Of the current request.
+        self._head: RequestHead | None = None
+        self._cycle: RequestCycle | None = None
+        self._chunks: ChunkedDecoder | None = None
+        self._left = 0  # bytes of its body that have not come, if it has a length
+        self._drained = 0  # bytes of its body that nobody wanted
+
+    # From the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's only look like one
+        self.flow = Flow(transport, self._loop, self._client_left)
+        self._server = get_local_addr(transport)
+        self._client = get_remote_addr(transport)
+        self._scheme = "https" if is_ssl(transport) else "http"
+        self._deadline.set(self.limits.head_timeout)
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._status = _CLOSED
+        self._connections.discard(self)
+        self._deadline.close()
+        self.flow.close()
+        self._backlog = b""
+        self._head = self._chunks = None
+        cycle, self._cycle = self._cycle, None
+        if cycle is not None:
+            cycle.disconnect()
+
+    def eof_received(self) -> bool:
+        if self._status == _RESPONSE:
+            self._client_left()
+        elif self._status == _CLOSED:
+            self.flow.reset()  # an aborted response was still being flushed; closing would make it look finished
+        return False  # the transport closes, once it has flushed what it holds
+
+    def pause_writing(self) -> None:
+        self.flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.flow.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        status = self._status
+        if status == _HEAD:
+            self._read_head(data)
+        elif status == _RESPONSE:
+            assert self._cycle is not None
+            if self._cycle.body_complete:
+                self._hold(data)
+            else:
+                self._read_body(data)
+        elif status == _DRAIN:
+            self._read_body(data)
+
+    # From uvicorn.
+
+    def shutdown(self) -> None:
+        """End the connection: at once if it is idle, else after the response that it is busy with."""
+        self.stopping = True
+        if self._status == _HEAD and self._head is None and not self._backlog:
+            self._close()
+
+    # Reading.
+
+    def _read_head(self, data: bytes) -> None:
+        if self._backlog:
+            data, self._backlog = self._backlog + data, b""
+        head = self._head
+        if head is None:
+            head = self._head = RequestHead(self.limits.max_header_size, self.limits.max_fields)
+        was_begun = head.begun
+        try:
+            rest = head.feed(data)
+        except Rejected as error:
+            self._refuse(error)
+            return
+        if rest is None:
+            if not head.begun:
+                self._head = None  # empty lines only
+            elif not was_begun:
+                self._deadline.set(self.limits.head_timeout)
+            return
+        self._deadline.clear()
+        self._head = None
+        if head.wants_websocket and self._config.ws_protocol_class is not None:
+            self._upgrade(head, rest)
+        else:
+            self._begin(head, rest)
+
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
+        """Start the application on a request whose head is complete."""
+        self._status = _RESPONSE
+        self.flow.limit()
+        cycle = self._cycle = RequestCycle(self, head, self._state.default_headers, self._loop)
+        tasks = self._state.tasks
+        task = self._loop.create_task(cycle.run(self._app, self._scope(head, cycle)))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        if not cycle.body_complete:
+            framing = head.framing
+            self._left = framing.length or 0
+            self._chunks = ChunkedDecoder(self.limits.max_header_size) if framing.chunked else None
+            self._drained = 0
+            if rest:
+                self._read_body(rest)
+        elif rest:
+            self._hold(rest)
+
+    def _scope(self, head: RequestHead, cycle: RequestCycle) -> dict[str, Any]:
+        target = head.target
+        root_path = self._config.root_path
+        raw_path, _, query = target.partition(b"?")
+        path = raw_path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": head.version,
+            "method": head.method,
+            "scheme": self._scheme,
+            "path": root_path + (unquote(path) if "%" in path else path),
+            "raw_path": root_path.encode("ascii") + raw_path if root_path else raw_path,
+            "query_string": query,
+            "root_path": root_path,
+            "headers": head.headers,
+            "client": self._client,
+            "server": self._server,
+            "state": self._app_state.copy(),
+            "extensions": {CONNECTION: cycle},
+        }
+
+    def _read_body(self, data: bytes) -> None:
+        chunks = self._chunks
+        if chunks is None:
+            piece = data[: self._left]
+            self._left -= len(piece)
+            last = not self._left
+            rest = data[len(piece) :]
+        else:
+            try:
+                piece = chunks.feed(data)
+            except BadRequest as error:
+                self._refuse_body(error)
+                return
+            last = chunks.done
+            rest = chunks.rest
+        if self._status == _DRAIN:
+            self._drop(piece, rest, last=last)
+            return
+        assert self._cycle is not None
+        self._cycle.feed(piece, last=last)
+        if rest:
+            self._hold(rest)
+        self._update_reading()
+
+    def _drop(self, piece: bytes, rest: bytes, *, last: bool) -> None:
+        """Part of a body that came after its response."""
+        self._drained += len(piece)
+        if last:
+            self._backlog = rest
+            self._next()
+        elif self._drained > BODY_LIMIT:
+            self._linger()
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what comes after the current request."""
+        self._backlog += data
+        self._update_reading()
+
+    def body_taken(self) -> None:
+        """From the cycle: it holds less than before."""
+        self._update_reading()
+
+    def _update_reading(self) -> None:
+        cycle = self._cycle
+        held = cycle.held if cycle is not None else 0
+        self.flow.read(held <= BODY_LIMIT and len(self._backlog) <= self.limits.max_header_size)
+
+    # Ends of requests.
+
+    def responded(self, cycle: RequestCycle) -> None:
+        """From the cycle: its response is complete."""
+        self._state.total_requests += 1
+        self._cycle = None
+        self.flow.read(True)
+        if cycle.body_complete:
+            if cycle.keep_alive and not self.stopping:
+                self._next()
+            elif self._backlog:
+                self._linger()
+            else:
+                self._close()
+        elif cycle.keep_alive and not self.stopping and self._left <= BODY_LIMIT:
+            self._status = _DRAIN
+            self._deadline.set(self.limits.linger)
+        else:
+            self._linger()
+
+    def _next(self) -> None:
+        """Turn to the next request, or become idle."""
+        if self.stopping:
+            self._close()
+            return
+        self._status = _HEAD
+        self._chunks = None
+        self._deadline.set(self._config.timeout_keep_alive)
+        if self._backlog:
+            # Not from here: this is the task of the request before, with its context.
+            self._loop.call_soon(self._read_backlog, context=contextvars.Context())
+
+    def _read_backlog(self) -> None:
+        if self._status == _HEAD and self._backlog:
+            self._read_head(b"")
+
+    def unfinished(self, cycle: RequestCycle) -> None:
+        """From the cycle: its response will never be complete, and must not look so."""
+        self._cycle = None
+        if cycle.ends_with_close:
+            self._status = _CLOSED
+            self._deadline.set(self.limits.linger)
+            self.flow.when_flushed(self.flow.reset)
+        elif cycle.body_complete:
+            self._close(self.limits.linger)
+        else:
+            self._linger()
+
+    def _refuse(self, error: Rejected) -> None:
+        """Answer a request that the application will not see, and end the connection."""
+        if self.limits.on_rejected is not None:
+            self.limits.on_rejected(error.status, error.detail)
+        headers, body = error_response(error, new_request_id())
+        self.transport.write(plain_response(error.status, headers, body))
+        self._linger()
+
+    def _refuse_body(self, error: BadRequest) -> None:
+        """The request's body turned out to be malformed: nothing after this point can be trusted."""
+        cycle, self._cycle = self._cycle, None
+        if cycle is None:
+            self._close()
+            return
+        cycle.disconnect()
+        if cycle.started:
+            self.unfinished(cycle)
+        else:
+            self._refuse(error)
+
+    def _client_left(self) -> None:
+        """The client closed, or half-closed, before its response was complete."""
+        cycle, self._cycle = self._cycle, None
+        if cycle is None:
+            return
+        self._status = _CLOSED
+        if cycle.ends_with_close:
+            self.flow.reset()
+        else:
+            self.transport.abort()
+        cycle.disconnect()
+
+    # Ends of connections.
+
+    def _expired(self) -> None:
+        if self._status == _HEAD and self._head is not None:
+            self._refuse(RequestTimeout("The request head did not come in time"))
+        elif self._status == _HEAD:
+            self._close()
+        else:
+            self.transport.abort()
+
+    def _close(self, patience: float = FLUSH_TIMEOUT) -> None:
+        """Close once everything was flushed; a client that doesn't take it is not waited for for ever."""
+        self._status = _CLOSED
+        self._deadline.set(patience)
+        self.transport.close()
+
+    def _linger(self) -> None:
+        """Say that nothing more will come, and read on until the client closes too."""
+        self._status = _LINGER
+        self._backlog = b""
+        self._head = self._chunks = None
+        if not self.transport.can_write_eof():  # TLS
+            self._close(self.limits.linger)
+            return
+        self._deadline.set(self.limits.linger)
+        self.flow.read(True)
+        try:
+            self.transport.write_eof()
+        except OSError:
+            self.transport.abort()  # the client has reset the connection
+
+    def _upgrade(self, head: RequestHead, rest: bytes) -> None:
+        """Hand the connection to uvicorn's WebSocket protocol, with the bytes of the handshake."""
+        self._status = _CLOSED
+        self._connections.discard(self)
+        self._deadline.close()
+        self.flow.limit()
+        protocol: Any = self._config.ws_protocol_class
+        websocket = protocol(config=self._config, server_state=self._state, app_state=self._app_state)
+        websocket.connection_made(self.transport)
+        websocket.data_received(bytes(head.raw) + rest)
+        self.transport.set_protocol(websocket)

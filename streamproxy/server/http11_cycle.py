@@ -1,0 +1,366 @@
+"""One request and its response on an HTTP/1.1 connection, as ASGI sees them.
+
+Theory of operation. The connection feeds a cycle with the request's body and tells it when the client leaves; the
+application takes the one and hears of the other through ``receive()`` and ``on_disconnect``. The response goes from
+``send()`` straight to the transport. It moves through::
+
+    no head sent ──▶ head sent, in one of four framings ──▶ complete
+                     NO_BODY | SIZED | CHUNKED | TO_CLOSE
+
+and stops in any of them when the client leaves (``disconnected``) or the application fails. A response is complete
+when its last byte was written and the transport holds no more than it may; only then may the connection turn to the
+next request, so a client that takes nothing can't make the server hold more than one response. A response that never
+completes is given to `Connection.unfinished`, which sees to it that it does not look finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, MutableMapping
+from typing import Any, Protocol
+
+from starlette.types import ASGIApp
+
+from streamproxy.errors import ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
+from streamproxy.exchange import new_request_id
+from streamproxy.server.flow import Flow
+from streamproxy.wire.headers import TOKEN, Headers
+from streamproxy.wire.media import is_streaming
+from streamproxy.wire.problem import error_response
+from streamproxy.wire.request import RequestHead
+
+logger = logging.getLogger("streamproxy.error")
+
+Message = MutableMapping[str, Any]
+
+_PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
+_STATUS_LINES = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}\r\n".encode() for code in range(200, 600)}
+_UNSTARTED, _NO_BODY, _SIZED, _CHUNKED, _TO_CLOSE = range(5)
+_SPECIAL = frozenset({b"connection", b"content-length", b"content-type", b"keep-alive", b"transfer-encoding"})
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# Below this a chunk is copied between its size and its CRLF; above, three buffers in one writev are cheaper.
+_COPY_BELOW = 32 * 1024
+
+_checked_names: set[bytes] = set()
+_MOST_NAMES = 1024
+
+
+class ClientLeft(OSError):
+    """The client has left; ASGI 2.4 says that ``send()`` raises an OSError then."""
+
+
+class Connection(Protocol):
+    """What a cycle needs of its connection."""
+
+    transport: asyncio.Transport
+    flow: Flow
+    stopping: bool
+
+    def body_taken(self) -> None:
+        """The application has taken some of the body."""
+
+    def responded(self, cycle: RequestCycle) -> None:
+        """The response is complete."""
+
+    def unfinished(self, cycle: RequestCycle) -> None:
+        """The response will never be complete."""
+
+
+class RequestCycle:
+    """One request with its response; in ``scope["extensions"]["streamproxy.connection"]`` for the application.
+
+    For the application: ``target`` are the exact bytes of the request target, in origin form; ``body_complete`` says
+    whether the request's body was received to its end, ``disconnected`` whether the client has left;
+    ``on_disconnect`` is called once, at the moment when the client leaves before the response is complete.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_default_headers",
+        "_expects_continue",
+        "_framing",
+        "_is_head",
+        "_left",
+        "_loop",
+        "_old",
+        "_pieces",
+        "_told_end",
+        "_transport",
+        "_waiters",
+        "body_complete",
+        "complete",
+        "disconnected",
+        "held",
+        "keep_alive",
+        "on_disconnect",
+        "target",
+    )
+
+    def __init__(
+        self, connection: Connection, head: RequestHead, default_headers: Headers, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._connection = connection
+        self._transport = connection.transport
+        self._default_headers = default_headers
+        self._loop = loop
+        # The request.
+        framing = head.framing
+        self.target = head.target
+        self._is_head = head.method == "HEAD"
+        self._old = head.version == "1.0"
+        self.keep_alive = framing.keep_alive
+        self.body_complete = framing.length == 0
+        self._expects_continue = not self.body_complete and not self._old and _expects_continue(head.headers)
+        # The body.
+        self._pieces: deque[bytes] = deque()
+        self.held = 0  # bytes that the application has not taken
+        self._told_end = False
+        self._waiters: list[asyncio.Future[None]] = []
+        # The response.
+        self._framing = _UNSTARTED
+        self._left = 0  # bytes that Content-Length still promises
+        self.complete = False
+        self.disconnected = False
+        self.on_disconnect: Callable[[], None] | None = None
+
+    # For the application, beyond ASGI.
+
+    def set_write_limit(self, high: int) -> None:
+        """Let the transport hold about ``high`` bytes of this response before ``send()`` waits."""
+        if not self.complete and not self.disconnected:
+            self._connection.flow.limit(high)
+
+    # For the connection.
+
+    @property
+    def started(self) -> bool:
+        """Whether the response's head was sent."""
+        return self._framing != _UNSTARTED
+
+    @property
+    def ends_with_close(self) -> bool:
+        """Whether the client takes the connection's end for the end of the body."""
+        return self._framing == _TO_CLOSE
+
+    def feed(self, piece: bytes, *, last: bool) -> None:
+        """Some of the body came."""
+        self._expects_continue = False
+        if piece:
+            self._pieces.append(piece)
+            self.held += len(piece)
+        self.body_complete = last
+        if self._waiters:
+            self._wake()
+
+    def disconnect(self) -> None:
+        """The client left. Does nothing when that was known, or when the response is complete."""
+        if self.disconnected or self.complete:
+            return
+        self.disconnected = True
+        self._pieces.clear()
+        self._wake()
+        if self.on_disconnect is not None:
+            call, self.on_disconnect = self.on_disconnect, None
+            call()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    # Running the application.
+
+    async def run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
+        """Call the application, and see to it that its response has an end, good or bad."""
+        error: ExchangeError | None = InternalError()
+        try:
+            await app(scope, self.receive, self.send)
+            if not self.complete and not self.disconnected:
+                logger.error("the application returned without completing its response")
+        except asyncio.CancelledError:
+            error = StoppedByShutdown()  # a server that stops cancels what still runs
+            raise
+        except ExchangeAborted:
+            error = None
+        except ClientLeft:
+            pass
+        except Exception as fault:
+            logger.error("the application failed", exc_info=fault)
+        finally:
+            if not self.complete and not self.disconnected:
+                self._give_up(error)
+
+    def _give_up(self, error: ExchangeError | None) -> None:
+        """Answer with an error in the application's place, or leave what it began unfinished."""
+        if self.started or error is None:
+            self._connection.unfinished(self)
+            return
+        headers, body = error_response(error, new_request_id())
+        self.keep_alive = False
+        self._send_head({"status": error.status, "headers": headers})
+        self._send_body(body, more=False)
+        self._complete()
+
+    async def receive(self) -> Message:
+        """ASGI's receive: the body piece by piece, then ``http.disconnect`` once there is something to tell."""
+        if self._expects_continue and not self.started and not self.disconnected:
+            self._expects_continue = False
+            self._transport.write(_CONTINUE)
+        while not self.disconnected and not self.complete:
+            if self._pieces:
+                piece = self._pieces.popleft()
+                self.held -= len(piece)
+                self._connection.body_taken()
+                self._told_end = self.body_complete and not self._pieces
+                return {"type": "http.request", "body": piece, "more_body": not self._told_end}
+            if self.body_complete and not self._told_end:
+                self._told_end = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send. Waits only while the transport holds more than it may.
+
+        Raises ClientLeft after the client left, and RuntimeError for a message that is out of turn, an invalid
+        header, or a body that is not as long as its Content-Length.
+        """
+        if self.disconnected:
+            raise ClientLeft("the client has left")
+        kind = message["type"]
+        more = True
+        if kind == "http.response.body" and self._framing != _UNSTARTED and not self.complete:
+            more = message.get("more_body", False)
+            self._send_body(message.get("body", b""), more)
+        elif kind == "http.response.start" and self._framing == _UNSTARTED:
+            self._send_head(message)
+        else:
+            raise RuntimeError(f"{kind} out of turn")
+        flow = self._connection.flow
+        while flow.paused:
+            await flow.drained()
+            if self.disconnected:
+                raise ClientLeft("the client has left")
+        if not more:
+            self._complete()
+
+    def _complete(self) -> None:
+        self.complete = True
+        self.on_disconnect = None
+        self._pieces.clear()
+        self._wake()
+        self._connection.responded(self)
+
+    def _send_head(self, message: Message) -> None:
+        status: int = message["status"]
+        if status not in _STATUS_LINES:
+            raise RuntimeError(f"{status} is not the status of a final response")
+        headers: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
+        out = [_STATUS_LINES[status]]
+        length: int | None = None
+        content_type = b""
+        for name, value in self._with_defaults(headers) if self._default_headers else headers:
+            if name not in _checked_names:
+                name = _checked(name)
+            if name in _SPECIAL:
+                if name == b"content-length":
+                    if length is not None or not value.isdigit():
+                        raise RuntimeError("Content-Length is not one number of bytes")
+                    length = int(value)
+                    if status == 204:
+                        continue  # RFC 9110 section 8.6
+                elif name == b"content-type":
+                    content_type = value
+                else:
+                    if name == b"connection" and b"close" in value.lower():
+                        self.keep_alive = False
+                    continue  # the connection and the framing are ours
+            out += (name, b": ", value, b"\r\n")
+        given = b"".join(out)
+        lines = 1 + len(out) // 4
+        if given.count(b"\r") != lines or given.count(b"\n") != lines or b"\0" in given:
+            raise RuntimeError("a header's value has a line end or a NUL in it")
+        self._framing = self._choose_framing(status, length)
+        self._left = length or 0
+        self._transport.write(given + self._own_fields(content_type))
+
+    def _with_defaults(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+        """The application's fields, and before them the server's own that it did not give (Date, Server)."""
+        given = list(headers)
+        names = {name.lower() for name, _ in given}
+        return [pair for pair in self._default_headers if pair[0].lower() not in names] + given
+
+    def _choose_framing(self, status: int, length: int | None) -> int:
+        """How the body will end (RFC 9112 section 6.3), and with it whether the connection can go on."""
+        # A client that waits for a 100 may send its body, or the next request in its place: nobody can tell.
+        if self._connection.stopping or self._expects_continue:
+            self.keep_alive = False
+        if self._is_head or status in (204, 304):
+            return _NO_BODY
+        if length is not None:
+            return _SIZED
+        if self._old:
+            self.keep_alive = False
+            return _TO_CLOSE
+        return _CHUNKED
+
+    def _own_fields(self, content_type: bytes) -> bytes:
+        """The fields of the framing and the connection, and the end of the head."""
+        if self.keep_alive:
+            connection = b"connection: keep-alive\r\n" if self._old else b""
+        elif content_type and is_streaming(content_type):
+            connection = b""  # Node's fetch takes a cut stream for a finished one when it reads "close"
+        else:
+            connection = b"connection: close\r\n"
+        if self._framing == _CHUNKED:
+            return b"transfer-encoding: chunked\r\n" + connection + b"\r\n"
+        return connection + b"\r\n"
+
+    def _send_body(self, body: bytes, more: bool) -> None:
+        framing, transport = self._framing, self._transport
+        if framing == _CHUNKED:
+            if not body:
+                if not more:
+                    transport.write(b"0\r\n\r\n")
+            elif len(body) > _COPY_BELOW:
+                transport.writelines((b"%x\r\n" % len(body), body, b"\r\n" if more else b"\r\n0\r\n\r\n"))
+            elif more:
+                transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+            else:
+                transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+        elif framing == _SIZED:
+            self._left -= len(body)
+            if self._left < 0:
+                raise RuntimeError("the body is longer than its Content-Length")
+            if body:
+                transport.write(body)
+            if not more and self._left:
+                raise RuntimeError("the body is shorter than its Content-Length")
+        elif framing == _TO_CLOSE and body:
+            transport.write(body)
+
+
+def plain_response(status: int, headers: Headers, body: bytes) -> bytes:
+    """A whole response after which the connection closes, for a request that never became a cycle."""
+    fields = [b"%b: %b\r\n" % pair for pair in headers if pair[0] != b"connection"]
+    return b"".join([_STATUS_LINES[status], *fields, b"connection: close\r\n\r\n", body])
+
+
+def _expects_continue(headers: Headers) -> bool:
+    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
+
+
+def _checked(name: bytes) -> bytes:
+    """A header's name in lower case. Raises RuntimeError when it isn't one; good ones are remembered."""
+    lower = name.lower()
+    if TOKEN.fullmatch(lower) is None:
+        raise RuntimeError(f"{name!r} is not a header's name")
+    if len(_checked_names) < _MOST_NAMES:
+        _checked_names.add(lower)
+    return lower
