@@ -37,7 +37,6 @@ class Downstream:
     """
 
     __slots__ = (
-        "_body_limit",
         "_connection",
         "_exchange",
         "_reader",
@@ -58,7 +57,6 @@ class Downstream:
         self._watch = watch
         extensions = scope.get("extensions")
         self._connection: DownstreamConnection | None = extensions.get(CONNECTION) if extensions else None
-        self._body_limit: int | None = None
         self._reader: _Reader | None = None
         self.content: AsyncIterator[bytes] | None = None  # the request's body as it comes, None if there is none
         self.dress: Callable[[Headers], Headers] | None = None  # the last word on the fields of any response
@@ -81,10 +79,9 @@ class Downstream:
                     raise BodyTooLarge(f"The request body is over the limit of {body_limit} bytes")
             elif name == b"transfer-encoding":
                 has_body = True
-        self._body_limit = body_limit
         self._listen(read_ahead, has_body=has_body)
         if has_body:
-            self.content = self._body()
+            self.content = _Body(self._receive, self._exchange, self._watch, body_limit)
         else:
             self._exchange.request_read_at = self._exchange.started_at
 
@@ -103,27 +100,6 @@ class Downstream:
             self.gone = True
         else:
             self._exchange.interrupt(ClientDisconnected())
-
-    async def _body(self) -> AsyncIterator[bytes]:
-        exchange, watch, receive = self._exchange, self._watch, self._receive
-        more = True
-        while more:
-            watch.body_since = time.monotonic()
-            try:
-                message = await receive()
-            finally:
-                watch.body_since = 0.0
-                watch.since = time.monotonic()
-            if message["type"] != "http.request":
-                raise ClientDisconnected()
-            more = message.get("more_body", False)
-            chunk: bytes = message.get("body", b"")
-            if chunk:
-                exchange.request_bytes += len(chunk)
-                if self._body_limit is not None and exchange.request_bytes > self._body_limit:
-                    raise BodyTooLarge(f"The request body is over the limit of {self._body_limit} bytes")
-                yield chunk
-        exchange.request_read_at = time.monotonic()
 
     def hold(self, size: int) -> None:
         """Let the server hold at most about ``size`` bytes that the client has not taken, where it can be told."""
@@ -148,6 +124,45 @@ class Downstream:
             self._connection.on_disconnect = None
         elif self._reader is not None:
             self._reader.close()
+
+
+class _Body:
+    """The request's body. An iterator and not a generator: one whose read is cancelled, because the attempt that it
+    was for has ended, still has all the rest for the next."""
+
+    __slots__ = ("_exchange", "_limit", "_more", "_receive", "_watch")
+
+    def __init__(self, receive: Receive, exchange: Exchange, watch: Watch, limit: int | None) -> None:
+        self._receive = receive
+        self._exchange = exchange
+        self._watch = watch
+        self._limit = limit
+        self._more = True
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        exchange, watch = self._exchange, self._watch
+        while self._more:
+            watch.body_since = time.monotonic()
+            try:
+                message = await self._receive()
+            finally:
+                watch.body_since = 0.0
+                now = watch.since = time.monotonic()
+            if message["type"] != "http.request":
+                raise ClientDisconnected()
+            self._more = message.get("more_body", False)
+            if not self._more:
+                exchange.request_read_at = now
+            chunk: bytes = message.get("body", b"")
+            if chunk:
+                exchange.request_bytes += len(chunk)
+                if self._limit is not None and exchange.request_bytes > self._limit:
+                    raise BodyTooLarge(f"The request body is over the limit of {self._limit} bytes")
+                return chunk
+        raise StopAsyncIteration
 
 
 class _Reader:
