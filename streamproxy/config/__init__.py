@@ -5,6 +5,7 @@ load       `load_config` and `parse_config`: a file to a `Config`, or every prob
 schema     the JSON Schema of the file, for editors
 """
 
+from streamproxy.config.access import Limits
 from streamproxy.config.load import load_config, parse_config
 from streamproxy.config.model import (
     Admin,
@@ -13,7 +14,6 @@ from streamproxy.config.model import (
     Endpoint,
     HeaderRules,
     Keepalive,
-    Limits,
     Log,
     Rewrite,
     Route,

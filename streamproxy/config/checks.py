@@ -26,6 +26,8 @@ _FILES = (
     ("upstreams", "*", "tls", "ca"),
     ("upstreams", "*", "tls", "cert"),
     ("upstreams", "*", "tls", "key"),
+    ("routes", "*", "auth", "bearer", "tokens", "file"),
+    ("routes", "*", "auth", "bearer", "tokens", "*", "file"),
     ("routes", "*", "auth", "jwt", "jwks_file"),
 )
 _CONDITIONS = ("path", "methods", "hosts", "headers")

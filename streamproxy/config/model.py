@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from streamproxy.config import types as t
 from streamproxy.config import units, values
+from streamproxy.config.access import Auth, Cors, Limits
 from streamproxy.config.redact import Path, redact
 from streamproxy.config.section import OrOff, Section, setting
 
@@ -206,17 +207,6 @@ class HeaderRules(Section):
     remove: t.HeaderNames = setting([], "take fields away")
 
 
-class Limits(Section):
-    """How much is let through at once, and how large."""
-
-    max_streams: t.CountLimit = setting("off", "exchanges of this route at once")
-    max_streams_per_client: t.CountLimit = setting("off", "of one client")
-    client_key: t.ClientSource = setting("client_ip", "what a client is: client_ip, header:NAME or principal")
-    queue: t.Number = setting(0, "how many may wait for a place")
-    queue_timeout: t.Timeout = setting("5s", "how long they wait")
-    max_request_body: t.SizeLimit = setting("off", "a larger one gets 413")
-
-
 RetryOn = Literal["connect", "reset", "502", "503", "504"]
 
 
@@ -230,47 +220,6 @@ class Retry(Section):
     non_idempotent: t.Switch = setting("off", "also POST and its like")
     buffer: t.Size = setting("1MiB", "the most of a request body that is kept")
     backoff: t.Duration = setting("100ms", "before the second")
-
-
-class Cors(Section):
-    """Cross-origin requests of browsers."""
-
-    origins: t.Texts = Field(description="origins, or *")
-    credentials: t.Switch = setting("off", "whether cookies and Authorization may be sent")
-
-
-class Bearer(Section):
-    """Fixed tokens."""
-
-    tokens: t.Texts = Field(description="any of them lets in", repr=False)
-
-
-class Jwt(Section):
-    """Signed tokens."""
-
-    jwks_file: t.OptionalFile = setting("off", "the public keys")
-    secret: t.OptionalText = Field(default=None, description="the key of HS algorithms", repr=False)
-    issuer: t.OptionalText = setting("off", "what iss must be")
-    audience: t.OptionalText = setting("off", "what aud must have")
-    algorithms: t.Texts = Field(description="the ones that are accepted")
-
-
-class TokenSource(Section):
-    """A query parameter or a cookie that may carry the credential."""
-
-    query: t.OptionalText = setting("off", "the parameter's name")
-    cookie: t.OptionalText = setting("off", "the cookie's name")
-
-
-class Auth(Section):
-    """Who may use a route."""
-
-    bearer: Annotated[Bearer | None, OrOff] = setting("off", "fixed tokens")
-    jwt: Annotated[Jwt | None, OrOff] = setting("off", "signed tokens")
-    from_: tuple[Literal["header"] | TokenSource, ...] = setting(
-        ["header"], "header, {query: NAME}, {cookie: NAME}", alias="from"
-    )
-    pass_: t.Switch = setting("off", "whether the upstream sees the credential", alias="pass")
 
 
 class Resume(Section):
@@ -342,6 +291,12 @@ class Route(Section):
         if isinstance(value, dict) and value.get("name") is None:
             return value | {"name": default_name(value)}
         return value
+
+    @model_validator(mode="after")
+    def _principals(self) -> Route:
+        if self.limits.client_key == "principal" and self.auth is None:
+            raise ValueError("has client_key: principal, which needs auth")
+        return self
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -1,0 +1,117 @@
+"""Where a request carries its credential, and how the request looks without it.
+
+Three places, each a pure function of the headers and the query: the field Authorization with the scheme Bearer
+(RFC 6750 section 2.1), a query parameter and a cookie, which are for browsers' EventSource, since it cannot set fields.
+What is left after a credential was taken out is byte for byte what was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+from urllib.parse import unquote_to_bytes
+
+from streamproxy.wire.headers import Headers
+
+
+class InvalidCredential(Exception):
+    """A credential that does not let in. The text is for the operator, and says nothing of it but its fault."""
+
+
+class Request(NamedTuple):
+    """The part of a request that may carry a credential. ``query`` is None when there is no question mark."""
+
+    headers: Headers
+    query: bytes | None
+
+
+class Source(Protocol):
+    """A place that may carry a credential."""
+
+    def find(self, request: Request) -> list[bytes]:
+        """Every credential that is there, in order."""
+        ...
+
+    def strip(self, request: Request) -> Request:
+        """The request without them."""
+        ...
+
+
+class FromHeader:
+    """``Authorization: Bearer TOKEN``. Fields with another scheme are not its business."""
+
+    def find(self, request: Request) -> list[bytes]:
+        return [
+            token
+            for name, value in request.headers
+            if name == b"authorization"
+            if (token := _bearer(value)) is not None
+        ]
+
+    def strip(self, request: Request) -> Request:
+        kept = [(name, value) for name, value in request.headers if name != b"authorization" or _bearer(value) is None]
+        return request._replace(headers=kept)
+
+
+def _bearer(value: bytes) -> bytes | None:
+    """The token of an Authorization field; a scheme is compared without its case (RFC 9110 section 11.1)."""
+    scheme, _, token = value.partition(b" ")
+    return token.strip(b" ") if scheme.lower() == b"bearer" else None
+
+
+class FromQuery:
+    """The query parameter ``name``."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name.encode()
+
+    def find(self, request: Request) -> list[bytes]:
+        return [
+            unquote_to_bytes(value)
+            for name, _, value in (part.partition(b"=") for part in (request.query or b"").split(b"&"))
+            if self._is(name)
+        ]
+
+    def strip(self, request: Request) -> Request:
+        if request.query is None:
+            return request
+        parts = request.query.split(b"&")
+        kept = [part for part in parts if not self._is(part.partition(b"=")[0])]
+        if len(kept) == len(parts):
+            return request
+        return request._replace(query=b"&".join(kept) if kept else None)
+
+    def _is(self, name: bytes) -> bool:
+        return name == self._name or (b"%" in name and unquote_to_bytes(name) == self._name)
+
+
+class FromCookie:
+    """The cookie ``name`` (RFC 6265 section 5.4); a value in double quotes stands for what is between them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name.encode()
+
+    def find(self, request: Request) -> list[bytes]:
+        return [
+            value.strip(b" \t").removeprefix(b'"').removesuffix(b'"')
+            for field, cookies in request.headers
+            if field == b"cookie"
+            for name, equals, value in (part.partition(b"=") for part in cookies.split(b";"))
+            if equals and name.strip(b" \t") == self._name
+        ]
+
+    def strip(self, request: Request) -> Request:
+        return request._replace(headers=list(self._without(request.headers)))
+
+    def _without(self, headers: Headers) -> Iterator[tuple[bytes, bytes]]:
+        for pair in headers:
+            field, cookies = pair
+            if field != b"cookie" or self._name not in cookies:
+                yield pair
+                continue
+            parts = cookies.split(b";")
+            kept = [part for part in parts if part.partition(b"=")[0].strip(b" \t") != self._name]
+            if len(kept) == len(parts):
+                yield pair
+            elif kept:
+                yield field, b";".join(kept).lstrip(b" \t")

@@ -1,0 +1,154 @@
+"""Signed tokens: JSON Web Tokens (RFC 7519) with the signatures of RFC 7515, checked by PyJWT.
+
+Which key may check which algorithm is settled when the keys are read, by the kind of the key: a secret only HS, an RSA
+key only RS and PS, an elliptic curve only its own ES, an Ed25519 key only EdDSA. A token's own ``alg`` chooses among
+those pairs and makes no new ones. So ``none`` is never accepted, and neither is an HS signature made with a public key
+(RFC 8725 sections 2.1 and 3.1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jwt
+from jwt import PyJWK
+from jwt.types import Options
+
+from streamproxy.auth.credentials import InvalidCredential
+
+HS = ("HS256", "HS384", "HS512")
+_KINDS = {  # by kty and crv (RFC 7518 section 6.1, RFC 8037 section 2)
+    ("oct", ""): HS,
+    ("RSA", ""): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    ("EC", "P-256"): ("ES256",),
+    ("EC", "P-384"): ("ES384",),
+    ("EC", "P-521"): ("ES512",),
+    ("OKP", "Ed25519"): ("EdDSA",),
+}
+_OPTIONS: Options = {"enforce_minimum_key_length": True}
+
+
+class Key(NamedTuple):
+    """A key and the one algorithm it is used with; ``kid`` is what a token may call it by."""
+
+    kid: str | None
+    algorithm: str
+    material: PyJWK | bytes
+
+
+def secret_keys(secret: str, algorithms: Collection[str] = ()) -> tuple[Key, ...]:
+    """The keys of a shared secret, for those of ``algorithms`` that take one, or for all of HS.
+
+    An algorithm whose hash is longer than the secret is left out (RFC 7518 section 3.2). Raises ValueError when none
+    is left, and for a secret that is an asymmetric key, which is no secret.
+    """
+    material = secret.encode()
+    keys = []
+    for name in HS:
+        algorithm = jwt.get_algorithm_by_name(name)
+        try:
+            too_short = algorithm.check_key_length(algorithm.prepare_key(material))
+        except jwt.InvalidKeyError:
+            raise ValueError("the secret is an asymmetric key: public keys belong into jwks_file") from None
+        if not too_short and (not algorithms or name in algorithms):
+            keys.append(Key(None, name, material))
+    if not keys:
+        raise ValueError("the secret fits none of the algorithms: HS256 needs 32 bytes, HS384 48 and HS512 64")
+    return tuple(keys)
+
+
+def parse_jwks(data: bytes, algorithms: Collection[str] = ()) -> tuple[Key, ...]:
+    """The keys of a JWK Set (RFC 7517), each with the algorithms of its kind, less those not in ``algorithms``.
+
+    Keys for encryption, and of kinds that nothing here can check, are left out, as section 5 of the RFC wants.
+    Raises ValueError for what is no JWK Set, has a key that is broken, or has none that can be used.
+    """
+    document = json.loads(data)
+    if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
+        raise ValueError("it is not a JWK Set: a JSON object with a list of keys")
+    keys = tuple(key for jwk in document["keys"] if isinstance(jwk, dict) for key in _keys_of(jwk, algorithms))
+    if not keys:
+        raise ValueError("it has no key for any of the algorithms that are accepted")
+    return keys
+
+
+def _keys_of(jwk: dict[str, Any], algorithms: Collection[str]) -> Iterator[Key]:
+    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+        return
+    kid, kind = jwk.get("kid"), str(jwk.get("kty"))
+    able = _KINDS.get((kind, str(jwk.get("crv", ""))), ())
+    for name in able:
+        if name == jwk.get("alg", name) and (not algorithms or name in algorithms):
+            try:
+                material = PyJWK(jwk, name)
+                too_short = material.Algorithm.check_key_length(material.key)
+            except jwt.PyJWTError:
+                raise ValueError(f"its key {kid!r} cannot be read") from None
+            if not too_short:  # a small secret may do for HS256 and not for HS512
+                yield Key(kid if isinstance(kid, str) else None, name, material)
+
+
+class JwtVerifier:
+    """Checks tokens against keys and claims.
+
+    ``keys`` gives the keys of this moment. ``leeway`` is in seconds, for clocks that differ. Without an ``audience`` a
+    token that names one is refused, since it is meant for somebody else (RFC 7519 section 4.1.3); ``exp``, ``nbf`` and
+    ``iat`` are checked where a token has them.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[Callable[[], tuple[Key, ...]]],
+        *,
+        issuer: str | None = None,
+        audience: str | None = None,
+        leeway: float = 0.0,
+    ) -> None:
+        self._keys = tuple(keys)
+        self._issuer = issuer
+        self._audience = audience
+        self._leeway = leeway
+
+    def principal(self, token: bytes) -> str | None:
+        """Whose token it is: its ``sub``; empty when it has none. None for what is no signed token at all.
+
+        Raises InvalidCredential for one that does not let in.
+        """
+        if token.count(b".") != 2:
+            return None
+        try:
+            text = token.decode("ascii")
+            header = jwt.get_unverified_header(text)
+        except (UnicodeDecodeError, jwt.PyJWTError):
+            return None
+        claims = self._claims(text, header.get("alg"), header.get("kid"))
+        subject = claims.get("sub")
+        return f"jwt:{subject}" if subject else ""
+
+    def _claims(self, token: str, algorithm: object, kid: object) -> dict[str, Any]:
+        reason = "no key for its algorithm and kid"
+        for source in self._keys:
+            for key in source():
+                if key.algorithm != algorithm or (kid is not None and key.kid is not None and kid != key.kid):
+                    continue
+                try:
+                    return self._decode(token, key)
+                except jwt.InvalidSignatureError as error:
+                    reason = str(error)  # another key of that kind may be the right one
+                except jwt.PyJWTError as error:
+                    raise InvalidCredential(str(error)) from None
+        raise InvalidCredential(reason)
+
+    def _decode(self, token: str, key: Key) -> dict[str, Any]:
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key.material,
+            algorithms=[key.algorithm],
+            options=_OPTIONS,
+            audience=self._audience,
+            issuer=self._issuer,
+            leeway=self._leeway,
+        )
+        return claims
