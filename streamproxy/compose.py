@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import pathlib
 import ssl
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -19,6 +21,7 @@ from streamproxy.client.httpx import HttpxClient, build_httpx, is_httpx
 from streamproxy.client.native import NativeClient, client_context
 from streamproxy.config.model import Hash, Retry
 from streamproxy.exchange import Ledger
+from streamproxy.guard import GuardedForwarder, build_guard
 from streamproxy.proxy import Forwarder, ForwarderSettings, Nowhere
 from streamproxy.relay import RelaySettings
 from streamproxy.routing import Matcher, Route
@@ -47,8 +50,17 @@ class Deployment:
     def _route(self, route: model.Route, ledger: Ledger) -> Route:
         upstream = self.config.upstreams[route.upstream]
         settings = forwarder_settings(route, upstream, self.config)
-        matcher = Matcher(route.paths, methods=route.methods, hosts=route.hosts, headers=route.headers)
-        return Route(route.name, matcher, Forwarder(settings, self.upstreams[route.upstream], ledger))
+        matcher = Matcher(
+            route.paths,
+            methods=route.methods,
+            hosts=route.hosts,
+            headers=route.headers,
+            preflight=route.cors is not None,
+        )
+        target, guard = self.upstreams[route.upstream], build_guard(route, LocalFile)
+        if guard is None:
+            return Route(route.name, matcher, Forwarder(settings, target, ledger))
+        return Route(route.name, matcher, GuardedForwarder(settings, target, ledger, guard))
 
     async def start(self) -> None:
         """Begin what runs beside the requests: probes, and look-ups of names."""
@@ -59,6 +71,22 @@ class Deployment:
         for upstream in self.upstreams.values():
             with contextlib.suppress(Exception):
                 await upstream.aclose()
+
+
+class LocalFile:
+    """A file of tokens or keys. Links are followed, so that one that is swapped shows."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def version(self) -> object:
+        """Its number, its size and when it was written. Raises OSError."""
+        status = os.stat(self.path)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def read(self) -> bytes:
+        """Its content. Raises OSError."""
+        return pathlib.Path(self.path).read_bytes()
 
 
 def adapt(client: object) -> Client:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Receive, Scope, Send
 
+from streamproxy.cors import is_preflight
 from streamproxy.extension import CONNECTION
 from streamproxy.wire.headers import Headers, first
 from streamproxy.wire.target import climbs, normal_path, strip_prefix
@@ -57,6 +58,7 @@ class Matcher:
         methods: Collection[str] = (),
         hosts: Collection[str] = (),
         headers: Mapping[str, str] | None = None,
+        preflight: bool = False,
     ) -> None:
         normal = [normal_path(path.encode()) for path in paths]
         self._exact = frozenset(path for path in normal if not path.endswith(b"/*"))
@@ -64,6 +66,7 @@ class Matcher:
         self._methods = frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
         self._hosts = frozenset(host.lower().encode() for host in hosts if not host.startswith("*."))
         self._suffixes = tuple(host[1:].lower().encode() for host in hosts if host.startswith("*."))
+        self._preflight = preflight  # take the preflights of browsers for what the route takes
         self._headers = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
 
     def path(self, path: bytes) -> bool:
@@ -77,10 +80,16 @@ class Matcher:
         return any(path.startswith(prefix) and climbs(path, prefix[:-1]) for prefix in self._prefixes)
 
     def rest(self, method: str, headers: Headers) -> bool:
-        """Whether method, Host and headers are the route's."""
+        """Whether method, Host and headers are the route's.
+
+        A preflight has the Host of the request it is for, and says its method; its headers are not there yet.
+        """
+        if self._preflight and is_preflight(method, headers):
+            method = (first(headers, b"access-control-request-method") or b"").decode("latin-1")
+            return (not self._methods or method in self._methods) and self._host(headers)
         if self._methods and method not in self._methods:
             return False
-        if (self._hosts or self._suffixes) and not self._host(first(headers, b"host") or b""):
+        if not self._host(headers):
             return False
         for name, wanted in self._headers:
             value = first(headers, name)
@@ -88,8 +97,10 @@ class Matcher:
                 return False
         return True
 
-    def _host(self, value: bytes) -> bool:
-        host = value.lower()
+    def _host(self, headers: Headers) -> bool:
+        if not self._hosts and not self._suffixes:
+            return True
+        host = (first(headers, b"host") or b"").lower()
         if not host.endswith(b"]"):
             bare, colon, port = host.rpartition(b":")
             if colon and port.isdigit():
