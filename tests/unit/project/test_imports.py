@@ -21,7 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"client", "exchange"}),
     frozenset({"admission", "auth", "cors", "observe", "routing", "upstream"}),
     frozenset({"downstream", "relay", "watch", "websocket"}),
-    frozenset({"admin", "proxy"}),
+    frozenset({"admin", "guard", "proxy"}),
     frozenset({"app", "compose"}),
     frozenset({"", "__main__", "asgi", "cli", "demo", "server"}),
 )
