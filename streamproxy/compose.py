@@ -103,7 +103,7 @@ def build_upstream(name: str, upstream: model.Upstream, shared: Client | None) -
     fixed: list[Endpoint] = []
     names: list[Name] = []
     for one in upstream.endpoints:
-        if one.resolve == "each" and one.socket is None and shared is None:
+        if one.resolve == "each" and shared is None:
             names.append(_name(one, make))
         else:
             fixed.append(_endpoint(one, one.url, make(one.url, one.socket)))

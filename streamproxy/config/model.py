@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
 from streamproxy.config import types as t
 from streamproxy.config import units, values
@@ -73,6 +73,12 @@ class Endpoint(Section):
     @classmethod
     def _short_form(cls, value: object) -> object:
         return {"url": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Endpoint:
+        if self.socket is not None and self.resolve is not None:
+            raise ValueError("has a socket, so there is no name to resolve; leave one of the two out")
+        return self
 
 
 class UpstreamTls(Section):
@@ -207,16 +213,18 @@ class HeaderRules(Section):
     remove: t.HeaderNames = setting([], "take fields away")
 
 
-RetryOn = Literal["connect", "reset", "502", "503", "504"]
+RetryOn = Annotated[
+    Literal["connect", "reset", "502", "503", "504"],
+    BeforeValidator(str),
+    WithJsonSchema({"anyOf": [{"enum": ["connect", "reset", "502", "503", "504", 502, 503, 504]}, t.REFERENCE_SCHEMA]}),
+]
 
 
 class Retry(Section):
     """Further attempts before the first response byte."""
 
     attempts: t.Count = setting(1, "with the first")
-    on: tuple[Annotated[RetryOn, BeforeValidator(lambda value: str(value))], ...] = setting(
-        ["connect", "reset", "502", "503", "504"], "what is worth another"
-    )
+    on: tuple[RetryOn, ...] = setting(["connect", "reset", "502", "503", "504"], "what is worth another")
     non_idempotent: t.Switch = setting("off", "also POST and its like")
     buffer: t.Size = setting("1MiB", "the most of a request body that is kept")
     backoff: t.Duration = setting("100ms", "before the second")

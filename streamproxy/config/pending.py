@@ -19,7 +19,6 @@ class Pending(NamedTuple):
 
     key: str
     what: str
-    at_most: int | None = None  # of a list: so many items are allowed
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -31,24 +30,10 @@ PENDING = (
     Pending("server.tls", "TLS on the main listener"),
     Pending("server.http2", "HTTP/2"),
     Pending("server.drain_delay", "a delay before draining"),
-    Pending("upstreams.*.endpoints", "several endpoints in one upstream", at_most=1),
-    Pending("upstreams.*.endpoints.*.weight", "weights"),
-    Pending("upstreams.*.endpoints.*.resolve", "an endpoint of every address"),
     Pending("upstreams.*.http2", "HTTP/2"),
-    Pending("upstreams.*.balance", "other ways of balancing"),
-    Pending("upstreams.*.health", "active probes"),
-    Pending("upstreams.*.outlier", "passive ejection"),
     Pending("routes.*.protocol", "the protocols of LLM APIs"),
     Pending("routes.*.keepalive.before_headers", "keepalives before the response head"),
     Pending("routes.*.keepalive.ndjson", "keepalives in NDJSON"),
-    Pending("routes.*.limits.max_streams", "limits of streams"),
-    Pending("routes.*.limits.max_streams_per_client", "limits of streams"),
-    Pending("routes.*.limits.client_key", "limits of streams"),
-    Pending("routes.*.limits.queue", "queues"),
-    Pending("routes.*.limits.queue_timeout", "queues"),
-    Pending("routes.*.retry", "retries"),
-    Pending("routes.*.auth", "access control"),
-    Pending("routes.*.cors", "CORS"),
     Pending("routes.*.websocket", "WebSocket"),
     Pending("routes.*.resume", "resuming of streams"),
     Pending("routes.*.share", "sharing of streams"),
@@ -61,9 +46,5 @@ def find(document: Document) -> Iterator[Finding]:
     for row in PENDING:
         for path in document.match(row.path):
             value = document.get(path)
-            missing = f"this version does not have {row.what} yet"
-            if row.at_most is not None:
-                if isinstance(value, list) and len(value) > row.at_most:
-                    yield Finding(path, f"{missing}; list no more than {row.at_most}", at_key=True, final=False)
-            elif not is_default(field_at(Config, row.path), value):
-                yield Finding(path, f"{missing}; leave the key out", at_key=True)
+            if not is_default(field_at(Config, row.path), value):
+                yield Finding(path, f"this version does not have {row.what} yet; leave the key out", at_key=True)

@@ -21,6 +21,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _SHORT_FORMS: dict[str, dict[str, Any]] = {
     "Endpoint": {"type": "string"},
     "Keepalive": {"type": ["string", "number"]},
+    "Token": {"type": "string"},
 }
 
 
@@ -59,9 +60,6 @@ def _refuse(row: Pending, schema: dict[str, Any]) -> None:
     """Allow a key of a later version only what it may say now."""
     properties = _properties(row, schema)
     key = row.path[-1]
-    if row.at_most is not None:
-        properties[key]["maxItems"] = row.at_most
-        return
     model = model_at(Config, row.path[:-1])
     assert model is not None, row.key
     default = keys_of(model)[key].default

@@ -150,3 +150,18 @@ def test_files_of_tls_must_be_readable(tmp_path: Path) -> None:
 def test_a_certificate_and_its_key_come_together() -> None:
     text = "upstreams: {u: {endpoints: https://a, tls: {cert: /dev/null}}}\nroutes: [{path: /, upstream: u}]\n"
     assert problems(text) == ["f.yaml:1:44: upstreams.u.tls: needs cert and key together"]
+
+
+def test_an_endpoint_has_a_socket_or_a_name_to_resolve() -> None:
+    text = (
+        "upstreams: {u: {endpoints: [{url: http://a, socket: /s, resolve: each}]}}\nroutes: [{path: /*, upstream: u}]\n"
+    )
+    assert problems(text) == [
+        "f.yaml:1:29: upstreams.u.endpoints[0]: has a socket, so there is no name to resolve; leave one of the two out"
+    ]
+
+
+def test_statuses_to_retry_on_are_numbers_or_texts() -> None:
+    text = "routes: [{path: /*, upstream: http://a, retry: {attempts: 2, on: [reset, 502, '503']}}]\n"
+    assert parse_config(text, name="f.yaml").routes[0].retry.on == ("reset", "502", "503")
+    assert problems(text.replace("502", "500"))

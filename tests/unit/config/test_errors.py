@@ -233,7 +233,7 @@ def test_all_errors_of_a_file_come_at_once_in_its_order() -> None:
         "server: {listen: 1, listen: 2}\n"
         "upstreams: {llm: {endpoints: http://a/b}}\n"
         "routes:\n"
-        "  - {name: x, path: v1, upstream: lm, buffer: -1, retry: {attempts: 3}}\n"
+        "  - {name: x, path: v1, upstream: lm, buffer: -1, retry: {attempts: none}}\n"
         "  - {name: x, path: /v1/*, upstream: '${NONE}', colour: red}\n"
         "  - {path: /v1/x, upstream: llm}\n"
     )
@@ -245,7 +245,7 @@ def test_all_errors_of_a_file_come_at_once_in_its_order() -> None:
         "f.yaml:5:21:routes[0].path:",
         "f.yaml:5:35:routes[0].upstream:",
         "f.yaml:5:47:routes[0].buffer:",
-        "f.yaml:5:51:routes[0].retry:",
+        "f.yaml:5:69:routes[0].retry.attempts:",
         "f.yaml:6:12:routes[1].name:",
         "f.yaml:6:38:routes[1].upstream:",
         "f.yaml:6:49:routes[1].colour:",

@@ -81,7 +81,6 @@ def test_what_the_loader_takes_fits_the_schema(line: str) -> None:
         "keepalive: {interval: 5s, ndjson: on}",
         "share: {key: [path]}",
         "protocol: openai",
-        "retry: {attempts: 2}",
     ],
 )
 def test_what_the_loader_refuses_does_not_fit_the_schema(line: str) -> None:
