@@ -105,6 +105,13 @@ def _by_route(slot: str) -> Callable[[Totals], Numbers]:
     return read
 
 
+def _queue_seconds(totals: Totals) -> Histograms:
+    merged: dict[str, Histogram] = {}
+    for (route, _), series in totals.series.items():
+        merged.setdefault(route, Histogram(series.queue.bounds)).add(series.queue.counts, series.queue.sum)
+    return (((route,), histogram) for route, histogram in merged.items())
+
+
 def _requests(totals: Totals) -> Numbers:
     return (((route, method, str(code)), count) for (route, method, code), count in totals.requests.items())
 
@@ -156,10 +163,23 @@ FAMILIES: tuple[Counts | Gauges | Distributions, ...] = (
         lambda totals: totals.upstream_errors.items(),
     ),
     Counts(
+        "config_reloads",
+        ("result",),
+        "Configurations that were read while the proxy ran, and whether they came into force.",
+        lambda totals: (((result,), count) for result, count in totals.reloads.items()),
+    ),
+    Counts(
         "backpressure_seconds",
         ("route",),
         "Time spent waiting for clients to take what was sent.",
         _by_route("backpressure"),
+    ),
+    Gauges("queue_depth", ("route",), "Exchanges that wait for a place in their route's limits.", _by_route("waiting")),
+    Distributions(
+        "queue_seconds",
+        ("route",),
+        "Time in the queue of the exchanges that had to wait, whether or not they got a place.",
+        _queue_seconds,
     ),
     Gauges(
         "endpoint_up",
@@ -210,6 +230,10 @@ class Metrics:
     def rejected(self, status: int) -> None:
         """Count a request that the HTTP protocol refused with ``status`` before there was an exchange."""
         self._totals.reject(status)
+
+    def reloaded(self, ok: bool) -> None:
+        """Count a configuration that was read while the proxy ran."""
+        self._totals.reloads["ok" if ok else "error"] += 1
 
     def snapshot(self) -> Totals:
         """The numbers of this moment, live exchanges among them; can be pickled, and merged with others."""

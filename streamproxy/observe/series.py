@@ -84,21 +84,26 @@ class Series:
         "chunk_gap",
         "events",
         "keepalives",
+        "queue",
         "request_bytes",
         "response_bytes",
         "stream_bytes",
         "stream_duration",
         "ttfb",
         "upstream_ttfb",
+        "waiting",
     )
 
     def __init__(self) -> None:
-        self.active = 0  # streams now; only in a copy that the live exchanges were added to
+        # Those of now; only in a copy that the live exchanges were added to.
+        self.active = 0  # streams
+        self.waiting = 0  # exchanges in the queue
         self.request_bytes = 0
         self.response_bytes = 0
         self.events = 0
         self.keepalives = 0
         self.backpressure = 0.0
+        self.queue = Histogram(TIME_BUCKETS)
         self.ttfb = Histogram(TIME_BUCKETS)
         self.upstream_ttfb = Histogram(TIME_BUCKETS)
         self.chunk_gap = Histogram(TIME_BUCKETS)
@@ -112,6 +117,8 @@ class Series:
         self.events += exchange.events
         self.keepalives += exchange.keepalives
         self.backpressure += exchange.backpressure
+        if exchange.queued:
+            self.queue.observe(exchange.queued)
         if exchange.phase != "body":
             return  # a head that came may still be dropped for another attempt
         if (seconds := upstream_ttfb(exchange)) is not None:
@@ -131,12 +138,14 @@ class Series:
     def merge(self, other: Series) -> None:
         """Add another's numbers."""
         self.active += other.active
+        self.waiting += other.waiting
         self.request_bytes += other.request_bytes
         self.response_bytes += other.response_bytes
         self.events += other.events
         self.keepalives += other.keepalives
         self.backpressure += other.backpressure
         for mine, theirs in (
+            (self.queue, other.queue),
             (self.ttfb, other.ttfb),
             (self.upstream_ttfb, other.upstream_ttfb),
             (self.chunk_gap, other.chunk_gap),
@@ -149,13 +158,14 @@ class Series:
 class Totals:
     """Every number there is, by its labels."""
 
-    __slots__ = ("connections", "disconnects", "endpoints", "requests", "series", "upstream_errors")
+    __slots__ = ("connections", "disconnects", "endpoints", "reloads", "requests", "series", "upstream_errors")
 
     def __init__(self) -> None:
         self.series: dict[Pair, Series] = {}
         self.requests: Counter[tuple[str, str, int]] = Counter()  # route, method, code
         self.disconnects: Counter[tuple[str, str, str]] = Counter()  # route, side, phase
         self.upstream_errors: Counter[tuple[str, str, str]] = Counter()  # route, upstream, error
+        self.reloads: Counter[str] = Counter({"ok": 0, "error": 0})  # result
         # Gauges of now, filled in by who takes a copy.
         self.endpoints: dict[tuple[str, str], tuple[bool, int]] = {}  # upstream, endpoint: up, streams
         self.connections: Counter[tuple[str, str]] = Counter()  # upstream, state
@@ -176,6 +186,7 @@ class Totals:
         if series is not None:
             series.progress(exchange)
             series.active += exchange.phase == "body"
+            series.waiting += exchange.queued_at != 0.0 and not exchange.queued
 
     def finish(self, exchange: Exchange, now: float) -> None:
         """Add an exchange that has ended at ``now``, in seconds of the monotonic clock."""
@@ -211,6 +222,7 @@ class Totals:
         self.requests.update(other.requests)
         self.disconnects.update(other.disconnects)
         self.upstream_errors.update(other.upstream_errors)
+        self.reloads.update(other.reloads)
         self.connections.update(other.connections)
         for key, (up, streams) in other.endpoints.items():
             self.endpoint(key, up, streams)

@@ -50,8 +50,15 @@ def streaming(exchange: Exchange) -> Exchange:
 
 def step(exchange: Exchange, dice: random.Random) -> None:
     """Move an exchange on as the forwarder might: any number grows, the phase only advances."""
+    if exchange.phase == "queue" and not exchange.queued and dice.random() < 0.5:
+        if exchange.queued_at:
+            exchange.queued = dice.randrange(1, 64) / 16
+        else:
+            exchange.queued_at = exchange.started_at
     now = exchange.last_read_at = (exchange.last_read_at or exchange.started_at) + dice.randrange(1, 4000) / 16
     place = PHASES.index(exchange.phase)
+    if exchange.queued_at and not exchange.queued:
+        return
     exchange.phase = PHASES[min(place + dice.randrange(2), len(PHASES) - 1)]
     if dice.random() < 0.7 and not exchange.request_read_at:
         exchange.request_read_at = now

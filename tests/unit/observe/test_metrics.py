@@ -127,6 +127,21 @@ def test_a_request_without_a_body_yet_is_no_stream() -> None:
     assert scene.value("stream_duration_seconds_count", **LLM) == 0
 
 
+def test_the_queue_shows_who_waits_and_for_how_long_they_did() -> None:
+    scene = Scene()
+    exchange = new_exchange()
+    exchange.queued_at = 100.0
+    scene.ledger.open(exchange)
+    assert scene.value("queue_depth", route="chat") == 1
+    assert scene.value("queue_seconds_count", route="chat") == 0
+    exchange.queued = 1.5
+    assert scene.value("queue_depth", route="chat") == 0
+    assert scene.value("queue_seconds_sum", route="chat") == 1.5
+    streaming(exchange)
+    scene.ledger.close(exchange)
+    assert scene.value("queue_seconds_count", route="chat") == 1
+
+
 def test_an_aborted_stream_gives_each_histogram_its_one_observation() -> None:
     scene = Scene()
     scene.end(streaming(new_exchange()), errors.ResponseIncomplete())
@@ -251,7 +266,7 @@ def test_flushed_and_live_add_up_to_the_same_whatever_the_moment(seed: int, coun
             before = last.series[pair]
             for slot in ("request_bytes", "response_bytes", "events", "keepalives", "backpressure"):
                 assert getattr(series, slot) >= getattr(before, slot)
-            for slot in ("ttfb", "upstream_ttfb", "chunk_gap", "stream_duration", "stream_bytes"):
+            for slot in ("queue", "ttfb", "upstream_ttfb", "chunk_gap", "stream_duration", "stream_bytes"):
                 mine, theirs = getattr(series, slot).counts, getattr(before, slot).counts
                 assert all(new >= old for new, old in zip(mine, theirs, strict=True))
         live = [e for e in watched.ledger.live.values() if e.phase == "body"]
