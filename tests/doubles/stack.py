@@ -69,6 +69,7 @@ class RunningStack:
 
     url: str
     app: Application
+    client_kind: str
     engine: Engine
     ended: list[Any]  # the exchanges that have ended, in order
 
@@ -126,7 +127,7 @@ async def running_stack(
     url = url_of(listener)
     await engine.start()
     try:
-        yield RunningStack(url, app, engine, ended)
+        yield RunningStack(url, app, client_kind, engine, ended)
     finally:
         engine.drain()
         await engine.stop()
