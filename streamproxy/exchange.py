@@ -20,7 +20,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 from streamproxy.errors import End, ExchangeError
 
@@ -31,6 +31,16 @@ Observer = Callable[["Exchange"], None]
 
 # Upper bounds of every histogram of seconds: models think long, and an added millisecond matters.
 TIME_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+
+
+class Boundary(Protocol):
+    """Where an event stream stands."""
+
+    @property
+    def between_events(self) -> bool:
+        """Whether it can end here without cutting an event."""
+        ...
+
 
 _PROCESS = secrets.token_hex(8)
 _counter = 0
@@ -81,6 +91,7 @@ class Exchange:
         "streaming",
         "task",
         "trace_id",
+        "tracker",
         "trusted",
         "upstream",
     )
@@ -122,6 +133,7 @@ class Exchange:
         # Where it stands, and how it ended.
         self.phase: Phase = "queue"
         self.streaming = False
+        self.tracker: Boundary | None = None  # of an event stream that can be read here
         self.status = 0  # what the client was sent; 0 before
         self.error: ExchangeError | None = None
         self.interruption: ExchangeError | None = None

@@ -256,8 +256,10 @@ class Forwarder(Exchanger):
             relay = Relay(exchange, downstream, watch, settings.relay)
             try:
                 await relay.run(response.status_code, headers, response.aiter_raw())
-            except ExchangeError as error:
-                await relay.explain(error)
+            except (ExchangeError, asyncio.CancelledError) as fault:
+                error = exchange.interruption or fault  # a time-out or a drain comes as a cancellation
+                if isinstance(error, ExchangeError):
+                    await relay.explain(error)
                 raise
         if downstream.gone:
             raise ClientDisconnected()

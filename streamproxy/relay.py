@@ -14,19 +14,22 @@ What is counted per chunk is counted in the exchange's own slots.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, AsyncIterator
 from time import monotonic
 from typing import NamedTuple
 
 from streamproxy.downstream import Downstream
-from streamproxy.errors import ClientDisconnected, ExchangeError
+from streamproxy.errors import ClientDisconnected, ClientError, ExchangeError
 from streamproxy.exchange import TIME_BUCKETS, Exchange
 from streamproxy.watch import CHUNK, FOREVER, WRITE, Watch
 from streamproxy.wire.headers import Headers, first, unbuffered
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, STREAMING, media_type
 from streamproxy.wire.problem import error_event
 from streamproxy.wire.sse import KeepaliveShape, LineCounter, SseTracker
+
+EXPLAIN_TIMEOUT = 1.0  # seconds for a client to take the last event of a stream that is aborted
 
 
 class RelaySettings(NamedTuple):
@@ -60,7 +63,7 @@ class Relay:
         exchange.gap_counts = [0] * (len(TIME_BUCKETS) + 1)
         plain = (first(headers, b"content-encoding") or b"identity").lower() == b"identity"
         if plain and media == EVENT_STREAM:
-            self._tracker = SseTracker()
+            self._tracker = exchange.tracker = SseTracker()
             if self._settings.keepalive is not None and status == 200 and first(headers, b"content-length") is None:
                 self._watch.on_idle = self._keepalive
                 self._watch.keepalive_since = monotonic()
@@ -170,6 +173,9 @@ class Relay:
             and isinstance(self._tracker, SseTracker)
             and self._tracker.between_events
             and self._watch.waits == CHUNK
+            and not isinstance(error, ClientError)
         ):
             event = error_event(error, self._exchange.request_id)
-            await self._downstream.send({"type": "http.response.body", "body": event, "more_body": True})
+            with contextlib.suppress(OSError, TimeoutError):  # the client left, or takes nothing
+                async with asyncio.timeout(EXPLAIN_TIMEOUT):
+                    await self._downstream.send({"type": "http.response.body", "body": event, "more_body": True})
