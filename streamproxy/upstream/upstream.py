@@ -136,10 +136,14 @@ class Upstream:
         if self._names is not None:
             await self._names.start()
 
-    async def aclose(self) -> None:
-        """Stop what `start` began, and close the clients of all endpoints."""
+    async def quiesce(self) -> None:
+        """Stop what `start` began; requests may go on."""
         if self._names is not None:
             await self._names.aclose()
         if self._prober is not None:
             await self._prober.aclose()
+
+    async def aclose(self) -> None:
+        """Stop what `start` began, and close the clients of all endpoints."""
+        await self.quiesce()
         await self._roster.aclose()
