@@ -113,7 +113,9 @@ async def running_stack(
     if client_kind in ("native", "httpx"):
         for keys in upstreams.values():
             keys.setdefault("client", client_kind)
-    config = parse_config(json.dumps({"routes": listed, "upstreams": upstreams, "log": {"access": "off"}, **sections}), name="test")
+    config = parse_config(
+        json.dumps({"routes": listed, "upstreams": upstreams, "log": {"access": "off"}, **sections}), name="test"
+    )
     own = httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None)) if client_kind == "user" else None
     app = create_app(config, client=own)
     logging.getLogger("streamproxy").propagate = True  # so that pytest sees what is logged
