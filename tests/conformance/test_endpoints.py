@@ -1,0 +1,329 @@
+"""Upstreams of several endpoints: who gets a request, and who gets none for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.conformance.conftest import StartStack
+from tests.conftest import Connect, Serve
+from tests.doubles.client import RawClient, fetch
+from tests.doubles.stack import Config, RunningStack, route
+from tests.doubles.upstream import Conn, FullBacklog, Upstream, response, stream_head
+
+PATIENCE = 10.0  # seconds
+
+
+class Backend:
+    """A scripted backend: its ``answer`` to requests and to probes may change while it runs.
+
+    ``/stream`` is an endless stream of its name, of which ``beat`` sends one more event.
+    """
+
+    def __init__(self, name: str, start: Serve) -> None:
+        self.name = name
+        self.status = "200 OK"
+        self.health = "200 OK"
+        self.streams: list[Conn] = []
+        self.targets: list[bytes] = []
+        self.upstream: Upstream
+        self._start = start
+
+    async def start(self) -> Backend:
+        self.upstream = await self._start(self._script)
+        return self
+
+    @property
+    def url(self) -> str:
+        return self.upstream.url
+
+    async def _script(self, conn: Conn) -> None:
+        while True:
+            head, _ = await conn.read_request()
+            self.targets.append(head.target)
+            if head.target == b"/health":
+                await conn.send(response(status=self.health))
+            elif head.target == b"/stream" and self.status == "200 OK":
+                self.streams.append(conn)
+                await conn.send(stream_head())
+                await self._beat(conn)
+                await conn.wait_ended()
+            else:
+                await conn.send(response(self.name.encode(), status=self.status))
+
+    async def beat(self) -> None:
+        """Send an event on every stream."""
+        for conn in self.streams:
+            await self._beat(conn)
+
+    async def _beat(self, conn: Conn) -> None:
+        await conn.send_chunk(b"data: %s\n\n" % self.name.encode())
+
+
+@pytest.fixture
+def backends(serve: Serve) -> Any:
+    async def start(*names: str) -> list[Backend]:
+        return [await Backend(name, serve).start() for name in names]
+
+    return start
+
+
+def pool(*backends: Backend, **keys: Any) -> Config:
+    """The section of an upstream of these endpoints."""
+    return {"upstreams": {"pool": {"endpoints": [one.url for one in backends], **keys}}}
+
+
+async def names(proxy: RunningStack, count: int, *headers: tuple[str, str]) -> list[str]:
+    """The names of the backends that answered so many requests, one after the other."""
+    return [(await fetch(proxy.url, headers=headers)).body.decode() for _ in range(count)]
+
+
+@asynccontextmanager
+async def streams(proxy: RunningStack, dial: Connect, count: int) -> AsyncIterator[list[tuple[RawClient, str]]]:
+    """So many open streams, each with the name of its backend."""
+    async with AsyncExitStack() as stack:
+        opened = []
+        for _ in range(count):
+            client = await stack.enter_async_context(await dial(proxy.url))
+            await client.request("/stream")
+            await client.read_head()
+            opened.append((client, (await client.read_body_until(b"\n\n"))[6:-2].decode()))
+        yield opened
+
+
+async def until(condition: Any, what: str) -> None:
+    """Wait until ``condition()`` holds."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"still waiting for {what}") from None
+
+
+def up(proxy: RunningStack, backend: Backend) -> float:
+    return proxy.metric("streamproxy_endpoint_up", upstream="pool", endpoint=backend.url)
+
+
+# Balancing.
+
+
+async def test_live_streams_are_spread_evenly(stack: StartStack, backends: Any, dial: Connect) -> None:
+    a, b, c = await backends("a", "b", "c")
+    proxy = await stack([route("pool")], **pool(a, b, c))
+    async with streams(proxy, dial, 6) as opened:
+        assert Counter(name for _, name in opened) == {"a": 2, "b": 2, "c": 2}
+        assert proxy.metric("streamproxy_endpoint_streams", endpoint=b.url) == 2
+        for client, name in opened:
+            if name == "a":
+                await client.aclose()
+        await until(lambda: proxy.metric("streamproxy_endpoint_streams", endpoint=a.url) == 0, "a to be free")
+        async with streams(proxy, dial, 2) as more:
+            assert [name for _, name in more] == ["a", "a"]
+
+
+async def test_weights_are_kept(stack: StartStack, backends: Any, dial: Connect) -> None:
+    a, b = await backends("a", "b")
+    endpoints = [a.url, {"url": b.url, "weight": 3}]
+    proxy = await stack([route("pool")], upstreams={"pool": {"endpoints": endpoints}})
+    async with streams(proxy, dial, 8) as opened:
+        assert Counter(name for _, name in opened) == {"a": 2, "b": 6}
+
+
+async def test_round_robin_takes_turns(stack: StartStack, backends: Any) -> None:
+    a, b, c = await backends("a", "b", "c")
+    proxy = await stack([route("pool")], **pool(a, b, c, balance="round_robin"))
+    assert await names(proxy, 6) == ["a", "b", "c"] * 2
+
+
+async def test_random_two_spares_the_loaded(stack: StartStack, backends: Any, dial: Connect) -> None:
+    a, b = await backends("a", "b")
+    proxy = await stack([route("pool")], **pool(a, b, balance="random_two"))
+    async with streams(proxy, dial, 1) as opened:
+        busy = opened[0][1]
+        assert busy not in await names(proxy, 5)
+
+
+async def test_a_hash_keeps_each_session_on_one_endpoint(stack: StartStack, backends: Any) -> None:
+    a, b, c = await backends("a", "b", "c")
+    proxy = await stack([route("pool")], **pool(a, b, c, balance={"hash": "header:X-Session"}))
+    by_session = {session: await names(proxy, 2, ("X-Session", session)) for session in map(str, range(12))}
+    assert all(first == second for first, second in by_session.values())
+    assert len({answers[0] for answers in by_session.values()}) > 1
+
+
+async def test_every_endpoint_gets_its_own_host(stack: StartStack, backends: Any) -> None:
+    a, b = await backends("a", "b")
+    proxy = await stack([route("pool")], **pool(a, b, balance="round_robin"))
+    await names(proxy, 2)
+    for one in (a, b):
+        assert one.upstream.requests[0].get("host") == one.url.removeprefix("http://").encode()
+
+
+# Ejection.
+
+
+EJECT = {"consecutive_failures": 2, "eject_for": "60s"}
+
+
+async def test_an_endpoint_that_fails_gets_no_more_requests_and_keeps_its_streams(
+    stack: StartStack, backends: Any, dial: Connect
+) -> None:
+    a, b = await backends("a", "b")
+    proxy = await stack([route("pool")], **pool(a, b, balance="round_robin", outlier=EJECT))
+    async with streams(proxy, dial, 2) as opened:
+        a.status = "503 Service Unavailable"
+        await names(proxy, 4)
+        assert (up(proxy, a), up(proxy, b)) == (0, 1)
+        assert await names(proxy, 4) == ["b"] * 4
+        await a.beat()
+        client = next(client for client, name in opened if name == "a")
+        assert await client.read_body_until(b"\n\n") == b"data: a\n\n"
+
+
+async def test_an_ejected_endpoint_comes_back(stack: StartStack, backends: Any) -> None:
+    a, b = await backends("a", "b")
+    outlier = {"consecutive_failures": 1, "eject_for": "50ms"}
+    proxy = await stack([route("pool")], **pool(a, b, balance="round_robin", outlier=outlier))
+    a.status = "502 Bad Gateway"
+    await names(proxy, 2)
+    a.status = "200 OK"
+    await until(lambda: up(proxy, a), "the end of the ejection")
+    assert "a" in await names(proxy, 30)  # a tenth of its share at first
+
+
+async def test_the_last_endpoint_is_never_ejected(stack: StartStack, backends: Any) -> None:
+    a, b = await backends("a", "b")
+    outlier = {"consecutive_failures": 1, "eject_for": "60s", "max_ejected_percent": 100}
+    proxy = await stack([route("pool")], **pool(a, b, balance="round_robin", outlier=outlier))
+    a.status = b.status = "503 Service Unavailable"
+    await names(proxy, 6)
+    assert up(proxy, a) + up(proxy, b) == 1
+
+
+async def test_clients_that_leave_never_count_against_an_endpoint(
+    stack: StartStack, backends: Any, dial: Connect
+) -> None:
+    a, b = await backends("a", "b")
+    outlier = {"consecutive_failures": 1, "eject_for": "60s"}
+    proxy = await stack([route("pool")], **pool(a, b, outlier=outlier))
+    async with streams(proxy, dial, 4):
+        pass
+    for number in range(4):
+        assert (await proxy.end_of(number)).end == "client_disconnect"
+    assert (up(proxy, a), up(proxy, b)) == (1, 1)
+
+
+async def test_an_endpoint_that_gives_no_head_in_time_is_ejected(
+    stack: StartStack, backends: Any, serve: Serve
+) -> None:
+    async def silent(conn: Conn) -> None:
+        await conn.read_head()
+        await conn.wait_ended()
+
+    hung = await serve(silent)
+    (good,) = await backends("good")
+    outlier = {"consecutive_failures": 1, "eject_for": "60s"}
+    proxy = await stack(
+        [route("pool", timeouts={"first_byte": "60ms"})],
+        upstreams={"pool": {"endpoints": [hung.url, good.url], "balance": "round_robin", "outlier": outlier}},
+    )
+    assert (await fetch(proxy.url)).status == 504
+    assert await names(proxy, 3) == ["good"] * 3
+    assert proxy.metric("streamproxy_endpoint_up", endpoint=hung.url) == 0
+
+
+# Probes.
+
+
+PROBES = {"interval": "20ms", "timeout": "1s", "healthy_after": 2, "unhealthy_after": 2}
+
+
+async def test_an_unhealthy_endpoint_gets_no_requests_until_it_is_healthy_again(
+    stack: StartStack, backends: Any, dial: Connect
+) -> None:
+    a, b = await backends("a", "b")
+    proxy = await stack([route("pool")], **pool(a, b, balance="round_robin", health=PROBES))
+    async with streams(proxy, dial, 2) as opened:
+        a.health = "500 Internal Server Error"
+        await until(lambda: not up(proxy, a), "a to be unhealthy")
+        assert await names(proxy, 4) == ["b"] * 4
+        await a.beat()
+        client = next(client for client, name in opened if name == "a")
+        assert await client.read_body_until(b"\n\n") == b"data: a\n\n"
+        a.health = "200 OK"
+        await until(lambda: up(proxy, a), "a to be healthy")
+        assert "a" in await names(proxy, 30)
+
+
+async def test_without_a_healthy_endpoint_the_proxy_is_not_ready(stack: StartStack, backends: Any) -> None:
+    (a,) = await backends("a")
+    proxy = await stack([route("pool")], **pool(a, health=PROBES))
+    assert proxy.app.ready() == []
+    a.health = "503 Service Unavailable"
+    await until(lambda: not up(proxy, a), "a to be unhealthy")
+    answer = await fetch(proxy.url)
+    assert (answer.status, answer.get("proxy-status")) == (503, b"streamproxy; error=destination_unavailable")
+    assert proxy.app.ready() == ["upstream pool has no endpoint"]
+    a.health = "200 OK"
+    await until(lambda: up(proxy, a), "a to be healthy")
+    assert (await fetch(proxy.url)).status == 200
+
+
+async def test_a_backend_that_is_not_there_is_found_out_by_its_first_probe(stack: StartStack, backends: Any) -> None:
+    a, b = await backends("a", "b")
+    a.upstream.stop_listening()
+    proxy = await stack([route("pool")], **pool(a, b, balance="round_robin", health=PROBES))
+    await until(lambda: not up(proxy, a), "a to be unhealthy")
+    assert await names(proxy, 4) == ["b"] * 4
+
+
+async def test_a_backend_that_does_not_accept_is_unhealthy(stack: StartStack, backends: Any) -> None:
+    (b,) = await backends("b")
+    async with FullBacklog() as nobody:
+        proxy = await stack(
+            [route("pool")],
+            upstreams={"pool": {"endpoints": [nobody.url, b.url], "health": PROBES | {"timeout": "50ms"}}},
+        )
+        await until(lambda: not proxy.metric("streamproxy_endpoint_up", endpoint=nobody.url), "the probe to give up")
+        assert await names(proxy, 3) == ["b"] * 3
+
+
+async def test_probes_use_their_connection_again_and_are_no_exchanges(stack: StartStack, backends: Any) -> None:
+    (a,) = await backends("a")
+    proxy = await stack([route("pool")], **pool(a, health=PROBES))
+    await until(lambda: len(a.targets) >= 4, "some probes")
+    assert set(a.targets) == {b"/health"}
+    assert a.upstream.requests[0].get("user-agent") == b"streamproxy-health"
+    assert len(a.upstream.connections) == 1
+    assert proxy.ended == []
+
+
+# Names.
+
+
+async def test_every_address_of_a_name_is_an_endpoint_with_the_names_host(stack: StartStack, serve: Serve) -> None:
+    if stack.client == "user":
+        pytest.skip("a client of the program's own looks names up itself")
+
+    async def answer(conn: Conn) -> None:
+        while True:
+            await conn.read_request()
+            await conn.send(response(b"found"))
+
+    upstream = await serve(answer)
+    url = f"http://localhost:{upstream.port}"
+    proxy = await stack(
+        [route("pool", retry={"attempts": 2})],  # where ::1 is an address of localhost, nobody listens there
+        upstreams={"pool": {"endpoints": [{"url": url, "resolve": "each"}]}},
+    )
+    endpoints = [one.url for one in proxy.app.deployment.upstreams["pool"].endpoints]
+    assert upstream.url in endpoints
+    assert url not in endpoints
+    assert (await fetch(proxy.url)).body == b"found"
+    assert upstream.requests[0].get("host") == f"localhost:{upstream.port}".encode()
