@@ -218,9 +218,13 @@ class Admission:
         """Give a place back; the first that waits has it at once."""
         self._tell(self.places.leave(ticket, self._clock()))
 
-    def change(self, limits: AdmissionLimits) -> None:
-        """Go on under other limits, as after a reload: who has a place keeps it, who waits goes on waiting."""
-        now = self._clock()
+    def take_over(self, previous: Admission) -> None:
+        """Go on with the places of a route's admission before a reload, under the limits of this one.
+
+        Who has a place keeps it, who waits goes on waiting, and both admissions count together from now on.
+        """
+        limits, now = self.places.limits, self._clock()
+        self.places = previous.places
         self._tell(self.places.change(limits, now))
         if self._timer is not None:
             self._timer.cancel()

@@ -21,7 +21,7 @@ from streamproxy.client.httpx import HttpxClient, build_httpx, is_httpx
 from streamproxy.client.native import NativeClient, client_context
 from streamproxy.config.model import Hash, Retry
 from streamproxy.exchange import Ledger
-from streamproxy.guard import GuardedForwarder, build_guard
+from streamproxy.guard import Guard, GuardedForwarder, build_guard
 from streamproxy.proxy import Forwarder, ForwarderSettings, Nowhere
 from streamproxy.relay import RelaySettings
 from streamproxy.routing import Matcher, Route
@@ -43,6 +43,7 @@ class Deployment:
         self.config = config
         shared = adapt(client) if client is not None else None
         self.upstreams = {name: build_upstream(name, upstream, shared) for name, upstream in config.upstreams.items()}
+        self.guards: dict[str, Guard] = {}  # of the routes that have one, by their names
         self.routes = [self._route(route, ledger) for route in config.routes]
         limits = Limits(write=120.0)
         self.nowhere = Nowhere(NO_ROUTE, NO_ROUTE, ledger, limits=limits, trusted=config.server.trusted_proxies)
@@ -60,7 +61,15 @@ class Deployment:
         target, guard = self.upstreams[route.upstream], build_guard(route, LocalFile)
         if guard is None:
             return Route(route.name, matcher, Forwarder(settings, target, ledger))
+        self.guards[route.name] = guard
         return Route(route.name, matcher, GuardedForwarder(settings, target, ledger, guard))
+
+    def take_over(self, previous: Deployment) -> None:
+        """Go on with the places that another deployment's routes of the same names have given, after a reload."""
+        for name, guard in self.guards.items():
+            before = previous.guards.get(name)
+            if before is not None:
+                guard.take_over(before)
 
     async def start(self) -> None:
         """Begin what runs beside the requests: probes, and look-ups of names."""

@@ -40,6 +40,11 @@ class Guard(NamedTuple):
     admission: Admission | None
     client: ClientKey
 
+    def take_over(self, previous: Guard) -> None:
+        """Count with whom the guard of another configuration has let in already: they hold their places still."""
+        if self.admission is not None and previous.admission is not None:
+            self.admission.take_over(previous.admission)
+
 
 class GuardedForwarder(Forwarder):
     """A forwarder with a guard in front."""

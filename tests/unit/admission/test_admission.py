@@ -186,14 +186,33 @@ async def test_waiting_counts_against_a_clients_own_limit() -> None:
 
 
 async def test_a_reload_keeps_who_waits_and_lets_them_into_new_places() -> None:
-    admission = Admission(ONE)
-    await admission.enter("a", an_exchange())
-    first, second, third = waiter(admission), waiter(admission), waiter(admission)
+    before = Admission(ONE)
+    held = await before.enter("a", an_exchange())
+    first, second, third = waiter(before), waiter(before), waiter(before)
     await turns()
-    admission.change(AdmissionLimits(max_streams=2, queue=0, queue_timeout=0.01))
-    await first
+    after = Admission(AdmissionLimits(max_streams=2, queue=0, queue_timeout=0.01))
+    after.take_over(before)
+    other = await first
     assert [type(result) for result in await settle(second, third)] == [LimitReached, LimitReached]
-    assert admission.places.held == 2
+    with pytest.raises(LimitReached):
+        after.enter("a", an_exchange()).send(None)
+    before.leave(held)
+    newest = await after.enter("a", an_exchange())
+    before.leave(other)
+    after.leave(newest)
+    assert (after.places.held, after.places.clients) == (0, {})
+
+
+async def test_a_reload_to_fewer_places_takes_none_away() -> None:
+    before = Admission(AdmissionLimits(max_streams=3))
+    tickets = [await before.enter("a", an_exchange()) for _ in range(3)]
+    after = Admission(AdmissionLimits(max_streams=1))
+    after.take_over(before)
+    for ticket in tickets:
+        with pytest.raises(LimitReached):
+            after.enter("a", an_exchange()).send(None)
+        before.leave(ticket)
+    await after.enter("a", an_exchange())
 
 
 @pytest.mark.parametrize(
