@@ -22,6 +22,8 @@ from typing import Self
 
 from tests.doubles.connection import GUARD
 
+ROOT = Path(__file__).parents[2]  # where the package is, installed or not
+
 
 class Process:
     """A running program. Leaving the ``with`` block stops it, and its whole process group if it does not listen."""
@@ -38,7 +40,7 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})},
             cwd=cwd,
             text=True,
             errors="replace",

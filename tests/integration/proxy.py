@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.doubles.client import fetch
+from tests.doubles.connection import guarded
 from tests.integration.process import Process
 
 Config = dict[str, Any]
@@ -22,6 +25,23 @@ class RunningProxy:
     process: Process
     url: str
     admin: str
+
+    async def streams(self) -> list[dict[str, Any]]:
+        """The live exchanges, as the admin listener tells them."""
+        answer = await fetch(f"{self.admin}/streams")
+        assert (answer.status, answer.complete) == (200, True)
+        streams: list[dict[str, Any]] = json.loads(answer.body)
+        return streams
+
+    async def until_streams(self, what: str, condition: Callable[[list[dict[str, Any]]], bool]) -> None:
+        """Wait until the live exchanges are as ``condition`` says; ``what`` names it when they never are."""
+        async with guarded(what):
+            while not condition(await self.streams()):
+                await asyncio.sleep(0.01)
+
+    async def until_keepalives(self, count: int) -> None:
+        """Wait until the one live stream has been sent so many keepalives."""
+        await self.until_streams(f"{count} keepalives", lambda live: [s["keepalives"] >= count for s in live] == [True])
 
 
 def configuration(routes: Sequence[Config] | str, **sections: Config) -> Config:
@@ -45,7 +65,7 @@ async def running(config: Config, folder: Path) -> AsyncIterator[RunningProxy]:
     """Run the program; leaving stops it with SIGTERM, if it still runs, and checks that it exits with 0."""
     file = write_configuration(folder, config)
     command = [sys.executable, "-m", "streamproxy", "run", "-c", str(file)]
-    with Process(command, env={"PYTHONUNBUFFERED": "1"}) as process:
+    with Process(command) as process:
         main = await process.line(r"^listening on (http://\S+)")
         admin = await process.line(r"^admin on (http://\S+)")
         yield RunningProxy(process, main[1], admin[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from tests.conftest import Serve
-from tests.doubles.upstream import Conn, response, stream_head
+from tests.doubles.upstream import Conn, Upstream, response, stream_head
 from tests.integration.browser import Browser
 from tests.integration.conftest import RunProxy
 from tests.integration.proxy import configuration
@@ -53,6 +53,12 @@ class Page:
         conn.reset()
 
 
+def let_go_on(upstream: Upstream) -> None:
+    """Let the stream go on, on whichever connection it is."""
+    for conn in upstream.connections:
+        conn.go.set()
+
+
 async def test_event_source_receives_each_event_before_the_next_is_sent(
     run_proxy: RunProxy, chromium: Browser, serve: Serve
 ) -> None:
@@ -60,14 +66,9 @@ async def test_event_source_receives_each_event_before_the_next_is_sent(
     proxy = await run_proxy(configuration(upstream.url))
     await chromium.open(proxy.url)
     assert await chromium.evaluate("got(1)") == [["1", "first"]]
-    await let_go_on(upstream.connections)
+    let_go_on(upstream)
     assert await chromium.evaluate("got(2)") == [["1", "first"], ["2", "second\nline"]]
     assert await chromium.evaluate("[opened, failed]") == [1, 0]
-
-
-async def let_go_on(connections: list[Conn]) -> None:
-    for conn in connections:
-        conn.go.set()
 
 
 async def test_event_source_comes_back_with_its_last_event_id_after_the_upstream_broke(
@@ -89,14 +90,9 @@ async def test_event_source_lives_on_keepalives_and_its_page_never_sees_one(
     proxy = await run_proxy(configuration([route]))
     await chromium.open(proxy.url)
     await chromium.evaluate("got(1)")
-    for expected in (2, 3):  # a stream without an id is kept alive with blocks, one with an id with lines
-        await keepalives(chromium, 3)
-        await let_go_on(upstream.connections)
-        await chromium.evaluate(f"got({expected})")
+    for messages in (2, 3):  # a stream without an id is kept alive with blocks, one with an id with lines
+        await proxy.until_keepalives(2 * messages)
+        let_go_on(upstream)
+        await chromium.evaluate(f"got({messages})")
     assert await chromium.evaluate("messages") == [["", "before"], ["7", "after"], ["7", "last"]]
     assert await chromium.evaluate("[opened, failed, source.readyState]") == [1, 0, 1]
-
-
-async def keepalives(chromium: Browser, count: int) -> None:
-    """Wait until at least so many keepalive intervals (20 ms) have passed in the browser, by its own clock."""
-    await chromium.evaluate(f"new Promise(resolve => setTimeout(resolve, {20 * (count + 1)}))")

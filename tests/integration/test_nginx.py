@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Connect, Serve
-from tests.doubles.client import RawClient, fetch
-from tests.doubles.connection import guarded
+from tests.doubles.client import RawClient
 from tests.doubles.upstream import Conn, Upstream, stream_head
 from tests.integration.conftest import RunNginx, RunProxy
-from tests.integration.proxy import RunningProxy, configuration
+from tests.integration.proxy import configuration
 
 EVENTS = [b"data: %d\n\n" % number for number in range(1, 6)]
 
@@ -67,17 +65,12 @@ async def test_nginx_in_front_would_buffer_without_the_anti_buffering_headers(
     front = await run_nginx(pass_to(proxy.url))
     client = await dial(front.url)
     await client.request("/events")
-    async with guarded("the proxy to relay the first event"):
-        while await relayed(proxy) < len(EVENTS[0]):
-            await asyncio.sleep(0.01)
+    await proxy.until_streams(
+        "the proxy to relay the first event",
+        lambda live: [stream["response_bytes"] for stream in live] == [len(EVENTS[0])],
+    )
     await asyncio.sleep(0.1)  # a slow machine can only make this test pass
     assert EVENTS[0] not in client.buffer
-
-
-async def relayed(proxy: RunningProxy) -> int:
-    """Body bytes of the live streams so far."""
-    streams = json.loads((await fetch(f"{proxy.admin}/streams")).body)
-    return sum(stream["response_bytes"] for stream in streams)
 
 
 async def test_events_of_an_upstream_behind_nginx_come_through_one_by_one(

@@ -118,6 +118,36 @@ async def test_anthropic_sdk_gets_every_delta(run_proxy: RunProxy, serve: Serve)
     assert credentials in ([b"key"], [b"Bearer key"])
 
 
+@pytest.mark.parametrize("ids", [False, True], ids=["without ids", "with ids"])
+async def test_openai_sdk_takes_keepalives_between_deltas(run_proxy: RunProxy, serve: Serve, ids: bool) -> None:
+    events = [b"id: %d\n%s" % (number, event) for number, event in enumerate(OPENAI)] if ids else OPENAI
+    upstream = await serve(Model(events, hold=3))
+    proxy = await run_proxy(configuration(route(upstream.url)))
+    async with openai_client(proxy) as client:
+        stream = await client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "go"}], stream=True
+        )
+        chunks = [await anext(stream) for _ in range(3)]
+        await proxy.until_keepalives(3)
+        (await upstream.connection()).go.set()
+        chunks += [chunk async for chunk in stream]
+    assert [chunk.choices[0].delta.content for chunk in chunks[1:]] == WORDS
+
+
+async def test_anthropic_sdk_takes_keepalives_between_deltas(run_proxy: RunProxy, serve: Serve) -> None:
+    upstream = await serve(Model(ANTHROPIC, hold=4))
+    proxy = await run_proxy(configuration(route(upstream.url)))
+    async with (
+        anthropic_client(proxy) as client,
+        client.messages.stream(model="m", max_tokens=9, messages=[{"role": "user", "content": "go"}]) as stream,
+    ):
+        words = [await anext(stream.text_stream)]
+        await proxy.until_keepalives(3)
+        (await upstream.connection()).go.set()
+        words += [word async for word in stream.text_stream]
+    assert words == WORDS
+
+
 async def test_closing_an_openai_stream_closes_the_upstreams_connection(run_proxy: RunProxy, serve: Serve) -> None:
     upstream = await serve(Model(OPENAI, hold=3))
     proxy = await run_proxy(configuration(route(upstream.url)))
