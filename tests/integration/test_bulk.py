@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.conftest import Connect, Serve
 from tests.doubles.connection import guarded
 from tests.doubles.upstream import answering, response
 from tests.integration.bulk import BLOCK, GIGABYTE, BulkSource, download, open_download
 from tests.integration.conftest import RunProxy
-from tests.integration.proxy import RunningProxy, configuration
+from tests.integration.proxy import Config, RunningProxy, configuration
 
 GROWTH = 32 * BLOCK
 # What the kernel may hold between the upstream and a client that takes nothing: the send and receive buffers of two
@@ -17,36 +19,51 @@ GROWTH = 32 * BLOCK
 IN_FLIGHT = 48 * BLOCK
 
 
+EVERY_WAY = pytest.mark.parametrize(
+    ("engine", "client"), [("uvicorn", "native"), ("uvicorn", "httpx"), ("hypercorn", "native")]
+)
+
+
 async def warm_up(proxy: RunningProxy, dial: Connect) -> int:
     """Let the program load what a first request loads; the bytes of memory it holds then."""
-    client = await dial(proxy.url)
-    assert (await client.get("/small")).complete
+    warmer = await dial(proxy.url)
+    assert (await warmer.get("/small")).complete
     proxy.process.reset_peak()
     return proxy.process.memory("VmRSS")
 
 
-def routes(bulk: str, small: str) -> list[dict[str, str]]:
-    return [{"path": "/small", "upstream": small}, {"path": "/*", "upstream": bulk}]
+def two_upstreams(bulk: str, small: str, engine: str, client: str) -> Config:
+    """A configuration with the upstream of the warm-up and that of the download, both read by this client."""
+    return configuration(
+        [{"path": "/small", "upstream": "small"}, {"path": "/*", "upstream": "bulk"}],
+        server={"engine": engine},
+        upstreams={
+            "small": {"endpoints": [small], "client": client},
+            "bulk": {"endpoints": [bulk], "client": client},
+        },
+    )
 
 
+@EVERY_WAY
 async def test_a_gigabyte_arrives_whole_and_memory_does_not_grow(
-    run_proxy: RunProxy, serve: Serve, dial: Connect
+    run_proxy: RunProxy, serve: Serve, dial: Connect, engine: str, client: str
 ) -> None:
     small = await serve(answering(response(bytes(BLOCK))))
     with BulkSource(GIGABYTE) as source:
-        proxy = await run_proxy(configuration(routes(source.url, small.url)))
+        proxy = await run_proxy(two_upstreams(source.url, small.url, engine, client))
         before = await warm_up(proxy, dial)
         length, digest = await asyncio.to_thread(download, proxy.url, GIGABYTE)
         assert (length, digest) == (GIGABYTE, source.digest.hexdigest())
         assert proxy.process.memory("VmHWM") - before < GROWTH
 
 
+@EVERY_WAY
 async def test_a_client_that_stops_reading_stops_the_upstream_and_leaving_frees_it(
-    run_proxy: RunProxy, serve: Serve, dial: Connect
+    run_proxy: RunProxy, serve: Serve, dial: Connect, engine: str, client: str
 ) -> None:
     small = await serve(answering(response(bytes(BLOCK))))
     with BulkSource(GIGABYTE) as source:
-        proxy = await run_proxy(configuration(routes(source.url, small.url)))
+        proxy = await run_proxy(two_upstreams(source.url, small.url, engine, client))
         before = await warm_up(proxy, dial)
         sink, head, _ = await asyncio.to_thread(open_download, proxy.url, receive_buffer=16 * 1024)
         with sink:
