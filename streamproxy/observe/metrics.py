@@ -150,6 +150,7 @@ FAMILIES: tuple[Counts | Gauges | Distributions, ...] = (
     Distributions("stream_bytes", _PAIR, "Body bytes of a stream, however it ended.", _by_pair("stream_bytes")),
     Counts("events", _PAIR, "Server-sent events and NDJSON lines.", _by_pair("events")),
     Counts("keepalives", ("route",), "Keepalives sent to clients.", _by_route("keepalives")),
+    Counts("retries", _PAIR, "Further attempts at requests whose earlier ones failed.", _by_pair("retries")),
     Counts(
         "disconnects",
         ("route", "side", "phase"),

@@ -87,6 +87,7 @@ class Series:
         "queue",
         "request_bytes",
         "response_bytes",
+        "retries",
         "stream_bytes",
         "stream_duration",
         "ttfb",
@@ -102,6 +103,7 @@ class Series:
         self.response_bytes = 0
         self.events = 0
         self.keepalives = 0
+        self.retries = 0
         self.backpressure = 0.0
         self.queue = Histogram(TIME_BUCKETS)
         self.ttfb = Histogram(TIME_BUCKETS)
@@ -116,6 +118,7 @@ class Series:
         self.response_bytes += exchange.response_bytes
         self.events += exchange.events
         self.keepalives += exchange.keepalives
+        self.retries += exchange.retries
         self.backpressure += exchange.backpressure
         if exchange.queued:
             self.queue.observe(exchange.queued)
@@ -143,6 +146,7 @@ class Series:
         self.response_bytes += other.response_bytes
         self.events += other.events
         self.keepalives += other.keepalives
+        self.retries += other.retries
         self.backpressure += other.backpressure
         for mine, theirs in (
             (self.queue, other.queue),

@@ -251,4 +251,5 @@ async def test_retries_of_a_bad_day_stay_in_their_budget(stack: StartStack, serv
         assert (await fetch(proxy.url)).status == 503
     retried = sum(exchange.retries for exchange in proxy.ended)
     assert len(bad.requests) == 60 + retried
+    assert proxy.metric("streamproxy_retries_total", upstream="pool") == retried
     assert 30 <= retried <= 60  # not 120: 3 a second over 10 s; the window may have moved on meanwhile

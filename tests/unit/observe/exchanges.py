@@ -44,7 +44,7 @@ def streaming(exchange: Exchange) -> Exchange:
     exchange.gap_counts = [0] * (len(TIME_BUCKETS) + 1)
     exchange.gap_counts[3] = 2
     exchange.gap_sum = 0.0625
-    exchange.keepalives, exchange.backpressure = 4, 0.5
+    exchange.keepalives, exchange.backpressure, exchange.retries = 4, 0.5, 2
     return exchange
 
 
@@ -79,6 +79,7 @@ def step(exchange: Exchange, dice: random.Random) -> None:
         exchange.gap_counts[dice.randrange(len(exchange.gap_counts))] += 1
         exchange.gap_sum += dice.randrange(64) / 64
     exchange.keepalives += dice.randrange(2)
+    exchange.retries += dice.randrange(2)
     exchange.backpressure += dice.randrange(64) / 64
 
 

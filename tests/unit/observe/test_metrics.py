@@ -91,6 +91,7 @@ def test_a_finished_stream_is_in_every_series() -> None:
     assert scene.value("request_bytes_total", **LLM) == 10
     assert scene.value("events_total", **LLM) == 2
     assert scene.value("keepalives_total", route="chat") == 4
+    assert scene.value("retries_total", route="chat", upstream="llm") == 2
     assert scene.value("backpressure_seconds_total", route="chat") == 0.5
     assert scene.value("ttfb_seconds_sum", **LLM) == 2.5
     assert scene.value("upstream_ttfb_seconds_sum", **LLM) == 1.0
@@ -264,7 +265,7 @@ def test_flushed_and_live_add_up_to_the_same_whatever_the_moment(seed: int, coun
         now = watched.metrics.snapshot()
         for pair, series in now.series.items():
             before = last.series[pair]
-            for slot in ("request_bytes", "response_bytes", "events", "keepalives", "backpressure"):
+            for slot in ("request_bytes", "response_bytes", "events", "keepalives", "retries", "backpressure"):
                 assert getattr(series, slot) >= getattr(before, slot)
             for slot in ("queue", "ttfb", "upstream_ttfb", "chunk_gap", "stream_duration", "stream_bytes"):
                 mine, theirs = getattr(series, slot).counts, getattr(before, slot).counts
