@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import pathlib
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 from streamproxy import config as model
@@ -20,6 +21,7 @@ from streamproxy.client.foreign import ForeignClient
 from streamproxy.client.httpx import HttpxClient, build_httpx, is_httpx
 from streamproxy.client.native import NativeClient, client_context
 from streamproxy.config.model import Hash, Retry
+from streamproxy.errors import StreamproxyError
 from streamproxy.exchange import Ledger
 from streamproxy.guard import Guard, GuardedForwarder, build_guard
 from streamproxy.proxy import Forwarder, ForwarderSettings, Nowhere
@@ -37,12 +39,23 @@ NO_ROUTE = "-"
 
 
 class Deployment:
-    """The compiled form of one configuration."""
+    """The compiled form of one configuration.
 
-    def __init__(self, config: model.Config, ledger: Ledger, *, client: object | None = None) -> None:
+    With a ``previous`` one, upstreams of an unchanged configuration are that one's, with their connections, health and
+    counters. Raises StreamproxyError when a file that the configuration names can't be used.
+    """
+
+    def __init__(
+        self, config: model.Config, ledger: Ledger, *, client: object | None = None, previous: Deployment | None = None
+    ) -> None:
         self.config = config
+        self._origins = {name: (upstream, _files_of(upstream)) for name, upstream in config.upstreams.items()}
+        self._kept = self._unchanged(previous) if previous is not None else {}
         shared = adapt(client) if client is not None else None
-        self.upstreams = {name: build_upstream(name, upstream, shared) for name, upstream in config.upstreams.items()}
+        self.upstreams = {
+            name: self._kept.get(name) or build_upstream(name, upstream, shared)
+            for name, upstream in config.upstreams.items()
+        }
         self.guards: dict[str, Guard] = {}  # of the routes that have one, by their names
         self.routes = [self._route(route, ledger) for route in config.routes]
         limits = Limits(write=120.0)
@@ -64,6 +77,13 @@ class Deployment:
         self.guards[route.name] = guard
         return Route(route.name, matcher, GuardedForwarder(settings, target, ledger, guard))
 
+    def _unchanged(self, previous: Deployment) -> dict[str, Upstream]:
+        return {
+            name: previous.upstreams[name]
+            for name, origin in self._origins.items()
+            if previous._origins.get(name) == origin
+        }
+
     def take_over(self, previous: Deployment) -> None:
         """Go on with the places that another deployment's routes of the same names have given, after a reload."""
         for name, guard in self.guards.items():
@@ -73,13 +93,35 @@ class Deployment:
 
     async def start(self) -> None:
         """Begin what runs beside the requests: probes, and look-ups of names."""
-        await asyncio.gather(*(upstream.start() for upstream in self.upstreams.values()))
+        await asyncio.gather(*(upstream.start() for upstream in self._own()))
+
+    def _own(self) -> list[Upstream]:
+        """The upstreams that were made for this deployment."""
+        return [upstream for name, upstream in self.upstreams.items() if name not in self._kept]
+
+    def dropped(self, successor: Deployment) -> list[Upstream]:
+        """The upstreams that a successor does not have any more."""
+        return [upstream for name, upstream in self.upstreams.items() if name not in successor._kept]
 
     async def aclose(self) -> None:
         """Close the upstreams' connections."""
-        for upstream in self.upstreams.values():
-            with contextlib.suppress(Exception):
-                await upstream.aclose()
+        await _close(self.upstreams.values())
+
+    async def discard(self) -> None:
+        """Close what was made for this deployment, which never came into force."""
+        await _close(self._own())
+
+
+async def _close(upstreams: Iterable[Upstream]) -> None:
+    for upstream in upstreams:
+        with contextlib.suppress(Exception):
+            await upstream.aclose()
+
+
+def _files_of(upstream: model.Upstream) -> tuple[bytes, ...]:
+    """Digests of the files that an upstream's clients are made with: one that was replaced makes it another."""
+    tls = upstream.tls
+    return tuple(LocalFile(path).digest() for path in (tls.ca, tls.cert, tls.key) if path is not None)
 
 
 class LocalFile:
@@ -96,6 +138,13 @@ class LocalFile:
     def read(self) -> bytes:
         """Its content. Raises OSError."""
         return pathlib.Path(self.path).read_bytes()
+
+    def digest(self) -> bytes:
+        """What tells its content from another. Raises StreamproxyError when it can't be read."""
+        try:
+            return hashlib.sha256(self.read()).digest()
+        except OSError as error:
+            raise StreamproxyError(f"{self.path} cannot be read: {error.strerror}") from None
 
 
 def adapt(client: object) -> Client:
@@ -197,7 +246,10 @@ class _Clients:
     def _tls(self) -> ssl.SSLContext:
         if self._context is None:
             tls = self._upstream.tls
-            self._context = client_context(ca=tls.ca, cert=tls.cert, key=tls.key, verify=tls.verify)
+            try:
+                self._context = client_context(ca=tls.ca, cert=tls.cert, key=tls.key, verify=tls.verify)
+            except OSError as error:  # SSLError is one
+                raise StreamproxyError(f"the files of an upstream's tls cannot be used: {error}") from None
         return self._context
 
 
