@@ -94,9 +94,11 @@ class Upstream:
         ``request`` has the headers made for ``endpoint``, and a ``progress`` among its extensions. With ``retry`` the
         response may be that of a later attempt at another endpoint.
         """
-        if retry is not None:
-            return Attempts(self, endpoint, request, exchange, retry)
-        return self.attempt(endpoint, request, exchange)
+        if retry is None and self._plain:
+            return Opened(endpoint, request, exchange)
+        if retry is None:
+            return Watched(self._roster, endpoint, request, exchange)
+        return Attempts(self, endpoint, request, exchange, retry)
 
     def has_untried(self, tried: Sequence[Endpoint]) -> bool:
         """Whether an endpoint is available that is not among these."""
