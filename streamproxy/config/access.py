@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -120,14 +120,18 @@ class Token(Section):
         return self
 
 
-def _tokens(value: object) -> object:
-    return t.one_or_more([value] if isinstance(value, dict | Token) else value)
+def _some(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be a list")
+    if not value:
+        raise ValueError("must not be empty")
+    return value
 
 
 class Bearer(Section):
     """Fixed tokens."""
 
-    tokens: Annotated[tuple[Token, ...], BeforeValidator(_tokens)] = Field(
+    tokens: Annotated[tuple[Token, ...], BeforeValidator(_some)] = Field(
         description="any of them lets in: tokens, {name: NAME, token: TOKEN}, {file: PATH}", repr=False
     )
 
@@ -178,16 +182,12 @@ _Source = Annotated[
 ]
 
 
-def _sources(value: object) -> Any:
-    return t.one_or_more([value] if isinstance(value, dict | TokenSource) else value)
-
-
 class Auth(Section):
     """Who may use a route."""
 
     bearer: Annotated[Bearer | None, OrOff] = setting("off", "fixed tokens")
     jwt: Annotated[Jwt | None, OrOff] = setting("off", "signed tokens")
-    from_: Annotated[tuple[_Source, ...], BeforeValidator(_sources)] = setting(
+    from_: Annotated[tuple[_Source, ...], BeforeValidator(_some)] = setting(
         ["header"], "header, {query: NAME}, {cookie: NAME}: looked at in this order", alias="from"
     )
     pass_: t.Switch = setting("off", "whether the upstream sees the credential", alias="pass")

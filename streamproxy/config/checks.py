@@ -26,7 +26,6 @@ _FILES = (
     ("upstreams", "*", "tls", "ca"),
     ("upstreams", "*", "tls", "cert"),
     ("upstreams", "*", "tls", "key"),
-    ("routes", "*", "auth", "bearer", "tokens", "file"),
     ("routes", "*", "auth", "bearer", "tokens", "*", "file"),
     ("routes", "*", "auth", "jwt", "jwks_file"),
 )
@@ -45,6 +44,7 @@ def find(document: Document) -> Iterator[Finding]:
     yield from _unknown_upstreams(document)
     yield from _double_names(document)
     yield from _dead_routes(document)
+    yield from _principals(document)
     yield from _listeners(document)
     yield from _missing_files(document)
 
@@ -168,6 +168,13 @@ def _covers_headers(other: Route, route: Route) -> bool:
         have.get(name.lower()) is not None and value in ("*", have[name.lower()])
         for name, value in other.headers.items()
     )
+
+
+def _principals(document: Document) -> Iterator[Finding]:
+    """Whose credential it is can only be known where one is asked for."""
+    for path in document.match(("routes", "*", "limits", "client_key")):
+        if document.get(path) == "principal" and is_off(document.get((*path[:2], "auth"))):
+            yield Finding(path, "is nobody without auth on the route: set auth, or take client_ip or header:NAME")
 
 
 def _listen(document: Document, model: type[Server] | type[Admin], section: str) -> tuple[Address, ...]:

@@ -300,12 +300,6 @@ class Route(Section):
             return value | {"name": default_name(value)}
         return value
 
-    @model_validator(mode="after")
-    def _principals(self) -> Route:
-        if self.limits.client_key == "principal" and self.auth is None:
-            raise ValueError("has client_key: principal, which needs auth")
-        return self
-
     @property
     def paths(self) -> tuple[str, ...]:
         """The patterns of ``path``."""

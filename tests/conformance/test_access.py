@@ -136,7 +136,7 @@ async def test_a_token_that_is_put_into_its_file_lets_in_without_a_restart(
     tokens = tmp_path / "tokens"
     tokens.write_text("first\n")
     upstream = await serve(answering(response(b"ok")))
-    proxy = await stack([route(upstream.url, auth={"bearer": {"tokens": {"file": str(tokens)}}})])
+    proxy = await stack([route(upstream.url, auth={"bearer": {"tokens": [{"file": str(tokens)}]}})])
     client = await dial(proxy.url)
 
     async def status(token: str) -> int:

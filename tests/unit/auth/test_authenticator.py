@@ -46,7 +46,7 @@ def test_pass_lets_the_upstream_see_it() -> None:
 
 
 def test_a_place_that_is_not_configured_is_not_looked_at_and_not_touched() -> None:
-    auth = build(BEARER | {"from": {"query": "access_token"}})
+    auth = build(BEARER | {"from": [{"query": "access_token"}]})
     with pytest.raises(Denied):
         auth.check([bearer("beta")], None)
     assert auth.check([bearer("for-upstream")], b"access_token=beta").headers == [bearer("for-upstream")]
@@ -108,7 +108,7 @@ def test_a_wrong_credential_in_one_place_does_not_hide_a_right_one_in_another() 
 
 
 def test_an_empty_file_of_tokens_lets_nobody_in() -> None:
-    auth = build({"bearer": {"tokens": {"file": "/etc/tokens"}}}, b"\n")
+    auth = build({"bearer": {"tokens": [{"file": "/etc/tokens"}]}}, b"\n")
     for headers in ([], [bearer("")], [bearer("x")]):
         with pytest.raises(Denied):
             auth.check(headers, None)
@@ -117,8 +117,8 @@ def test_an_empty_file_of_tokens_lets_nobody_in() -> None:
 @pytest.mark.parametrize(
     ("file", "settings", "message"),
     [
-        (None, {"bearer": {"tokens": {"file": "/etc/tokens"}}}, "/etc/tokens cannot be used: No such file"),
-        (b"a, b", {"bearer": {"tokens": {"file": "/etc/tokens"}}}, "/etc/tokens cannot be used: line 1"),
+        (None, {"bearer": {"tokens": [{"file": "/etc/tokens"}]}}, "/etc/tokens cannot be used: No such file"),
+        (b"a, b", {"bearer": {"tokens": [{"file": "/etc/tokens"}]}}, "/etc/tokens cannot be used: line 1"),
         (b"{}", {"jwt": {"jwks_file": "/etc/tokens"}}, "/etc/tokens cannot be used: it is not a JWK Set"),
         (b"", {"jwt": {"secret": "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----"}}, "jwks_file"),
     ],

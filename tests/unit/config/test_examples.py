@@ -18,7 +18,7 @@ from streamproxy.config.section import Section
 
 FOLDER = Path(__file__).parents[3] / "config"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))
-ENVIRON = {"OPENAI_API_KEY": "sk-test", "ANTHROPIC_API_KEY": "sk-ant-test"}
+ENVIRON = {"OPENAI_API_KEY": "sk-test", "ANTHROPIC_API_KEY": "sk-ant-test", "JWKS_FILE": __file__}
 VALIDATOR = Draft202012Validator(json_schema())
 
 
@@ -34,7 +34,7 @@ Yaml12.yaml_implicit_resolvers = {
 
 def test_there_are_examples_for_what_people_run() -> None:
     assert {path.stem for path in EXAMPLES} >= {
-        "minimal", "vllm", "ollama", "openai", "anthropic", "sse-browser", "download", "full",
+        "minimal", "vllm", "ollama", "openai", "anthropic", "sse-browser", "download", "full", "tenants",
     }  # fmt: skip
 
 
@@ -67,6 +67,13 @@ def test_the_anthropic_example_replaces_the_clients_credential() -> None:
     rules = load_config(FOLDER / "anthropic.yaml", ENVIRON).routes[0].request_headers
     assert rules.set == {"x-api-key": "sk-ant-test"}
     assert "Authorization" in rules.remove
+
+
+def test_the_tenants_example_limits_each_by_its_token() -> None:
+    for route in load_config(FOLDER / "tenants.yaml", ENVIRON).routes:
+        assert route.auth is not None
+        assert route.auth.jwt is not None
+        assert (route.limits.client_key, route.limits.max_streams_per_client is None) == ("principal", False)
 
 
 def test_the_full_example_says_the_defaults() -> None:
