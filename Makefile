@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit install install-test parts clean
+.PHONY: demo test bench lint types unit install install-test install-bench parts clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -16,7 +16,12 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@ $(VENV)/.demo
 
+$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	touch $@ $(VENV)/.demo
+
 install: $(VENV)/.demo
+install-bench: $(VENV)/.bench
 install-test: $(VENV)/.test
 
 ## demo: install into a virtual environment, then serve an embedded upstream behind the proxy
@@ -38,6 +43,10 @@ types: install-test
 
 unit: install-test
 	$(BIN)/python -m pytest
+
+## bench: measure beside nginx, HAProxy, Caddy (those that are installed) and Envoy; BENCH=--help shows how to choose
+bench: install-bench
+	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Benchmarks: streamproxy beside other proxies, in one sitting. ``python -m benchmarks --help``."""

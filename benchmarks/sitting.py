@@ -1,0 +1,134 @@
+"""One sitting: every peer under every load, in alternating rounds.
+
+Theory of operation. Machines are shared, and their speed swings by a factor of two within minutes. So a load is run
+over all peers before it is run again, each round begins with another peer, and numbers are only ever compared within
+the sitting. A peer is started afresh for each measurement: nothing that a load leaves behind is another's.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.loads import LOADS, Cores, Numbers, Programs, Session, Sizes, measure
+from benchmarks.peers import Peer
+from benchmarks.programs import BenchError
+
+
+class Sample(NamedTuple):
+    """What one measurement gave."""
+
+    round: int
+    load: str
+    peer: str
+    numbers: Numbers
+
+
+class Sitting(NamedTuple):
+    """Everything that was measured, and what it was measured with."""
+
+    facts: dict[str, Any]
+    samples: list[Sample]
+    failures: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The sitting as JSON has it."""
+        return {
+            "facts": self.facts,
+            "samples": [sample._asdict() for sample in self.samples],
+            "failures": self.failures,
+        }
+
+    @staticmethod
+    def of_json(document: dict[str, Any]) -> Sitting:
+        """The sitting that `as_json` gave."""
+        return Sitting(document["facts"], [Sample(**sample) for sample in document["samples"]], document["failures"])
+
+
+def order(peers: Sequence[Peer], number: int) -> Iterator[Peer]:
+    """The peers, each round beginning with another one."""
+    shift = number % len(peers) if peers else 0
+    yield from peers[shift:]
+    yield from peers[:shift]
+
+
+def sit(
+    peers: Sequence[Peer],
+    loads: Sequence[str],
+    rounds: int,
+    sizes: Sizes,
+    programs: Programs,
+    cores: Cores,
+    say: Callable[[str], None],
+) -> Sitting:
+    """Measure. What fails is noted and left out; the rest goes on."""
+    samples: list[Sample] = []
+    failures: list[str] = []
+    began = time.time()
+    for number in range(rounds):
+        for name in loads:
+            load = LOADS[name]
+            if number >= load.rounds:
+                continue
+            for peer in order(peers, number):
+                if peer.loads is not None and name not in peer.loads:
+                    continue
+                try:
+                    numbers = measure(load, Session(peer, sizes, programs, cores))
+                except BenchError as fault:
+                    failures.append(f"{peer.name} under {name}, round {number + 1}: {fault}")
+                    say(f"{number + 1} {name:9} {peer.name:22} failed: {fault}")
+                    continue
+                samples.append(Sample(number + 1, name, peer.name, numbers))
+                say(f"{number + 1} {name:9} {peer.name:22} {_brief(numbers)}")
+    return Sitting(facts(peers, rounds, sizes, cores, time.time() - began), samples, failures)
+
+
+def _brief(numbers: Numbers) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
+def facts(peers: Sequence[Peer], rounds: int, sizes: Sizes, cores: Cores, took: float) -> dict[str, Any]:
+    """When, on what and with what the sitting was."""
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "took_seconds": round(took),
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": len(os.sched_getaffinity(0) | cores.proxy | cores.load | cores.upstream),
+            "kernel": platform.release(),
+            "load_average": round(os.getloadavg()[0], 2),
+            "pinned": bool(cores.proxy),
+            "shared_core": cores.upstream == cores.load,
+        },
+        "python": platform.python_version(),
+        "versions": {peer.name: peer.version() for peer in peers if peer.launch is not None},
+        "labels": {peer.name: peer.label for peer in peers},
+        "revision": _revision(),
+        "command": " ".join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "rounds": rounds,
+        "sizes": sizes._asdict(),
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _revision() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()

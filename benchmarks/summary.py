@@ -1,0 +1,110 @@
+"""From samples to the numbers that are quoted: least, median, and ratios within a sitting.
+
+Other work on the machine only ever adds time, so the least of several rounds is nearest to the truth, and the median
+says how far the rounds agree. A ratio is taken round by round, between measurements that are minutes apart at most,
+and the median of the rounds is quoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import NamedTuple
+
+from benchmarks.sitting import Sample
+
+US = "streamproxy"
+MORE_IS_BETTER = frozenset({"per_second", "mb_per_second"})
+BUSY = 0.9  # share of a core; above it, upstream and generator held the load back
+
+
+class Quoted(NamedTuple):
+    """The best and the median of several rounds."""
+
+    best: float
+    median: float
+
+
+def values(samples: Iterable[Sample], load: str, peer: str, number: str) -> dict[int, float]:
+    """What each round gave for a number."""
+    return {
+        sample.round: sample.numbers[number]
+        for sample in samples
+        if sample.load == load and sample.peer == peer and number in sample.numbers
+    }
+
+
+def quote(samples: Iterable[Sample], load: str, peer: str, number: str) -> Quoted | None:
+    """A number's best and median; None when it was never measured."""
+    found = list(values(samples, load, peer, number).values())
+    if not found:
+        return None
+    return Quoted(max(found) if number in MORE_IS_BETTER else min(found), median(found))
+
+
+def added(samples: Sequence[Sample], load: str, number: str, peer: str) -> dict[int, float]:
+    """What a proxy adds to a time, round by round: its number less the median that a client sees without a proxy."""
+    floor = values(samples, load, "direct", "p50_us")
+    return {
+        turn: max(value - floor[turn], 0.0)
+        for turn, value in values(samples, load, peer, number).items()
+        if turn in floor
+    }
+
+
+def ratio(ours: dict[int, float], theirs: dict[int, float]) -> Quoted | None:
+    """Ours over theirs: of the bests, and the median of the rounds' own ratios. None without a common round."""
+    common = [turn for turn in ours if theirs.get(turn, 0.0) > 0.0]
+    if not common:
+        return None
+    best = min(ours[turn] for turn in common) / min(theirs[turn] for turn in common)
+    return Quoted(best, median(ours[turn] / theirs[turn] for turn in common))
+
+
+class Goal(NamedTuple):
+    """What streamproxy must reach, and the goal beyond; both are upper bounds."""
+
+    what: str
+    must: float
+    goal: float
+    measure: Callable[[Sequence[Sample]], Quoted | None]
+    unit: str = ""
+
+
+def _cost(load: str, other: str, number: str = "cpu_us") -> Callable[[Sequence[Sample]], Quoted | None]:
+    return lambda samples: ratio(values(samples, load, US, number), values(samples, load, other, number))
+
+
+def _delay(other: str) -> Callable[[Sequence[Sample]], Quoted | None]:
+    return lambda samples: ratio(added(samples, "events", "p99_us", US), added(samples, "events", "p99_us", other))
+
+
+GOALS: tuple[Goal, ...] = (
+    Goal("CPU a request ÷ Envoy's", 1.2, 0.9, _cost("tiny", "envoy")),
+    Goal("CPU an event (100 streams, 50/s) ÷ Envoy's", 1.2, 0.9, _cost("events", "envoy")),
+    Goal("CPU a request ÷ nginx's", 5.0, 3.0, _cost("tiny", "nginx")),
+    Goal("CPU an event ÷ nginx's", 2.5, 1.8, _cost("events", "nginx")),
+    Goal("CPU a request ÷ the usual recipe's", 1 / 15, 1 / 30, _cost("tiny", "recipe")),
+    Goal("delay added to an event, p99 ÷ Envoy's", 1.5, 1.0, _delay("envoy")),
+    Goal("memory an idle stream", 24.0, 14.0, lambda samples: quote(samples, "idle", US, "kib_a_stream"), "KiB"),
+    Goal("1 GB download: CPU ÷ Envoy's", 2.0, 1.0, _cost("download", "envoy")),
+)
+
+
+def verdict(goal: Goal, found: Quoted | None) -> str:
+    """How the median stands to the goal."""
+    if found is None:
+        return "not measured"
+    if found.median <= goal.goal:
+        return "goal"
+    return "must" if found.median <= goal.must else "missed"
+
+
+def held_back(samples: Iterable[Sample]) -> list[str]:
+    """Loads whose rates say nothing, because upstream and generator took their core whole."""
+    found = {
+        f"{sample.load}, {sample.peer}"
+        for sample in samples
+        if sample.numbers.get("limit", 0.0) >= BUSY and sample.peer != "direct"
+    }
+    return sorted(found)
