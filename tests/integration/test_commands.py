@@ -90,11 +90,6 @@ async def test_the_demo_streams_without_a_file_or_a_key(tmp_path: Path, dial: Co
         )
         answer = await client.read_response()
         assert (answer.status, answer.complete) == (200, True)
-        assert (
-            answer.get(
-                "content-type",
-            )
-            == b"text/event-stream"
-        )
+        assert (answer.get("content-type") or b"").startswith(b"text/event-stream")
         assert answer.body.endswith(b"data: [DONE]\n\n")
         assert await process.stop() == 0, process.output
