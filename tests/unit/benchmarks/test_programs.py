@@ -1,0 +1,97 @@
+"""The compiled upstream and generator, against each other."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.loads import (
+    LOADS,
+    Cores,
+    Programs,
+    Session,
+    Sizes,
+    abort,
+    download,
+    events,
+    idle,
+    measure,
+    tiny,
+    upload,
+)
+from benchmarks.peers import PEERS
+from benchmarks.programs import BenchError, build, fetch
+
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+SIZES = Sizes(seconds=0.1, idle_streams=20, keepalive=1, download=4_000_000, aborts=20)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    out = tmp_path_factory.mktemp("programs")
+    return Programs(*build(out), out)
+
+
+@pytest.fixture
+def session(programs: Programs) -> Session:
+    return Session(PEERS["direct"], SIZES, programs, Cores(set(), set(), set()))
+
+
+def test_programs_are_compiled_once(programs: Programs) -> None:
+    before = programs.load.stat().st_mtime_ns
+    assert build(programs.directory) == (programs.upstream, programs.load)
+    assert programs.load.stat().st_mtime_ns == before
+
+
+def test_without_a_compiler_the_harness_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(BenchError, match="no gcc"):
+        build(tmp_path)
+
+
+def test_responses_are_counted_and_timed(session: Session) -> None:
+    with session:
+        numbers = tiny(session)
+    assert numbers["per_second"] > 0
+    assert 0 < numbers["p50_us"] <= numbers["p99_us"]
+    assert numbers["errors"] == 0
+
+
+def test_events_carry_the_time_at_which_they_were_written(session: Session) -> None:
+    with session:
+        numbers = events(session)
+    assert numbers["per_second"] > 0
+    assert 0 < numbers["p50_us"] <= numbers["p99_us"] <= numbers["p999_us"]
+    assert numbers["errors"] == 0
+
+
+def test_every_idle_stream_gets_its_keepalive(session: Session) -> None:
+    with session:
+        numbers = idle(session)
+    assert numbers["keepalives_a_stream"] == pytest.approx(1.0, abs=0.2)
+    assert numbers["errors"] == 0
+
+
+@pytest.mark.parametrize("load", [download, upload])
+def test_bulk_is_complete(session: Session, load: object) -> None:
+    assert callable(load)
+    with session:
+        numbers = load(session)
+    assert numbers["mb_per_second"] > 0
+    assert numbers["errors"] == 0
+
+
+def test_an_aborted_stream_leaves_nothing_open(session: Session) -> None:
+    with session:
+        numbers = abort(session)
+        assert session.upstream.stats()["open_streams"] == 0
+    assert (numbers["left_open"], numbers["errors"]) == (0, 0)
+
+
+def test_what_was_started_is_stopped(programs: Programs, session: Session) -> None:
+    measure(LOADS["tiny"], session)
+    with pytest.raises(OSError, match="refused"):
+        fetch(session.upstream.port, "/stats")
