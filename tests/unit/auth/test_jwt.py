@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from streamproxy.auth import jwt as auth_jwt
 from streamproxy.auth.credentials import InvalidCredential
 from streamproxy.auth.jwt import JwtVerifier, Key, parse_jwks, secret_keys
 from streamproxy.auth.watched import PERIOD, Watched
@@ -234,3 +236,50 @@ def test_a_rotated_key_set_is_read_again() -> None:
     assert checks.principal(sign("EdDSA", kid="2")) == "jwt:alice"
     with pytest.raises(InvalidCredential):
         checks.principal(sign("ES256", kid="1"))
+
+
+def test_a_remembered_token_is_checked_once_and_expires_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+    checks = verifier(secret_keys(SECRET))
+    decode = checks._decode
+
+    def counting(token: str, key: Key) -> dict[str, Any]:
+        checked.append(token)
+        return decode(token, key)
+
+    monkeypatch.setattr(checks, "_decode", counting)
+    now = time.time()
+    token = sign(exp=int(now) + 60)
+    assert [checks.principal(token) for _ in range(3)] == ["jwt:alice"] * 3
+    assert len(checked) == 1
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    with contextlib.suppress(InvalidCredential):  # PyJWT has a clock of its own
+        checks.principal(token)
+    assert len(checked) == 2
+
+
+def test_a_token_that_has_expired_is_not_remembered_as_valid() -> None:
+    checks = verifier(secret_keys(SECRET))
+    token = sign(exp=int(time.time()) - 1)
+    for _ in range(2):
+        with pytest.raises(InvalidCredential):
+            checks.principal(token)
+
+
+def test_a_remembered_token_goes_with_its_key() -> None:
+    clock, file = Clock(), MemoryFile(jwks(jwk("ES256")))
+    checks = JwtVerifier([Watched(file, parse_jwks, clock=clock)])
+    token = sign("ES256")
+    assert lets_in(checks, token)
+    file.write(jwks(jwk("EdDSA")))
+    clock.advance(PERIOD)
+    assert not lets_in(checks, token)
+
+
+def test_no_more_tokens_are_remembered_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth_jwt, "REMEMBERED", 3)
+    checks = verifier(secret_keys(SECRET))
+    for number in range(10):
+        assert checks.principal(sign(n=number)) == "jwt:alice"
+        assert not lets_in(checks, sign(key=SECRET[::-1], n=number))
+        assert len(checks._remembered) == min(number + 1, 3)
