@@ -14,7 +14,7 @@ from streamproxy.wire.headers import Headers
 
 MAX_FIELDS = 100
 
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_FRAMING = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding"})
 _HOST = re.compile(rb"[^\x00-\x20\x7f-\xff/?#@\\,]*")
 _ABSOLUTE = re.compile(rb"https?://([^\x00-\x20\x7f-\xff/?#@\\,]+)((?:[/?].*)?)", re.IGNORECASE)
 
@@ -42,10 +42,14 @@ def content_length(headers: Headers) -> int | None:
         if name == b"content-length":
             if found is not None:
                 raise AmbiguousHead("more than one Content-Length")
-            if not value.isdigit() or len(value) > 18:
-                raise AmbiguousHead("Content-Length is not a number of bytes")
-            found = int(value)
+            found = _number(value)
     return found
+
+
+def _number(value: bytes) -> int:
+    if not value.isdigit() or len(value) > 18:
+        raise AmbiguousHead("Content-Length is not a number of bytes")
+    return int(value)
 
 
 def is_chunked(headers: Headers) -> bool:
@@ -84,31 +88,38 @@ def request_framing(version: str, headers: Headers) -> Framing:
     if version not in ("1.0", "1.1"):
         raise AmbiguousHead("an HTTP version other than 1.0 and 1.1")
     host: bytes | None = None
-    has_body = has_options = False
+    length: int | None = None
+    options = coding = False
     for name, value in headers:  # once: this is done for every request
+        if name not in _FRAMING:
+            continue
         if name == b"host":
             if host is not None:
                 raise AmbiguousHead("more than one Host")
             host = value
         elif name == b"connection":
-            has_options = True
-        elif name in _FRAMING:
-            has_body = True
+            options = True
+        elif name == b"content-length":
+            if length is not None:
+                raise AmbiguousHead("more than one Content-Length")
+            length = _number(value)
+        else:
+            coding = True
     if host is None:
         if version == "1.1":
             raise AmbiguousHead("no Host")
     elif _HOST.fullmatch(host) is None:
         raise AmbiguousHead("Host is not a host")
-    keep_alive = _keep_alive(version, headers) if has_options else version == "1.1"
-    if not has_body:
+    keep_alive = _keep_alive(version, headers) if options else version == "1.1"
+    if not coding:
+        if length:
+            return Framing(length, False, keep_alive)
         return _NO_BODY if keep_alive else _NO_BODY_LAST
-    length = content_length(headers)
-    chunked = is_chunked(headers)
-    if chunked and length is not None:
+    if length is not None:
         raise AmbiguousHead("Content-Length with Transfer-Encoding")
-    if chunked and version == "1.0":
+    if version == "1.0":
         raise AmbiguousHead("Transfer-Encoding in HTTP/1.0")
-    return Framing(length, chunked, keep_alive)
+    return Framing(None, is_chunked(headers), keep_alive)
 
 
 def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:

@@ -1,0 +1,205 @@
+"""Request heads, read from any split of their bytes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamproxy.errors import BadRequest, HeadTooLarge, NotImplementedHere, Rejected
+from streamproxy.wire.http1 import Framing
+from streamproxy.wire.request import RequestHead
+
+HEAD = (
+    b"POST /a%20b//c?x=1&&y HTTP/1.1\r\n"
+    b"Host: a.example:80\r\n"
+    b"X-Empty:\r\n"
+    b"X-Spaces: \t a b \t \r\n"
+    b"x-twice: 1\r\n"
+    b"X-Twice: 2\r\n"
+    b"X-Bytes: \xc3\xa4\xff\r\n"
+    b"Content-Length: 4\r\n"
+    b"\r\n"
+)
+HEADERS = [
+    (b"host", b"a.example:80"),
+    (b"x-empty", b""),
+    (b"x-spaces", b"a b"),
+    (b"x-twice", b"1"),
+    (b"x-twice", b"2"),
+    (b"x-bytes", b"\xc3\xa4\xff"),
+    (b"content-length", b"4"),
+]
+
+
+def read(*pieces: bytes, max_size: int = 65536, max_fields: int = 100) -> tuple[RequestHead, bytes | None]:
+    head = RequestHead(max_size, max_fields)
+    rest: bytes | None = None
+    for index, piece in enumerate(pieces):
+        rest = head.feed(piece)
+        if rest is not None:
+            return head, rest + b"".join(pieces[index + 1 :])
+    return head, rest
+
+
+def check(head: RequestHead, rest: bytes | None) -> None:
+    assert (head.method, head.target, head.version) == ("POST", b"/a%20b//c?x=1&&y", "1.1")
+    assert head.headers == HEADERS
+    assert head.framing == Framing(4, False, True)
+    assert head.raw == HEAD
+    assert rest == b"body\r\n\r\n"
+
+
+@pytest.mark.parametrize("at", range(1, len(HEAD) + 8))
+def test_a_head_is_the_same_however_it_is_cut_in_two(at: int) -> None:
+    whole = HEAD + b"body\r\n\r\n"
+    check(*read(whole[:at], whole[at:]))
+
+
+@given(st.lists(st.integers(1, len(HEAD) + 7), unique=True).map(sorted))
+def test_a_head_is_the_same_however_it_is_cut(cuts: list[int]) -> None:
+    whole = HEAD + b"body\r\n\r\n"
+    pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    check(*read(*(piece for piece in pieces if piece)))
+
+
+def test_empty_lines_before_a_request_are_ignored() -> None:
+    head, rest = read(b"\r\n", b"\r\n\r", b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (head.method, rest) == ("GET", b"")
+
+
+def test_a_head_that_is_not_complete_says_so() -> None:
+    head, rest = read(HEAD[:-1])
+    assert rest is None
+    assert head.begun
+
+
+GOOD = b"Host: a\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET  / HTTP/1.1\r\n" + GOOD,
+        b"GET /  HTTP/1.1\r\n" + GOOD,
+        b" GET / HTTP/1.1\r\n" + GOOD,
+        b"GET\t/ HTTP/1.1\r\n" + GOOD,
+        b"GET / HTTP/1.1 \r\n" + GOOD,
+        b"GET / HTTP/1.2\r\n" + GOOD,
+        b"GET / HTTP/2.0\r\n" + GOOD,
+        b"GET / HTTP/0.9\r\n" + GOOD,
+        b"GET / http/1.1\r\n" + GOOD,
+        b"GET / RTSP/1.0\r\n" + GOOD,
+        b"ANNOUNCE / RTSP/1.0\r\n" + GOOD,
+        b"SOURCE / ICE/1.0\r\n" + GOOD,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"get / HTTP/1.1\r\n" + GOOD,
+        b"BREW / HTTP/1.1\r\n" + GOOD,
+        b"GET /\xc3\xa4 HTTP/1.1\r\n" + GOOD,
+        b"GET /a#b HTTP/1.1\r\n" + GOOD,
+        b"GET * HTTP/1.1\r\n" + GOOD,
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        b"GET / HTTP/1.1\r\n Host: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: a\0b\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nX: a\x01b\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nX\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\n: a\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nX(y): a\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nContent-Length: 1, 1\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nContent-Length: -1\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nContent-Length: 0x1\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n" + GOOD,
+        b"GET / HTTP/1.1\r\nTransfer-Encoding: \x0bchunked\r\n" + GOOD,
+        b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n" + GOOD,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+def test_a_malformed_or_ambiguous_head_is_a_bad_request(raw: bytes) -> None:
+    with pytest.raises(BadRequest):
+        read(raw)
+    with pytest.raises(BadRequest):
+        read(*(raw[at : at + 1] for at in range(len(raw))))
+
+
+def test_garbage_is_refused_before_its_head_ends() -> None:
+    with pytest.raises(BadRequest):
+        read(b"GET / HTTP/1.1\nHost")
+
+
+def test_connect_is_not_implemented() -> None:
+    with pytest.raises(NotImplementedHere):
+        read(b"CONNECT a:443 HTTP/1.1\r\n" + GOOD)
+
+
+def test_a_head_may_be_as_large_as_the_limit_and_no_larger() -> None:
+    assert read(HEAD, max_size=len(HEAD))[1] == b""
+    with pytest.raises(HeadTooLarge):
+        read(HEAD, max_size=len(HEAD) - 1)
+    with pytest.raises(HeadTooLarge):
+        read(*(HEAD[at : at + 1] for at in range(len(HEAD))), max_size=len(HEAD) - 1)
+
+
+def test_a_head_without_an_end_is_refused_at_the_limit() -> None:
+    head = RequestHead(100, 100)
+    assert head.feed(b"GET / HTTP/1.1\r\nX: ") is None
+    with pytest.raises(HeadTooLarge):
+        head.feed(b"a" * 100)
+
+
+def test_a_hundred_fields_are_enough() -> None:
+    fields = b"".join(b"X-%d: a\r\n" % number for number in range(99))
+    assert len(read(b"GET / HTTP/1.1\r\n" + fields + GOOD)[0].headers) == 100
+    with pytest.raises(HeadTooLarge):
+        read(b"GET / HTTP/1.1\r\nX: a\r\n" + fields + GOOD)
+
+
+def test_the_authority_of_an_absolute_target_replaces_host() -> None:
+    head, _ = read(b"GET http://b.example/c?d HTTP/1.1\r\nX: y\r\nHost: a\r\nZ: z\r\n\r\n")
+    assert head.target == b"/c?d"
+    assert head.headers == [(b"x", b"y"), (b"host", b"b.example"), (b"z", b"z")]
+    old, _ = read(b"GET http://b.example HTTP/1.0\r\nX: y\r\n\r\n")
+    assert (old.target, old.headers) == (b"/", [(b"host", b"b.example"), (b"x", b"y")])
+    with pytest.raises(BadRequest, match="no Host"):
+        read(b"GET http://b.example/ HTTP/1.1\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (b"Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n", True),
+        (b"Connection: upgrade\r\nUpgrade: h2c\r\n", False),
+        (b"Upgrade: websocket\r\n", False),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n", False),
+        (b"", False),
+    ],
+)
+def test_a_websocket_handshake_is_told_from_other_requests(fields: bytes, expected: bool) -> None:
+    head, rest = read(b"GET /chat HTTP/1.1\r\n" + fields + GOOD + b"abc")
+    assert head.wants_websocket is expected
+    assert rest == b"abc"
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(1, 199), unique=True).map(sorted))
+def test_no_bytes_make_the_reader_fail_in_another_way(raw: bytes, cuts: list[int]) -> None:
+    head = RequestHead(100, 10)
+    with contextlib.suppress(Rejected):
+        for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True):
+            if raw[a:b] and head.feed(raw[a:b]) is not None:
+                break
+    assert len(head.raw) <= 100 + len(raw)
