@@ -28,14 +28,14 @@ class Flow:
     ``left`` is called when the peer leaves while reading is paused.
     """
 
-    __slots__ = ("_drainers", "_flushed", "_left", "_limit", "_loop", "_reading", "_transport", "_watch", "paused")
+    __slots__ = ("_drainers", "_flushed", "_left", "_limit", "_loop", "_transport", "_watch", "paused", "reading")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, left: Callable[[], None]) -> None:
         self._transport = transport
         self._loop = loop
         self._left = left
         self._watch: PeerWatch | None = None  # made when reading is first paused
-        self._reading = True
+        self.reading = True
         self._limit = WRITE_LIMIT
         self._drainers: list[asyncio.Future[None]] = []
         self._flushed: Callable[[], None] | None = None
@@ -43,9 +43,9 @@ class Flow:
 
     def read(self, wanted: bool) -> None:
         """Read from the transport, or not; while not, the peer is watched."""
-        if wanted == self._reading:
+        if wanted == self.reading:
             return
-        self._reading = wanted
+        self.reading = wanted
         if wanted:
             if self._watch is not None:
                 self._watch.stop()

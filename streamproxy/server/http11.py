@@ -198,10 +198,7 @@ class Http11Protocol(asyncio.Protocol):
         self._status = _RESPONSE
         self.flow.limit()
         cycle = self._cycle = RequestCycle(self, head, self._state.default_headers, self._loop)
-        tasks = self._state.tasks
-        task = self._loop.create_task(cycle.run(self._app, self._scope(head, cycle)))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        cycle.start(self._app, self._scope(head, cycle), self._state.tasks)
         if not cycle.body_complete:
             framing = head.framing
             self._left = framing.length or 0
@@ -256,7 +253,8 @@ class Http11Protocol(asyncio.Protocol):
         self._cycle.feed(piece, last=last)
         if rest:
             self._hold(rest)
-        self._update_reading()
+        elif self._cycle.held > BODY_LIMIT:
+            self.flow.read(False)
 
     def _drop(self, piece: bytes, rest: bytes, *, last: bool) -> None:
         """Part of a body that came after its response."""
@@ -287,7 +285,8 @@ class Http11Protocol(asyncio.Protocol):
         """From the cycle: its response is complete."""
         self._state.total_requests += 1
         self._cycle = None
-        self.flow.read(True)
+        if not self.flow.reading:
+            self.flow.read(True)
         if cycle.body_complete:
             if cycle.keep_alive and not self.stopping:
                 self._next()

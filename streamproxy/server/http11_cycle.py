@@ -11,6 +11,10 @@ and stops in any of them when the client leaves (``disconnected``) or the applic
 when its last byte was written and the transport holds no more than it may; only then may the connection turn to the
 next request, so a client that takes nothing can't make the server hold more than one response. A response that never
 completes is given to `Connection.unfinished`, which sees to it that it does not look finished.
+
+The head is corked: it is written at the end of the event loop's turn, together with what the application has sent of
+the body until then, so that a short response is one write (the write is most of what it costs). It never waits for
+anything to happen. After that every chunk is written when it is sent.
 """
 
 from __future__ import annotations
@@ -41,10 +45,12 @@ _STATUS_LINES = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}\r\n".encode() 
 _UNSTARTED, _NO_BODY, _SIZED, _CHUNKED, _TO_CLOSE = range(5)
 _SPECIAL = frozenset({b"connection", b"content-length", b"content-type", b"keep-alive", b"transfer-encoding"})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# Below this a chunk is copied between its size and its CRLF; above, three buffers in one writev are cheaper.
-_COPY_BELOW = 32 * 1024
+# Above this a chunk is not copied between its size and its CRLF: three buffers in one writev are cheaper.
+_COPY_UP_TO = 48 * 1024
+_MOST_CORKED = 16  # parts that may wait with the head
+_CORK_UP_TO = 16 * 1024  # bytes of a body message that may wait with the head
 
-_checked_names: set[bytes] = set()
+_plain_names: dict[bytes, bytes] = {}  # names that were found good, and how their lines begin
 _MOST_NAMES = 1024
 
 
@@ -60,7 +66,7 @@ class Connection(Protocol):
     stopping: bool
 
     def body_taken(self) -> None:
-        """The application has taken some of the body."""
+        """The application has taken some of the body, and the transport is not being read."""
 
     def responded(self, cycle: RequestCycle) -> None:
         """The response is complete."""
@@ -79,6 +85,7 @@ class RequestCycle:
 
     __slots__ = (
         "_connection",
+        "_cork",
         "_default_headers",
         "_expects_continue",
         "_framing",
@@ -87,6 +94,8 @@ class RequestCycle:
         "_loop",
         "_old",
         "_pieces",
+        "_task",
+        "_tasks",
         "_told_end",
         "_transport",
         "_waiters",
@@ -114,6 +123,8 @@ class RequestCycle:
         self.keep_alive = framing.keep_alive
         self.body_complete = framing.length == 0
         self._expects_continue = not self.body_complete and not self._old and _expects_continue(head.headers)
+        self._tasks: set[asyncio.Task[None]]
+        self._task: asyncio.Task[None]  # while it runs
         # The body.
         self._pieces: deque[bytes] = deque()
         self.held = 0  # bytes that the application has not taken
@@ -122,6 +133,7 @@ class RequestCycle:
         # The response.
         self._framing = _UNSTARTED
         self._left = 0  # bytes that Content-Length still promises
+        self._cork: list[bytes] | None = None  # what is sent but not written, in the turn of the head
         self.complete = False
         self.disconnected = False
         self.on_disconnect: Callable[[], None] | None = None
@@ -160,6 +172,7 @@ class RequestCycle:
         if self.disconnected or self.complete:
             return
         self.disconnected = True
+        self._cork = None
         self._pieces.clear()
         self._wake()
         if self.on_disconnect is not None:
@@ -173,6 +186,12 @@ class RequestCycle:
         self._waiters.clear()
 
     # Running the application.
+
+    def start(self, app: ASGIApp, scope: dict[str, Any], tasks: set[asyncio.Task[None]]) -> None:
+        """Run the application in a task of its own, which is in ``tasks`` until it ends."""
+        self._tasks = tasks
+        self._task = self._loop.create_task(self.run(app, scope))
+        tasks.add(self._task)
 
     async def run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         """Call the application, and see to it that its response has an end, good or bad."""
@@ -193,10 +212,13 @@ class RequestCycle:
         finally:
             if not self.complete and not self.disconnected:
                 self._give_up(error)
+            self._tasks.discard(self._task)
+            del self._task
 
     def _give_up(self, error: ExchangeError | None) -> None:
         """Answer with an error in the application's place, or leave what it began unfinished."""
         if self.started or error is None:
+            self._uncork()
             self._connection.unfinished(self)
             return
         headers, body = error_response(error, new_request_id())
@@ -214,7 +236,8 @@ class RequestCycle:
             if self._pieces:
                 piece = self._pieces.popleft()
                 self.held -= len(piece)
-                self._connection.body_taken()
+                if not self._connection.flow.reading:
+                    self._connection.body_taken()
                 self._told_end = self.body_complete and not self._pieces
                 return {"type": "http.request", "body": piece, "more_body": not self._told_end}
             if self.body_complete and not self._told_end:
@@ -238,6 +261,8 @@ class RequestCycle:
         if kind == "http.response.body" and self._framing != _UNSTARTED and not self.complete:
             more = message.get("more_body", False)
             self._send_body(message.get("body", b""), more)
+            if self._cork is not None and not more:
+                self._uncork()
         elif kind == "http.response.start" and self._framing == _UNSTARTED:
             self._send_head(message)
         else:
@@ -251,6 +276,7 @@ class RequestCycle:
             self._complete()
 
     def _complete(self) -> None:
+        self._uncork()
         self.complete = True
         self.on_disconnect = None
         self._pieces.clear()
@@ -266,29 +292,38 @@ class RequestCycle:
         length: int | None = None
         content_type = b""
         for name, value in self._with_defaults(headers) if self._default_headers else headers:
-            if name not in _checked_names:
-                name = _checked(name)
-            if name in _SPECIAL:
-                if name == b"content-length":
-                    if length is not None or not value.isdigit():
-                        raise RuntimeError("Content-Length is not one number of bytes")
-                    length = int(value)
-                    if status == 204:
-                        continue  # RFC 9110 section 8.6
-                elif name == b"content-type":
-                    content_type = value
-                else:
-                    if name == b"connection" and b"close" in value.lower():
-                        self.keep_alive = False
-                    continue  # the connection and the framing are ours
-            out += (name, b": ", value, b"\r\n")
+            begin = _plain_names.get(name) or _checked(name)
+            if begin is not None:
+                out += (begin, value, b"\r\n")
+                continue
+            name = name.lower()
+            if name == b"content-type":
+                content_type = value
+            elif name == b"content-length":
+                if length is not None or not value.isdigit():
+                    raise RuntimeError("Content-Length is not one number of bytes")
+                length = int(value)
+                if status == 204:
+                    continue  # RFC 9110 section 8.6
+            else:
+                if name == b"connection" and b"close" in value.lower():
+                    self.keep_alive = False
+                continue  # the connection and the framing are ours
+            out += (name + b": ", value, b"\r\n")
         given = b"".join(out)
-        lines = 1 + len(out) // 4
+        lines = 1 + len(out) // 3
         if given.count(b"\r") != lines or given.count(b"\n") != lines or b"\0" in given:
             raise RuntimeError("a header's value has a line end or a NUL in it")
         self._framing = self._choose_framing(status, length)
-        self._left = length or 0
-        self._transport.write(given + self._own_fields(content_type))
+        self._left = length if length is not None and self._framing == _SIZED else 0
+        self._cork = [given, self._own_fields(content_type)]
+        self._loop.call_soon(self._uncork)
+
+    def _uncork(self) -> None:
+        """Write the head, with what was sent since."""
+        cork, self._cork = self._cork, None
+        if cork is not None:
+            self._transport.write(b"".join(cork))
 
     def _with_defaults(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         """The application's fields, and before them the server's own that it did not give (Date, Server)."""
@@ -323,27 +358,35 @@ class RequestCycle:
         return connection + b"\r\n"
 
     def _send_body(self, body: bytes, more: bool) -> None:
-        framing, transport = self._framing, self._transport
+        framing = self._framing
         if framing == _CHUNKED:
             if not body:
-                if not more:
-                    transport.write(b"0\r\n\r\n")
-            elif len(body) > _COPY_BELOW:
-                transport.writelines((b"%x\r\n" % len(body), body, b"\r\n" if more else b"\r\n0\r\n\r\n"))
+                data = b"" if more else b"0\r\n\r\n"
+            elif len(body) > _COPY_UP_TO:
+                self._uncork()
+                parts = (b"%x\r\n" % len(body), body, b"\r\n" if more else b"\r\n0\r\n\r\n")
+                self._transport.writelines(parts)
+                return
             elif more:
-                transport.write(b"%x\r\n%b\r\n" % (len(body), body))
+                data = b"%x\r\n%b\r\n" % (len(body), body)
             else:
-                transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+                data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
         elif framing == _SIZED:
             self._left -= len(body)
             if self._left < 0:
                 raise RuntimeError("the body is longer than its Content-Length")
-            if body:
-                transport.write(body)
-            if not more and self._left:
-                raise RuntimeError("the body is shorter than its Content-Length")
-        elif framing == _TO_CLOSE and body:
-            transport.write(body)
+            data = body
+        else:
+            data = body if framing == _TO_CLOSE else b""
+        if data:
+            if self._cork is None:
+                self._transport.write(data)
+            else:
+                self._cork.append(data)
+                if len(data) > _CORK_UP_TO or len(self._cork) > _MOST_CORKED:
+                    self._uncork()
+        if self._left and not more:
+            raise RuntimeError("the body is shorter than its Content-Length")
 
 
 def plain_response(status: int, headers: Headers, body: bytes) -> bytes:
@@ -356,11 +399,14 @@ def _expects_continue(headers: Headers) -> bool:
     return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
 
 
-def _checked(name: bytes) -> bytes:
-    """A header's name in lower case. Raises RuntimeError when it isn't one; good ones are remembered."""
+def _checked(name: bytes) -> bytes | None:
+    """How the line of a field begins, None for one that needs a look. Raises RuntimeError when it isn't a name."""
     lower = name.lower()
+    if lower in _SPECIAL:
+        return None
     if TOKEN.fullmatch(lower) is None:
         raise RuntimeError(f"{name!r} is not a header's name")
-    if len(_checked_names) < _MOST_NAMES:
-        _checked_names.add(lower)
-    return lower
+    begin = lower + b": "
+    if len(_plain_names) < _MOST_NAMES:
+        _plain_names[name] = begin
+    return begin
