@@ -1,0 +1,134 @@
+"""Under a whole uvicorn server: how it ends, and who gets WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from tests.conftest import Connect
+from tests.doubles.leaks import LeakCheck
+from tests.unit.server.harness import (
+    GET,
+    App,
+    Receive,
+    Scope,
+    Send,
+    body_message,
+    configure,
+    hello,
+    start_message,
+)
+
+
+class Running:
+    def __init__(self, server: uvicorn.Server) -> None:
+        self.server = server
+        self.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+
+@asynccontextmanager
+async def running(app: App, **options: Any) -> AsyncIterator[Running]:
+    config = configure(app, **options)
+    config.port = 0
+    server = uvicorn.Server(config)
+    task = asyncio.get_running_loop().create_task(server._serve())  # serve() would take the signals
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.001)
+    try:
+        yield Running(server)
+    finally:
+        server.should_exit = True
+        async with asyncio.timeout(10):
+            await task
+
+
+async def test_uvicorn_serves_with_the_protocol(leaks: LeakCheck, dial: Connect) -> None:
+    async with running(hello) as one:
+        client = await dial(one.url)
+        await client.send(GET)
+        assert (await client.read_response()).body == b"/ "
+        assert len(one.server.server_state.connections) == 1
+        assert one.server.server_state.total_requests == 1
+
+
+async def test_a_shutdown_closes_idle_connections_and_lets_busy_ones_finish(leaks: LeakCheck, dial: Connect) -> None:
+    gate = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/stream":
+            await send(start_message(200, (b"content-type", b"text/event-stream")))
+        await gate.wait()
+        if scope["path"] != "/stream":
+            await send(start_message(200, (b"content-type", b"text/plain")))
+        await send(body_message(b"end"))
+
+    async with running(app, linger=0.05) as one:
+        idle, busy, stream, begun = [await dial(one.url) for _ in range(4)]
+        await busy.send(GET + GET)
+        await stream.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
+        await begun.send(b"GET /begun")
+        head = await stream.read_head()
+        async with asyncio.timeout(10):
+            while len(one.server.server_state.tasks) < 2 or len(one.server.server_state.connections) < 4:
+                await asyncio.sleep(0.001)
+            while sum(c._head is not None for c in one.server.server_state.connections) < 1:  # type: ignore[union-attr]
+                await asyncio.sleep(0.001)
+        for connection in list(one.server.server_state.connections):
+            connection.shutdown()
+        assert (await idle.read_all())[0] == b""
+        gate.set()
+        answer = await busy.read_response()
+        assert (answer.body, answer.get("connection")) == (b"end", b"close")
+        assert (await busy.wait_ended()).how == "eof"
+        assert head.get("connection") is None
+        rest = await stream.read_rest()
+        assert (rest.body, rest.complete) == (b"end", True)
+        assert (await stream.wait_ended()).how == "eof"
+        await begun.send(b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = await begun.read_response()
+        assert (answer.body, answer.get("connection")) == (b"end", b"close")
+
+
+@pytest.mark.parametrize("implementation", ["websockets-sansio", "wsproto"])
+async def test_a_websocket_handshake_reaches_uvicorns_own_protocol(
+    leaks: LeakCheck, dial: Connect, implementation: str
+) -> None:
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+        message = await receive()
+        await send({"type": "websocket.send", "text": message["text"].upper()})
+        assert (await receive())["type"] == "websocket.disconnect"
+
+    async with running(app, ws=implementation) as one:
+        client = await dial(one.url)
+        await client.send(
+            b"GET /chat?x=1 HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        head = await client.read_head()
+        assert head.status == 101
+        assert head.get("sec-websocket-accept") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        await client.send(b"\x81\x83\0\0\0\0abc")  # the text "abc", masked with zeros
+        assert await client.read_exactly(5) == b"\x81\x03ABC"
+        client.close()
+    assert (scopes[0]["type"], scopes[0]["path"], scopes[0]["query_string"]) == ("websocket", "/chat", b"x=1")
+
+
+async def test_without_websockets_a_handshake_is_an_ordinary_request(leaks: LeakCheck, dial: Connect) -> None:
+    async with running(hello, ws="none") as one:
+        client = await dial(one.url)
+        await client.send(
+            b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert (await client.read_response()).body == b"/chat "
