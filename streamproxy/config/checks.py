@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from pydantic import ValidationError
 
+from streamproxy.config.certificates import unusable_authorities, unusable_pair
 from streamproxy.config.document import Document, Finding
 from streamproxy.config.model import Admin, Route, Server, default_name
 from streamproxy.config.redact import Path
@@ -29,6 +30,7 @@ _FILES = (
     ("routes", "*", "auth", "bearer", "tokens", "*", "file"),
     ("routes", "*", "auth", "jwt", "jwks_file"),
 )
+_TLS = {("server", "tls"): "client_ca", ("upstreams", "*", "tls"): "ca"}  # and their key for authorities
 _CONDITIONS = ("path", "methods", "hosts", "headers")
 
 
@@ -47,6 +49,7 @@ def find(document: Document) -> Iterator[Finding]:
     yield from _principals(document)
     yield from _listeners(document)
     yield from _missing_files(document)
+    yield from _certificates(document)
 
 
 def _unknown_upstreams(document: Document) -> Iterator[Finding]:
@@ -209,9 +212,29 @@ def _listeners(document: Document) -> Iterator[Finding]:
 def _missing_files(document: Document) -> Iterator[Finding]:
     for pattern in _FILES:
         for path in document.match(pattern):
-            value = document.get(path)
-            if not isinstance(value, str) or is_off(value) or not value or "\0" in value:
-                continue
-            why = why_unreadable(value)
-            if why is not None:
+            value = _file(document, path)
+            if value is not None and (why := why_unreadable(value)) is not None:
                 yield Finding(path, f"cannot be read: {why}")
+
+
+def _certificates(document: Document) -> Iterator[Finding]:
+    """A key belongs to its certificate, and authorities are certificates."""
+    for section, authorities in _TLS.items():
+        for path in document.match(section):
+            cert, key, ca = (_readable(document, (*path, name)) for name in ("cert", "key", authorities))
+            if cert is not None and key is not None:
+                for name, why in unusable_pair(cert, key):
+                    yield Finding((*path, name), why)
+            if ca is not None and (why_not := unusable_authorities(ca)) is not None:
+                yield Finding((*path, authorities), why_not)
+
+
+def _file(document: Document, path: Path) -> str | None:
+    """The path of the file that a key names, None where it names none."""
+    value = document.get(path)
+    return value if isinstance(value, str) and value and not is_off(value) and "\0" not in value else None
+
+
+def _readable(document: Document, path: Path) -> str | None:
+    value = _file(document, path)
+    return value if value is not None and why_unreadable(value) is None else None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from streamproxy.config import parse_config
 from streamproxy.errors import ConfigError
+from tests.doubles.certificates import Certificate, make_certificate
+
+ROUTES = "routes: [{path: /*, upstream: http://a}]\n"
 
 
 def problems(text: str) -> list[str]:
@@ -134,9 +138,9 @@ def test_listeners_do_not_share_an_address() -> None:
     assert problems("server: {listen: [a:0, a:0]}\nadmin: {listen: a:0}\n" + ok) == []
 
 
-def test_files_of_tls_must_be_readable(tmp_path: Path) -> None:
+def test_files_of_tls_must_be_readable(tmp_path: Path, certificate: Certificate) -> None:
     there = tmp_path / "ca.pem"
-    there.write_text("")
+    there.write_bytes(certificate.cert.read_bytes())
     tls = json.dumps({"ca": str(there), "cert": str(tmp_path), "key": str(tmp_path / "none")})
     text = f"upstreams:\n  u:\n    endpoints: https://a\n    tls: {tls}\nroutes: [{{path: /, upstream: u}}]\n"
     first, second = problems(text)
@@ -145,6 +149,38 @@ def test_files_of_tls_must_be_readable(tmp_path: Path) -> None:
     assert first.endswith("cannot be read: Is a directory")
     assert "upstreams.u.tls.key: " in second
     assert second.endswith("cannot be read: No such file or directory")
+
+
+def test_a_key_must_belong_to_its_certificate(tmp_path: Path, certificate: Certificate) -> None:
+    other = make_certificate(tmp_path)
+    text = f"server:\n  tls:\n    cert: {certificate.cert}\n    key: {other.key}\n"
+    (problem,) = problems(text + ROUTES)
+    assert problem.startswith("f.yaml:4:10: server.tls.key: ")
+    assert problem.endswith("is not the private key of the certificate")
+    assert problems(text.replace(str(other.key), str(certificate.key)) + ROUTES) == []
+
+
+def test_a_key_that_needs_a_password_is_refused_and_never_asked_for(tmp_path: Path) -> None:
+    made = make_certificate(tmp_path)
+    locked = tmp_path / "locked.pem"
+    options = ["-in", str(made.key), "-out", str(locked), "-aes128", "-passout", "pass:hush"]
+    subprocess.run(["openssl", "pkey", *options], check=True, capture_output=True)
+    (problem,) = problems(f"server: {{tls: {{cert: {made.cert}, key: {locked}}}}}\n" + ROUTES)
+    assert problem.endswith("is encrypted; give a key without a password")
+
+
+def test_files_of_tls_have_in_them_what_their_key_says(tmp_path: Path, certificate: Certificate) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
+    cert, key = certificate.cert, certificate.key
+    for pair, where, why in (
+        (f"cert: {empty}, key: {key}", "cert", "has no certificate in PEM form"),
+        (f"cert: {cert}, key: {empty}", "key", "has no private key in PEM form"),
+        (f"cert: {cert}, key: {key}, client_ca: {empty}", "client_ca", "has no certificate in PEM form"),
+    ):
+        (problem,) = problems(f"server: {{tls: {{{pair}}}}}\n" + ROUTES)
+        assert f" server.tls.{where}: " in problem
+        assert problem.endswith(why)
 
 
 def test_a_certificate_and_its_key_come_together() -> None:
