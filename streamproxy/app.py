@@ -1,13 +1,14 @@
 """The composition root: a configuration becomes a Starlette application.
 
 `Application` holds what outlives a request: the ledger of live exchanges, the metrics, the deployment in force, and
-the admin application beside it.
+the admin application beside it. A reload (`Application.adopt`) compiles a second deployment beside the first and then
+swaps them in one turn of the loop.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,35 +18,68 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamproxy import config as configuration
-from streamproxy.admin.app import create_admin
+from streamproxy.admin.app import Reloaded, create_admin
 from streamproxy.compose import Deployment
 from streamproxy.config import Config
-from streamproxy.exchange import Ledger
+from streamproxy.exchange import Ledger, Observer
 from streamproxy.observe.log import configure
 from streamproxy.observe.metrics import Metrics
 from streamproxy.routing import target_of
+from streamproxy.upstream.retired import Retired
 
 
 class Application(Starlette):
     """The proxy as an ASGI application.
 
     ``draining`` is set while the process is about to end; ``admin`` is the application of the admin listener.
+    ``reloader`` reads the configuration again, where somebody has put it here; ``reload_problems`` is what was wrong
+    with it the last time.
     """
 
     def __init__(self, config: Config, *, client: Any = None) -> None:
         self.ledger = Ledger()
         self.draining = False
+        self.reloader: Callable[[], Awaitable[Reloaded]] | None = None
+        self.reload_problems: tuple[str, ...] = ()
+        self._client = client
+        self._retired = Retired(self.ledger)
         self.deployment = Deployment(config, self.ledger, client=client)
         self.metrics = Metrics(self.ledger, lambda: self.deployment.upstreams.values(), engine=config.server.engine)
         self.metrics.declare((route.name, route.upstream) for route in config.routes)
         self.ledger.observers.append(self.metrics.observe)
-        access = configure(config.log.level, config.log.format, config.log.access)
-        if access is not None:
-            self.ledger.observers.append(access.observe)
+        self._access: Observer | None = None
+        self._configure_log()
         self.admin = create_admin(self)
         super().__init__(routes=self._routes(), lifespan=_lifespan)
         self.router.redirect_slashes = False
         self.router.default = self._default
+
+    def _configure_log(self) -> None:
+        log = self.deployment.config.log
+        access = configure(log.level, log.format, log.access)
+        others = [observer for observer in self.ledger.observers if observer is not self._access]
+        self._access = None if access is None else access.observe
+        self.ledger.observers = others if self._access is None else [*others, self._access]
+
+    async def adopt(self, config: Config) -> None:
+        """Put another configuration into force for new requests; those that run keep what they began with.
+
+        Raises StreamproxyError when a file that it names can't be used; nothing has changed then.
+        """
+        old = self.deployment
+        new = Deployment(config, self.ledger, client=self._client, previous=old)
+        try:
+            await new.start()
+        except BaseException:
+            await new.discard()
+            raise
+        # From here to the end without an await: a request sees all of one configuration.
+        new.take_over(old)
+        self.deployment = new
+        self.router.routes = self._routes()
+        self.metrics.declare((route.name, route.upstream) for route in config.routes)
+        self._configure_log()
+        self._retired.add(old.dropped(new))
 
     def _routes(self) -> list[BaseRoute]:
         prefix = self.deployment.config.admin.mount
@@ -67,6 +101,11 @@ class Application(Starlette):
         else:
             await self.deployment.nowhere(target_of(scope), scope, receive, send)
 
+    async def aclose(self) -> None:
+        """Close the connections to all upstreams, those that a reload has dropped among them."""
+        await self._retired.aclose()
+        await self.deployment.aclose()
+
     def rejected(self, status: int, reason: str) -> None:
         """Count a request that was refused before it became an exchange."""
         self.metrics.rejected(status)
@@ -80,6 +119,10 @@ class Application(Starlette):
             if not any(endpoint.up for endpoint in upstream.endpoints)
         ]
 
+    async def reload(self) -> Reloaded | None:
+        """Read the configuration again and put it into force; None where there is nothing to read it from."""
+        return None if self.reloader is None else await self.reloader()
+
     def config(self) -> dict[str, Any]:
         """The configuration in force, secrets hidden."""
         return self.deployment.config.redacted()
@@ -92,7 +135,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await app.deployment.aclose()
+        await app.aclose()
 
 
 def create_app(config: Config, *, client: Any = None) -> Application:

@@ -1,7 +1,7 @@
 """The admin application: health, metrics, and the live streams with a stop button.
 
-It reads what the proxy knows and changes nothing but by `Exchange.interrupt`. Long answers are made in pieces with the
-event loop let go between them: whoever looks at ten thousand streams must not hold them up.
+It reads what the proxy knows and changes nothing but by `Exchange.interrupt` and a reload. Long answers are made in
+pieces with the event loop let go between them: whoever looks at ten thousand streams must not hold them up.
 
 It has no credential of its own: it listens on loopback unless configured otherwise. So that no web page can
 use an operator's browser against it, a request that changes something is refused when it comes from another origin.
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -33,6 +34,14 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _NO_STORE = {"cache-control": "no-store"}
 
 
+class Reloaded(NamedTuple):
+    """How a reload went: what is wrong with the configuration, which then changed nothing, or the names of its keys
+    that a restart is needed for."""
+
+    problems: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+
+
 class AdminState(Protocol):
     """What the admin application is told of the proxy."""
 
@@ -49,6 +58,15 @@ class AdminState(Protocol):
         """The configuration in force as plain data, secrets hidden."""
         ...
 
+    @property
+    def reload_problems(self) -> Sequence[str]:
+        """What was wrong with the configuration when it was last read again; empty when it came into force."""
+        ...
+
+    async def reload(self) -> Reloaded | None:
+        """Read the configuration again and put it into force; None where there is nothing to read it from."""
+        ...
+
 
 def create_admin(state: AdminState) -> Starlette:
     """The admin application; runs on a listener of its own or mounted under a prefix. Errors are problem+json."""
@@ -61,6 +79,7 @@ def create_admin(state: AdminState) -> Starlette:
             Route("/streams", endpoints.streams, methods=["GET"]),
             Route("/streams/{id:path}", endpoints.stop, methods=["DELETE"]),  # a client's request id may have slashes
             Route("/config", endpoints.config, methods=["GET"]),
+            Route("/reload", endpoints.reload, methods=["POST"]),
         ],
         middleware=[Middleware(_SameOrigin)],
         exception_handlers={HTTPException: _http_error, Exception: _internal_error},
@@ -87,7 +106,10 @@ class _Endpoints:
     async def readyz(self, request: Request) -> Response:
         reasons = self._state.ready()
         status = 503 if reasons else 200
-        return JSONResponse({"ready": not reasons, "reasons": reasons}, status, headers=_NO_STORE)
+        body: dict[str, object] = {"ready": not reasons, "reasons": reasons}
+        if problems := self._state.reload_problems:
+            body["reload"] = list(problems)
+        return JSONResponse(body, status, headers=_NO_STORE)
 
     async def streams(self, request: Request) -> Response:
         ledger = self._state.ledger
@@ -113,6 +135,17 @@ class _Endpoints:
 
     async def config(self, request: Request) -> Response:
         return JSONResponse(self._state.config(), headers=_NO_STORE)
+
+    async def reload(self, request: Request) -> Response:
+        result = await self._state.reload()
+        if result is None:
+            raise HTTPException(501, "This proxy was not started from a file that it could read again")
+        if result.problems:
+            return _problem(422, "The configuration was not reloaded", problems=list(result.problems))
+        body: dict[str, object] = {"result": "ok"}
+        if result.restart:
+            body["restart"] = list(result.restart)
+        return JSONResponse(body, headers=_NO_STORE)
 
 
 class _SameOrigin:
@@ -145,9 +178,14 @@ def _cross_origin(request: Request) -> bool:
     return not authority or authority.lower() != request.headers.get("host", "").lower()
 
 
-def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """RFC 9457."""
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+def _problem(
+    status: int, detail: str, headers: dict[str, str] | None = None, *, problems: list[str] | None = None
+) -> JSONResponse:
+    """RFC 9457, with ``problems`` as a member of our own."""
+    problem: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
+    problem["detail"] = detail
+    if problems is not None:
+        problem["problems"] = problems
     return JSONResponse(problem, status, headers=_NO_STORE | (headers or {}), media_type="application/problem+json")
 
 

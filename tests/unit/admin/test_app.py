@@ -14,7 +14,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from streamproxy import errors
-from streamproxy.admin.app import create_admin
+from streamproxy.admin.app import Reloaded, create_admin
 from streamproxy.exchange import Exchange, Ledger
 from streamproxy.observe.access import FIELDS
 from streamproxy.observe.metrics import Metrics
@@ -29,12 +29,17 @@ class Proxy:
         self.metrics = Metrics(self.ledger, tuple, engine="uvicorn")
         self.metrics.declare([("chat", "llm")])
         self.reasons: list[str] = []
+        self.reload_problems: tuple[str, ...] = ()
+        self.reloaded: Reloaded | None = Reloaded()
 
     def ready(self) -> list[str]:
         return self.reasons
 
     def config(self) -> dict[str, object]:
         return {"routes": [{"path": "/*", "token": "***"}]}
+
+    async def reload(self) -> Reloaded | None:
+        return self.reloaded
 
     def begin(self, request_id: str) -> Exchange:
         exchange = new_exchange()
@@ -171,7 +176,35 @@ async def test_config_is_what_the_proxy_says(client: httpx2.AsyncClient) -> None
     assert response.json() == {"routes": [{"path": "/*", "token": "***"}]}
 
 
-@pytest.mark.parametrize("path", ["/", "/reload", "/metrics/", "/streams/x/", "/nope"])
+async def test_a_failed_reload_shows_in_readyz_and_leaves_it_ready(proxy: Proxy, client: httpx2.AsyncClient) -> None:
+    proxy.reload_problems = ("f.yaml:3:1: foo: unknown key",)
+    response = await client.get("/readyz")
+    assert response.status_code == 200
+    assert response.json() == {"ready": True, "reasons": [], "reload": ["f.yaml:3:1: foo: unknown key"]}
+
+
+async def test_reload_answers_how_it_went(proxy: Proxy, client: httpx2.AsyncClient) -> None:
+    response = await client.post("/reload")
+    assert (response.status_code, response.json()) == (200, {"result": "ok"})
+    proxy.reloaded = Reloaded(restart=("server.listen",))
+    assert (await client.post("/reload")).json() == {"result": "ok", "restart": ["server.listen"]}
+    proxy.reloaded = Reloaded(problems=("f.yaml:3:1: foo: unknown key", "f.yaml:9:1: bar: unknown key"))
+    response = await client.post("/reload")
+    assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
+    assert response.json()["problems"] == ["f.yaml:3:1: foo: unknown key", "f.yaml:9:1: bar: unknown key"]
+
+
+async def test_without_a_file_there_is_nothing_to_reload(proxy: Proxy, client: httpx2.AsyncClient) -> None:
+    proxy.reloaded = None
+    assert (await client.post("/reload")).status_code == 501
+
+
+async def test_a_reload_can_only_be_asked_for_from_here(proxy: Proxy, client: httpx2.AsyncClient) -> None:
+    assert (await client.post("/reload", headers={"origin": "https://evil.example"})).status_code == 403
+    assert (await client.get("/reload")).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/streams/x/", "/nope"])
 async def test_an_unknown_path_is_a_problem(client: httpx2.AsyncClient, path: str) -> None:
     response = await client.get(path)
     assert response.status_code == (405 if path.startswith("/streams/") else 404)
