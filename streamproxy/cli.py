@@ -38,16 +38,22 @@ def cli() -> None:
 @click.option("--log-level", type=_LEVELS, help="Overrides log.level.")
 def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level: str | None) -> None:
     """Serve until a signal ends it."""
+    from streamproxy.server.reload import Source
     from streamproxy.server.run import run as serve
 
-    serve(_override(_load(path), listen, admin, log_level), _say)
+    file = _file(path)
+
+    def load() -> Config:
+        return _override(load_config(file), listen, admin, log_level)
+
+    serve(load(), _say, Source(file, load))
 
 
 @cli.command()
 @_CONFIG
 def check(path: Path | None) -> None:
     """Validate a configuration file without contacting anything."""
-    config = _load(path)
+    config = load_config(_file(path))
     click.echo(f"ok: {len(config.routes)} routes, {len(config.upstreams)} upstreams")
 
 
@@ -67,8 +73,8 @@ def demo(listen: str, admin: str) -> None:
     run_demo(listen, admin, _say)
 
 
-def _load(path: Path | None) -> Config:
-    return load_config(path or os.environ.get("STREAMPROXY_CONFIG") or "streamproxy.yaml")
+def _file(path: Path | None) -> Path:
+    return path or Path(os.environ.get("STREAMPROXY_CONFIG") or "streamproxy.yaml")
 
 
 def _override(config: Config, listen: tuple[str, ...], admin: str | None, log_level: str | None) -> Config:

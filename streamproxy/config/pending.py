@@ -27,9 +27,7 @@ class Pending(NamedTuple):
 
 PENDING = (
     Pending("server.workers", "several processes"),
-    Pending("server.tls", "TLS on the main listener"),
     Pending("server.http2", "HTTP/2"),
-    Pending("server.drain_delay", "a delay before draining"),
     Pending("upstreams.*.http2", "HTTP/2"),
     Pending("routes.*.protocol", "the protocols of LLM APIs"),
     Pending("routes.*.keepalive.before_headers", "keepalives before the response head"),

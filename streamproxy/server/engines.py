@@ -1,7 +1,8 @@
 """The ASGI servers that can carry the proxy, behind one small interface.
 
 An engine serves an application on listening sockets from `start` on, accepts no more connections after `drain`, and
-is gone after `stop`. It installs no signal handlers: several run in one loop, and the program has its own.
+is gone after `stop`. It installs no signal handlers: several run in one loop, and the program has its own. All its
+sockets speak TLS when the settings have a context for it, none of them otherwise.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from streamproxy.server.http11 import Http11Limits, http11_protocol
-from streamproxy.server.sockets import BACKLOG
+from streamproxy.server.http11 import Http11Limits, Http11Protocol, http11_protocol
+from streamproxy.server.sockets import BACKLOG, close
+
+FOREVER = 31_536_000.0  # seconds: a year, since a loop's timers take no infinity
+TLS_GOODBYE = 1.0  # seconds for a client to answer the end of its TLS connection
 
 
 class EngineSettings(NamedTuple):
-    """What the configuration says of connections: bytes, seconds, and how many at once."""
+    """What the configuration says of connections: bytes, seconds, and how many at once; ``tls`` for one listener."""
 
     max_header_size: int
     head_timeout: float
@@ -28,6 +33,7 @@ class EngineSettings(NamedTuple):
     drain_timeout: float
     max_connections: int
     on_rejected: Callable[[int, str], None]
+    tls: ssl.SSLContext | None = None
 
 
 class Engine(Protocol):
@@ -38,7 +44,7 @@ class Engine(Protocol):
         ...
 
     def drain(self) -> None:
-        """Accept no new connection, and close idle ones."""
+        """Accept no new connection, and close each that there is when it becomes idle; responses say so."""
         ...
 
     async def stop(self) -> None:
@@ -71,7 +77,7 @@ class UvicornEngine:
             timeout_keep_alive=settings.keepalive_timeout,  # type: ignore[arg-type]  # a loop takes fractions too
             timeout_graceful_shutdown=1,
         )
-        self._server = _Server(config, sockets, settings.max_connections)
+        self._server = _Server(config, sockets, settings)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -85,8 +91,11 @@ class UvicornEngine:
 
     def drain(self) -> None:
         self._server.stop_accepting()
-        for connection in list(self._server.server_state.connections):
-            connection.shutdown()
+        connections: list[Any] = list(self._server.server_state.connections)
+        for connection in connections:
+            # uvicorn would have its WebSockets closed at once; they are streams, and go on like others.
+            if isinstance(connection, Http11Protocol):
+                connection.shutdown()
 
     async def stop(self) -> None:
         self._server.should_exit = True
@@ -121,14 +130,21 @@ class _Server(uvicorn.Server):
     original stays open, so that connections wait in the listen queue until the next server takes them.
     """
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], max_connections: int) -> None:
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], settings: EngineSettings) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
         self._sockets = sockets
+        self._tls: dict[str, Any] = {}
+        if settings.tls is not None:
+            self._tls = {
+                "ssl": settings.tls,
+                "ssl_handshake_timeout": settings.head_timeout,
+                "ssl_shutdown_timeout": TLS_GOODBYE,
+            }
         self._accepting = False
         self._draining = False
         self._reopening: asyncio.Task[None] | None = None
-        self.server_state.connections = _Connections(max_connections, self._close_servers, self._reopen)
+        self.server_state.connections = _Connections(settings.max_connections, self._close_servers, self._reopen)
         self.servers: list[asyncio.base_events.Server] = []
 
     @contextlib.contextmanager
@@ -155,7 +171,7 @@ class _Server(uvicorn.Server):
         self._accepting = True
         for listener in self._sockets:
             create: Any = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-            server = await create(self._protocol, sock=listener.dup(), backlog=BACKLOG)
+            server = await create(self._protocol, sock=listener.dup(), backlog=BACKLOG, **self._tls)
             if self._accepting:
                 self.servers.append(server)
             else:
@@ -177,7 +193,7 @@ class _Server(uvicorn.Server):
         self._draining = True
         self._close_servers()
         for listener in self._sockets:
-            listener.close()
+            close(listener)
 
 
 def hypercorn_engine(app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings) -> Engine:

@@ -1,39 +1,63 @@
 """`streamproxy run`: listeners, signals, and the order in which things start and end.
 
-SIGTERM and SIGINT drain: the proxy says that it is not ready, accepts no new connection, lets running streams go on
-for at most ``drain_timeout`` seconds, ends what is left, and exits with status 0. A second signal ends at once. The
-admin listener is the last to go, so that the drain can be watched.
+The listeners are bound first, so that a port in use is an error at once; then the application starts, then the main
+listener accepts, then the admin listener. SIGTERM and SIGINT end all that by `streamproxy.server.drain`; the admin
+listener is the last to go, so that the drain can be watched and scraped to its end. SIGHUP reloads.
+
+In a container the process may be number 1, for which a signal without a handler is ignored, and to which every orphan
+belongs: it has a handler for each signal that matters from its first moment on, and lets the kernel reap orphans.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from streamproxy.app import Application, create_app
 from streamproxy.config.model import Config
-from streamproxy.errors import StoppedByShutdown
-from streamproxy.exchange import Ledger
-from streamproxy.server.engines import Engine, EngineSettings, UvicornEngine, hypercorn_engine
+from streamproxy.server.drain import Stop, drain
+from streamproxy.server.engines import FOREVER, Engine, EngineSettings, UvicornEngine, hypercorn_engine
+from streamproxy.server.files import changes
+from streamproxy.server.reload import Reloader, Source
 from streamproxy.server.sockets import bind, close, url_of
+from streamproxy.server.tls import ListenerTls
 
 Say = Callable[[str], None]
 
-_A_YEAR = 31_536_000.0  # seconds
+logger = logging.getLogger("streamproxy.reload")
+
+_ADMIN_CONNECTIONS = 1000
 
 
-def run(config: Config, say: Say) -> None:
-    """Serve until a signal ends it; ``say`` gets one line a listener once it accepts. Raises BindError."""
-    listeners = [bind(address) for address in config.server.listen]
+def run(config: Config, say: Say, source: Source | None = None) -> None:
+    """Serve until a signal ends it; ``say`` gets one line a listener once it accepts.
+
+    With a ``source``, which ``config`` came from, the configuration is reloaded. Raises StreamproxyError for an
+    address that can't be listened on or a file that can't be used.
+    """
+    _be_the_first_process()
+    listeners: list[socket.socket] = []
+    admins: list[socket.socket] = []
     try:
-        admin_listeners = [bind(address) for address in config.admin.listen]
+        listeners += [bind(address) for address in config.server.listen]
+        admins += [bind(address) for address in config.admin.listen]
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(serve(config, listeners, admin_listeners, say))
+            runner.run(serve(config, listeners, admins, say, source))
     finally:
-        for listener in listeners:
+        for listener in (*listeners, *admins):
             close(listener)
+
+
+def _be_the_first_process() -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # until the loop has its own handler
+    if os.getpid() == 1:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are never waited for
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -46,24 +70,34 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def serve(config: Config, listeners: list[socket.socket], admins: list[socket.socket], say: Say) -> None:
+async def serve(
+    config: Config,
+    listeners: list[socket.socket],
+    admins: list[socket.socket],
+    say: Say,
+    source: Source | None = None,
+) -> None:
     """Serve on sockets that listen already, until a signal."""
+    stop = _signals()
+    tls = ListenerTls(config.server.tls) if config.server.tls is not None else None
     app = create_app(config)
     settings = engine_settings(config, app)
-    stop = _signals()
-    main = _engine(config, app, listeners, settings)
+    main = _engine(config, app, listeners, settings._replace(tls=tls.front if tls is not None else None))
     # The admin listener answers also when the main one is full.
-    admin = UvicornEngine(app.admin, admins, settings._replace(max_connections=1000), lifespan=False)
+    admin = UvicornEngine(app.admin, admins, settings._replace(max_connections=_ADMIN_CONNECTIONS), lifespan=False)
     await main.start()
     for listener in listeners:
-        say(f"listening on {url_of(listener)}")
+        say(f"listening on {url_of(listener, 'http' if tls is None else 'https')}")
     if admins:
         await admin.start()
         for listener in admins:
             say(f"admin on {url_of(listener)}")
     try:
-        await stop.wait()
-        await drain(app, main, settings.drain_timeout, stop)
+        async with _reloading(app, source, tls):
+            await stop.begun.wait()
+            app.draining = True  # not ready from this moment on
+        server = app.deployment.config.server
+        await drain(app, main, stop, delay=server.drain_delay, timeout=server.drain_timeout)
     finally:
         await main.stop()
         admin.drain()
@@ -71,13 +105,13 @@ async def serve(config: Config, listeners: list[socket.socket], admins: list[soc
 
 
 def engine_settings(config: Config, app: Application) -> EngineSettings:
-    """What the engine is told; a time-out that is off becomes a year, since a loop's timers take no infinity."""
+    """What the engine is told of connections."""
     server = config.server
     return EngineSettings(
         max_header_size=server.max_header_size,
-        head_timeout=_A_YEAR if server.head_timeout is None else server.head_timeout,
-        keepalive_timeout=_A_YEAR if server.keepalive_timeout is None else server.keepalive_timeout,
-        drain_timeout=_A_YEAR if server.drain_timeout is None else server.drain_timeout,
+        head_timeout=FOREVER if server.head_timeout is None else server.head_timeout,
+        keepalive_timeout=FOREVER if server.keepalive_timeout is None else server.keepalive_timeout,
+        drain_timeout=FOREVER if server.drain_timeout is None else server.drain_timeout,
         max_connections=server.max_connections,
         on_rejected=app.rejected,
     )
@@ -89,42 +123,47 @@ def _engine(config: Config, app: Application, listeners: list[socket.socket], se
     return UvicornEngine(app, listeners, settings)
 
 
-class _Stop(asyncio.Event):
-    """Set by the first signal; ``again`` by the second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.again = asyncio.Event()
-
-    def on_signal(self) -> None:
-        (self.again if self.is_set() else self).set()
-
-
-def _signals() -> _Stop:
-    stop = _Stop()
+def _signals() -> Stop:
+    stop = Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.on_signal)
     return stop
 
 
-async def drain(app: Application, engine: Engine, timeout: float, stop: _Stop) -> None:
-    """Let running exchanges end by themselves for ``timeout`` seconds, then end them."""
-    app.draining = True
-    engine.drain()
-    again = asyncio.get_running_loop().create_task(stop.again.wait())
+@asynccontextmanager
+async def _reloading(app: Application, source: Source | None, tls: ListenerTls | None) -> AsyncIterator[None]:
+    """Within it, SIGHUP, ``POST /reload`` and a change of the files reload the configuration."""
+    if source is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    reloader = Reloader(app, source, tls)
+    asked: set[asyncio.Task[object]] = set()
+
+    def on_signal() -> None:
+        task = loop.create_task(reloader.reload())
+        asked.add(task)
+        task.add_done_callback(asked.discard)
+
+    async def follow() -> None:
+        try:
+            async for _ in changes(reloader.files, over):
+                await reloader.reload()
+        except Exception as error:
+            logger.warning("changes of the configuration are not seen; reload it with SIGHUP: %s", error)
+
+    over = asyncio.Event()
+    following = loop.create_task(follow(), name="watch the configuration")
+    app.reloader = reloader.reload
+    loop.add_signal_handler(signal.SIGHUP, on_signal)
     try:
-        await _until_empty(app.ledger, timeout, again)
-        for exchange in list(app.ledger.live.values()):
-            exchange.interrupt(StoppedByShutdown())
-        await _until_empty(app.ledger, 1.0, None)
+        yield
     finally:
-        again.cancel()
-
-
-async def _until_empty(ledger: Ledger, timeout: float, again: asyncio.Task[bool] | None) -> None:
-    """Wait until no exchange is live, the time is over, or the second signal comes."""
-    empty = asyncio.get_running_loop().create_task(ledger.wait_empty())
-    waits = {empty} if again is None else {empty, again}
-    await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    empty.cancel()
+        # A process that ends does not change any more; a SIGHUP must not kill it.
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        app.reloader = None
+        over.set()
+        for task in (following, *asked):
+            task.cancel()
+        await asyncio.gather(following, *asked, return_exceptions=True)

@@ -12,6 +12,7 @@ from streamproxy.config import Address
 from streamproxy.errors import StreamproxyError
 
 BACKLOG = 2048
+UNIX_MODE = 0o660  # whoever owns the socket or is of its group may connect
 
 
 class BindError(StreamproxyError):
@@ -21,7 +22,7 @@ class BindError(StreamproxyError):
 def bind(address: Address) -> socket.socket:
     """A listening, non-blocking socket for a host and port (0 picks a free one) or a unix path.
 
-    A unix socket that nobody listens on any more is replaced. Raises BindError.
+    A unix socket that nobody listens on any more is replaced; a new one has the mode 0660. Raises BindError.
     """
     try:
         if address.path is not None:
@@ -40,6 +41,8 @@ def bind(address: Address) -> socket.socket:
         raise BindError(f"can't listen on {address}: {error.strerror or error}") from error
     try:
         listener.bind(target)  # type: ignore[arg-type]  # getaddrinfo's address or a path, as the family wants
+        if address.path is not None:
+            os.chmod(address.path, UNIX_MODE)  # nobody can connect before it listens
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
@@ -71,10 +74,14 @@ def url_of(listener: socket.socket, scheme: str = "http") -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def close(listener: socket.socket) -> None:
-    """Close a listener, and remove the file of a unix socket."""
-    path = listener.getsockname() if listener.family == socket.AF_UNIX else None
-    listener.close()
-    if path:
+def unlink(listener: socket.socket) -> None:
+    """Remove the file of a unix socket that still listens; after that it may be another process's already."""
+    if listener.family == socket.AF_UNIX and listener.fileno() != -1:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            os.unlink(listener.getsockname())
+
+
+def close(listener: socket.socket) -> None:
+    """Close a listener, and remove the file of a unix socket. Closing twice changes nothing."""
+    unlink(listener)
+    listener.close()

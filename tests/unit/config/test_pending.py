@@ -13,9 +13,7 @@ from streamproxy.errors import ConfigError
 # A value for each key that asks for what is not there.
 ASKING = {
     "server.workers": "2",
-    "server.tls": "{cert: a.pem, key: a.key}",
     "server.http2": "on",
-    "server.drain_delay": "5s",
     "upstreams.*.http2": "on",
     "routes.*.protocol": "openai",
     "routes.*.keepalive.before_headers": "10s",

@@ -1,0 +1,105 @@
+"""The end of a running proxy, step by step.
+
+Theory of operation. The first signal begins it, and each step ends early at the second::
+
+    NOT READY ──▶ DELAY ──▶ CLOSED ──▶ ENDING ──▶ over
+    /readyz       drain_     no new     event streams end between events,
+    says 503      delay      connection the rest at once
+
+- *Delay*: whoever sends requests here needs a while to hear that it should not; everything is served as before.
+- *Closed*: nothing is accepted, idle connections are closed, others after their response, which says so (a streaming
+  one does not: Node's fetch takes a cut stream for a finished one when it reads ``Connection: close``). What runs
+  goes on for at most ``drain_timeout``.
+- *Ending*: an event stream that stands between two events is ended there, one that is inside an event has `MOMENT`
+  seconds to come to its end. No response is made to look finished, and an exchange that has no response head yet is
+  answered with 503. Connections have `FLUSH` seconds to take what was sent last.
+
+A second signal makes of all that an immediate end: what runs is interrupted, wherever it stands. The exit status is 0
+either way, since this is what was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from streamproxy.errors import StoppedByShutdown
+from streamproxy.exchange import Exchange, Ledger
+
+logger = logging.getLogger("streamproxy.server")
+
+MOMENT = 1.0  # seconds for an event to be completed
+FLUSH = 1.0  # seconds for interrupted exchanges to end
+_LOOK = 0.01  # seconds between two looks at the streams that are inside an event
+
+
+class Stop:
+    """The signals that ask for the end: ``begun`` is set by the first, ``at_once`` by the second."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def on_signal(self) -> None:
+        """SIGTERM or SIGINT came."""
+        (self.at_once if self.begun.is_set() else self.begun).set()
+
+
+class Draining(Protocol):
+    """What a drain needs of the application."""
+
+    draining: bool
+    ledger: Ledger
+
+
+class Closing(Protocol):
+    """What it needs of the main listener's engine."""
+
+    def drain(self) -> None: ...
+
+
+async def drain(app: Draining, engine: Closing, stop: Stop, *, delay: float, timeout: float | None) -> None:
+    """Bring all exchanges to their end. ``delay`` and ``timeout`` are seconds; a timeout of None waits for ever."""
+    app.draining = True
+    logger.info("draining: %d exchanges are live", len(app.ledger.live))
+    if delay:
+        await _first(stop, asyncio.sleep(delay))
+    engine.drain()
+    if not stop.at_once.is_set():
+        await _first(stop, app.ledger.wait_empty(), timeout=timeout)
+    if app.ledger.live:
+        logger.info("ending %d exchanges that still run", len(app.ledger.live))
+    await _end_streams(app.ledger, stop)
+    await _first(None, app.ledger.wait_empty(), timeout=FLUSH)
+
+
+async def _end_streams(ledger: Ledger, stop: Stop) -> None:
+    """Interrupt every exchange, event streams between their events if they come there in time."""
+    deadline = asyncio.get_running_loop().time() + MOMENT
+    waiting = list(ledger.live.values())
+    while waiting:
+        late = stop.at_once.is_set() or asyncio.get_running_loop().time() >= deadline
+        waiting = [exchange for exchange in waiting if not _end(exchange, late)]
+        if waiting:
+            await asyncio.sleep(_LOOK)
+
+
+def _end(exchange: Exchange, late: bool) -> bool:
+    """Interrupt an exchange unless that would cut an event and it is not too late yet; whether it was."""
+    if not late and exchange.task is not None and exchange.tracker is not None and not exchange.tracker.between_events:
+        return False
+    exchange.interrupt(StoppedByShutdown())
+    return True
+
+
+async def _first(stop: Stop | None, step: Coroutine[Any, Any, object], *, timeout: float | None = None) -> None:
+    """Wait for a step, for so many seconds, or for the second signal."""
+    waits = [asyncio.ensure_future(step)]
+    if stop is not None:
+        waits.append(asyncio.ensure_future(stop.at_once.wait()))
+    await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
