@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
+from streamproxy.config import parse_config
 from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient
@@ -276,3 +278,24 @@ async def test_a_route_without_limits_has_no_guard(stack: StartStack, serve: Ser
     client = await dial(proxy.url)
     assert (await client.get()).status == 200
     assert proxy.app.deployment.guards == {}
+
+
+async def test_a_reload_keeps_the_places_that_are_held_and_those_who_wait(
+    stack: StartStack, serve: Serve, dial: Connect, leaks: LeakCheck
+) -> None:
+    upstream = await serve(one_event_then_wait)
+    proxy = await stack(limited(upstream.url, max_streams=1, queue=2, queue_timeout="20s"))
+    await streaming_client(dial, proxy)
+    second, third = await dial(proxy.url), await dial(proxy.url)
+    for number, client in enumerate((second, third), 1):
+        await client.request("/")
+        await waiting(proxy, number)
+    data = proxy.app.deployment.config.plain()
+    data["routes"][0]["limits"] |= {"max_streams": 2, "queue": 1}
+    await proxy.app.adopt(parse_config(json.dumps(data), name="test"))
+    watch_places(proxy, leaks)
+    assert (await second.read_head()).status == 200  # into the new place
+    late = await dial(proxy.url)
+    assert (await late.get()).status == 503  # both are held, and the queue has room for one
+    second.reset()
+    assert (await third.read_head()).status == 200
