@@ -122,7 +122,8 @@ class Watch(Deadlines):
             self._handle = self._loop.call_later(max(again - now, 0.001), self._fire)
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Stop the timer, and let go of the relay, which holds the watch: a cycle is work for the garbage collector."""
+        self.on_idle = _nothing
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
