@@ -12,9 +12,10 @@ import pytest
 
 from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
+from tests.doubles.certificates import Certificate
 from tests.doubles.client import RawClient, fetch
 from tests.doubles.stack import Config, RunningStack, route
-from tests.doubles.upstream import Conn, FullBacklog, Upstream, response, stream_head
+from tests.doubles.upstream import Conn, FullBacklog, Upstream, answering, response, stream_head
 
 PATIENCE = 10.0  # seconds
 
@@ -311,12 +312,7 @@ async def test_every_address_of_a_name_is_an_endpoint_with_the_names_host(stack:
     if stack.client == "user":
         pytest.skip("a client of the program's own looks names up itself")
 
-    async def answer(conn: Conn) -> None:
-        while True:
-            await conn.read_request()
-            await conn.send(response(b"found"))
-
-    upstream = await serve(answer)
+    upstream = await serve(answering(response(b"found")))
     url = f"http://localhost:{upstream.port}"
     proxy = await stack(
         [route("pool", retry={"attempts": 2})],  # where ::1 is an address of localhost, nobody listens there
@@ -327,3 +323,21 @@ async def test_every_address_of_a_name_is_an_endpoint_with_the_names_host(stack:
     assert url not in endpoints
     assert (await fetch(proxy.url)).body == b"found"
     assert upstream.requests[0].get("host") == f"localhost:{upstream.port}".encode()
+
+
+async def test_tls_with_one_of_a_names_addresses_asks_for_the_name(
+    stack: StartStack, serve: Serve, certificate: Certificate
+) -> None:
+    if stack.client == "user":
+        pytest.skip("a client of the program's own looks names up itself")
+    asked: list[str | None] = []
+    context = certificate.server_context()
+    context.sni_callback = lambda connection, name, context: asked.append(name)
+    upstream = await serve(answering(response(b"found")), tls=context)
+    endpoint = {"url": f"https://localhost:{upstream.port}", "resolve": "each"}
+    proxy = await stack(
+        [route("pool", retry={"attempts": 2})],
+        upstreams={"pool": {"endpoints": [endpoint], "tls": {"ca": str(certificate.cert)}}},
+    )
+    assert (await fetch(proxy.url)).body == b"found"
+    assert asked == ["localhost"]
