@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from streamproxy.client.native.connection import Connection, Owner
 from streamproxy.client.native.resolve import Address, Resolver
 from streamproxy.client.translate import connect_error
-from streamproxy.errors import ConnectTimeout
+from streamproxy.errors import ConnectTimeout, TlsFailed
 
 ATTEMPT_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
 
@@ -69,14 +69,17 @@ class Connector:
         def protocol() -> Connection:
             return Connection(owner, loop, sock, self._buffer)
 
-        if self._resolver is None:
-            _, made = await loop.create_unix_connection(
-                protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name
-            )
-        else:
-            _, made = await loop.create_connection(
-                protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name
-            )
+        try:
+            if self._resolver is None:
+                _, made = await loop.create_unix_connection(
+                    protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name
+                )
+            else:
+                _, made = await loop.create_connection(
+                    protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name
+                )
+        except ConnectionError as error:  # TCP was there, so this is the handshake
+            raise TlsFailed(note=f"closed during the handshake: {type(error).__name__} {error}") from error
         return made
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
@@ -25,15 +26,22 @@ def interleaved(addresses: list[Address]) -> list[Address]:
     return [address for pair in zip_longest(ours, others) for address in pair if address is not None]
 
 
+async def look_up(host: str, port: int) -> list[Address]:
+    """Ask the system's resolver, in a thread of the loop's. Raises socket.gaierror."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
 class Resolver:
     """Looks up one host, and remembers its addresses for `KEEP` seconds.
 
     Streams that need the same look-up share it; one of them that is cancelled does not cancel it for the others.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, look_up: Callable[[str, int], Awaitable[list[Address]]] = look_up) -> None:
         self._host = host
         self._port = port
+        self._look_up = look_up
         self._fixed = _literal(host, port)
         self._known: list[Address] = []
         self._until = 0.0
@@ -47,19 +55,19 @@ class Resolver:
         if self._known and loop.time() < self._until:
             return self._known
         if self._lookup is None:
-            self._lookup = loop.create_task(self._look_up(loop))
+            self._lookup = loop.create_task(self._refresh(loop))
         return await asyncio.shield(self._lookup)
 
     def forget(self) -> None:
         """None of the addresses was any good: look the name up again next time."""
         self._until = 0.0
 
-    async def _look_up(self, loop: asyncio.AbstractEventLoop) -> list[Address]:
+    async def _refresh(self, loop: asyncio.AbstractEventLoop) -> list[Address]:
         try:
-            found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            found = await self._look_up(self._host, self._port)
             if not found:
                 raise socket.gaierror(socket.EAI_NONAME, "no addresses")
-            self._known = interleaved([Address(family, sockaddr) for family, _, _, _, sockaddr in found])
+            self._known = interleaved(found)
             self._until = loop.time() + KEEP
             return self._known
         except UnicodeError as error:
