@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from streamproxy.upstream import Endpoint
 from streamproxy.upstream.endpoint import SLOW_START
 from streamproxy.upstream.outlier import OutlierSettings
 from streamproxy.upstream.roster import Roster
@@ -110,3 +113,53 @@ async def test_closing_ends_timers_and_leaving_endpoints_too() -> None:
     await roster.aclose()
     assert [client_of(one).log for one in (a, b, c)] == [["closed"]] * 3
     assert roster._ejections == {}
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["good", "bad", "fail", "succeed", "begin", "end", "leave", "join"]), st.integers(0, 9)),
+    max_size=60,
+)
+
+
+@given(STEPS, st.sampled_from([30, 50, 100]))
+def test_whatever_happens_the_available_are_those_that_are_up_and_ejection_leaves_one(
+    steps: list[tuple[str, int]], percent: int
+) -> None:
+    async def scenario() -> None:
+        everyone = [endpoint(f"e{number}") for number in range(3)]
+        roster = Roster("u", everyone, OutlierSettings(1, 60.0, percent), clock=Clock())
+        for step, number in steps:
+            one = everyone[number % len(everyone)]
+            there, up_before = one in roster.endpoints, len(roster.available)
+            if step in ("good", "bad") and there:
+                roster.judge(one, step == "good", "told so")
+            elif step == "fail":
+                roster.failed(one)
+                assert not (up_before and not roster.available), "an ejection left nothing"
+            elif step == "succeed":
+                roster.succeeded(one)
+            elif step == "begin" and there:
+                one.streams += 1
+            elif step == "end" and one.streams:
+                one.streams -= 1
+                roster.ended(one)
+            elif step == "leave" and there:
+                roster.replace([one], [], slowly=True)
+            elif step == "join":
+                everyone.append(endpoint(f"e{len(everyone)}"))
+                roster.replace([], everyone[-1:], slowly=True)
+            await asyncio.sleep(0)
+            check(roster, everyone)
+        await roster.aclose()
+        assert [client_of(one).log for one in everyone] == [["closed"]] * len(everyone)
+
+    def check(roster: Roster, everyone: list[Endpoint]) -> None:
+        assert roster.available == [one for one in roster.endpoints if one.healthy and not one.ejected]
+        assert roster.only is (roster.available[0] if len(roster.available) == 1 else None)
+        for one in roster.fresh():
+            assert 0.0 < one.share <= one.weight
+        for one in everyone:
+            closed = client_of(one).log == ["closed"]
+            assert closed == (one not in roster.endpoints and not one.streams), one
+
+    asyncio.run(scenario())
