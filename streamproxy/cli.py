@@ -46,7 +46,8 @@ def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level
     def load() -> Config:
         return _override(load_config(file), listen, admin, log_level)
 
-    serve(load(), _say, Source(file, load))
+    source = Source(file, load)
+    serve(load(), _say, source)
 
 
 @cli.command()

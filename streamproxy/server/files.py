@@ -3,8 +3,8 @@
 Not the files are watched but the folders they are in, since an editor writes another file and renames it, and
 Kubernetes swaps the link ``..data`` beside the links that its volume shows. Every link on the way to a file counts,
 and the way is looked up again after each change. Where the system reports nothing (network file systems, some
-containers on desktops) the files are looked at every `LOOK` seconds all the same. A change that leaves every file
-with the content that it had is none.
+containers on desktops) there is a look every `LOOK` seconds all the same. Whether something has changed is told by
+the content, so that a file that was only touched has not.
 """
 
 from __future__ import annotations
@@ -52,15 +52,14 @@ def _way(path: Path) -> Iterator[Path]:
     yield path.parent
 
 
-async def changes(files: Callable[[], Iterable[Path]], stop: asyncio.Event) -> AsyncIterator[None]:
-    """A turn for each change of the content of ``files()``, until ``stop`` is set.
+async def looks(files: Callable[[], Iterable[Path]], stop: asyncio.Event) -> AsyncIterator[None]:
+    """A turn whenever ``files()`` may have changed, and every `LOOK` seconds, until ``stop`` is set.
 
-    Who takes the turn may change what ``files()`` gives.
+    The first turn comes at once. Who takes a turn may change what ``files()`` gives.
     """
-    known = contents(files())
     while not stop.is_set():
         watched = folders(files())
-        looks = awatch(
+        reports = awatch(
             *watched,
             watch_filter=None,
             recursive=False,
@@ -70,13 +69,9 @@ async def changes(files: Callable[[], Iterable[Path]], stop: asyncio.Event) -> A
             yield_on_timeout=True,
             stop_event=stop,
         )
-        async for _ in looks:
-            now = contents(files())
-            if now != known:
-                known = now
-                yield
-                # A file that is watched from now on was read a moment ago.
-                known = {file: known.get(file, digest) for file, digest in contents(files()).items()}
+        yield
+        async for _ in reports:
+            yield
             if folders(files()) != watched:
                 break
-        await looks.aclose()
+        await reports.aclose()

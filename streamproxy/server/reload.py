@@ -16,13 +16,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from streamproxy.admin.app import Reloaded
 from streamproxy.app import Application
 from streamproxy.config import Config
 from streamproxy.config.model import Server, ServerTls
 from streamproxy.errors import ConfigError, StreamproxyError
+from streamproxy.server.files import Contents, contents, looks
 from streamproxy.server.tls import ListenerTls
 
 logger = logging.getLogger("streamproxy.reload")
@@ -31,11 +31,16 @@ logger = logging.getLogger("streamproxy.reload")
 _LIVE = frozenset({"trusted_proxies", "drain_timeout", "drain_delay", "tls"})
 
 
-class Source(NamedTuple):
-    """Where the configuration comes from: its file, and how that is read again. ``load`` raises ConfigError."""
+class Source:
+    """Where the configuration comes from: its file, and how that is read; ``load`` raises ConfigError.
 
-    path: Path
-    load: Callable[[], Config]
+    To be made before the first ``load``: what the file says by then has been ``seen``.
+    """
+
+    def __init__(self, path: Path, load: Callable[[], Config]) -> None:
+        self.path = path
+        self.load = load
+        self.seen = contents([path])
 
 
 def pin(started: Config, new: Config) -> tuple[Config, list[str]]:
@@ -74,6 +79,7 @@ class Reloader:
         self._source = source
         self._tls = tls
         self._started = app.deployment.config
+        self._seen: Contents = contents(self.files()) | source.seen
         self._one_at_a_time = asyncio.Lock()
 
     def files(self) -> list[Path]:
@@ -82,9 +88,19 @@ class Reloader:
         names = [] if tls is None else [tls.cert, tls.key, tls.client_ca]
         return [self._source.path, *(Path(name) for name in names if name is not None)]
 
+    async def follow(self, stop: asyncio.Event) -> None:
+        """Reload whenever the content of a file has changed, until ``stop`` is set."""
+        try:
+            async for _ in looks(self.files, stop):
+                if contents(self.files()) != self._seen:
+                    await self.reload()
+        except Exception as error:
+            logger.warning("changes of the configuration are not seen; reload it with SIGHUP: %s", error)
+
     async def reload(self) -> Reloaded:
         """Read the configuration again and put it into force, or say what is wrong with it. Raises nothing."""
         async with self._one_at_a_time:
+            self._seen = contents(self.files())
             try:
                 restart = await self._reload()
             except ConfigError as error:
@@ -94,6 +110,7 @@ class Reloader:
             except Exception:
                 logger.exception("the reload failed")
                 return self._failed(["the reload failed; the log says why"])
+            self._seen = contents(self.files()) | self._seen
         self._app.reload_problems = ()
         self._app.metrics.reloaded(True)
         logger.info("the configuration was reloaded")

@@ -11,7 +11,6 @@ belongs: it has a handler for each signal that matters from its first moment on,
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -23,14 +22,11 @@ from streamproxy.app import Application, create_app
 from streamproxy.config.model import Config
 from streamproxy.server.drain import Stop, drain
 from streamproxy.server.engines import FOREVER, Engine, EngineSettings, UvicornEngine, hypercorn_engine
-from streamproxy.server.files import changes
 from streamproxy.server.reload import Reloader, Source
 from streamproxy.server.sockets import bind, close, url_of
 from streamproxy.server.tls import ListenerTls
 
 Say = Callable[[str], None]
-
-logger = logging.getLogger("streamproxy.reload")
 
 _ADMIN_CONNECTIONS = 1000
 
@@ -41,7 +37,7 @@ def run(config: Config, say: Say, source: Source | None = None) -> None:
     With a ``source``, which ``config`` came from, the configuration is reloaded. Raises StreamproxyError for an
     address that can't be listened on or a file that can't be used.
     """
-    _be_the_first_process()
+    _be_the_first_process(reloads=source is not None)
     listeners: list[socket.socket] = []
     admins: list[socket.socket] = []
     try:
@@ -54,8 +50,11 @@ def run(config: Config, say: Say, source: Source | None = None) -> None:
             close(listener)
 
 
-def _be_the_first_process() -> None:
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # until the loop has its own handler
+def _be_the_first_process(*, reloads: bool) -> None:
+    # Until the loop has its own handlers.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    if reloads:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a file that changes meanwhile is seen to have changed
     if os.getpid() == 1:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are never waited for
 
@@ -81,19 +80,20 @@ async def serve(
     stop = _signals()
     tls = ListenerTls(config.server.tls) if config.server.tls is not None else None
     app = create_app(config)
+    reloader = Reloader(app, source, tls) if source is not None else None
     settings = engine_settings(config, app)
     main = _engine(config, app, listeners, settings._replace(tls=tls.front if tls is not None else None))
     # The admin listener answers also when the main one is full.
     admin = UvicornEngine(app.admin, admins, settings._replace(max_connections=_ADMIN_CONNECTIONS), lifespan=False)
     await main.start()
-    for listener in listeners:
-        say(f"listening on {url_of(listener, 'http' if tls is None else 'https')}")
-    if admins:
-        await admin.start()
-        for listener in admins:
-            say(f"admin on {url_of(listener)}")
     try:
-        async with _reloading(app, source, tls):
+        if admins:
+            await admin.start()
+        async with _reloading(app, reloader):
+            for listener in listeners:
+                say(f"listening on {url_of(listener, 'http' if tls is None else 'https')}")
+            for listener in admins:
+                say(f"admin on {url_of(listener)}")
             await stop.begun.wait()
             app.draining = True  # not ready from this moment on
         server = app.deployment.config.server
@@ -132,13 +132,12 @@ def _signals() -> Stop:
 
 
 @asynccontextmanager
-async def _reloading(app: Application, source: Source | None, tls: ListenerTls | None) -> AsyncIterator[None]:
+async def _reloading(app: Application, reloader: Reloader | None) -> AsyncIterator[None]:
     """Within it, SIGHUP, ``POST /reload`` and a change of the files reload the configuration."""
-    if source is None:
+    if reloader is None:
         yield
         return
     loop = asyncio.get_running_loop()
-    reloader = Reloader(app, source, tls)
     asked: set[asyncio.Task[object]] = set()
 
     def on_signal() -> None:
@@ -146,15 +145,8 @@ async def _reloading(app: Application, source: Source | None, tls: ListenerTls |
         asked.add(task)
         task.add_done_callback(asked.discard)
 
-    async def follow() -> None:
-        try:
-            async for _ in changes(reloader.files, over):
-                await reloader.reload()
-        except Exception as error:
-            logger.warning("changes of the configuration are not seen; reload it with SIGHUP: %s", error)
-
     over = asyncio.Event()
-    following = loop.create_task(follow(), name="watch the configuration")
+    following = loop.create_task(reloader.follow(over), name="watch the configuration")
     app.reloader = reloader.reload
     loop.add_signal_handler(signal.SIGHUP, on_signal)
     try:

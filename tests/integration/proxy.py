@@ -20,11 +20,23 @@ Config = dict[str, Any]
 
 @dataclass
 class RunningProxy:
-    """``url`` is the main listener's, ``admin`` the admin listener's."""
+    """``url`` is the main listener's, ``admin`` the admin listener's; ``file`` is the configuration."""
 
     process: Process
     url: str
     admin: str
+    file: Path
+
+    async def metric(self, series: str) -> float:
+        """The value of one series, written as in the exposition; 0 when it is not there."""
+        lines = (await fetch(f"{self.admin}/metrics")).body.decode().splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == series), 0.0)
+
+    async def until_reloaded(self, count: int, result: str = "ok") -> None:
+        """Wait until so many reloads have gone well, or wrong."""
+        async with guarded(f"{count} reloads that end with {result}"):
+            while await self.metric(f'streamproxy_config_reloads_total{{result="{result}"}}') < count:
+                await asyncio.sleep(0.01)
 
     async def streams(self) -> list[dict[str, Any]]:
         """The live exchanges, as the admin listener tells them."""
@@ -66,8 +78,8 @@ async def running(config: Config, folder: Path) -> AsyncIterator[RunningProxy]:
     file = write_configuration(folder, config)
     command = [sys.executable, "-m", "streamproxy", "run", "-c", str(file)]
     with Process(command) as process:
-        main = await process.line(r"^listening on (http://\S+)")
+        main = await process.line(r"^listening on (https?://\S+)")
         admin = await process.line(r"^admin on (http://\S+)")
-        yield RunningProxy(process, main[1], admin[1])
+        yield RunningProxy(process, main[1], admin[1], file)
         status = await process.stop()
         assert status == 0, f"streamproxy ended with {status}; its output:\n{process.output}"
