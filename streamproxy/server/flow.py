@@ -41,6 +41,11 @@ class Flow:
         self._flushed: Callable[[], None] | None = None
         self.paused = False  # the transport holds more than its high-water mark
 
+    @property
+    def flushing(self) -> bool:
+        """Whether somebody waits in `when_flushed`."""
+        return self._flushed is not None
+
     def read(self, wanted: bool) -> None:
         """Read from the transport, or not; while not, the peer is watched."""
         if wanted == self.reading:
@@ -74,7 +79,12 @@ class Flow:
         self.paused = False
         self._wake()
         if self._flushed is not None:
-            flushed, self._flushed = self._flushed, None
+            # Not from here: asyncio's transport can't be aborted in the middle of its own write.
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        flushed, self._flushed = self._flushed, None
+        if flushed is not None:
             flushed()
 
     def _wake(self) -> None:

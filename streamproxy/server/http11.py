@@ -11,9 +11,8 @@ Theory of operation. A connection is in one state at a time::
 Bytes are read for one request at a time: its head (`RequestHead`), then its body, counted or unchunked. What comes
 after that while its response is not complete is a pipelined request; it waits unparsed, and past ``max_header_size``
 bytes of it the transport is no longer read. So responses can't change their order, a malformed request is answered
-after those before it, and a flood costs no more than its bytes. Reading goes on as long as it can, because the end of
-what the client sends means that the client has left, and the application is told at once; while it can't, the peer is
-watched in another way.
+after those before it, and a flood costs no more than its bytes. Reading goes on as long as it can, because its end
+means that the client has left, and the application is told at once; while it can't, `Flow` watches the peer.
 
 Closing a socket that has unread input resets it, and the reset takes away the response that the client has not read
 yet. So a connection that ends before the request was read is half-closed first, and reads on for a bounded time
@@ -39,7 +38,8 @@ from streamproxy.errors import BadRequest, Rejected, RequestTimeout
 from streamproxy.exchange import new_request_id
 from streamproxy.extension import CONNECTION
 from streamproxy.server.flow import Deadline, Flow
-from streamproxy.server.http11_cycle import RequestCycle, plain_response
+from streamproxy.server.http11_cycle import RequestCycle
+from streamproxy.server.http11_head import whole_response
 from streamproxy.wire.chunked import ChunkedDecoder
 from streamproxy.wire.http1 import MAX_FIELDS
 from streamproxy.wire.problem import error_response
@@ -135,8 +135,8 @@ class Http11Protocol(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self._status == _RESPONSE:
             self._client_left()
-        elif self._status == _CLOSED:
-            self.flow.reset()  # an aborted response was still being flushed; closing would make it look finished
+        elif self.flow.flushing:
+            self.flow.reset()  # an aborted response: to close in good order would make it look finished
         return False  # the transport closes, once it has flushed what it holds
 
     def pause_writing(self) -> None:
@@ -158,10 +158,8 @@ class Http11Protocol(asyncio.Protocol):
         elif status == _DRAIN:
             self._read_body(data)
 
-    # From uvicorn.
-
     def shutdown(self) -> None:
-        """End the connection: at once if it is idle, else after the response that it is busy with."""
+        """From uvicorn: end the connection, at once if it is idle, else after the response that it is busy with."""
         self.stopping = True
         if self._status == _HEAD and self._head is None and not self._backlog:
             self._close()
@@ -268,13 +266,10 @@ class Http11Protocol(asyncio.Protocol):
     def _hold(self, data: bytes) -> None:
         """Keep what comes after the current request."""
         self._backlog += data
-        self._update_reading()
+        self.update_reading()
 
-    def body_taken(self) -> None:
-        """From the cycle: it holds less than before."""
-        self._update_reading()
-
-    def _update_reading(self) -> None:
+    def update_reading(self) -> None:
+        """Read on, or not, by what is held now. Also from the cycle, when it holds less than before."""
         cycle = self._cycle
         held = cycle.held if cycle is not None else 0
         self.flow.read(held <= BODY_LIMIT and len(self._backlog) <= self.limits.max_header_size)
@@ -313,7 +308,7 @@ class Http11Protocol(asyncio.Protocol):
             self._loop.call_soon(self._read_backlog, context=contextvars.Context())
 
     def _read_backlog(self) -> None:
-        if self._status == _HEAD and self._backlog:
+        if self._status == _HEAD and self._backlog:  # else data came meanwhile, and took it along
             self._read_head(b"")
 
     def unfinished(self, cycle: RequestCycle) -> None:
@@ -326,14 +321,14 @@ class Http11Protocol(asyncio.Protocol):
         elif cycle.body_complete:
             self._close(self.limits.linger)
         else:
-            self._linger()
+            self._linger(finished=False)
 
     def _refuse(self, error: Rejected) -> None:
         """Answer a request that the application will not see, and end the connection."""
         if self.limits.on_rejected is not None:
             self.limits.on_rejected(error.status, error.detail)
         headers, body = error_response(error, new_request_id())
-        self.transport.write(plain_response(error.status, headers, body))
+        self.transport.write(whole_response(error.status, headers, body))
         self._linger()
 
     def _refuse_body(self, error: BadRequest) -> None:
@@ -376,20 +371,20 @@ class Http11Protocol(asyncio.Protocol):
         self._deadline.set(patience)
         self.transport.close()
 
-    def _linger(self) -> None:
+    def _linger(self, *, finished: bool = True) -> None:
         """Say that nothing more will come, and read on until the client closes too."""
         self._status = _LINGER
         self._backlog = b""
         self._head = self._chunks = None
-        if not self.transport.can_write_eof():  # TLS
-            self._close(self.limits.linger)
-            return
         self._deadline.set(self.limits.linger)
         self.flow.read(True)
-        try:
-            self.transport.write_eof()
-        except OSError:
-            self.transport.abort()  # the client has reset the connection
+        if self.transport.can_write_eof():
+            try:
+                self.transport.write_eof()
+            except OSError:
+                self.transport.abort()  # the client has reset the connection
+        elif not finished:
+            self._close(self.limits.linger)  # over TLS only closing says so, and the client must hear it
 
     def _upgrade(self, head: RequestHead, rest: bytes) -> None:
         """Hand the connection to uvicorn's WebSocket protocol, with the bytes of the handshake."""

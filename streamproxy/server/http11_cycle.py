@@ -20,7 +20,6 @@ anything to happen. After that every chunk is written when it is sent.
 from __future__ import annotations
 
 import asyncio
-import http
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, MutableMapping
@@ -31,7 +30,8 @@ from starlette.types import ASGIApp
 from streamproxy.errors import ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
 from streamproxy.exchange import new_request_id
 from streamproxy.server.flow import Flow
-from streamproxy.wire.headers import TOKEN, Headers
+from streamproxy.server.http11_head import head_fields
+from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import is_streaming
 from streamproxy.wire.problem import error_response
 from streamproxy.wire.request import RequestHead
@@ -40,18 +40,12 @@ logger = logging.getLogger("streamproxy.error")
 
 Message = MutableMapping[str, Any]
 
-_PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
-_STATUS_LINES = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}\r\n".encode() for code in range(200, 600)}
 _UNSTARTED, _NO_BODY, _SIZED, _CHUNKED, _TO_CLOSE = range(5)
-_SPECIAL = frozenset({b"connection", b"content-length", b"content-type", b"keep-alive", b"transfer-encoding"})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Above this a chunk is not copied between its size and its CRLF: three buffers in one writev are cheaper.
 _COPY_UP_TO = 48 * 1024
 _MOST_CORKED = 16  # parts that may wait with the head
 _CORK_UP_TO = 16 * 1024  # bytes of a body message that may wait with the head
-
-_plain_names: dict[bytes, bytes] = {}  # names that were found good, and how their lines begin
-_MOST_NAMES = 1024
 
 
 class ClientLeft(OSError):
@@ -65,8 +59,8 @@ class Connection(Protocol):
     flow: Flow
     stopping: bool
 
-    def body_taken(self) -> None:
-        """The application has taken some of the body, and the transport is not being read."""
+    def update_reading(self) -> None:
+        """The application has taken some of the body while the transport was not being read."""
 
     def responded(self, cycle: RequestCycle) -> None:
         """The response is complete."""
@@ -237,7 +231,7 @@ class RequestCycle:
                 piece = self._pieces.popleft()
                 self.held -= len(piece)
                 if not self._connection.flow.reading:
-                    self._connection.body_taken()
+                    self._connection.update_reading()
                 self._told_end = self.body_complete and not self._pieces
                 return {"type": "http.request", "body": piece, "more_body": not self._told_end}
             if self.body_complete and not self._told_end:
@@ -251,8 +245,8 @@ class RequestCycle:
     async def send(self, message: Message) -> None:
         """ASGI's send. Waits only while the transport holds more than it may.
 
-        Raises ClientLeft after the client left, and RuntimeError for a message that is out of turn, an invalid
-        header, or a body that is not as long as its Content-Length.
+        Raises ClientLeft after the client left, RuntimeError for a message that is out of turn and for a body that is
+        not as long as its Content-Length, and ValueError for a head that is not valid.
         """
         if self.disconnected:
             raise ClientLeft("the client has left")
@@ -285,38 +279,15 @@ class RequestCycle:
 
     def _send_head(self, message: Message) -> None:
         status: int = message["status"]
-        if status not in _STATUS_LINES:
-            raise RuntimeError(f"{status} is not the status of a final response")
         headers: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
-        out = [_STATUS_LINES[status]]
-        length: int | None = None
-        content_type = b""
-        for name, value in self._with_defaults(headers) if self._default_headers else headers:
-            begin = _plain_names.get(name) or _checked(name)
-            if begin is not None:
-                out += (begin, value, b"\r\n")
-                continue
-            name = name.lower()
-            if name == b"content-type":
-                content_type = value
-            elif name == b"content-length":
-                if length is not None or not value.isdigit():
-                    raise RuntimeError("Content-Length is not one number of bytes")
-                length = int(value)
-                if status == 204:
-                    continue  # RFC 9110 section 8.6
-            else:
-                if name == b"connection" and b"close" in value.lower():
-                    self.keep_alive = False
-                continue  # the connection and the framing are ours
-            out += (name + b": ", value, b"\r\n")
-        given = b"".join(out)
-        lines = 1 + len(out) // 3
-        if given.count(b"\r") != lines or given.count(b"\n") != lines or b"\0" in given:
-            raise RuntimeError("a header's value has a line end or a NUL in it")
+        if self._default_headers:
+            headers = self._with_defaults(headers)
+        fields, length, content_type, closes = head_fields(status, headers)
+        if closes:
+            self.keep_alive = False
         self._framing = self._choose_framing(status, length)
         self._left = length if length is not None and self._framing == _SIZED else 0
-        self._cork = [given, self._own_fields(content_type)]
+        self._cork = [fields, self._own_fields(content_type)]
         self._loop.call_soon(self._uncork)
 
     def _uncork(self) -> None:
@@ -389,24 +360,5 @@ class RequestCycle:
             raise RuntimeError("the body is shorter than its Content-Length")
 
 
-def plain_response(status: int, headers: Headers, body: bytes) -> bytes:
-    """A whole response after which the connection closes, for a request that never became a cycle."""
-    fields = [b"%b: %b\r\n" % pair for pair in headers if pair[0] != b"connection"]
-    return b"".join([_STATUS_LINES[status], *fields, b"connection: close\r\n\r\n", body])
-
-
 def _expects_continue(headers: Headers) -> bool:
     return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
-
-
-def _checked(name: bytes) -> bytes | None:
-    """How the line of a field begins, None for one that needs a look. Raises RuntimeError when it isn't a name."""
-    lower = name.lower()
-    if lower in _SPECIAL:
-        return None
-    if TOKEN.fullmatch(lower) is None:
-        raise RuntimeError(f"{name!r} is not a header's name")
-    begin = lower + b": "
-    if len(_plain_names) < _MOST_NAMES:
-        _plain_names[name] = begin
-    return begin
