@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -49,6 +49,13 @@ async def leaks() -> AsyncIterator[LeakCheck]:
     check = LoopLeakCheck()
     yield check
     await check.verify()
+
+
+@pytest.fixture(autouse=True)
+def quiet_loop(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """The event loop has nothing to complain of: no exception in a callback, nothing never retrieved."""
+    yield
+    assert [record.getMessage() for record in caplog.get_records("call") if record.name == "asyncio"] == []
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -88,7 +89,12 @@ def configure(app: App, *, keepalive: float = 20.0, **options: Any) -> uvicorn.C
 
 @asynccontextmanager
 async def serving(
-    app: App, *, path: Path | None = None, app_state: dict[str, Any] | None = None, **options: Any
+    app: App,
+    *,
+    path: Path | None = None,
+    tls: ssl.SSLContext | None = None,
+    app_state: dict[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Serving]:
     """Serve ``app`` on a free port of loopback, or on a unix socket at ``path``."""
     rejected: list[tuple[int, str]] = []
@@ -107,8 +113,8 @@ async def serving(
         server = await loop.create_unix_server(protocol, str(path))
         url = f"unix:{path}"
     else:
-        server = await loop.create_server(protocol, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server = await loop.create_server(protocol, "127.0.0.1", 0, ssl=tls)
+        url = f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield Serving(url, state, rejected)
     finally:
