@@ -35,18 +35,8 @@ _NO_BODY = Framing(0, False, True)
 _NO_BODY_LAST = Framing(0, False, False)
 
 
-def content_length(headers: Headers) -> int | None:
-    """The one Content-Length, or None. Raises AmbiguousHead on two or on anything but digits (RFC 9112 6.3)."""
-    found: int | None = None
-    for name, value in headers:
-        if name == b"content-length":
-            if found is not None:
-                raise AmbiguousHead("more than one Content-Length")
-            found = _number(value)
-    return found
-
-
 def _number(value: bytes) -> int:
+    """A Content-Length (RFC 9112 section 6.3). Raises AmbiguousHead on anything but digits."""
     if not value.isdigit() or len(value) > 18:
         raise AmbiguousHead("Content-Length is not a number of bytes")
     return int(value)
@@ -151,15 +141,28 @@ def response_framing(method: str, status: int, version: str, headers: Headers) -
         raise AmbiguousHead("an HTTP version other than 1.0 and 1.1")
     if not 100 <= status <= 599:
         raise AmbiguousHead("a status code outside 100 to 599")
-    length = content_length(headers)
-    chunked = is_chunked(headers)
-    if chunked and length is not None:
-        raise AmbiguousHead("Content-Length with Transfer-Encoding")
-    if chunked and version == "1.0":
-        raise AmbiguousHead("Transfer-Encoding in HTTP/1.0")
-    keep_alive = _keep_alive(version, headers)
+    length: int | None = None
+    options = coding = False
+    for name, value in headers:  # once: this is done for every response
+        if name not in _FRAMING:
+            continue
+        if name == b"content-length":
+            if length is not None:
+                raise AmbiguousHead("more than one Content-Length")
+            length = _number(value)
+        elif name == b"connection":
+            options = True
+        elif name == b"transfer-encoding":
+            coding = True
+    if coding:
+        if length is not None:
+            raise AmbiguousHead("Content-Length with Transfer-Encoding")
+        if version == "1.0":
+            raise AmbiguousHead("Transfer-Encoding in HTTP/1.0")
+        coding = is_chunked(headers)
+    keep_alive = _keep_alive(version, headers) if options else version == "1.1"
     if method == "HEAD" or status in (204, 304) or status < 200:
-        return Framing(0, False, keep_alive)
-    if chunked or length is not None:
-        return Framing(length, chunked, keep_alive)
+        return _NO_BODY if keep_alive else _NO_BODY_LAST
+    if coding or length is not None:
+        return Framing(length, coding, keep_alive)
     return Framing(None, False, False)
