@@ -188,6 +188,17 @@ async def test_who_waits_too_long_for_a_place_is_told_so(serve: Serve, native: M
     assert (await first).body == b"ok"
 
 
+async def test_who_is_cancelled_in_the_queue_leaves_it(serve: Serve, native: MakeClient) -> None:
+    client = native(await serve(answering(response(b"ok"))), max_connections=1)
+    async with ask(client):
+        second = asyncio.ensure_future(fetch(client))
+        await asyncio.sleep(0)
+        assert client._pool.waiting == 1
+        second.cancel()
+        await asyncio.wait([second])
+        assert client._pool.waiting == 0
+
+
 async def test_a_place_freed_by_a_broken_stream_goes_to_the_next(serve: Serve, native: MakeClient) -> None:
     async def broken(conn: Conn) -> None:
         await conn.read_head()
