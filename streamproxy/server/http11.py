@@ -334,8 +334,8 @@ class Http11Protocol(asyncio.Protocol):
     def _refuse_body(self, error: BadRequest) -> None:
         """The request's body turned out to be malformed: nothing after this point can be trusted."""
         cycle, self._cycle = self._cycle, None
-        if cycle is None:
-            self._close()
+        if cycle is None:  # the response is complete already
+            self._linger()
             return
         cycle.disconnect()
         if cycle.started:

@@ -328,6 +328,32 @@ async def test_a_large_rest_of_an_unread_body_ends_the_connection_without_losing
     assert (await client.wait_ended()).how == "eof"
 
 
+async def test_a_skipped_body_that_turns_out_malformed_ends_the_connection() -> None:
+    protocol, transport = wired(early)
+    protocol.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await turns()
+    answered = transport.data
+    protocol.data_received(b"3\r\nabc\r\n")
+    assert not transport.ended
+    protocol.data_received(b"nonsense\r\n")
+    assert transport.ended
+    protocol.data_received(GET)
+    await turns()
+    assert transport.data == answered
+    protocol.connection_lost(None)
+
+
+async def test_a_shutdown_while_a_body_is_skipped_closes_after_it() -> None:
+    protocol, transport = wired(early)
+    protocol.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
+    await turns()
+    protocol.shutdown()
+    assert not transport.closed
+    protocol.data_received(b"abc")
+    assert transport.closed
+    protocol.connection_lost(None)
+
+
 async def test_receive_hands_over_what_came_and_then_the_end() -> None:
     messages: list[dict[str, Any]] = []
 
