@@ -24,7 +24,7 @@ from streamproxy.config import Config
 from streamproxy.exchange import Ledger, Observer
 from streamproxy.observe.log import configure
 from streamproxy.observe.metrics import Metrics
-from streamproxy.routing import target_of
+from streamproxy.routing import ProxyRouter, target_of
 from streamproxy.upstream.retired import Retired
 
 
@@ -50,9 +50,8 @@ class Application(Starlette):
         self._access: Observer | None = None
         self._configure_log()
         self.admin = create_admin(self)
-        super().__init__(routes=self._routes(), lifespan=_lifespan)
-        self.router.redirect_slashes = False
-        self.router.default = self._default
+        super().__init__()
+        self.router = ProxyRouter(self._routes(), redirect_slashes=False, default=self._default, lifespan=_lifespan)
 
     def _configure_log(self) -> None:
         log = self.deployment.config.log

@@ -20,8 +20,9 @@ from typing import Any
 from streamproxy.errors import BodyTooLarge, ClientDisconnected
 from streamproxy.exchange import Exchange
 from streamproxy.extension import CONNECTION, DownstreamConnection
+from streamproxy.routing import Target
 from streamproxy.watch import Watch
-from streamproxy.wire.headers import Headers
+from streamproxy.wire.headers import Headers, RequestFields
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -30,7 +31,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Downstream:
-    """The client of one exchange.
+    """The client of one exchange: what it asked for, and how to answer.
 
     ``gone`` is set when the client has left and the exchange goes on without it (``on_disconnect: continue``);
     otherwise its leaving interrupts the exchange with ClientDisconnected.
@@ -45,45 +46,61 @@ class Downstream:
         "carry_on",
         "content",
         "dress",
+        "fields",
         "gone",
+        "headers",
+        "method",
+        "peer",
+        "scheme",
         "send",
         "started",
+        "target",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange, watch: Watch) -> None:
-        self._receive = receive
-        self.send = send
-        self._exchange = exchange
-        self._watch = watch
-        extensions = scope.get("extensions")
-        self._connection: DownstreamConnection | None = extensions.get(CONNECTION) if extensions else None
-        self._reader: _Reader | None = None
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, target: Target, fields: RequestFields, watch: Watch
+    ) -> None:
+        # What it asked for.
+        self.method: str = scope["method"]
+        self.scheme: str = scope["scheme"]
+        self.headers: Headers = scope["headers"]
+        self.fields = fields
+        self.target = target
+        peer = scope.get("client")
+        self.peer: str = peer[0] if peer else ""  # its address; empty over a unix socket
         self.content: AsyncIterator[bytes] | None = None  # the request's body as it comes, None if there is none
+        # How to answer.
+        self.send = send
         self.dress: Callable[[Headers], Headers] | None = None  # the last word on the fields of any response
         self.carry_on = False
         self.gone = False
         self.started = False
+        self._receive = receive
+        self._exchange = watch.exchange
+        self._watch = watch
+        extensions = scope.get("extensions")
+        self._connection: DownstreamConnection | None = extensions.get(CONNECTION) if extensions else None
+        self._reader: _Reader | None = None
 
-    def open(self, headers: Headers, *, body_limit: int | None, read_ahead: int) -> None:
+    def open(self, *, body_limit: int | None, read_ahead: int) -> None:
         """Begin to listen, and say what ``content`` is.
 
         Raises BodyTooLarge when Content-Length is over ``body_limit`` bytes; the iterator raises it when more than
         that comes unannounced, and ClientDisconnected when the client leaves in the middle.
         """
-        has_body = False
-        for name, value in headers:
-            if name == b"content-length":
-                has_body = value.strip(b"0") != b""
-                if body_limit is not None and value.isdigit() and int(value) > body_limit:
-                    self._listen(read_ahead, has_body=False)
-                    raise BodyTooLarge(f"The request body is over the limit of {body_limit} bytes")
-            elif name == b"transfer-encoding":
-                has_body = True
+        has_body = self.fields.has_body
+        if not has_body:
+            self._exchange.request_read_at = self._exchange.started_at
+        elif body_limit is not None and self._announced() > body_limit:
+            self._listen(read_ahead, has_body=False)
+            raise BodyTooLarge(f"The request body is over the limit of {body_limit} bytes")
         self._listen(read_ahead, has_body=has_body)
         if has_body:
             self.content = _Body(self._receive, self._exchange, self._watch, body_limit)
-        else:
-            self._exchange.request_read_at = self._exchange.started_at
+
+    def _announced(self) -> int:
+        length = self.fields.noted.get(b"content-length", b"")
+        return int(length) if length.isdigit() else 0
 
     def _listen(self, read_ahead: int, *, has_body: bool) -> None:
         connection = self._connection

@@ -13,8 +13,6 @@ from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
-from starlette.types import Scope
-
 from streamproxy.admission import Admission, AdmissionLimits
 from streamproxy.auth import Authenticator, build_authenticator
 from streamproxy.auth.watched import File
@@ -23,11 +21,10 @@ from streamproxy.cors import Cors, is_preflight
 from streamproxy.downstream import Downstream
 from streamproxy.errors import ClientDisconnected
 from streamproxy.exchange import Exchange, Ledger
-from streamproxy.proxy import Facts, Forwarder, ForwarderSettings
-from streamproxy.routing import Target
+from streamproxy.proxy import Forwarder, ForwarderSettings
 from streamproxy.upstream import Upstream
 from streamproxy.watch import FOREVER, WRITE, Watch
-from streamproxy.wire.headers import Headers, first
+from streamproxy.wire.headers import Headers, RequestFields, first
 
 ClientKey = Callable[[Exchange, Headers], Hashable]
 
@@ -53,30 +50,22 @@ class GuardedForwarder(Forwarder):
         super().__init__(settings, upstream, ledger)
         self._guard = guard
 
-    async def _serve(
-        self,
-        exchange: Exchange,
-        target: Target,
-        scope: Scope,
-        facts: Facts,
-        downstream: Downstream,
-        watch: Watch,
-    ) -> None:
-        guard = self._guard
-        headers: Headers = scope["headers"]
+    async def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
+        guard, headers = self._guard, downstream.headers
         if guard.cors is not None:
             downstream.dress = partial(guard.cors.dress, first(headers, b"origin"))
-            if is_preflight(scope["method"], headers):
+            if is_preflight(downstream.method, headers):
                 downstream.dress = None
                 watch.waits, watch.since = WRITE, monotonic()
                 await self._answer_preflight(guard.cors.preflight(headers), exchange, downstream)
                 return
         if guard.auth is not None:
-            passed = guard.auth.check(headers, target.query)
+            passed = guard.auth.check(headers, downstream.target.query)
             exchange.principal = passed.principal
-            target.query = passed.query
-            scope = {**scope, "headers": passed.headers}
-        await super()._serve(exchange, target, scope, facts, downstream, watch)
+            downstream.target.query = passed.query
+            downstream.headers = passed.headers
+            downstream.fields = RequestFields(passed.headers)
+        await super()._serve(exchange, downstream, watch)
 
     async def _answer_preflight(self, headers: Headers, exchange: Exchange, downstream: Downstream) -> None:
         own = [(b"via", b"1.1 streamproxy"), (b"x-request-id", exchange.request_id.encode())]
@@ -86,22 +75,14 @@ class GuardedForwarder(Forwarder):
         except OSError as fault:
             raise ClientDisconnected() from fault
 
-    async def _forward(
-        self,
-        exchange: Exchange,
-        target: Target,
-        scope: Scope,
-        facts: Facts,
-        downstream: Downstream,
-        watch: Watch,
-    ) -> None:
+    async def _forward(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
         guard = self._guard
         if guard.admission is None:
-            await super()._forward(exchange, target, scope, facts, downstream, watch)
+            await super()._forward(exchange, downstream, watch)
             return
-        ticket = await guard.admission.enter(guard.client(exchange, scope["headers"]), exchange)
+        ticket = await guard.admission.enter(guard.client(exchange, downstream.headers), exchange)
         try:
-            await super()._forward(exchange, target, scope, facts, downstream, watch)
+            await super()._forward(exchange, downstream, watch)
         finally:
             guard.admission.leave(ticket)
 

@@ -8,7 +8,6 @@ request decides nothing that the file has decided already.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections.abc import Sequence
 from time import monotonic
@@ -31,16 +30,18 @@ from streamproxy.exchange import Exchange, Ledger, new_request_id
 from streamproxy.relay import Relay, RelaySettings
 from streamproxy.routing import Target
 from streamproxy.upstream import RetrySettings, Upstream, UpstreamRequest
-from streamproxy.watch import WRITE, Limits, Watch
+from streamproxy.watch import WRITE, Limits, Nursery, Watch
+from streamproxy.wire.forwarded import Network, is_trusted, original_client
 from streamproxy.wire.headers import (
     MAX_HOPS,
     NO_EDIT,
     Edit,
     Forwarded,
     Headers,
+    RequestFields,
+    ResponseFields,
     hops,
     request_headers,
-    response_headers,
     sane_request_id,
 )
 from streamproxy.wire.media import accepts_event_stream
@@ -48,36 +49,6 @@ from streamproxy.wire.problem import error_response
 from streamproxy.wire.target import rewrite
 
 logger = logging.getLogger("streamproxy.proxy")
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-_READ_BY_US = frozenset({b"x-request-id", b"accept", b"traceparent", b"via", b"x-forwarded-for"})
-
-
-class Facts(NamedTuple):
-    """What the proxy itself reads of a request's headers."""
-
-    request_id: bytes | None
-    accept: bytes
-    traceparent: bytes
-    via: bool
-    forwarded_for: bytes
-
-
-def read_facts(headers: Headers) -> Facts:
-    """One pass over the headers for the few that the proxy looks at."""
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in _READ_BY_US:
-            found[name] = found[name] + b"," + value if name in found else value
-    get = found.get
-    return Facts(
-        get(b"x-request-id"),
-        get(b"accept", b""),
-        get(b"traceparent", b""),
-        b"via" in found,
-        get(b"x-forwarded-for", b""),
-    )
 
 
 class ForwarderSettings(NamedTuple):
@@ -109,18 +80,27 @@ class Exchanger:
         self._upstream_name = upstream
         self._ledger = ledger
         self._limits = limits
+        self._nursery = Nursery(limits)
         self._trusted = trusted
 
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
-        facts = read_facts(scope["headers"])
-        exchange = self._begin(target, scope, facts)
+        fields = RequestFields(scope["headers"])
+        request_id = fields.noted.get(b"x-request-id")
+        exchange = Exchange(
+            request_id=request_id.decode() if request_id and sane_request_id(request_id) else new_request_id(),
+            route=self._name,
+            upstream=self._upstream_name,
+            method=scope["method"],
+            path=target.path.decode("latin-1"),
+        )
         exchange.task = asyncio.current_task()
-        watch = Watch(self._limits, exchange, asyncio.get_running_loop())
-        downstream = Downstream(scope, receive, send, exchange, watch)
+        watch = Watch(self._limits, exchange, self._nursery)
+        downstream = Downstream(scope, receive, send, target, fields, watch)
+        self._introduce(exchange, downstream)
         self._ledger.open(exchange)
         try:
             try:
-                await self._serve(exchange, target, scope, facts, downstream, watch)
+                await self._serve(exchange, downstream, watch)
             except (Exception, asyncio.CancelledError) as fault:
                 cancelled_by_server = isinstance(fault, asyncio.CancelledError) and exchange.interruption is None
                 error = exchange.error = reason_of(fault, exchange)
@@ -132,35 +112,20 @@ class Exchanger:
             downstream.close()
             self._ledger.close(exchange)
 
-    async def _serve(
-        self,
-        exchange: Exchange,
-        target: Target,
-        scope: Scope,
-        facts: Facts,
-        downstream: Downstream,
-        watch: Watch,
-    ) -> None:
+    async def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
         raise NotImplementedError
 
-    def _begin(self, target: Target, scope: Scope, facts: Facts) -> Exchange:
-        request_id = facts.request_id
-        exchange = Exchange(
-            request_id=request_id.decode() if request_id and sane_request_id(request_id) else new_request_id(),
-            route=self._name,
-            upstream=self._upstream_name,
-            method=scope["method"],
-            path=target.path.decode("latin-1"),
-        )
-        exchange.query = target.query or b""
-        peer = scope.get("client")
-        exchange.client = peer[0] if peer else ""
-        exchange.trusted = bool(self._trusted) and is_trusted(exchange.client, self._trusted)
-        if exchange.trusted and facts.forwarded_for:
-            exchange.client = original_client(facts.forwarded_for, exchange.client, self._trusted)
-        if facts.traceparent:
-            exchange.trace_id = facts.traceparent[3:35].decode("latin-1")
-        return exchange
+    def _introduce(self, exchange: Exchange, downstream: Downstream) -> None:
+        """Write down who asks for what."""
+        exchange.client = peer = downstream.peer
+        if downstream.target.query:
+            exchange.query = downstream.target.query
+        if self._trusted and is_trusted(peer, self._trusted):
+            exchange.trusted = True
+            if chain := downstream.fields.chain():
+                exchange.client = original_client(chain, peer, self._trusted)
+        if traceparent := downstream.fields.noted.get(b"traceparent"):
+            exchange.trace_id = traceparent[3:35].decode("latin-1")
 
     async def _fail(self, error: ExchangeError, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
         """Before the head, answer with the error; after it, abort. A client that left gets neither."""
@@ -190,15 +155,7 @@ class Exchanger:
 class Nowhere(Exchanger):
     """Answers what no route takes with 404."""
 
-    async def _serve(
-        self,
-        exchange: Exchange,
-        target: Target,
-        scope: Scope,
-        facts: Facts,
-        downstream: Downstream,
-        watch: Watch,
-    ) -> None:
+    async def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
         raise NoRoute()
 
 
@@ -210,52 +167,44 @@ class Forwarder(Exchanger):
         self._settings = settings
         self._upstream = upstream
 
-    async def _serve(
-        self,
-        exchange: Exchange,
-        target: Target,
-        scope: Scope,
-        facts: Facts,
-        downstream: Downstream,
-        watch: Watch,
-    ) -> None:
-        settings = self._settings
-        if target.climbs:
-            raise BadRequest("The path leads above its route's prefix")
-        headers: Headers = scope["headers"]
-        if facts.via and hops(headers) > MAX_HOPS:
-            raise LoopDetected()
-        downstream.open(headers, body_limit=settings.max_request_body, read_ahead=settings.buffer)
-        await self._forward(exchange, target, scope, facts, downstream, watch)
+    async def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
+        self._open(downstream)
+        await self._forward(exchange, downstream, watch)
 
-    async def _forward(
-        self,
-        exchange: Exchange,
-        target: Target,
-        scope: Scope,
-        facts: Facts,
-        downstream: Downstream,
-        watch: Watch,
-    ) -> None:
+    def _open(self, downstream: Downstream) -> None:
+        """Refuse what may not pass, and begin to listen to the client."""
         settings = self._settings
-        endpoint = self._upstream.pick(exchange, scope["headers"])
+        if downstream.target.climbs:
+            raise BadRequest("The path leads above its route's prefix")
+        if downstream.fields.two_hosts:
+            raise BadRequest("The request has more than one Host")
+        via = downstream.fields.noted.get(b"via")
+        if via is not None and hops(via) > MAX_HOPS:
+            raise LoopDetected()
+        downstream.open(body_limit=settings.max_request_body, read_ahead=settings.buffer)
+
+    async def _forward(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
+        settings = self._settings
+        request_id = exchange.request_id.encode()
+        endpoint = self._upstream.pick(exchange, downstream.headers)
         request = UpstreamRequest(
-            scope["method"],
-            self._request_headers(exchange, scope, facts, endpoint.authority),
+            downstream.method,
+            self._request_headers(exchange, downstream, endpoint.authority, request_id),
             downstream.content,
-            {**settings.extensions, "target": self._target(target), "progress": watch.enter},
+            {**settings.extensions, "target": self._target(downstream.target), "progress": watch.enter},
         )
-        watch.enter("connect")
+        exchange.phase = "connect"
         async with self._upstream.open(endpoint, request, exchange, settings.retry) as response:
             exchange.head_at = monotonic()
-            headers = response_headers(response.headers.raw, request_id=exchange.request_id.encode())
+            fields = ResponseFields(response.headers.raw)
+            fields.pass_on(request_id)
             if settings.response_edit is not NO_EDIT:
-                headers = settings.response_edit.apply(headers)
+                fields = ResponseFields(settings.response_edit.apply(fields.kept))
             downstream.carry_on = settings.carry_on
             downstream.hold(settings.buffer)
             relay = Relay(exchange, downstream, watch, settings.relay)
             try:
-                await relay.run(response.status_code, headers, response.aiter_raw())
+                await relay.run(response.status_code, fields, response.aiter_raw())
             except (ExchangeError, asyncio.CancelledError) as fault:
                 error = exchange.interruption or fault  # a time-out or a drain comes as a cancellation
                 if isinstance(error, ExchangeError):
@@ -270,17 +219,18 @@ class Forwarder(Exchanger):
             path = rewrite(path, strip=settings.strip_prefix, add=settings.add_prefix)
         return path if target.query is None else path + b"?" + target.query
 
-    def _request_headers(self, exchange: Exchange, scope: Scope, facts: Facts, authority: bytes) -> Headers:
-        settings = self._settings
+    def _request_headers(
+        self, exchange: Exchange, downstream: Downstream, authority: bytes, request_id: bytes
+    ) -> Headers:
+        settings, fields = self._settings, downstream.fields
         identity = settings.compression == "identity" or (
-            settings.compression == "auto" and bool(facts.accept) and accepts_event_stream(facts.accept)
+            settings.compression == "auto" and accepts_event_stream(fields.noted.get(b"accept", b""))
         )
-        peer = scope.get("client")
         headers = request_headers(
-            scope["headers"],
+            fields,
             host=None if settings.preserve_host else settings.host or authority,
-            forwarded=Forwarded(peer[0].encode() if peer else b"unix:", scope["scheme"].encode(), exchange.trusted),
-            request_id=exchange.request_id.encode(),
+            forwarded=Forwarded(downstream.peer.encode() or b"unix:", downstream.scheme.encode(), exchange.trusted),
+            request_id=request_id,
             identity=identity,
         )
         return headers if settings.request_edit is NO_EDIT else settings.request_edit.apply(headers)
@@ -304,27 +254,3 @@ def uncancel(exchange: Exchange) -> None:
     """The cancellation was ours, and has been understood: the task goes on."""
     if exchange.task is not None:
         exchange.task.uncancel()
-
-
-def is_trusted(address: str, networks: Sequence[Network]) -> bool:
-    """Whether an address is in one of the networks; one that is not an IP address (a unix socket's) is not."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    return any(parsed in network for network in networks)
-
-
-def original_client(forwarded_for: bytes, peer: str, networks: Sequence[Network]) -> str:
-    """The first address from the right of X-Forwarded-For that no trusted proxy of ours has."""
-    client = peer
-    for member in reversed(forwarded_for.decode("latin-1").split(",")):
-        address = member.strip()
-        try:
-            ipaddress.ip_address(address)
-        except ValueError:
-            break
-        client = address
-        if not is_trusted(address, networks):
-            break
-    return client

@@ -24,7 +24,7 @@ from streamproxy.downstream import Downstream
 from streamproxy.errors import ClientDisconnected, ClientError, ExchangeError
 from streamproxy.exchange import TIME_BUCKETS, Exchange
 from streamproxy.watch import CHUNK, FOREVER, WRITE, Watch
-from streamproxy.wire.headers import Headers, first, unbuffered
+from streamproxy.wire.headers import Headers, ResponseFields
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, STREAMING, media_type
 from streamproxy.wire.problem import error_event
 from streamproxy.wire.sse import KeepaliveShape, LineCounter, SseTracker
@@ -53,31 +53,30 @@ class Relay:
         self._tracker: SseTracker | LineCounter | None = None
         self._pending: asyncio.Task[None] | None = None  # a keepalive on its way
 
-    def _classify(self, status: int, headers: Headers) -> Headers:
+    def _classify(self, status: int, fields: ResponseFields) -> Headers:
         """Find out what kind of stream it is, if one; gives the headers to send."""
-        media = media_type(first(headers, b"content-type") or b"")
+        media = media_type(fields.noted.get(b"content-type", b""))
         if media not in STREAMING:
-            return headers
-        exchange = self._exchange
-        exchange.streaming = True
-        exchange.gap_counts = [0] * (len(TIME_BUCKETS) + 1)
-        plain = (first(headers, b"content-encoding") or b"identity").lower() == b"identity"
-        if plain and media == EVENT_STREAM:
-            self._tracker = exchange.tracker = SseTracker()
-            if self._settings.keepalive is not None and status == 200 and first(headers, b"content-length") is None:
-                self._watch.on_idle = self._keepalive
-                self._watch.keepalive_since = monotonic()
-        elif plain and media in NDJSON:
-            self._tracker = LineCounter()
-        return unbuffered(headers) if self._settings.anti_buffering else headers
+            return fields.kept
+        self._exchange.streaming = True
+        if fields.plain:
+            if media == EVENT_STREAM:
+                self._tracker = self._exchange.tracker = SseTracker()
+                keepalive = self._settings.keepalive
+                if keepalive is not None and status == 200 and b"content-length" not in fields.noted:
+                    self._watch.on_idle = self._keepalive
+                    self._watch.keepalive_since = monotonic()
+            elif media in NDJSON:
+                self._tracker = LineCounter()
+        return fields.unbuffered() if self._settings.anti_buffering else fields.kept
 
-    async def run(self, status: int, headers: Headers, chunks: AsyncIterator[bytes]) -> None:
+    async def run(self, status: int, fields: ResponseFields, chunks: AsyncIterator[bytes]) -> None:
         """Send the head, then every chunk as it comes, then the end.
 
         Raises the ExchangeError of an upstream that does not finish, and ClientDisconnected when the server says so
         on a send.
         """
-        headers = self._classify(status, headers)
+        headers = self._classify(status, fields)
         exchange, watch = self._exchange, self._watch
         exchange.phase = "body"
         watch.waits, watch.since = WRITE, monotonic()
@@ -107,11 +106,13 @@ class Relay:
     async def _chunks(self, chunks: AsyncIterator[bytes]) -> None:
         exchange, watch, downstream, tracker = self._exchange, self._watch, self._downstream, self._tracker
         send = downstream.send
-        gaps = exchange.gap_counts
+        gaps: list[int] | None = None
         idles = watch.keepalive_since != FOREVER
         async for chunk in chunks:
             now = monotonic()
-            if exchange.chunks and gaps is not None:
+            if exchange.last_read_at and exchange.streaming:
+                if gaps is None:
+                    gaps = exchange.gap_counts = [0] * (len(TIME_BUCKETS) + 1)
                 gap = now - exchange.last_read_at
                 gaps[bisect_left(TIME_BUCKETS, gap)] += 1
                 exchange.gap_sum += gap

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from starlette.routing import BaseRoute, Match, NoMatchFound
+from starlette.routing import BaseRoute, Match, NoMatchFound, Router
 from starlette.types import Receive, Scope, Send
 
 from streamproxy.cors import is_preflight
@@ -113,24 +113,48 @@ class Route(BaseRoute):
 
     def __init__(self, name: str, matcher: Matcher, handler: Handler) -> None:
         self.name = name
+        self.handler = handler
         self._matcher = matcher
-        self._handler = handler
+
+    def takes(self, target: Target, path: bytes, scope: Scope) -> bool:
+        """Whether a request is this route's; ``path`` is the normal form of its target's."""
+        matcher = self._matcher
+        if not matcher.path(path) or not matcher.rest(scope["method"], scope["headers"]):
+            return False
+        target.climbs = matcher.climbs(path)
+        return True
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http":
             return Match.NONE, {}
-        target: Target | None = scope.get("streamproxy.target")
-        if target is None:
-            target = scope["streamproxy.target"] = target_of(scope)
-        path = normal_path(target.path)
-        matcher = self._matcher
-        if not matcher.path(path) or not matcher.rest(scope["method"], scope["headers"]):
+        target = target_of(scope)
+        if not self.takes(target, normal_path(target.path), scope):
             return Match.NONE, {}
-        target.climbs = matcher.climbs(path)
-        return Match.FULL, {}
+        return Match.FULL, {"streamproxy.target": target}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._handler(scope["streamproxy.target"], scope, receive, send)
+        await self.handler(scope["streamproxy.target"], scope, receive, send)
 
     def url_path_for(self, name: str, /, **path_params: Any) -> Any:
         raise NoMatchFound(name, path_params)
+
+
+class ProxyRouter(Router):
+    """Starlette's router, with a short way to our own routes.
+
+    Its general way through matches, child scopes and handlers costs each request 4 µs more, and each chunk the
+    resumption of three more coroutines.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            target = target_of(scope)
+            path = normal_path(target.path)
+            for route in self.routes:
+                if type(route) is Route:
+                    if route.takes(target, path, scope):
+                        await route.handler(target, scope, receive, send)
+                        return
+                elif route.matches(scope)[0] is Match.FULL:
+                    break
+        await super().__call__(scope, receive, send)

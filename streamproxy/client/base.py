@@ -32,7 +32,7 @@ from streamproxy.wire.headers import Headers
 
 
 class RawHeaders(Protocol):
-    """What `Response.headers` must offer: the pairs as they came over the wire."""
+    """What `Response.headers` must offer: the pairs as they came over the wire, their names in lower case."""
 
     @property
     def raw(self) -> Headers: ...

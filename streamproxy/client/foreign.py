@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any
 
-from streamproxy.client.base import RawHeaders
 from streamproxy.client.translate import translate
 from streamproxy.wire.headers import Headers
 
@@ -57,9 +56,8 @@ class ForeignResponse:
         return int(self._response.status_code)
 
     @property
-    def headers(self) -> RawHeaders:
-        headers: RawHeaders = self._response.headers
-        return headers
+    def headers(self) -> ForeignHeaders:
+        return ForeignHeaders(self._response.headers.raw)
 
     async def aiter_raw(self) -> AsyncIterator[bytes]:
         """The body as it comes; raises ResponseIncomplete when it ends short."""
@@ -69,6 +67,15 @@ class ForeignResponse:
                     yield chunk
         except Exception as error:
             raise translate(error, head_seen=True) from error
+
+
+class ForeignHeaders:
+    """Header fields with their names in lower case, as ours come."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: Headers) -> None:
+        self.raw: Headers = [(name.lower(), value) for name, value in raw]
 
 
 class _Stream:

@@ -126,7 +126,8 @@ def build_httpx(
 ) -> HttpxClient:
     """A client of our own for one endpoint.
 
-    ``verify`` is the context for https, None for http. ``limits`` are the most connections, the most idle ones, and how many seconds one may idle. ``socket`` is the path
+    ``verify`` is the context for https, None for http. ``limits`` are the most connections, the most idle ones, and how
+    many seconds one may idle. ``socket`` is the path
     of a unix socket, ``proxy`` the URL of an egress HTTP or SOCKS proxy; nothing is read from the environment.
     """
     transport = httpx2.AsyncHTTPTransport(

@@ -32,7 +32,13 @@ HOP_BY_HOP = frozenset(
 # Fields that a peer cannot remove by naming them in Connection: they frame, route or authorise the message.
 _PROTECTED = frozenset({b"host", b"content-length", b"authorization", b"via", b"x-request-id", b"content-encoding"})
 _FORWARDED = b"x-forwarded-"
+_PLAIN_CONNECTION = frozenset({b"keep-alive", b"close"})
+_ADDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
 PSEUDONYM = b"streamproxy"
+_VIA = (b"via", b"1.1 streamproxy")
+_IDENTITY = (b"accept-encoding", b"identity")
+_NO_CACHE = (b"cache-control", b"no-cache, no-transform")
+_NO_BUFFER = (b"x-accel-buffering", b"no")
 MAX_HOPS = 8
 
 
@@ -81,15 +87,9 @@ def named_by_connection(headers: Headers) -> set[bytes]:
     return {name for name in named if name not in _PROTECTED and not name.startswith(_FORWARDED)}
 
 
-def hops(headers: Headers) -> int:
-    """How often a request came through this proxy before, by its Via fields (RFC 9110 section 7.6.3)."""
-    return sum(
-        1
-        for name, value in headers
-        if name == b"via"
-        for member in value.split(b",")
-        if member.split()[1:2] == [PSEUDONYM]
-    )
+def hops(via: bytes) -> int:
+    """How often a request came through this proxy before, by its Via list (RFC 9110 section 7.6.3)."""
+    return sum(1 for member in via.split(b",") if member.split()[1:2] == [PSEUDONYM])
 
 
 def sane_request_id(value: bytes | None) -> bool:
@@ -105,86 +105,168 @@ class Forwarded(NamedTuple):
     trusted: bool  # the peer is a trusted proxy: its own X-Forwarded-* are believed
 
 
+# What is done with the fields that are not simply passed on.
+_DROP, _CONNECTION, _TE, _HOST, _NOTE, _NOTE_AND_DROP = range(6)
+_REQUEST_FIELDS = dict.fromkeys(HOP_BY_HOP, _DROP) | {
+    b"connection": _CONNECTION,
+    b"te": _TE,
+    b"host": _HOST,
+    b"transfer-encoding": _NOTE_AND_DROP,
+    b"x-request-id": _NOTE_AND_DROP,
+    b"accept": _NOTE,
+    b"accept-encoding": _NOTE,
+    b"content-length": _NOTE,
+    b"traceparent": _NOTE,
+    b"via": _NOTE,
+}
+
+
+class RequestFields:
+    """What one pass over a request's fields finds: those to pass on, and those that the proxy itself looks at.
+
+    ``kept`` are the fields without hop-by-hop ones, those that Connection names, and X-Forwarded-*, which are in
+    ``forwarded``. ``noted`` holds the values of the few that matter here, several of one name joined by commas.
+    """
+
+    __slots__ = ("forwarded", "host", "host_at", "kept", "noted", "two_hosts")
+
+    def __init__(self, headers: Headers) -> None:
+        self.host = b""
+        self.two_hosts = False  # which server may have let through, and no upstream must have to choose from
+        self.host_at = -1  # where in ``kept`` Host stands
+        self.forwarded: Headers = []
+        self.kept: Headers = []
+        self.noted: dict[bytes, bytes] = {}
+        kept, noted, named = self.kept, self.noted, False
+        for pair in headers:
+            name = pair[0]
+            what = _REQUEST_FIELDS.get(name)
+            if what is None:
+                if name.startswith(_FORWARDED):
+                    self.forwarded.append(pair)
+                else:
+                    kept.append(pair)
+            elif what == _HOST:
+                if self.host_at >= 0:
+                    self.two_hosts = True
+                    continue
+                self.host, self.host_at = pair[1], len(kept)
+                kept.append(pair)
+            elif what >= _NOTE:
+                noted[name] = noted[name] + b", " + pair[1] if name in noted else pair[1]
+                if what == _NOTE:
+                    kept.append(pair)
+            elif what == _CONNECTION:
+                named = named or pair[1].lower() not in _PLAIN_CONNECTION
+            elif what == _TE and b"trailers" in [part.strip(b" \t").lower() for part in pair[1].split(b",")]:
+                kept.append((b"te", b"trailers"))
+        if named:
+            self._drop(named_by_connection(headers))
+
+    def _drop(self, names: set[bytes]) -> None:
+        self.kept = [pair for pair in self.kept if pair[0] not in names]
+        self.host_at = next((at for at, pair in enumerate(self.kept) if pair[0] == b"host"), -1)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the request announces a body (RFC 9112 section 6)."""
+        length = self.noted.get(b"content-length")
+        return b"transfer-encoding" in self.noted or (length is not None and length.strip(b"0") != b"")
+
+    def chain(self) -> bytes:
+        """The addresses of X-Forwarded-For, as one list; empty without any."""
+        return joined(self.forwarded, b"x-forwarded-for")
+
+
 def request_headers(
-    headers: Headers,
-    *,
-    host: bytes | None,
-    forwarded: Forwarded,
-    request_id: bytes,
-    identity: bool,
+    fields: RequestFields, *, host: bytes | None, forwarded: Forwarded, request_id: bytes, identity: bool
 ) -> Headers:
     """The fields to send upstream for those that came from the client.
 
     ``host`` replaces the client's Host, or None preserves it. ``identity`` asks the upstream for an uncompressed
-    body. Hop-by-hop fields and those that Connection names are removed; X-Forwarded-*, Via and X-Request-Id are
-    added. Applying the rule to its own result changes only the fields that record a hop.
+    body. X-Forwarded-*, Via and X-Request-Id are added. Applying the rule to its own result changes only the fields
+    that record a hop.
     """
-    out: Headers = []
-    named: set[bytes] | None = None
-    chain = original_host = proto = b""
-    for pair in headers:
-        name = pair[0]
-        if name in HOP_BY_HOP:
-            if name == b"connection" and named is None and pair[1].lower() not in (b"keep-alive", b"close"):
-                named = named_by_connection(headers)
-            elif name == b"te" and b"trailers" in [p.strip(b" \t").lower() for p in pair[1].split(b",")]:
-                out.append((b"te", b"trailers"))
-        elif name == b"host":
-            original_host = pair[1]
-            out.append(pair if host is None else (b"host", host))
-        elif name.startswith(_FORWARDED):
-            if forwarded.trusted:
-                if name == b"x-forwarded-for":
-                    chain = chain + b", " + pair[1] if chain else pair[1]
-                elif name == b"x-forwarded-host":
-                    original_host = pair[1]
-                elif name == b"x-forwarded-proto":
-                    proto = pair[1]
-                else:
-                    out.append(pair)
-        elif name == b"x-request-id" or (identity and name == b"accept-encoding"):
-            pass
+    out = fields.kept.copy()
+    original_host = fields.host
+    if host is not None:
+        if fields.host_at >= 0:
+            out[fields.host_at] = (b"host", host)
         else:
-            out.append(pair)
-    if named:
-        out = [pair for pair in out if pair[0] not in named]
-    if not original_host and host is not None:
-        out.insert(0, (b"host", host))  # an HTTP/1.0 client may have sent none
-    out.append((b"x-forwarded-for", chain + b", " + forwarded.client if chain else forwarded.client))
-    out.append((b"x-forwarded-proto", proto or forwarded.proto))
+            out.insert(0, (b"host", host))  # an HTTP/1.0 client may have sent none
+    if identity and b"accept-encoding" in fields.noted:
+        out = [pair for pair in out if pair[0] != b"accept-encoding"]
+    client, proto = forwarded.client, forwarded.proto
+    if fields.forwarded and forwarded.trusted:
+        theirs = fields.forwarded
+        chain = fields.chain()
+        client = chain + b", " + client if chain else client
+        proto = first(theirs, b"x-forwarded-proto") or proto
+        original_host = first(theirs, b"x-forwarded-host") or original_host
+        out += [pair for pair in theirs if pair[0] not in _ADDED]
+    out.append((b"x-forwarded-for", client))
+    out.append((b"x-forwarded-proto", proto))
     if original_host:
         out.append((b"x-forwarded-host", original_host))
-    out.append((b"via", b"1.1 streamproxy"))
+    out.append(_VIA)
     out.append((b"x-request-id", request_id))
     if identity:
-        out.append((b"accept-encoding", b"identity"))
+        out.append(_IDENTITY)
     return out
 
 
-def response_headers(headers: Headers, *, request_id: bytes) -> Headers:
-    """The fields to send downstream for those that came from the upstream, without hop-by-hop ones.
+_RESPONSE_FIELDS = dict.fromkeys(HOP_BY_HOP, _DROP) | {
+    b"connection": _CONNECTION,
+    b"x-request-id": _NOTE,
+    b"content-type": _NOTE,
+    b"content-length": _NOTE,
+    b"content-encoding": _NOTE,
+    b"cache-control": _NOTE,
+    b"x-accel-buffering": _NOTE,
+}
 
-    Adds Via, and X-Request-Id unless the upstream sent one. Names may come in any case and leave in lower case,
-    which is what ASGI asks for.
+
+class ResponseFields:
+    """What one pass over a response's fields finds: those to pass on, and those that say what kind of body it has.
+
+    Names are in lower case. ``kept`` are the fields without hop-by-hop ones and those that Connection names.
     """
-    out: Headers = []
-    named: set[bytes] | None = None
-    has_id = False
-    for name, value in headers:
-        name = name.lower()
-        if name in HOP_BY_HOP:
-            if name == b"connection" and named is None and value.lower() not in (b"keep-alive", b"close"):
-                named = named_by_connection([(key.lower(), text) for key, text in headers])
-            continue
-        if name == b"x-request-id":
-            has_id = True
-        out.append((name, value))
-    if named:
-        out = [pair for pair in out if pair[0] not in named]
-    out.append((b"via", b"1.1 streamproxy"))
-    if not has_id:
-        out.append((b"x-request-id", request_id))
-    return out
+
+    __slots__ = ("kept", "noted")
+
+    def __init__(self, headers: Headers) -> None:
+        self.kept: Headers = []
+        self.noted: dict[bytes, bytes] = {}
+        kept, noted, named = self.kept, self.noted, False
+        for pair in headers:
+            what = _RESPONSE_FIELDS.get(pair[0])
+            if what is None:
+                kept.append(pair)
+            elif what == _NOTE:
+                kept.append(pair)
+                noted[pair[0]] = pair[1]
+            elif what == _CONNECTION:
+                named = named or pair[1].lower() not in _PLAIN_CONNECTION
+        if named:
+            gone = named_by_connection(headers)
+            self.kept = [pair for pair in kept if pair[0] not in gone]
+
+    def pass_on(self, request_id: bytes) -> None:
+        """Add what a response gains on its way: Via, and X-Request-Id unless the upstream sent one."""
+        self.kept.append(_VIA)
+        if b"x-request-id" not in self.noted:
+            self.kept.append((b"x-request-id", request_id))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the body is what it says, without a content coding."""
+        return self.noted.get(b"content-encoding", b"identity").lower() == b"identity"
+
+    def unbuffered(self) -> Headers:
+        """The fields with the anti-buffering ones."""
+        if b"cache-control" in self.noted or b"x-accel-buffering" in self.noted:
+            return unbuffered(self.kept)
+        return [*self.kept, _NO_CACHE, _NO_BUFFER]
 
 
 def unbuffered(headers: Headers) -> Headers:
@@ -209,7 +291,7 @@ def unbuffered(headers: Headers) -> Headers:
         directives.append(b"no-transform")
     out = [pair for pair in headers if pair[0] not in (b"cache-control", b"x-accel-buffering")]
     out.append((b"cache-control", b", ".join(directives)))
-    out.append((b"x-accel-buffering", b"no"))
+    out.append(_NO_BUFFER)
     return out
 
 

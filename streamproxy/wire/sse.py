@@ -54,7 +54,8 @@ class SseTracker:
         # Nearly every chunk of an LLM is whole events with LF line ends: 0.4 µs here against 2 µs below.
         if (
             chunk[-2:] == b"\n\n"
-            and not (self._mid_line or self._in_event or self._after_cr or self._start)
+            and not (self._mid_line or self._in_event or self._after_cr)
+            and not (self._start and chunk[:1] == _BOM[:1])
             and b"\r" not in chunk
             and b"\nid" not in chunk
         ):
@@ -64,6 +65,7 @@ class SseTracker:
                 if not (block[:5] == b"data:" or b"\ndata:" in block) or block[:2] == b"id":
                     break
             else:
+                self._start = False
                 self.events += len(blocks)
                 return
         self._feed_lines(chunk)

