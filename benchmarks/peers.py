@@ -20,8 +20,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from streamproxy import __version__
-
 
 class Place(NamedTuple):
     """Where a proxy is to run: its port, the upstream's, a directory for its files, and its keepalive in seconds."""
@@ -83,13 +81,16 @@ def program(name: str) -> str | None:
 def _program(name: str, *arguments: str) -> Callable[[], str | None]:
     def find() -> str | None:
         path = program(name)
-        if path is None:
-            return None
-        done = subprocess.run([path, *arguments], capture_output=True, text=True)
-        found = re.search(r"\d+\.\d+(\.\d+)*", done.stdout + done.stderr)
-        return found[0] if found else "unknown"
+        return None if path is None else _version_of(path, *arguments) or "unknown"
 
     return find
+
+
+def _version_of(*command: str) -> str | None:
+    """The first thing in a program's answer that looks like a version."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    found = re.search(r"\d+\.\d+(\.\d+)*", done.stdout + done.stderr)
+    return found[0] if found and not done.returncode else None
 
 
 # streamproxy
@@ -353,7 +354,8 @@ def litellm(out: Path) -> Peer:
 
 
 def _ours() -> str | None:
-    return __version__
+    """Asked of the program itself, in the environment that runs the benchmark."""
+    return _version_of(sys.executable, "-m", "streamproxy", "--version")
 
 
 PEERS: dict[str, Peer] = {
