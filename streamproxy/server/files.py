@@ -69,9 +69,16 @@ async def looks(files: Callable[[], Iterable[Path]], stop: asyncio.Event) -> Asy
             yield_on_timeout=True,
             stop_event=stop,
         )
-        yield
-        async for _ in reports:
+        report = asyncio.ensure_future(anext(reports, None))
+        await asyncio.sleep(0)  # the watch has begun: what changes after the look that follows is reported
+        try:
             yield
-            if folders(files()) != watched:
-                break
-        await reports.aclose()
+            while await report is not None:
+                yield
+                if folders(files()) != watched:
+                    break
+                report = asyncio.ensure_future(anext(reports, None))
+        finally:
+            report.cancel()
+            await asyncio.gather(report, return_exceptions=True)
+            await reports.aclose()
