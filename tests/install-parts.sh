@@ -17,6 +17,7 @@ chromedriver chromium-driver
 promtool prometheus
 redis-server redis-server
 openssl openssl
+systemd-analyze systemd
 LIST
 }
 

@@ -15,9 +15,11 @@ PACKAGES = {
     "nginx": "nginx-light",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
+    "prometheus": "prometheus",
     "promtool": "prometheus",
     "redis-server": "redis-server",
     "openssl": "openssl",
+    "systemd-analyze": "systemd",
 }
 SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")  # not on every user's path
 
