@@ -114,12 +114,15 @@ class Series:
 
     def progress(self, exchange: Exchange) -> None:
         """Add what is known of an exchange whether or not it has ended."""
-        self.request_bytes += exchange.request_bytes
         self.response_bytes += exchange.response_bytes
         self.events += exchange.events
-        self.keepalives += exchange.keepalives
-        self.retries += exchange.retries
         self.backpressure += exchange.backpressure
+        if exchange.request_bytes:
+            self.request_bytes += exchange.request_bytes
+        if exchange.keepalives:
+            self.keepalives += exchange.keepalives
+        if exchange.retries:
+            self.retries += exchange.retries
         if exchange.queued:
             self.queue.observe(exchange.queued)
         if exchange.phase != "body":

@@ -32,11 +32,12 @@ class SseTracker:
     an ``id`` field has gone by.
     """
 
-    __slots__ = ("_after_cr", "_has_data", "_in_event", "_line", "_mid_line", "_start", "events", "saw_id")
+    __slots__ = ("_after_cr", "_has_data", "_in_event", "_line", "_mid_line", "_start", "_whole", "events", "saw_id")
 
     def __init__(self) -> None:
         self.events = 0
         self.saw_id = False
+        self._whole = True  # between events, and no byte order mark to come but one that begins a chunk
         self._start = True  # nothing has come yet: a byte order mark may
         self._in_event = False
         self._has_data = False
@@ -51,24 +52,15 @@ class SseTracker:
 
     def feed(self, chunk: bytes) -> None:
         """Take note of the next bytes of the stream."""
-        # Nearly every chunk of an LLM is whole events with LF line ends: 0.4 µs here against 2 µs below.
-        if (
-            chunk[-2:] == b"\n\n"
-            and not (self._mid_line or self._in_event or self._after_cr)
-            and not (self._start and chunk[:1] == _BOM[:1])
-            and b"\r" not in chunk
-            and b"\nid" not in chunk
-        ):
-            blocks = chunk.split(b"\n\n")
-            blocks.pop()
-            for block in blocks:
-                if not (block[:5] == b"data:" or b"\ndata:" in block) or block[:2] == b"id":
-                    break
-            else:
+        # Nearly every chunk of an LLM is whole events with LF line ends: 0.3 µs here against 2 µs below.
+        if self._whole and chunk[-2:] == b"\n\n" and b"\r" not in chunk and b"\nid" not in chunk:
+            events = whole_events(chunk)
+            if events:
+                self.events += events
                 self._start = False
-                self.events += len(blocks)
                 return
         self._feed_lines(chunk)
+        self._whole = not (self._mid_line or self._in_event or self._after_cr or self._start)
 
     def _feed_lines(self, chunk: bytes) -> None:
         if not chunk:
@@ -103,6 +95,22 @@ class SseTracker:
                 self._has_data = True
             elif name == b"id":
                 self.saw_id = True
+
+
+def whole_events(chunk: bytes) -> int:
+    """How many events a chunk of whole blocks with LF line ends is; 0 for one that needs a closer look.
+
+    That is one with a block that has no data, begins with an id, or with a byte order mark.
+    """
+    if chunk.count(b"\n\n") == 1:
+        plain = chunk[:5] == b"data:" or (b"\ndata:" in chunk and chunk[:2] != b"id" and chunk[:1] != _BOM[:1])
+        return 1 if plain else 0
+    blocks = chunk.split(b"\n\n")
+    blocks.pop()
+    for block in blocks:
+        if block[:5] != b"data:" and (b"\ndata:" not in block or block[:2] == b"id" or block[:1] == _BOM[:1]):
+            return 0
+    return len(blocks)
 
 
 class LineCounter:
