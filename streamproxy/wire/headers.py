@@ -264,7 +264,14 @@ class ResponseFields:
         """Whether the body is what it says, without a content coding."""
         return self.noted.get(b"content-encoding", b"identity").lower() == b"identity"
 
-    def unbuffered(headers: Headers) -> Headers:
+    def unbuffered(self) -> Headers:
+        """The fields with the anti-buffering ones."""
+        if b"cache-control" in self.noted or b"x-accel-buffering" in self.noted:
+            return unbuffered(self.kept)
+        return [*self.kept, _NO_CACHE, _NO_BUFFER]
+
+
+def unbuffered(headers: Headers) -> Headers:
     """The same fields with the anti-buffering ones.
 
     ``X-Accel-Buffering: no`` for nginx and those who learnt from it, and a Cache-Control for streams.
