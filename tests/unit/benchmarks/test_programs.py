@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.instructions import collected
 from benchmarks.loads import (
     LOADS,
     Cores,
@@ -95,3 +96,9 @@ def test_what_was_started_is_stopped(programs: Programs, session: Session) -> No
     measure(LOADS["tiny"], session)
     with pytest.raises(OSError, match="refused"):
         fetch(session.upstream.port, "/stats")
+
+
+def test_instructions_are_the_last_total_that_callgrind_wrote() -> None:
+    assert collected("==7== Collected : 12\n==7==\n==8== Collected : 345\n") == 345
+    with pytest.raises(BenchError, match="counted nothing"):
+        collected("==7== Command: true\n")
