@@ -7,14 +7,17 @@ handshakes from then on see it, connections that are there keep the one that the
 each other change nothing.
 
 What a connection keeps of the front is whether it asks for a client certificate at all, so that can't be switched
-while the listener is open; which authorities it trusts is the new context's. With client certificates no session is
-resumed: its client would not be looked at again under the new authorities.
+while the listener is open; which authorities it trusts is the new context's. A client that resumes a session is not
+asked for its certificate again. With TLS 1.3 such sessions are not offered where client certificates are wanted; with
+TLS 1.2 OpenSSL keeps them in the front, and one from before the authorities in force is refused.
 """
 
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 from streamproxy.config.certificates import no_password
 from streamproxy.config.model import ServerTls
@@ -28,20 +31,45 @@ class TlsError(StreamproxyError):
     """Certificate, key or authorities can't be used; the text says why."""
 
 
+class _Context(ssl.SSLContext):
+    """A context that knows since when its authorities are trusted, in seconds since the epoch, 0 for ever."""
+
+    trusted_since = 0.0
+
+
+class _Connection(ssl.SSLObject):
+    """A connection that does not resume a session from before its context's authorities."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        context, session = self.context, self.session
+        if not self.session_reused or session is None or not isinstance(context, _Context):
+            return
+        if session.time <= context.trusted_since:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the session is older than the authorities for client certificates")
+
+
 class ListenerTls:
     """TLS of a listener: ``front`` is what to open it with. Raises TlsError for files that can't be used."""
 
     def __init__(self, tls: ServerTls) -> None:
-        self.front = server_context(tls)
-        self._current = self.front
+        self.front = self._current = server_context(tls)
+        self._authorities = self._read_authorities(tls)
         self.front.sni_callback = self._choose
+
+    @staticmethod
+    def _read_authorities(tls: ServerTls) -> bytes:
+        return b"" if tls.client_ca is None else Path(tls.client_ca).read_bytes()
 
     def prepare(self, tls: ServerTls) -> Callable[[], None]:
         """Read other files, or what these say now. Gives what puts them into force. Raises TlsError."""
         context = server_context(tls)
+        authorities = self._read_authorities(tls)
 
         def swap() -> None:
-            self._current = context
+            same = authorities == self._authorities
+            context.trusted_since = self._current.trusted_since if same else time.time()
+            self._current, self._authorities = context, authorities
 
         return swap
 
@@ -49,10 +77,11 @@ class ListenerTls:
         connection.context = self._current
 
 
-def server_context(tls: ServerTls) -> ssl.SSLContext:
+def server_context(tls: ServerTls) -> _Context:
     """The context for a server: TLS 1.2 and later, modern ciphers, ALPN http/1.1, and with ``client_ca`` only clients
     whose certificate comes from one of those authorities. Raises TlsError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class = _Connection
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
