@@ -238,9 +238,14 @@ class Metrics:
 
     def snapshot(self) -> Totals:
         """The numbers of this moment, live exchanges among them; can be pickled, and merged with others."""
-        totals = self._totals.copy()
+        totals = self.finished()
         for exchange in self._ledger.live.values():
             totals.progress(exchange)
+        return totals
+
+    def finished(self) -> Totals:
+        """A `snapshot` without the live exchanges, for who adds in pieces those that are live at this moment."""
+        totals = self._totals.copy()
         for upstream in self._upstreams():
             for endpoint in upstream.endpoints:
                 totals.endpoint((upstream.name, endpoint.url), endpoint.up, endpoint.streams)
