@@ -101,7 +101,9 @@ class Application(Starlette):
             await self.deployment.nowhere(target_of(scope), scope, receive, send)
 
     async def aclose(self) -> None:
-        """Close the connections to all upstreams, those that a reload has dropped among them."""
+        """End the admin application's live view, and close the connections to all upstreams, those that a reload has
+        dropped among them."""
+        await self.admin.aclose()
         await self._retired.aclose()
         await self.deployment.aclose()
 

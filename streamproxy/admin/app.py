@@ -1,4 +1,4 @@
-"""The admin application: health, metrics, and the live streams with a stop button.
+"""The admin application: health, metrics, and the live streams with a stop button, as data and as a page.
 
 It reads what the proxy knows and changes nothing but by `Exchange.interrupt` and a reload. Long answers are made in
 pieces with the event loop let go between them: whoever looks at ten thousand streams must not hold them up.
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -24,68 +22,60 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from streamproxy.admin.ended import Ended
+from streamproxy.admin.feed import Feed, LiveResponse, parse_view
+from streamproxy.admin.overview import Overviews
+from streamproxy.admin.page import PAGE_HEADERS, page
+from streamproxy.admin.state import AdminState, Reloaded
 from streamproxy.errors import StoppedByOperator
-from streamproxy.exchange import Ledger
 from streamproxy.observe.access import encode, record
-from streamproxy.observe.metrics import Metrics
+
+__all__ = ["Admin", "AdminState", "Reloaded", "create_admin"]
 
 _BATCH = 100  # streams encoded at a time: about a millisecond
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _NO_STORE = {"cache-control": "no-store"}
 
 
-class Reloaded(NamedTuple):
-    """How a reload went: what is wrong with the configuration, which then changed nothing, or the names of its keys
-    that a restart is needed for."""
+class Admin(Starlette):
+    """The admin application; runs on a listener of its own or mounted under a prefix. Errors are problem+json.
 
-    problems: tuple[str, ...] = ()
-    restart: tuple[str, ...] = ()
+    Who stops its server calls `aclose` first: the streams of the live view end only then.
+    """
 
+    def __init__(self, state: AdminState) -> None:
+        ended = Ended()
+        state.ledger.observers.append(ended.observe)
+        self._feed = Feed(Overviews(state, ended))
+        super().__init__(
+            routes=_routes(_Endpoints(state), _Seen(self._feed)),
+            middleware=[Middleware(_SameOrigin)],
+            exception_handlers={HTTPException: _http_error, Exception: _internal_error},
+        )
+        self.router.redirect_slashes = False
 
-class AdminState(Protocol):
-    """What the admin application is told of the proxy."""
-
-    @property
-    def ledger(self) -> Ledger: ...
-    @property
-    def metrics(self) -> Metrics: ...
-
-    def ready(self) -> list[str]:
-        """Why the proxy is not ready, one phrase a reason; empty when it is."""
-        ...
-
-    def config(self) -> dict[str, Any]:
-        """The configuration in force as plain data, secrets hidden."""
-        ...
-
-    @property
-    def reload_problems(self) -> Sequence[str]:
-        """What was wrong with the configuration when it was last read again; empty when it came into force."""
-        ...
-
-    async def reload(self) -> Reloaded | None:
-        """Read the configuration again and put it into force; None where there is nothing to read it from."""
-        ...
+    async def aclose(self) -> None:
+        """End the streams of everybody who looks at the live view."""
+        await self._feed.aclose()
 
 
-def create_admin(state: AdminState) -> Starlette:
-    """The admin application; runs on a listener of its own or mounted under a prefix. Errors are problem+json."""
-    endpoints = _Endpoints(state)
-    app = Starlette(
-        routes=[
-            Route("/metrics", endpoints.metrics, methods=["GET"]),
-            Route("/healthz", endpoints.healthz, methods=["GET"]),
-            Route("/readyz", endpoints.readyz, methods=["GET"]),
-            Route("/streams", endpoints.streams, methods=["GET"]),
-            Route("/streams/{id:path}", endpoints.stop, methods=["DELETE"]),  # a client's request id may have slashes
-            Route("/config", endpoints.config, methods=["GET"]),
-            Route("/reload", endpoints.reload, methods=["POST"]),
-        ],
-        middleware=[Middleware(_SameOrigin)],
-        exception_handlers={HTTPException: _http_error, Exception: _internal_error},
-    )
-    app.router.redirect_slashes = False
-    return app
+def create_admin(state: AdminState) -> Admin:
+    """The admin application of a proxy."""
+    return Admin(state)
+
+
+def _routes(endpoints: _Endpoints, seen: _Seen) -> list[Route]:
+    return [
+        Route("/", seen.page, methods=["GET"]),
+        Route("/metrics", endpoints.metrics, methods=["GET"]),
+        Route("/healthz", endpoints.healthz, methods=["GET"]),
+        Route("/readyz", endpoints.readyz, methods=["GET"]),
+        Route("/streams", endpoints.streams, methods=["GET"]),
+        Route("/streams/live", seen.live, methods=["GET"]),
+        Route("/streams/{id:path}", endpoints.stop, methods=["DELETE"]),  # a client's request id may have slashes
+        Route("/config", endpoints.config, methods=["GET"]),
+        Route("/reload", endpoints.reload, methods=["POST"]),
+    ]
 
 
 class _Endpoints:
@@ -146,6 +136,25 @@ class _Endpoints:
         if result.restart:
             body["restart"] = list(result.restart)
         return JSONResponse(body, headers=_NO_STORE)
+
+
+class _Seen:
+    """The page, and the stream of updates that it shows; `streamproxy top` shows the same."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    async def page(self, request: Request) -> Response:
+        return Response(page(), headers=PAGE_HEADERS)
+
+    async def live(self, request: Request) -> Response:
+        try:
+            view, interval = parse_view(request.query_params)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
+        if self._feed.full:
+            raise HTTPException(503, "Too many look at this already, or the proxy is about to end")
+        return LiveResponse(self._feed, view, interval)
 
 
 class _SameOrigin:

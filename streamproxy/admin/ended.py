@@ -1,0 +1,111 @@
+"""The exchanges that ended last, for the operator to see why.
+
+`Ended` observes the ledger. What it keeps of an exchange are plain values: the exchange itself would keep its error
+alive, and with the error's traceback every frame that the error went through. Those that went well have a place of
+their own, so that however many they are they don't push out those that did not.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter, deque
+from typing import Any, NamedTuple
+
+from streamproxy.exchange import Exchange
+from streamproxy.observe.access import hide_values, timestamp
+from streamproxy.observe.series import final_status, ttfb
+
+KEPT_COMPLETE = 20
+KEPT_OTHERS = 60
+
+
+class Ending(NamedTuple):
+    """One exchange that has ended, the ``number``-th. Times are seconds, ``ended_at`` of the monotonic clock."""
+
+    number: int
+    ended_at: float
+    started_wall: float
+    duration: float
+    ttfb: float | None
+    id: str
+    client: str
+    method: str
+    path: str
+    query: bytes
+    route: str
+    endpoint: str
+    status: int
+    response_bytes: int
+    events: int
+    end: str
+    phase: str
+    error: str
+
+
+class Ended:
+    """The last exchanges that ended, and how many ended in which way; ``counts`` is by the word of the access log."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._number = 0
+        self._complete: deque[Ending] = deque(maxlen=KEPT_COMPLETE)
+        self._others: deque[Ending] = deque(maxlen=KEPT_OTHERS)
+
+    def observe(self, exchange: Exchange) -> None:
+        """Keep what is to be seen of an exchange that has ended; an observer of the ledger."""
+        now = time.monotonic()
+        error, end = exchange.error, exchange.end
+        self.counts[end] += 1
+        self._number += 1
+        (self._complete if error is None else self._others).append(
+            Ending(
+                self._number,
+                now,
+                exchange.started_wall,
+                now - exchange.started_at,
+                ttfb(exchange),
+                exchange.id,
+                exchange.client,
+                exchange.method,
+                exchange.path,
+                exchange.query,
+                exchange.route,
+                exchange.endpoint,
+                final_status(exchange),
+                exchange.response_bytes,
+                exchange.events,
+                end,
+                exchange.phase,
+                error.error if error is not None else "",
+            )
+        )
+
+    def newest(self, now: float) -> list[dict[str, Any]]:
+        """What is kept, the latest end first: fields of the access log, ``number``, which counts the ends, and ``ago``,
+        the seconds since the end.
+        """
+        merged = heapq.merge(reversed(self._complete), reversed(self._others), key=lambda one: -one.number)
+        return [_row(one, now) for one in merged]
+
+
+def _row(one: Ending, now: float) -> dict[str, Any]:
+    return {
+        "number": one.number,
+        "id": one.id,
+        "time": timestamp(one.started_wall),
+        "ago": round(max(0.0, now - one.ended_at), 1),
+        "client": one.client or None,
+        "method": one.method,
+        "path": f"{one.path}?{hide_values(one.query)}" if one.query else one.path,
+        "route": one.route,
+        "endpoint": one.endpoint or None,
+        "status": one.status,
+        "ttfb_ms": None if one.ttfb is None else round(one.ttfb * 1000, 3),
+        "duration_ms": round(one.duration * 1000, 3),
+        "response_bytes": one.response_bytes,
+        "events": one.events,
+        "end": one.end,
+        "phase": one.phase,
+        "error": one.error or None,
+    }

@@ -1,0 +1,77 @@
+"""Makes the updates of the live view: one overview for all viewers, and the streams that each view shows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import NamedTuple
+
+from streamproxy.admin.ended import Ended
+from streamproxy.admin.sample import Sample, Sampler
+from streamproxy.admin.state import AdminState
+from streamproxy.admin.update import (
+    Overview,
+    RouteRow,
+    Update,
+    View,
+    endpoint_rows,
+    first_routes,
+    first_streams,
+    matching,
+    route_row,
+    sums,
+    upstream_rows,
+)
+from streamproxy.version import __version__
+
+MOST_ROUTES = 100
+MOST_ENDPOINTS = 200
+_BATCH = 10  # routes between two turns of the event loop: about a millisecond
+
+
+class Shown(NamedTuple):
+    """One look, and what it shows to everybody."""
+
+    sample: Sample
+    overview: Overview
+
+
+class Overviews:
+    """Looks at a proxy. ``ended`` is what it remembers of the exchanges that have ended."""
+
+    def __init__(self, state: AdminState, ended: Ended) -> None:
+        self._state = state
+        self._ended = ended
+        self._sampler = Sampler(state.ledger, state.metrics)
+
+    async def look(self) -> Shown:
+        """Look now, for all viewers. For one caller at a time."""
+        sample = await self._sampler.take()
+        names = first_routes(sample)
+        routes: list[RouteRow] = []
+        for start in range(0, min(len(names), MOST_ROUTES), _BATCH):
+            routes += [route_row(sample, name) for name in names[start : start + _BATCH]]
+            await asyncio.sleep(0)
+        endpoints, reasons = endpoint_rows(sample), self._state.ready()
+        overview: Overview = {
+            "time": round(time.time(), 3),
+            "version": __version__,
+            "ready": not reasons,
+            "reasons": reasons,
+            "reload": list(self._state.reload_problems),
+            "window": round(sample.window, 1),
+            "totals": sums(sample),
+            "routes": routes,
+            "hidden_routes": len(names) - len(routes),
+            "endpoints": endpoints[:MOST_ENDPOINTS],
+            "hidden_endpoints": max(0, len(endpoints) - MOST_ENDPOINTS),
+            "upstreams": upstream_rows(sample),
+            "ended": self._ended.newest(sample.now.at),
+            "ends": dict(self._ended.counts),
+        }
+        return Shown(sample, overview)
+
+    def update(self, shown: Shown, view: View) -> Update:
+        """What a look shows to the viewers of one view; takes about a millisecond for ten thousand streams."""
+        sample = shown.sample
+        return {**shown.overview, "matching": matching(sample, view), "streams": first_streams(sample, view)}

@@ -1,0 +1,148 @@
+"""One look at everything that goes on, and what it shows beside the look before it: rates, and the last minute.
+
+Theory of operation. `Sampler.take` copies the totals of the exchanges that have ended and lists the live ones, both in
+one moment; then it adds the live ones to the copy in pieces, with the event loop let go between them. An exchange that
+ends meanwhile is still in the list and keeps its numbers, and one that begins meanwhile is in neither, so that each is
+counted once and no counter ever goes back.
+
+The sampler does nothing by itself. Rates are over the time since the look before, and are unknown when that is long
+ago or there was none; of the minute that has passed it knows as much as it was asked to look at. Of earlier looks only
+numbers are kept, never exchanges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from streamproxy.exchange import Exchange, Ledger
+from streamproxy.observe.metrics import Metrics
+from streamproxy.observe.series import Series, Totals
+
+WINDOW = 60.0  # seconds
+_STEP = 5.0  # seconds between the looks that are kept for the window
+_STALE = 90.0  # seconds after which a look is too old to tell a rate from
+_BATCH = 200  # exchanges between two turns of the event loop: about half a millisecond
+
+
+class Rates(NamedTuple):
+    """What happens in a second."""
+
+    requests: float
+    events: float
+    bytes: float
+
+
+class Look(NamedTuple):
+    """The numbers of one moment, in seconds of the monotonic clock.
+
+    ``series`` is by the route, ``requests`` counts a route's finished ones, ``events`` those of each live exchange by
+    its id.
+    """
+
+    at: float
+    series: dict[str, Series]
+    requests: Counter[str]
+    events: dict[str, int]
+
+
+class Sample:
+    """A look with the live exchanges in it, and the two earlier looks it is compared with.
+
+    ``before`` is the look before it, for the rates; ``base`` the oldest one of the last minute. ``running`` counts the
+    live exchanges of each route, ``upstreams`` has the names of the upstreams it has used.
+    """
+
+    def __init__(self, now: Look, totals: Totals, live: Sequence[Exchange], *, before: Look | None, base: Look | None):
+        self.now = now
+        self.totals = totals
+        self.live = live
+        self.before = before
+        self.base = base
+        self.running = Counter(exchange.route for exchange in live)
+        self.upstreams: dict[str, list[str]] = {}
+        for route, upstream in totals.series:
+            self.upstreams.setdefault(route, []).append(upstream)
+
+    @property
+    def window(self) -> float:
+        """How many seconds of the last minute are known."""
+        return 0.0 if self.base is None else self.now.at - self.base.at
+
+    def event_rate(self, exchange: Exchange) -> float:
+        """Events a second of a live exchange, since the look before or since it began."""
+        now, before = self.now, self.before
+        count, since = now.events.get(exchange.id, 0), exchange.started_at
+        if before is not None and exchange.id in before.events:
+            count -= before.events[exchange.id]
+            since = before.at
+        return max(0, count) / max(now.at - since, 0.001)
+
+    def rates(self, route: str) -> Rates | None:
+        """What a route does in a second; None when there is no look before to tell it from."""
+        if self.before is None:
+            return None
+        seconds = max(self.now.at - self.before.at, 0.001)
+        series, then = self.now.series.get(route, _NOTHING), self.before.series.get(route, _NOTHING)
+        return Rates(
+            (self.now.requests[route] - self.before.requests[route]) / seconds,
+            (series.events - then.events) / seconds,
+            (series.response_bytes - then.response_bytes) / seconds,
+        )
+
+
+_NOTHING = Series()
+
+
+class Sampler:
+    """Takes looks, and keeps the numbers that the next ones are compared with."""
+
+    def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
+        self._ledger = ledger
+        self._metrics = metrics
+        self._last: Look | None = None
+        self._kept: deque[Look] = deque()  # one every _STEP seconds, without events
+
+    async def take(self) -> Sample:
+        """A look at this moment. For one caller at a time."""
+        at, totals, live = time.monotonic(), self._metrics.finished(), list(self._ledger.live.values())
+        events: dict[str, int] = {}
+        for start in range(0, len(live), _BATCH):
+            for exchange in live[start : start + _BATCH]:
+                totals.progress(exchange)
+                events[exchange.id] = exchange.events
+            await asyncio.sleep(0)
+        requests: Counter[str] = Counter()
+        for (route, _, _), count in totals.requests.items():
+            requests[route] += count
+        look = Look(at, _by_route(totals), requests, events)
+        before = self._last if self._last is not None and at - self._last.at <= _STALE else None
+        self._last = look
+        return Sample(look, totals, live, before=before, base=self._keep(look))
+
+    def _keep(self, look: Look) -> Look | None:
+        """Keep a look for the window, and give the oldest one that is in it."""
+        kept = self._kept
+        while kept and look.at - kept[0].at > WINDOW:
+            kept.popleft()
+        base = kept[0] if kept else None
+        if not kept or look.at - kept[-1].at >= _STEP:
+            kept.append(look._replace(events={}))
+        return base
+
+
+def _by_route(totals: Totals) -> dict[str, Series]:
+    """The series of each route; a reload may have given a route another upstream."""
+    series: dict[str, Series] = {}
+    for (route, _), one in totals.series.items():
+        if route not in series:
+            series[route] = one
+            continue
+        both = Series()
+        both.merge(series[route])
+        both.merge(one)
+        series[route] = both
+    return series

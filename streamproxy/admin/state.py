@@ -1,0 +1,43 @@
+"""What the admin application is told of the proxy it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from streamproxy.exchange import Ledger
+from streamproxy.observe.metrics import Metrics
+
+
+class Reloaded(NamedTuple):
+    """How a reload went: what is wrong with the configuration, which then changed nothing, or the names of its keys
+    that a restart is needed for."""
+
+    problems: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+
+
+class AdminState(Protocol):
+    """What the admin application is told of the proxy."""
+
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def metrics(self) -> Metrics: ...
+
+    def ready(self) -> list[str]:
+        """Why the proxy is not ready, one phrase a reason; empty when it is."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """The configuration in force as plain data, secrets hidden."""
+        ...
+
+    @property
+    def reload_problems(self) -> Sequence[str]:
+        """What was wrong with the configuration when it was last read again; empty when it came into force."""
+        ...
+
+    async def reload(self) -> Reloaded | None:
+        """Read the configuration again and put it into force; None where there is nothing to read it from."""
+        ...
