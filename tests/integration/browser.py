@@ -49,6 +49,20 @@ class Browser:
         """Load a page; returns when it has loaded."""
         await self._command("url", {"url": url})
 
+    async def devtools(self, command: str, **parameters: Any) -> Any:
+        """A command of the DevTools protocol, for what WebDriver has no word for."""
+        return await self._command("goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    async def press(self, *keys: str) -> None:
+        """Press keys one after the other, wherever the focus is; WebDriver has code points of its own for some."""
+        strokes = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        await self._command("actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
+
+    async def console(self) -> list[str]:
+        """What the browser has complained of since the last call: errors, violations of a policy, failed loads."""
+        entries = await self._command("se/log", {"type": "browser"})
+        return [entry["message"] for entry in entries if entry["level"] in ("WARNING", "SEVERE")]
+
     async def evaluate(self, expression: str) -> Any:
         """The JSON value of a JavaScript expression; a promise is waited for."""
         script = (
@@ -76,6 +90,7 @@ async def browser(folder: Path) -> AsyncIterator[Browser]:
     capabilities = {
         "browserName": "chrome",
         "goog:chromeOptions": options,
+        "goog:loggingPrefs": {"browser": "ALL"},
         "timeouts": {"script": GUARD * 1000, "pageLoad": GUARD * 1000},
     }
     with Process([driver, "--port=0"], env={"HOME": str(home)}) as process:
