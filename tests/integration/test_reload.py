@@ -245,3 +245,28 @@ async def test_many_reloads_at_once_come_one_after_the_other(run_proxy: RunProxy
     assert results == [(200, {"result": "ok"})] * times
     assert await proxy.metric('streamproxy_config_reloads_total{result="ok"}') == times
     assert (await fetch(f"{proxy.url}/")).body == b"abc"
+
+
+async def test_no_request_fails_while_the_configuration_changes_under_it(
+    run_proxy: RunProxy, serve: Serve, dial: Connect
+) -> None:
+    upstreams = [await serve(answering(response(body))) for body in (b"one", b"two")]
+    proxy = await run_proxy(configuration(upstreams[0].url))
+    over = asyncio.Event()
+
+    async def ask() -> set[bytes]:
+        seen: set[bytes] = set()
+        client = await dial(proxy.url)
+        while not over.is_set():
+            answer = await client.get("/")
+            assert (answer.status, answer.complete) == (200, True)
+            seen.add(answer.body)
+        return seen
+
+    asking = [asyncio.get_running_loop().create_task(ask()) for _ in range(4)]
+    for number in range(1, 21):
+        rewrite(proxy, configuration(upstreams[number % 2].url))
+        assert (await reload(proxy))[0] == 200
+        assert (await fetch(f"{proxy.url}/")).body == (b"one", b"two")[number % 2]
+    over.set()
+    assert await asyncio.gather(*asking) == [{b"one", b"two"}] * 4

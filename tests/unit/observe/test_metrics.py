@@ -338,6 +338,20 @@ def test_openmetrics_parses_and_says_the_same() -> None:
     assert ours == {key: value for key, value in scene.samples().items() if key[0].startswith("streamproxy_")}
 
 
+def test_reloads_are_counted_by_how_they_went_and_show_before_the_first() -> None:
+    scene = Scene((Upstream("llm", [Endpoint("http://a")]),))
+    name = "streamproxy_config_reloads_total"
+    assert {key: value for key, value in scene.samples().items() if key[0] == name} == {
+        (name, (("result", "ok"),)): 0.0,
+        (name, (("result", "error"),)): 0.0,
+    }
+    scene.metrics.reloaded(ok=False)
+    scene.metrics.reloaded(ok=True)
+    scene.metrics.reloaded(ok=True)
+    assert scene.samples()[name, (("result", "ok"),)] == 2.0
+    assert scene.samples()[name, (("result", "error"),)] == 1.0
+
+
 @pytest.mark.real("promtool")
 def test_promtool_has_no_complaint() -> None:
     promtool = shutil.which("promtool")
