@@ -42,6 +42,8 @@ class Boundary(Protocol):
         ...
 
 
+_DOT_SEGMENTS = frozenset({".", ".."})  # browsers take them out of a path, percent-encoded too
+
 _PROCESS = secrets.token_hex(8)
 _counter = 0
 
@@ -164,8 +166,9 @@ class Ledger:
         self._empty: asyncio.Future[None] | None = None
 
     def open(self, exchange: Exchange) -> None:
-        """Enter an exchange. Two clients may send the same X-Request-Id: the second is known by another ``id``."""
-        while exchange.id in self.live:
+        """Enter an exchange. Two clients may send the same X-Request-Id: the second is known by another ``id``, as is
+        one that a URL could not name."""
+        while exchange.id in self.live or exchange.id in _DOT_SEGMENTS:
             exchange.id = new_request_id()
         self.live[exchange.id] = exchange
 

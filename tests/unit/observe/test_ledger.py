@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from unittest import mock
 
+import pytest
+
 from streamproxy.exchange import Exchange, Ledger
 from tests.unit.observe.exchanges import new_exchange
 
@@ -34,3 +36,14 @@ def test_a_fault_of_one_observer_does_not_keep_the_end_from_the_others() -> None
         ledger.close(exchange)
     assert heard == ["id-1"]
     assert logged.call_args.args[1] == "id-1"
+
+
+@pytest.mark.parametrize("request_id", [".", ".."])
+def test_an_id_that_a_url_cannot_name_is_replaced(request_id: str) -> None:
+    ledger = Ledger()
+    exchange = new_exchange()
+    exchange.id = exchange.request_id = request_id
+    ledger.open(exchange)
+    assert exchange.id not in (".", "..")
+    assert ledger.live == {exchange.id: exchange}
+    assert exchange.request_id == request_id
