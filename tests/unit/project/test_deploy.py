@@ -138,7 +138,7 @@ def test_everything_selects_the_pods_that_there_are(name: str) -> None:
 
     (monitor,) = documents("podmonitor")
     assert set(monitor) == {"apiVersion", "kind", "metadata", "spec"}
-    assert set(monitor["spec"]) == {"jobLabel", "selector", "podMetricsEndpoints"}
+    assert set(monitor["spec"]) == {"selector", "podMetricsEndpoints"}
     (expression,) = monitor["spec"]["selector"]["matchExpressions"]
     assert labels[expression["key"]] in expression["values"]
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] in port_names
@@ -207,6 +207,7 @@ def test_the_unit_gives_the_drain_its_time() -> None:
     assert int(timeout) > time_to_end(config)
     assert "\nKillSignal=SIGTERM\nKillMode=mixed\n" in unit
     assert "\nRestartPreventExitStatus=2\n" in unit
+    assert "\nProcSubset=" not in unit  # hides what the process_* metrics read
 
 
 def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
@@ -220,6 +221,16 @@ def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
     assert (verified.returncode, verified.stderr) == (0, "")
     command = [analyze, "security", "--offline=true", "--threshold=20", "--no-pager", str(unit)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_alerts_know_the_job_by_the_names_that_it_gets() -> None:
+    text = (DEPLOY / "prometheus/rules.yaml").read_text()
+    scrape = yaml.safe_load((DEPLOY / "compose/prometheus.yml").read_text())["scrape_configs"][0]
+    (monitor,) = documents("podmonitor")
+    jobs = [scrape["job_name"], f"any-namespace/{monitor['metadata']['name']}"]  # the operator's way, without jobLabel
+    patterns = set(re.findall(r'job=~"([^"]+)"', text))
+    assert patterns
+    assert all(re.fullmatch(pattern, job) for pattern in patterns for job in jobs)
 
 
 def panels() -> list[Any]:
