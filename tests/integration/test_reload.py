@@ -270,3 +270,17 @@ async def test_no_request_fails_while_the_configuration_changes_under_it(
         assert (await fetch(f"{proxy.url}/")).body == (b"one", b"two")[number % 2]
     over.set()
     assert await asyncio.gather(*asking) == [{b"one", b"two"}] * 4
+
+
+async def test_under_another_server_the_admin_listener_can_ask_for_it(serve: Serve, tmp_path: Path) -> None:
+    first, second = [await serve(answering(response(body))) for body in (b"first", b"second")]
+    file = write_configuration(tmp_path, configuration(first.url, admin={"mount": "/-"}))
+    command = [sys.executable, "-m", "uvicorn", "streamproxy.asgi:app", "--host", "127.0.0.1", "--port", "0"]
+    with Process(command, env={"STREAMPROXY_CONFIG": str(file)}) as process:
+        url = (await process.line(r"running on (http://\S+)"))[1]
+        assert (await fetch(f"{url}/")).body == b"first"
+        write_configuration(tmp_path, configuration(second.url, admin={"mount": "/admin"}))
+        assert (await fetch(f"{url}/-/reload", method="POST")).status == 200
+        assert (await fetch(f"{url}/")).body == b"second"
+        assert (await fetch(f"{url}/admin/readyz")).status == 200
+        await process.stop()
