@@ -40,7 +40,8 @@ async def one_event_at_a_time(conn: Conn) -> None:
 
 async def passes_events_at_once(client: RawClient, upstream: Upstream) -> None:
     """Ask for a stream whose upstream sends an event only when the one before has come."""
-    await client.request("/a%2Fb/?x=", headers=[("Accept", "text/event-stream")])
+    fields = [("Accept", "text/event-stream"), ("X-Forwarded-For", "203.0.113.9")]
+    await client.request("/a%2Fb/?x=", headers=fields)
     assert (await client.read_head()).status == 200
     for event in EVENTS:
         assert await client.read_body_until(b"\n\n") == event
@@ -90,7 +91,7 @@ async def test_the_nginx_example_passes_events_on_at_once(
                 await passes_events_at_once(client, upstream)
             assert await process.stop() == 0, process.output
     assert upstream.requests[0].get("x-forwarded-proto") == b"https"
-    assert upstream.requests[0].get("x-forwarded-for") == b"127.0.0.1, 127.0.0.1"
+    assert upstream.requests[0].get("x-forwarded-for") == b"203.0.113.9, 127.0.0.1, 127.0.0.1"
 
 
 async def until_it_listens(port: int, process: Process, tls: ssl.SSLContext) -> RawClient:
@@ -151,6 +152,8 @@ async def front_of(process: Process, address: Path) -> str:
                 state = (await fetch(f"http://{admin}/server_info")).body.decode()
                 found = re.search(r"front::(127\.0\.0\.1:\d+)", listeners)
                 if found and '"state": "LIVE"' in state:
+                    # Envoy would send to a single endpoint that it believes to be ill, too.
+                    assert "health_flags::healthy" in (await fetch(f"http://{admin}/clusters")).body.decode()
                     return f"http://{found[1]}"
             await asyncio.sleep(0.02)
 
