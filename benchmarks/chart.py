@@ -22,7 +22,7 @@ PANELS = (
 SHOWN = ("nginx", "haproxy", "envoy", US, "caddy", "recipe")
 _SCALE_WITHOUT = "recipe"
 
-_LABEL, _BAR, _NUMBER, _GAP = 230, 130, 62, 16  # widths, px
+_LABEL, _BAR, _NUMBER, _GAP = 262, 130, 62, 16  # widths, px
 _ROW, _TOP = 26, 40
 
 _STYLE = (

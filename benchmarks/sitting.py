@@ -111,10 +111,20 @@ def facts(peers: Sequence[Peer], rounds: int, sizes: Sizes, cores: Cores, took: 
         "versions": {peer.name: peer.version() for peer in peers if peer.launch is not None},
         "labels": {peer.name: peer.label for peer in peers},
         "revision": _revision(),
-        "command": " ".join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "command": command(sys.argv[1:]),
         "rounds": rounds,
         "sizes": sizes._asdict(),
     }
+
+
+def command(words: Sequence[str]) -> str:
+    """The command that would measure the same; where it wrote to does not matter."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and not word.startswith("--results"):
+            kept.append(word)
+        skip = word == "--results"
+    return " ".join(["python", "-m", "benchmarks", *kept])
 
 
 def _cpu_model() -> str:

@@ -12,7 +12,7 @@ from benchmarks.__main__ import arguments
 from benchmarks.chart import Bar, bar, svg
 from benchmarks.peers import PEERS
 from benchmarks.report import cell, figure, goals, load_table, markdown, table
-from benchmarks.sitting import Sample, Sitting, order
+from benchmarks.sitting import Sample, Sitting, command, order
 from benchmarks.summary import Quoted
 
 FACTS: dict[str, Any] = {
@@ -134,3 +134,8 @@ def test_an_unknown_peer_is_refused_with_those_there_are(capsys: pytest.CaptureF
 
 def test_a_quick_run_does_not_replace_the_results() -> None:
     assert arguments(["--quick"]).results != arguments([]).results
+
+
+def test_the_command_is_quoted_without_the_place_that_it_wrote_to() -> None:
+    assert command(["--results", "/somewhere", "--rounds", "2"]) == "python -m benchmarks --rounds 2"
+    assert command(["--rounds", "2", "--results=/somewhere"]) == "python -m benchmarks --rounds 2"
