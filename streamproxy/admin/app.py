@@ -46,9 +46,9 @@ class Admin(Starlette):
     def __init__(self, state: AdminState) -> None:
         ended = Ended()
         state.ledger.observers.append(ended.observe)
-        self._feed = Feed(Overviews(state, ended))
+        self.feed = Feed(Overviews(state, ended))
         super().__init__(
-            routes=_routes(_Endpoints(state), _Seen(self._feed)),
+            routes=_routes(_Endpoints(state), _Seen(self.feed)),
             middleware=[Middleware(_SameOrigin)],
             exception_handlers={HTTPException: _http_error, Exception: _internal_error},
         )
@@ -56,7 +56,7 @@ class Admin(Starlette):
 
     async def aclose(self) -> None:
         """End the streams of everybody who looks at the live view."""
-        await self._feed.aclose()
+        await self.feed.aclose()
 
 
 def create_admin(state: AdminState) -> Admin:

@@ -37,15 +37,15 @@ function age(seconds) { // steady while it grows: no decimals
 }
 
 function digits(number) {
-  if (number >= 100 || Number.isInteger(number)) return Math.round(number).toLocaleString("en");
-  return number >= 10 ? number.toFixed(1) : number.toFixed(2);
+  if (number >= 99.95 || Number.isInteger(number)) return Math.round(number).toLocaleString("en");
+  return number >= 9.995 ? number.toFixed(1) : number.toFixed(2);
 }
 
 const count = value => none(value) ? "–" : Math.round(value).toLocaleString("en");
 
 function rate(value) {
   if (none(value)) return "–";
-  return value >= 100 ? count(value) : value ? value.toFixed(value < 10 ? 2 : 1) : "0";
+  return value >= 99.95 ? count(value) : value ? value.toFixed(value < 9.995 ? 2 : 1) : "0";
 }
 
 function bytes(value) {
