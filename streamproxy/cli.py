@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
 from streamproxy.app import load_config
-from streamproxy.config import Address, Config, json_schema
+from streamproxy.config import Config, json_schema
 from streamproxy.config.values import address
 from streamproxy.errors import ConfigError, StreamproxyError
 from streamproxy.version import __version__
+
+T = TypeVar("T")
 
 _CONFIG = click.option(
     "-c",
@@ -74,25 +78,44 @@ def demo(listen: str, admin: str) -> None:
     run_demo(listen, admin, _say)
 
 
+@cli.command()
+@click.option(
+    "--admin",
+    default="127.0.0.1:9090",
+    show_default=True,
+    metavar="URL",
+    help="The proxy's admin listener: http://host:port, host:port or unix:/path.sock.",
+)
+@click.option("--interval", default="1s", show_default=True, metavar="DURATION", help="Between two updates.")
+@click.option("--once", is_flag=True, help="Print one plain table and exit, as without a terminal.")
+def top(admin: str, interval: str, once: bool) -> None:
+    """Show the streams of a running proxy live, and stop them."""
+    from streamproxy.top.command import run_top
+    from streamproxy.top.source import parse_admin, parse_interval
+
+    where = _parsed("--admin", admin, parse_admin)
+    run_top(where, _parsed("--interval", interval, parse_interval), once=once, say=_say)
+
+
 def _file(path: Path | None) -> Path:
     return path or Path(os.environ.get("STREAMPROXY_CONFIG") or "streamproxy.yaml")
 
 
 def _override(config: Config, listen: tuple[str, ...], admin: str | None, log_level: str | None) -> Config:
     if listen:
-        addresses = tuple(_address("--listen", text) for text in listen)
+        addresses = tuple(_parsed("--listen", text, address) for text in listen)
         config = config.model_copy(update={"server": config.server.model_copy(update={"listen": addresses})})
     if admin is not None:
-        admins = () if admin == "off" else (_address("--admin", admin),)
+        admins = () if admin == "off" else (_parsed("--admin", admin, address),)
         config = config.model_copy(update={"admin": config.admin.model_copy(update={"listen": admins})})
     if log_level is not None:
         config = config.model_copy(update={"log": config.log.model_copy(update={"level": log_level})})
     return config
 
 
-def _address(option: str, text: str) -> Address:
+def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
     try:
-        return address(text)
+        return parse(text)
     except ValueError as error:
         raise click.BadParameter(f"{text!r} {error}", param_hint=option) from error
 

@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"downstream", "relay", "watch", "websocket"}),
     frozenset({"admin", "guard", "proxy"}),
     frozenset({"app", "compose"}),
-    frozenset({"", "__main__", "asgi", "cli", "demo", "server"}),
+    frozenset({"", "__main__", "asgi", "cli", "demo", "server", "top"}),
 )
 # Who may read files and the environment: the parts that put a process together, and what reads a configuration for
 # them. Nobody else may ask for that.

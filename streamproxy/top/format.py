@@ -1,0 +1,80 @@
+"""Numbers for people, as the page of the admin listener shows them, and text that is safe on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from streamproxy.observe.access import printable
+
+NOTHING = "-"
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def text(value: object) -> str:
+    """What a client or a configuration named, as one line without control characters; `NOTHING` for none."""
+    return NOTHING if value is None or value == "" else printable(str(value))
+
+
+def duration(seconds: float | None) -> str:
+    """A measured time."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 0.9995:
+        return f"{_digits(seconds * 1000)} ms"
+    return f"{_digits(seconds)} s" if seconds < 60 else age(seconds)
+
+
+def age(seconds: float) -> str:
+    """A time that grows: no decimals."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {whole % 60} s"
+
+
+def size(number: float | None) -> str:
+    """Bytes."""
+    if number is None:
+        return NOTHING
+    unit = 0
+    while number >= 1023.5 and unit < len(_UNITS) - 1:
+        number, unit = number / 1024, unit + 1
+    return f"{number:.{1 if unit and number < 100 else 0}f} {_UNITS[unit]}"
+
+
+def rate(number: float | None) -> str:
+    """How often something happens in a second."""
+    if number is None:
+        return NOTHING
+    if number >= 99.95:
+        return f"{number:,.0f}"
+    return f"{number:.{2 if number < 9.995 else 1}f}" if number else "0"
+
+
+def milliseconds(number: float | None) -> str:
+    """A measured time in milliseconds."""
+    return duration(None if number is None else number / 1000)
+
+
+def sparkline(history: Sequence[float], width: int) -> str:
+    """The last of a history as a line of blocks, the highest being the most of what it shows."""
+    shown = history[-width:]
+    most = max(shown, default=0.0)
+    blocks = "".join(_BLOCKS[round(value / most * (len(_BLOCKS) - 1))] if most else _BLOCKS[0] for value in shown)
+    return blocks.rjust(width)
+
+
+def request(stream: dict[str, Any]) -> str:
+    """The method and the path of a stream."""
+    return printable(f"{stream['method']} {stream['path']}")
+
+
+def _digits(number: float) -> str:
+    if number >= 99.95:
+        return f"{number:,.0f}"
+    return f"{number:.1f}" if number >= 9.995 else f"{number:.2f}"

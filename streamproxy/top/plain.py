@@ -1,0 +1,49 @@
+"""One plain table, for scripts and for an output that is no terminal."""
+
+from __future__ import annotations
+
+from streamproxy.admin.update import Update
+from streamproxy.top.format import age, milliseconds, rate, request, size, text
+
+_HEAD = ("ROUTE", "CLIENT", "PHASE", "AGE", "TTFB", "BYTES", "EVENTS", "EVENTS/S", "ID", "REQUEST")
+_RIGHT = frozenset({"AGE", "TTFB", "BYTES", "EVENTS", "EVENTS/S"})
+
+
+def summary(update: Update) -> str:
+    """The state and the sums of all routes, in one line; the rates only when they are known."""
+    sums = update["totals"]
+    state = "ready" if update["ready"] else f"not ready ({text('; '.join(update['reasons']))})"
+    line = f"{state}, {sums['live']} live, {sums['active']} streaming, {sums['waiting']} queued"
+    if sums["bytes_per_s"] is None:
+        return line
+    requests, events = rate(sums["requests_per_s"]), rate(sums["events_per_s"])
+    return f"{line}, {requests} requests/s, {events} events/s, {size(sums['bytes_per_s'])}/s"
+
+
+def table(update: Update) -> str:
+    """The streams of an update, a line each under a line of names, in columns."""
+    rows = [
+        (
+            text(stream["route"]),
+            text(stream["client"]),
+            stream["phase"],
+            age(stream["duration_ms"] / 1000),
+            milliseconds(stream["ttfb_ms"]),
+            size(stream["response_bytes"]),
+            str(stream["events"]),
+            rate(stream["rate"]),
+            text(stream["id"]),
+            request(stream),
+        )
+        for stream in update["streams"]
+    ]
+    widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
+    return "\n".join(_line(row, widths) for row in (_HEAD, *rows))
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    cells = (
+        cell.rjust(width) if name in _RIGHT else cell.ljust(width)
+        for cell, width, name in zip(row, widths, _HEAD, strict=True)
+    )
+    return "  ".join(cells).rstrip()

@@ -1,0 +1,127 @@
+"""The admin listener of a running proxy, as `streamproxy top` sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncGenerator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self, cast
+from urllib.parse import quote, urlsplit
+
+import httpx2
+
+from streamproxy.admin.feed import LONGEST, SHORTEST
+from streamproxy.admin.update import Update
+from streamproxy.config.units import duration
+from streamproxy.errors import StreamproxyError
+
+_PATIENCE = 10.0  # seconds without an answer, beyond the interval of the updates
+
+
+class Unreachable(StreamproxyError):
+    """There is no admin listener, or it does not answer; the text is one line that says where and why."""
+
+
+class Admin(NamedTuple):
+    """Where the admin listener is: the URL its paths are appended to, and the unix socket that leads there."""
+
+    url: str
+    socket: str | None = None
+
+    def __str__(self) -> str:
+        return f"unix:{self.socket}" if self.socket is not None else self.url
+
+
+def parse_admin(text: str) -> Admin:
+    """``http://host:port``, with a path where the admin application is mounted, or ``host:port``, or ``unix:/path``.
+
+    Also as `streamproxy run` prints it. Raises ValueError with what is allowed.
+    """
+    bare = text.removeprefix("http+")
+    if bare.startswith("unix:/"):
+        return Admin("http://localhost", bare.removeprefix("unix:"))
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or parts.query or parts.fragment:
+        raise ValueError("is not an admin listener: write http://host:port, host:port or unix:/path.sock")
+    return Admin(url.rstrip("/"))
+
+
+def parse_interval(text: str) -> float:
+    """The time between two updates, in seconds. Raises ValueError with what is allowed."""
+    seconds = duration(text)
+    if not SHORTEST <= seconds <= LONGEST:
+        raise ValueError(f"is not between {SHORTEST:g} and {LONGEST:g} seconds")
+    return seconds
+
+
+class Source:
+    """A connection to the admin listener; ``interval`` is the time between two updates, in seconds."""
+
+    def __init__(self, admin: Admin, interval: float) -> None:
+        self._admin = admin
+        self._interval = interval
+        self._client = httpx2.AsyncClient(
+            transport=httpx2.AsyncHTTPTransport(uds=admin.socket),
+            timeout=httpx2.Timeout(_PATIENCE, read=interval + _PATIENCE),
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def updates(self, view: Mapping[str, str]) -> AsyncGenerator[Update, None]:
+        """The updates of a view, which is the query of ``/streams/live``, until the listener ends them; it does so
+        now and then, to be asked again. Raises Unreachable."""
+        query = {**view, "interval": f"{self._interval:g}"}
+        try:
+            async with self._client.stream("GET", f"{self._admin.url}/streams/live", params=query) as response:
+                kind = response.headers.get("content-type", "")
+                if response.status_code != 200 or not kind.startswith("text/event-stream"):
+                    raise Unreachable(f"{self._admin} is no admin listener: it answers {response.status_code}")
+                async for line in response.aiter_lines():
+                    if line.startswith("data: "):
+                        yield cast(Update, json.loads(line[6:]))
+        except (httpx2.HTTPError, OSError) as error:
+            raise Unreachable(f"no admin listener at {self._admin}: {_reason(error)}") from None
+        except ValueError:
+            raise Unreachable(f"{self._admin} does not answer as an admin listener does") from None
+
+    async def stop(self, stream: str) -> str:
+        """End a stream by its id; gives one line that says how that went."""
+        url = f"{self._admin.url}/streams/{quote(stream, safe='')}"
+        try:
+            response = await self._client.delete(url)
+        except (httpx2.HTTPError, OSError) as error:
+            return f"{stream} was not stopped: {_reason(error)}"
+        if response.status_code == 404:
+            return f"{stream} had ended already"
+        return f"{stream} was stopped" if response.status_code == 202 else _refusal(stream, response)
+
+
+def _refusal(stream: str, response: httpx2.Response) -> str:
+    try:
+        problem: Any = response.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        problem = f"status {response.status_code}"
+    return f"{stream} was not stopped: {problem}"
+
+
+def _reason(error: Exception) -> str:
+    """The system's own words where there are any: those of the client say less."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno)
+        cause = cause.__cause__ or cause.__context__
+    return str(error) or type(error).__name__
