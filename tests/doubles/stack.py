@@ -35,8 +35,8 @@ class StockUvicorn:
 
     def __init__(self, app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings) -> None:
         config = uvicorn.Config(
-            app, http="httptools", lifespan="on", log_config=None, access_log=False, date_header=False, proxy_headers=False,
-            server_header=False, timeout_graceful_shutdown=1,
+            app, http="httptools", lifespan="on", log_config=None, access_log=False, date_header=False,
+            proxy_headers=False, server_header=False, timeout_graceful_shutdown=1,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._sockets = sockets
