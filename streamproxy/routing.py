@@ -75,7 +75,7 @@ class Matcher:
 
     def climbs(self, path: bytes) -> bool:
         """Whether a normal path leads above the prefix that it matched."""
-        if b"/." not in path or path in self._exact:
+        if path.find(b"/.") < 0 or path in self._exact:
             return False
         return any(path.startswith(prefix) and climbs(path, prefix[:-1]) for prefix in self._prefixes)
 

@@ -15,7 +15,7 @@ from streamproxy.wire.headers import Headers
 MAX_FIELDS = 100
 
 _FRAMING = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding"})
-_HOST = re.compile(rb"[^\x00-\x20\x7f-\xff/?#@\\,]*")
+_IN_HOST = bytes(byte for byte in range(0x21, 0x7F) if byte not in b"/?#@\\,")
 _ABSOLUTE = re.compile(rb"https?://([^\x00-\x20\x7f-\xff/?#@\\,]+)((?:[/?].*)?)", re.IGNORECASE)
 
 
@@ -31,7 +31,7 @@ class Framing(NamedTuple):
     keep_alive: bool
 
 
-_NO_BODY = Framing(0, False, True)
+NO_BODY = Framing(0, False, True)  # the usual: compare with ``is``
 _NO_BODY_LAST = Framing(0, False, False)
 
 
@@ -98,13 +98,13 @@ def request_framing(version: str, headers: Headers) -> Framing:
     if host is None:
         if version == "1.1":
             raise AmbiguousHead("no Host")
-    elif _HOST.fullmatch(host) is None:
+    elif host.translate(None, _IN_HOST):  # a third of what a regular expression costs
         raise AmbiguousHead("Host is not a host")
     keep_alive = _keep_alive(version, headers) if options else version == "1.1"
     if not coding:
         if length:
             return Framing(length, False, keep_alive)
-        return _NO_BODY if keep_alive else _NO_BODY_LAST
+        return NO_BODY if keep_alive else _NO_BODY_LAST
     if length is not None:
         raise AmbiguousHead("Content-Length with Transfer-Encoding")
     if version == "1.0":
@@ -162,7 +162,7 @@ def response_framing(method: str, status: int, version: str, headers: Headers) -
         coding = is_chunked(headers)
     keep_alive = _keep_alive(version, headers) if options else version == "1.1"
     if method == "HEAD" or status in (204, 304) or status < 200:
-        return _NO_BODY if keep_alive else _NO_BODY_LAST
+        return NO_BODY if keep_alive else _NO_BODY_LAST
     if coding or length is not None:
         return Framing(length, coding, keep_alive)
     return Framing(None, False, False)

@@ -1,6 +1,12 @@
-"""Media types: which responses are streams, and what a request asks for."""
+"""Media types: which responses are streams, and what a request asks for.
+
+There are few different values in practice, so what they mean is remembered; a head that holds them is bounded, and so
+is what is remembered.
+"""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 STREAMING = frozenset(
     {
@@ -18,6 +24,7 @@ NDJSON = frozenset({b"application/x-ndjson", b"application/ndjson", b"applicatio
 EVENT_STREAM = b"text/event-stream"
 
 
+@lru_cache(maxsize=256)
 def media_type(content_type: bytes) -> bytes:
     """The bare media type of a Content-Type value, lower-case: ``Text/HTML; charset=x`` is ``text/html``."""
     return content_type.partition(b";")[0].strip(b" \t").lower()
@@ -28,10 +35,9 @@ def is_streaming(content_type: bytes) -> bool:
     return media_type(content_type) in STREAMING
 
 
+@lru_cache(maxsize=256)
 def accepts_event_stream(accept: bytes) -> bool:
     """Whether an Accept value names ``text/event-stream`` and does not weigh it 0 (RFC 9110 section 12.4.2)."""
-    if b"event-stream" not in accept.lower():
-        return False
     for member in accept.lower().split(b","):
         media, *parameters = [part.strip(b" \t") for part in member.split(b";")]
         if media == EVENT_STREAM:

@@ -21,6 +21,7 @@ from typing import Literal
 Shape = Literal["block", "line", "blank", "auto"]
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_CR = 13
 _BOM = b"\xef\xbb\xbf"
 _PREFIX = 8  # enough of a line to know its field's name, behind a byte order mark
 
@@ -52,8 +53,9 @@ class SseTracker:
 
     def feed(self, chunk: bytes) -> None:
         """Take note of the next bytes of the stream."""
-        # Nearly every chunk of an LLM is whole events with LF line ends: 0.3 µs here against 2 µs below.
-        if self._whole and chunk[-2:] == b"\n\n" and b"\r" not in chunk and b"\nid" not in chunk:
+        # Nearly every chunk of an LLM is whole events with LF line ends: 0.3 µs here against 2 µs below. A byte is
+        # looked for by its number, and bytes by find: `bytes in bytes` raises and drops a TypeError first, 0.1 µs.
+        if self._whole and chunk[-2:] == b"\n\n" and _CR not in chunk and chunk.find(b"\nid") < 0:
             events = whole_events(chunk)
             if events:
                 self.events += events
@@ -70,7 +72,7 @@ class SseTracker:
             self._after_cr = False
             if not chunk:
                 return
-        *lines, rest = _LINE_END.split(chunk)
+        *lines, rest = chunk.split(b"\n") if _CR not in chunk else _LINE_END.split(chunk)  # thrice as fast
         for line in lines:
             self._end_line(self._line + line[:_PREFIX] if self._mid_line else line[:_PREFIX])
             self._mid_line = False
@@ -103,12 +105,12 @@ def whole_events(chunk: bytes) -> int:
     That is one with a block that has no data, begins with an id, or with a byte order mark.
     """
     if chunk.count(b"\n\n") == 1:
-        plain = chunk[:5] == b"data:" or (b"\ndata:" in chunk and chunk[:2] != b"id" and chunk[:1] != _BOM[:1])
+        plain = chunk[:5] == b"data:" or (chunk.find(b"\ndata:") >= 0 and chunk[:2] != b"id" and chunk[:1] != _BOM[:1])
         return 1 if plain else 0
     blocks = chunk.split(b"\n\n")
     blocks.pop()
     for block in blocks:
-        if block[:5] != b"data:" and (b"\ndata:" not in block or block[:2] == b"id" or block[:1] == _BOM[:1]):
+        if block[:5] != b"data:" and (block.find(b"\ndata:") < 0 or block[:2] == b"id" or block[:1] == _BOM[:1]):
             return 0
     return len(blocks)
 
