@@ -1,7 +1,7 @@
 """The exchanges that ended last, for the operator to see why.
 
-`Ended` observes the ledger. What it keeps of an exchange are plain values: the exchange itself would keep its error
-alive, and with the error's traceback every frame that the error went through. Those that went well have a place of
+`Ended` observes the ledger. What it keeps of an exchange that went wrong are plain values: the exchange itself would
+keep its error alive, and with the error's traceback every frame that the error went through. Those that went well have a place of
 their own, so that however many they are they don't push out those that did not.
 """
 
@@ -49,44 +49,52 @@ class Ended:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._number = 0
-        self._complete: deque[Ending] = deque(maxlen=KEPT_COMPLETE)
+        # Those that went well hold no traceback: they are kept as they are, and looked at when somebody looks (2 µs).
+        self._complete: deque[tuple[int, float, Exchange]] = deque(maxlen=KEPT_COMPLETE)
         self._others: deque[Ending] = deque(maxlen=KEPT_OTHERS)
 
     def observe(self, exchange: Exchange) -> None:
         """Keep what is to be seen of an exchange that has ended; an observer of the ledger."""
         now = time.monotonic()
-        error, end = exchange.error, exchange.end
-        self.counts[end] += 1
-        self._number += 1
-        (self._complete if error is None else self._others).append(
-            Ending(
-                self._number,
-                now,
-                exchange.started_wall,
-                now - exchange.started_at,
-                ttfb(exchange),
-                exchange.id,
-                exchange.client,
-                exchange.method,
-                exchange.path,
-                exchange.query,
-                exchange.route,
-                exchange.endpoint,
-                final_status(exchange),
-                exchange.response_bytes,
-                exchange.events,
-                end,
-                exchange.phase,
-                error.error if error is not None else "",
-            )
-        )
+        self._number = number = self._number + 1
+        if exchange.error is None:
+            self.counts["complete"] += 1
+            self._complete.append((number, now, exchange))
+        else:
+            self.counts[exchange.end] += 1
+            self._others.append(_ending(number, now, exchange))
 
     def newest(self, now: float) -> list[dict[str, Any]]:
         """What is kept, the latest end first: fields of the access log, ``number``, which counts the ends, and ``ago``,
         the seconds since the end.
         """
-        merged = heapq.merge(reversed(self._complete), reversed(self._others), key=lambda one: -one.number)
+        complete = (_ending(*one) for one in reversed(self._complete))
+        merged = heapq.merge(complete, reversed(self._others), key=lambda one: -one.number)
         return [_row(one, now) for one in merged]
+
+
+def _ending(number: int, now: float, exchange: Exchange) -> Ending:
+    error = exchange.error
+    return Ending(
+        number,
+        now,
+        exchange.started_wall,
+        now - exchange.started_at,
+        ttfb(exchange),
+        exchange.id,
+        exchange.client,
+        exchange.method,
+        exchange.path,
+        exchange.query,
+        exchange.route,
+        exchange.endpoint,
+        final_status(exchange),
+        exchange.response_bytes,
+        exchange.events,
+        exchange.end,
+        exchange.phase,
+        error.error if error is not None else "",
+    )
 
 
 def _row(one: Ending, now: float) -> dict[str, Any]:
