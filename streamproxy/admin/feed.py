@@ -34,7 +34,7 @@ logger = logging.getLogger("streamproxy.admin")
 
 INTERVAL = 1.0  # seconds between two updates, unless a viewer asks for another
 SHORTEST, LONGEST = 0.25, 60.0  # what it may ask for
-LIFETIME = 60.0  # seconds that a stream of updates lasts
+LIFETIME = 20.0  # seconds that a stream of updates lasts
 MOST_VIEWERS = 100
 MOST_STREAMS = 200  # that a viewer is shown
 _PAUSE = 0.1  # seconds between two looks, at least
