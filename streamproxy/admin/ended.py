@@ -1,8 +1,8 @@
 """The exchanges that ended last, for the operator to see why.
 
 `Ended` observes the ledger. What it keeps of an exchange that went wrong are plain values: the exchange itself would
-keep its error alive, and with the error's traceback every frame that the error went through. Those that went well have a place of
-their own, so that however many they are they don't push out those that did not.
+keep its error alive, and with the error's traceback every frame that the error went through. Those that went well have
+a place of their own, so that however many they are they don't push out those that did not.
 """
 
 from __future__ import annotations
