@@ -1,8 +1,9 @@
 """A response as it comes off the wire: the parser's side of a connection, without I/O.
 
-Theory of operation. `feed` hands bytes to httptools, whose callbacks fill ``headers`` once the head is complete and
-append to ``chunks``. Then one of two things ends the response: ``done``, in good order, or ``fault``. What comes out
-depends on the bytes only, not on how they were split into reads.
+Theory of operation. `feed` hands bytes to httptools, whose callbacks fill ``headers`` once the head is complete; what
+it takes of the body it appends to ``chunks`` itself, without a step through Python. Then one of two things ends the
+response: ``done``, in good order, or ``fault``. What comes out depends on the bytes only, not on how they were split
+into reads.
 
 What the parser lets through and RFC 9112 does not is refused here, mostly by `streamproxy.wire.http1`: other protocols
 that look like HTTP, versions, statuses and codings, NUL in the status line. Trailers are dropped. Of what
@@ -10,6 +11,10 @@ the parser has to keep until it is complete (a field, a chunk's extension, a tra
 
 Bytes behind a complete response are not its fault: they only make the connection useless (``stray``). One exception:
 the parser skips empty lines before a response, so those are not noticed in the read that ends the one before.
+
+A callback costs 0.1 µs before it has done anything, so there are no more than it takes, and they are short. A look
+at a head of our own instead (a search for its end, a pattern for its lines) was measured, too: it costs 2 µs more than
+what httptools takes with all the callbacks.
 """
 
 from __future__ import annotations
@@ -29,6 +34,12 @@ MAX_HEAD: Final = 65536
 FOREVER: Final = float("inf")
 
 _NO_FRAMING: Final = Framing(0, False, False)
+_FRAMING_FIELDS: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+# What nearly every stream says of its framing.
+_CHUNKED_FIELDS: Final[Headers] = [(b"transfer-encoding", b"chunked")]
+_CHUNKED: Final = Framing(None, True, True)
+_BODILESS: Final = frozenset({204, 304})
+_H: Final = ord("H")
 _KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"(?:^|[,; \t])timeout=(\d{1,9})")
 
 Informational = Callable[[int, Headers], None]
@@ -50,17 +61,20 @@ class ResponseParser:
 
     __slots__ = (
         "_fields",
+        "_framing_fields",
         "_informational",
         "_method",
         "_parser",
         "_spoilt",
         "_unparsed",
+        "_version",
         "chunks",
         "done",
         "fault",
         "framing",
         "headers",
         "lifetime",
+        "on_body",
         "read",
         "status",
         "stray",
@@ -68,6 +82,8 @@ class ResponseParser:
 
     def __init__(self) -> None:
         # Of the connection.
+        self.chunks: deque[bytes] = deque()
+        self.on_body = self.chunks.append  # for the parser, which asks for its callbacks once
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._spoilt = False  # the parser expects a body that will not come
         self.lifetime = 0.0  # seconds that an idle connection lives, by its first response; 0.0 before
@@ -76,12 +92,13 @@ class ResponseParser:
         self._method = ""
         self._informational: Informational | None = None
         self._fields: Headers = []
+        self._framing_fields: Headers = []  # those of them that say how the body ends
+        self._version = ""  # of the first head, where it is known already
         self._unparsed = 0  # bytes since the last one of the body
         self.read = 0  # bytes up to the read that completed the head
         self.status = 0
         self.headers: Headers | None = None
         self.framing = _NO_FRAMING
-        self.chunks: deque[bytes] = deque()
         self.done = True
         self.fault: BaseException | None = None
 
@@ -90,6 +107,7 @@ class ResponseParser:
         self._method = method
         self._informational = informational
         self._fields = []
+        self._framing_fields = []
         self.read = self._unparsed = 0
         self.headers = None
         self.done = False
@@ -100,25 +118,29 @@ class ResponseParser:
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the response."""
         if self.headers is None:
-            if not self.read and data[:1] != b"H":
-                self._fail("the response does not begin with HTTP/")
-                return
+            if not self.read:
+                begin = data[:9]
+                self._version = "1.1" if begin == b"HTTP/1.1 " else ""
+                if begin[0] != _H:
+                    self._fail("the response does not begin with HTTP/")
+                    return
             self.read += len(data)
-        before = len(self.chunks)
         assert self._parser is not None
         try:
             self._parser.feed_data(data)
         except _WRONG as error:
             self._refuse(error)
             return
-        if len(self.chunks) != before:
+        if self.chunks:
             self._unparsed = 0
         elif not self.done:
             self._unparsed += len(data)
             if self._unparsed > MAX_HEAD:
                 self._fail(f"more than {MAX_HEAD} bytes of a head, a chunk's extension or a trailer")
-        if self._spoilt and data[-4:] != b"\r\n\r\n":
-            self.stray = True  # behind the head of a response to HEAD the beginning of a chunk makes no sound
+        if self._spoilt and (self.chunks or data[-4:] != b"\r\n\r\n"):
+            # Behind the head of a response to HEAD; the beginning of a chunk makes no sound.
+            self.stray = True
+            self.chunks.clear()
 
     @property
     def ends_with_connection(self) -> bool:
@@ -139,31 +161,33 @@ class ResponseParser:
             raise _Malformed("bytes behind the response")
 
     def on_status(self, reason: bytes) -> None:
-        if b"\0" in reason:
+        if 0 in reason:  # the number: CPython 3.11 takes 0.3 µs to see that b"\0" is not one
             raise _Malformed("NUL in the status line")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.headers is not None:
             return  # a trailer
-        fields = self._fields
-        if len(fields) == MAX_FIELDS:
-            raise _Malformed(f"more than {MAX_FIELDS} fields")
-        fields.append((name.lower(), value.rstrip(b" \t")))
+        name = name.lower()
+        pair = (name, value.rstrip(b" \t"))
+        if name in _FRAMING_FIELDS:
+            self._framing_fields.append(pair)
+        self._fields.append(pair)
 
     def on_headers_complete(self) -> None:
-        parser, fields = self._parser, self._fields
-        assert parser is not None
+        fields = self._fields
+        if len(fields) > MAX_FIELDS:
+            raise _Malformed(f"more than {MAX_FIELDS} fields")
         if self.read > MAX_HEAD and sum(len(name) + len(value) + 4 for name, value in fields) > MAX_HEAD:
             raise _Malformed(f"a head of more than {MAX_HEAD} bytes")
-        status = parser.get_status_code()
-        framing = response_framing(self._method, status, parser.get_http_version(), fields)
+        assert self._parser is not None
+        status = self._parser.get_status_code()
+        self.framing = self._judge(status)
         if status < 200:
             self._on_informational(status)
             return
         if not self.lifetime:
             self.lifetime = announced_lifetime(fields)
         self.status = status
-        self.framing = framing
         self.headers = fields
         self.go_ahead()
         if self._method == "HEAD":
@@ -171,20 +195,30 @@ class ResponseParser:
             self._spoilt = True
             self.done = True
 
-    def on_body(self, body: bytes) -> None:
-        if self.done:
-            raise _Malformed("bytes behind the response")
-        self.chunks.append(body)
-
     def on_message_complete(self) -> None:
         if self.headers is not None:
             self.done = True
+
+    def _judge(self, status: int) -> Framing:
+        """How the body ends, by the head that is complete."""
+        version, self._version = self._version, ""
+        if (
+            self._framing_fields == _CHUNKED_FIELDS
+            and version
+            and 200 <= status <= 599
+            and status not in _BODILESS
+            and self._method != "HEAD"
+        ):
+            return _CHUNKED
+        assert self._parser is not None
+        return response_framing(self._method, status, version or self._parser.get_http_version(), self._framing_fields)
 
     def _on_informational(self, status: int) -> None:
         """RFC 9110 section 15.2: any number of them before the final response; 101 only when it was asked for."""
         if status == 101:
             raise _Malformed("101 (Switching Protocols) without an Upgrade")
         fields, self._fields = self._fields, []
+        self._framing_fields = []
         if status == 100:
             self.go_ahead()
         elif self._informational is not None:
@@ -195,10 +229,12 @@ class ResponseParser:
         reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
         if not isinstance(reason, _WRONG):
             raise error  # a fault of ours, or of the informational callback
-        if self.done:
-            self.stray = True
-        else:
+        if not self.done:
             self._fail(str(reason))
+            return
+        self.stray = True
+        if self._spoilt:
+            self.chunks.clear()
 
     def _fail(self, note: str) -> None:
         self.fault = (BadResponse if self.headers is None else ResponseIncomplete)(note=note)
