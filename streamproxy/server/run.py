@@ -22,6 +22,7 @@ from streamproxy.app import Application, create_app
 from streamproxy.config.model import Config
 from streamproxy.server.drain import Stop, drain
 from streamproxy.server.engines import FOREVER, Engine, EngineSettings, UvicornEngine, hypercorn_engine
+from streamproxy.server.memory import keep_buffers
 from streamproxy.server.reload import Reloader, Source
 from streamproxy.server.sockets import bind, close, url_of
 from streamproxy.server.tls import ListenerTls
@@ -38,6 +39,7 @@ def run(config: Config, say: Say, source: Source | None = None) -> None:
     address that can't be listened on or a file that can't be used.
     """
     _be_the_first_process(reloads=source is not None)
+    keep_buffers()
     listeners: list[socket.socket] = []
     admins: list[socket.socket] = []
     try:
