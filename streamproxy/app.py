@@ -48,7 +48,9 @@ class Application(Starlette):
         self.metrics.declare((route.name, route.upstream) for route in config.routes)
         self.ledger.observers.append(self.metrics.observe)
         self._access: Observer | None = None
+        self._spans: Observer | None = None
         self._configure_log()
+        self._configure_spans()
         self.admin = create_admin(self)
         super().__init__()
         self.router = ProxyRouter(self._routes(), redirect_slashes=False, default=self._default, lifespan=_lifespan)
@@ -59,6 +61,12 @@ class Application(Starlette):
         others = [observer for observer in self.ledger.observers if observer is not self._access]
         self._access = None if access is None else access.observe
         self.ledger.observers = others if self._access is None else [*others, self._access]
+
+    def _configure_spans(self) -> None:
+        spans = self.deployment.spans
+        others = [observer for observer in self.ledger.observers if observer is not self._spans]
+        self._spans = None if spans is None else spans.observe
+        self.ledger.observers = others if self._spans is None else [*others, self._spans]
 
     async def adopt(self, config: Config) -> None:
         """Put another configuration into force for new requests; those that run keep what they began with.
@@ -72,13 +80,16 @@ class Application(Starlette):
         except BaseException:
             await new.discard()
             raise
-        # From here to the end without an await: a request sees all of one configuration.
+        # From here on without an await: a request sees all of one configuration.
         new.take_over(old)
         self.deployment = new
         self.router.routes = self._routes()
         self.metrics.declare((route.name, route.upstream) for route in config.routes)
         self._configure_log()
+        self._configure_spans()
         self._retired.add(old.dropped(new))
+        if old.spans is not None and old.spans is not new.spans:
+            await old.spans.aclose()
 
     def _routes(self) -> list[BaseRoute]:
         prefix = self.deployment.config.admin.mount

@@ -24,6 +24,7 @@ from streamproxy.config.model import Hash, Retry
 from streamproxy.errors import StreamproxyError
 from streamproxy.exchange import Ledger
 from streamproxy.guard import Guard, GuardedForwarder, build_guard
+from streamproxy.observe.tracing import SpanExport, Tracer
 from streamproxy.proxy import Forwarder, ForwarderSettings, Nowhere
 from streamproxy.relay import RelaySettings
 from streamproxy.routing import Matcher, Route
@@ -56,10 +57,11 @@ class Deployment:
             name: self._kept.get(name) or build_upstream(name, upstream, shared)
             for name, upstream in config.upstreams.items()
         }
+        self.spans = self._span_export(previous)
         self.guards: dict[str, Guard] = {}  # of the routes that have one, by their names
         self.routes = [self._route(route, ledger) for route in config.routes]
-        limits = Limits(write=120.0)
-        self.nowhere = Nowhere(NO_ROUTE, NO_ROUTE, ledger, limits=limits, trusted=config.server.trusted_proxies)
+        limits, trusted, tracer = Limits(write=120.0), config.server.trusted_proxies, build_tracer(config)
+        self.nowhere = Nowhere(NO_ROUTE, NO_ROUTE, ledger, limits=limits, trusted=trusted, tracer=tracer)
 
     def _route(self, route: model.Route, ledger: Ledger) -> Route:
         upstream = self.config.upstreams[route.upstream]
@@ -77,6 +79,14 @@ class Deployment:
         self.guards[route.name] = guard
         return Route(route.name, matcher, GuardedForwarder(settings, target, ledger, guard))
 
+    def _span_export(self, previous: Deployment | None) -> SpanExport | None:
+        """Where the spans go, None when tracing is off; the previous one's if nothing has changed there."""
+        tracing = self.config.tracing
+        self._keeps_spans = previous is not None and previous.config.tracing == tracing
+        if previous is not None and self._keeps_spans:
+            return previous.spans
+        return SpanExport(tracing) if tracing is not None else None
+
     def _unchanged(self, previous: Deployment) -> dict[str, Upstream]:
         return {
             name: previous.upstreams[name]
@@ -92,7 +102,9 @@ class Deployment:
                 guard.take_over(before)
 
     async def start(self) -> None:
-        """Begin what runs beside the requests: probes, and look-ups of names."""
+        """Begin what runs beside the requests: probes, look-ups of names, the export of spans."""
+        if self.spans is not None and not self._keeps_spans:
+            await self.spans.start()
         await asyncio.gather(*(upstream.start() for upstream in self._own()))
 
     def _own(self) -> list[Upstream]:
@@ -104,12 +116,16 @@ class Deployment:
         return [upstream for name, upstream in self.upstreams.items() if name not in successor._kept]
 
     async def aclose(self) -> None:
-        """Close the upstreams' connections."""
+        """Close the upstreams' connections, and send the last spans."""
         await _close(self.upstreams.values())
+        if self.spans is not None:
+            await self.spans.aclose()
 
     async def discard(self) -> None:
         """Close what was made for this deployment, which never came into force."""
         await _close(self._own())
+        if self.spans is not None and not self._keeps_spans:
+            await self.spans.aclose()
 
 
 async def _close(upstreams: Iterable[Upstream]) -> None:
@@ -253,6 +269,11 @@ class _Clients:
         return self._context
 
 
+def build_tracer(config: model.Config) -> Tracer | None:
+    """What decides which exchanges are recorded as spans; None when tracing is off."""
+    return Tracer(config.tracing.sample_ratio) if config.tracing is not None else None
+
+
 def retry_settings(retry: Retry) -> RetrySettings | None:
     """A route's retries; None when it has none, so that a request costs nothing for them."""
     if retry.attempts == 1:
@@ -294,4 +315,5 @@ def forwarder_settings(route: model.Route, upstream: model.Upstream, config: mod
         ),
         retry=retry_settings(route.retry),
         trusted=config.server.trusted_proxies,
+        tracer=build_tracer(config),
     )

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from streamproxy.errors import End, ExchangeError
+from streamproxy.wire.trace import Trace
 
 logger = logging.getLogger("streamproxy.exchange")
 
@@ -92,6 +93,7 @@ class Exchange:
         "status",
         "streaming",
         "task",
+        "trace",
         "trace_id",
         "tracker",
         "trusted",
@@ -112,6 +114,7 @@ class Exchange:
         self.path = path
         self.query = b""  # raw; only ever shown with its values hidden
         self.trace_id = ""
+        self.trace: Trace | None = None  # its spans, where tracing is on
         # When.
         self.started_at = time.monotonic()
         self.started_wall = time.time()

@@ -27,6 +27,7 @@ from streamproxy.errors import (
     StoppedByShutdown,
 )
 from streamproxy.exchange import Exchange, Ledger, new_request_id
+from streamproxy.observe.tracing import Tracer
 from streamproxy.relay import Relay, RelaySettings
 from streamproxy.routing import Target
 from streamproxy.upstream import RetrySettings, Upstream, UpstreamRequest
@@ -47,6 +48,7 @@ from streamproxy.wire.headers import (
 from streamproxy.wire.media import accepts_event_stream
 from streamproxy.wire.problem import error_response
 from streamproxy.wire.target import rewrite
+from streamproxy.wire.trace import parse_traceparent
 
 logger = logging.getLogger("streamproxy.proxy")
 
@@ -70,18 +72,29 @@ class ForwarderSettings(NamedTuple):
     relay: RelaySettings
     retry: RetrySettings | None  # None: one attempt
     trusted: Sequence[Network]
+    tracer: Tracer | None  # None: tracing is off
 
 
 class Exchanger:
     """Serves requests, each as one exchange in the ledger."""
 
-    def __init__(self, name: str, upstream: str, ledger: Ledger, *, limits: Limits, trusted: Sequence[Network]) -> None:
+    def __init__(
+        self,
+        name: str,
+        upstream: str,
+        ledger: Ledger,
+        *,
+        limits: Limits,
+        trusted: Sequence[Network],
+        tracer: Tracer | None,
+    ) -> None:
         self._name = name
         self._upstream_name = upstream
         self._ledger = ledger
         self._limits = limits
         self._nursery = Nursery(limits)
         self._trusted = trusted
+        self._tracer = tracer
 
     async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         fields = RequestFields(scope["headers"])
@@ -124,8 +137,11 @@ class Exchanger:
             exchange.trusted = True
             if chain := downstream.fields.chain():
                 exchange.client = original_client(chain, peer, self._trusted)
-        if traceparent := downstream.fields.noted.get(b"traceparent"):
-            exchange.trace_id = traceparent[3:35].decode("latin-1")
+        if self._tracer is not None:
+            self._tracer.begin(exchange, downstream.headers, downstream.scheme)
+        elif traceparent := downstream.fields.noted.get(b"traceparent"):
+            parent = parse_traceparent(traceparent)
+            exchange.trace_id = parent.trace_id if parent is not None else ""
 
     async def _fail(self, error: ExchangeError, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
         """Before the head, answer with the error; after it, abort. A client that left gets neither."""
@@ -163,8 +179,10 @@ class Forwarder(Exchanger):
     """Forwards the requests of one route to its upstream."""
 
     def __init__(self, settings: ForwarderSettings, upstream: Upstream, ledger: Ledger) -> None:
-        super().__init__(settings.name, upstream.name, ledger, limits=settings.limits, trusted=settings.trusted)
+        name, limits, trusted, tracer = settings.name, settings.limits, settings.trusted, settings.tracer
+        super().__init__(name, upstream.name, ledger, limits=limits, trusted=trusted, tracer=tracer)
         self._settings = settings
+        self._edits = tracer is not None or settings.request_edit is not NO_EDIT
         self._upstream = upstream
 
     async def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
@@ -233,7 +251,15 @@ class Forwarder(Exchanger):
             request_id=request_id,
             identity=identity,
         )
-        return headers if settings.request_edit is NO_EDIT else settings.request_edit.apply(headers)
+        return self._edited(headers, exchange, downstream) if self._edits else headers
+
+    def _edited(self, headers: Headers, exchange: Exchange, downstream: Downstream) -> Headers:
+        """The fields with the trace in them, and as the route's rules want them."""
+        trace = exchange.trace
+        if trace is not None:
+            trace.opened_at, trace.target = monotonic(), self._target(downstream.target)
+            headers = trace.carry(headers)
+        return self._settings.request_edit.apply(headers)
 
 
 def reason_of(fault: BaseException, exchange: Exchange) -> ExchangeError:

@@ -17,6 +17,7 @@ from streamproxy.config import units, values
 from streamproxy.config.access import Auth, Cors, Limits
 from streamproxy.config.redact import Path, redact
 from streamproxy.config.section import OrOff, Section, setting
+from streamproxy.config.tracing import Tracing
 
 
 class ServerTls(Section):
@@ -312,6 +313,7 @@ class Config(Section):
     server: Server = setting({}, "the main listener")
     admin: Admin = setting({}, "the admin listener")
     log: Log = setting({}, "what is logged, and how")
+    tracing: Annotated[Tracing | None, OrOff] = setting("off", "OpenTelemetry spans of every exchange")
     upstreams: Annotated[dict[t.Name, Upstream], BeforeValidator(t.none_is_empty)] = setting({}, "by name")
     routes: Annotated[tuple[Route, ...], BeforeValidator(t.one_route_or_more)] = Field(
         description="tried in order; the first that matches serves", json_schema_extra={"minItems": 1}

@@ -43,9 +43,9 @@ def configure(
 ) -> AccessLog | None:
     """Set up the loggers; gives the access log to observe the ledger with, or None when ``access`` is off.
 
-    May be called again, for another configuration. Loggers of a server and of asyncio that nobody has given a handler
-    write here too; those that somebody has configured are left as they are, but for the two rules above. ``auto`` is
-    console for a stream that is a terminal, else json. The streams default to those of ``sys``.
+    May be called again, for another configuration. Loggers of a server, of asyncio and of OpenTelemetry that nobody has
+    given a handler write here too; those that somebody has configured are left as they are, but for the two rules
+    above. ``auto`` is console for a stream that is a terminal, else json. The streams default to those of ``sys``.
     """
     out, err = stdout or sys.stdout, stderr or sys.stderr
     handler = _Handler(err)
@@ -72,7 +72,7 @@ def _take_over(handler: logging.Handler) -> None:
     ours = logging.getLogger("streamproxy")
     ours.propagate = False
     _replace_handler(ours, handler)
-    for name in (*_ERROR_LOGGERS, "asyncio"):
+    for name in (*_ERROR_LOGGERS, "asyncio", "opentelemetry"):
         logger = logging.getLogger(name)
         if any(isinstance(present, _Handler) for present in logger.handlers) or not logger.hasHandlers():
             _replace_handler(logger, handler)

@@ -27,7 +27,7 @@ CLIENT_LEFT = 499  # the status of an exchange that had sent none: nginx's "clie
 NO_ROUTE = "-"
 OTHER_METHOD = "OTHER"
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
 _UPSTREAM_ERRORS = tuple(sorted({kind.error for kind in UpstreamError.__subclasses__()}))
 
 Pair = tuple[str, str]  # the names of a route and of its upstream
@@ -201,7 +201,7 @@ class Totals:
         if series is not None:
             series.finish(exchange, now)
         route, error = exchange.route or NO_ROUTE, exchange.error
-        method = exchange.method if exchange.method in _METHODS else OTHER_METHOD
+        method = exchange.method if exchange.method in METHODS else OTHER_METHOD
         self.requests[route, method, final_status(exchange)] += 1
         if error is None:
             return
