@@ -28,7 +28,6 @@ import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
-from urllib.parse import unquote
 
 import uvicorn
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
@@ -48,6 +47,8 @@ from streamproxy.wire.request import RequestHead
 BODY_LIMIT = 64 * 1024  # bytes of a request body that are held, or drained when nobody wants them
 
 FLUSH_TIMEOUT = 60.0  # seconds in which a client has to take the end of its last response
+
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
 
 _HEAD, _RESPONSE, _DRAIN, _LINGER, _CLOSED = range(5)
 
@@ -92,19 +93,21 @@ class Http11Protocol(asyncio.Protocol):
         self._state = server_state
         self._connections: set[Any] = server_state.connections
         self._app_state = app_state
-        self._loop = _loop or asyncio.get_running_loop()
+        self._root_path = config.root_path
+        self._keepalive: float = config.timeout_keep_alive
+        self.loop = _loop or asyncio.get_running_loop()
         # Of the connection.
         self.transport: asyncio.Transport
         self.flow: Flow
         self.stopping = False  # the server wants to end
         self._status = _HEAD
-        self._deadline = Deadline(self._loop, self._expired)
+        self._deadline = Deadline(self.loop, self._expired)
         self._server: tuple[str, int | None] | None = None
         self._client: tuple[str, int] | None = None
         self._scheme = "http"
+        self._head = RequestHead(self.limits.max_header_size, self.limits.max_fields)
         self._backlog = b""  # bytes after the current request
         # Of the current request.
-        self._head: RequestHead | None = None
         self._cycle: RequestCycle | None = None
         self._chunks: ChunkedDecoder | None = None
         self._left = 0  # bytes of its body that have not come, if it has a length
@@ -114,7 +117,7 @@ class Http11Protocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's only look like one
-        self.flow = Flow(transport, self._loop, self._client_left)
+        self.flow = Flow(transport, self.loop, self._client_left)
         self._server = get_local_addr(transport)
         self._client = get_remote_addr(transport)
         self._scheme = "https" if is_ssl(transport) else "http"
@@ -127,7 +130,8 @@ class Http11Protocol(asyncio.Protocol):
         self._deadline.close()
         self.flow.close()
         self._backlog = b""
-        self._head = self._chunks = None
+        self._head.close()
+        self._chunks = None
         cycle, self._cycle = self._cycle, None
         if cycle is not None:
             cycle.disconnect()
@@ -161,7 +165,7 @@ class Http11Protocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """From uvicorn: end the connection, at once if it is idle, else after the response that it is busy with."""
         self.stopping = True
-        if self._status == _HEAD and self._head is None and not self._backlog:
+        if self._status == _HEAD and not self._head.begun and not self._backlog:
             self._close()
 
     # Reading.
@@ -170,8 +174,6 @@ class Http11Protocol(asyncio.Protocol):
         if self._backlog:
             data, self._backlog = self._backlog + data, b""
         head = self._head
-        if head is None:
-            head = self._head = RequestHead(self.limits.max_header_size, self.limits.max_fields)
         was_begun = head.begun
         try:
             rest = head.feed(data)
@@ -179,13 +181,10 @@ class Http11Protocol(asyncio.Protocol):
             self._refuse(error)
             return
         if rest is None:
-            if not head.begun:
-                self._head = None  # empty lines only
-            elif not was_begun:
+            if head.begun and not was_begun:  # else empty lines only
                 self._deadline.set(self.limits.head_timeout)
             return
         self._deadline.clear()
-        self._head = None
         if head.wants_websocket and self._config.ws_protocol_class is not None:
             self._upgrade(head, rest)
         else:
@@ -195,10 +194,12 @@ class Http11Protocol(asyncio.Protocol):
         """Start the application on a request whose head is complete."""
         self._status = _RESPONSE
         self.flow.limit()
-        cycle = self._cycle = RequestCycle(self, head, self._state.default_headers, self._loop)
-        cycle.start(self._app, self._scope(head, cycle), self._state.tasks)
+        cycle = self._cycle = RequestCycle(self, head, self._state)
+        framing = head.framing
+        scope = self._scope(head, cycle)
+        head.forget()
+        cycle.start(self._app, scope)
         if not cycle.body_complete:
-            framing = head.framing
             self._left = framing.length or 0
             self._chunks = ChunkedDecoder(self.limits.max_header_size) if framing.chunked else None
             self._drained = 0
@@ -208,17 +209,15 @@ class Http11Protocol(asyncio.Protocol):
             self._hold(rest)
 
     def _scope(self, head: RequestHead, cycle: RequestCycle) -> dict[str, Any]:
-        target = head.target
-        root_path = self._config.root_path
-        raw_path, _, query = target.partition(b"?")
-        path = raw_path.decode("ascii")
+        method, _, version, _, path, raw_path, query = head.line
+        root_path = self._root_path
         return {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": head.version,
-            "method": head.method,
+            "asgi": _ASGI,
+            "http_version": version,
+            "method": method,
             "scheme": self._scheme,
-            "path": root_path + (unquote(path) if "%" in path else path),
+            "path": root_path + path if root_path else path,
             "raw_path": root_path.encode("ascii") + raw_path if root_path else raw_path,
             "query_string": query,
             "root_path": root_path,
@@ -302,10 +301,10 @@ class Http11Protocol(asyncio.Protocol):
             return
         self._status = _HEAD
         self._chunks = None
-        self._deadline.set(self._config.timeout_keep_alive)
+        self._deadline.set(self._keepalive)
         if self._backlog:
             # Not from here: this is the task of the request before, with its context.
-            self._loop.call_soon(self._read_backlog, context=contextvars.Context())
+            self.loop.call_soon(self._read_backlog, context=contextvars.Context())
 
     def _read_backlog(self) -> None:
         if self._status == _HEAD and self._backlog:  # else data came meanwhile, and took it along
@@ -358,7 +357,7 @@ class Http11Protocol(asyncio.Protocol):
     # Ends of connections.
 
     def _expired(self) -> None:
-        if self._status == _HEAD and self._head is not None:
+        if self._status == _HEAD and self._head.begun:
             self._refuse(RequestTimeout("The request head did not come in time"))
         elif self._status == _HEAD:
             self._close()
@@ -375,7 +374,7 @@ class Http11Protocol(asyncio.Protocol):
         """Say that nothing more will come, and read on until the client closes too."""
         self._status = _LINGER
         self._backlog = b""
-        self._head = self._chunks = None
+        self._chunks = None
         self._deadline.set(self.limits.linger)
         self.flow.read(True)
         if self.transport.can_write_eof():
@@ -395,5 +394,5 @@ class Http11Protocol(asyncio.Protocol):
         protocol: Any = self._config.ws_protocol_class
         websocket = protocol(config=self._config, server_state=self._state, app_state=self._app_state)
         websocket.connection_made(self.transport)
-        websocket.data_received(bytes(head.raw) + rest)
+        websocket.data_received(head.raw + rest)
         self.transport.set_protocol(websocket)

@@ -15,6 +15,9 @@ completes is given to `Connection.unfinished`, which sees to it that it does not
 The head is corked: it is written at the end of the event loop's turn, together with what the application has sent of
 the body until then, so that a short response is one write (the write is most of what it costs). It never waits for
 anything to happen. After that every chunk is written when it is sent.
+
+What is done for every request and every chunk is written for few instructions: a request that has no body makes no
+queue for one, and a waiter is made by who waits.
 """
 
 from __future__ import annotations
@@ -26,11 +29,12 @@ from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp
+from uvicorn.server import ServerState
 
 from streamproxy.errors import ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
 from streamproxy.exchange import new_request_id
 from streamproxy.server.flow import Flow
-from streamproxy.server.http11_head import head_fields
+from streamproxy.server.http11_head import field, head_fields
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import is_streaming
 from streamproxy.wire.problem import error_response
@@ -41,11 +45,14 @@ logger = logging.getLogger("streamproxy.error")
 Message = MutableMapping[str, Any]
 
 _UNSTARTED, _NO_BODY, _SIZED, _CHUNKED, _TO_CLOSE = range(5)
+_HEAD_END = b"\r\n"
+_CHUNKED_FIELD = b"transfer-encoding: chunked\r\n"
+_CHUNKED_END = _CHUNKED_FIELD + _HEAD_END
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Above this a chunk is not copied between its size and its CRLF: three buffers in one writev are cheaper.
 _COPY_UP_TO = 48 * 1024
-_MOST_CORKED = 16  # parts that may wait with the head
-_CORK_UP_TO = 16 * 1024  # bytes of a body message that may wait with the head
+_CORK_UP_TO = 16 * 1024  # bytes that may wait with the head
+_SIZE_LINES = [b"%x\r\n" % size for size in range(2048)]  # of most chunks: to look is cheaper than to format
 
 
 class ClientLeft(OSError):
@@ -56,6 +63,7 @@ class Connection(Protocol):
     """What a cycle needs of its connection."""
 
     transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
     flow: Flow
     stopping: bool
 
@@ -74,22 +82,21 @@ class RequestCycle:
 
     For the application: ``target`` are the exact bytes of the request target, in origin form; ``body_complete`` says
     whether the request's body was received to its end, ``disconnected`` whether the client has left;
-    ``on_disconnect`` is called once, at the moment when the client leaves before the response is complete.
+    ``on_disconnect`` is called once, at the moment when the client leaves before the response is complete; ``task`` is
+    the task that runs the application, while it does.
     """
 
     __slots__ = (
         "_connection",
         "_cork",
-        "_default_headers",
         "_expects_continue",
+        "_flow",
         "_framing",
-        "_is_head",
         "_left",
+        "_line",
         "_loop",
-        "_old",
         "_pieces",
-        "_task",
-        "_tasks",
+        "_state",
         "_told_end",
         "_transport",
         "_waiters",
@@ -100,34 +107,36 @@ class RequestCycle:
         "keep_alive",
         "on_disconnect",
         "target",
+        "task",
     )
 
-    def __init__(
-        self, connection: Connection, head: RequestHead, default_headers: Headers, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    task: asyncio.Task[None]
+
+    def __init__(self, connection: Connection, head: RequestHead, state: ServerState) -> None:
         self._connection = connection
         self._transport = connection.transport
-        self._default_headers = default_headers
-        self._loop = loop
+        self._flow = connection.flow
+        self._loop = connection.loop
+        self._state = state
         # The request.
         framing = head.framing
+        self._line = head.line
         self.target = head.target
-        self._is_head = head.method == "HEAD"
-        self._old = head.version == "1.0"
         self.keep_alive = framing.keep_alive
-        self.body_complete = framing.length == 0
-        self._expects_continue = not self.body_complete and not self._old and _expects_continue(head.headers)
-        self._tasks: set[asyncio.Task[None]]
-        self._task: asyncio.Task[None]  # while it runs
+        self.body_complete = body_complete = framing.length == 0
         # The body.
-        self._pieces: deque[bytes] = deque()
+        self._expects_continue = False
+        self._pieces: deque[bytes] | None = None
         self.held = 0  # bytes that the application has not taken
         self._told_end = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[None]] | None = None
+        if not body_complete:
+            self._pieces = deque()
+            self._expects_continue = head.version == "1.1" and _expects_continue(head.headers)
         # The response.
         self._framing = _UNSTARTED
         self._left = 0  # bytes that Content-Length still promises
-        self._cork: list[bytes] | None = None  # what is sent but not written, in the turn of the head
+        self._cork: bytes | None = None  # what is sent but not written, in the turn of the head
         self.complete = False
         self.disconnected = False
         self.on_disconnect: Callable[[], None] | None = None
@@ -154,12 +163,11 @@ class RequestCycle:
     def feed(self, piece: bytes, *, last: bool) -> None:
         """Some of the body came."""
         self._expects_continue = False
-        if piece:
+        if piece and self._pieces is not None:
             self._pieces.append(piece)
             self.held += len(piece)
         self.body_complete = last
-        if self._waiters:
-            self._wake()
+        self._wake()
 
     def disconnect(self) -> None:
         """The client left. Does nothing when that was known, or when the response is complete."""
@@ -167,25 +175,24 @@ class RequestCycle:
             return
         self.disconnected = True
         self._cork = None
-        self._pieces.clear()
+        self._pieces = None
         self._wake()
         if self.on_disconnect is not None:
             call, self.on_disconnect = self.on_disconnect, None
             call()
 
     def _wake(self) -> None:
-        for waiter in self._waiters:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
-        self._waiters.clear()
 
     # Running the application.
 
-    def start(self, app: ASGIApp, scope: dict[str, Any], tasks: set[asyncio.Task[None]]) -> None:
-        """Run the application in a task of its own, which is in ``tasks`` until it ends."""
-        self._tasks = tasks
-        self._task = self._loop.create_task(self.run(app, scope))
-        tasks.add(self._task)
+    def start(self, app: ASGIApp, scope: dict[str, Any]) -> None:
+        """Run the application in a task of its own, which is among the server's until it ends."""
+        task = self.task = self._loop.create_task(self.run(app, scope))
+        self._state.tasks.add(task)
 
     async def run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         """Call the application, and see to it that its response has an end, good or bad."""
@@ -206,8 +213,8 @@ class RequestCycle:
         finally:
             if not self.complete and not self.disconnected:
                 self._give_up(error)
-            self._tasks.discard(self._task)
-            del self._task
+            self._state.tasks.discard(self.task)
+            del self.task
 
     def _give_up(self, error: ExchangeError | None) -> None:
         """Answer with an error in the application's place, or leave what it began unfinished."""
@@ -238,6 +245,8 @@ class RequestCycle:
                 self._told_end = True
                 return {"type": "http.request", "body": b"", "more_body": False}
             waiter = self._loop.create_future()
+            if self._waiters is None:
+                self._waiters = []
             self._waiters.append(waiter)
             await waiter
         return {"type": "http.disconnect"}
@@ -255,107 +264,111 @@ class RequestCycle:
         if kind == "http.response.body" and self._framing != _UNSTARTED and not self.complete:
             more = message.get("more_body", False)
             self._send_body(message.get("body", b""), more)
-            if self._cork is not None and not more:
-                self._uncork()
         elif kind == "http.response.start" and self._framing == _UNSTARTED:
             self._send_head(message)
         else:
             raise RuntimeError(f"{kind} out of turn")
-        flow = self._connection.flow
-        while flow.paused:
-            await flow.drained()
+        while self._flow.paused:
+            await self._flow.drained()
             if self.disconnected:
                 raise ClientLeft("the client has left")
         if not more:
             self._complete()
 
     def _complete(self) -> None:
-        self._uncork()
         self.complete = True
         self.on_disconnect = None
-        self._pieces.clear()
-        self._wake()
+        self._pieces = None
+        if self._waiters is not None:
+            self._wake()
         self._connection.responded(self)
 
     def _send_head(self, message: Message) -> None:
         status: int = message["status"]
         headers: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
-        if self._default_headers:
+        if self._state.default_headers:
             headers = self._with_defaults(headers)
-        fields, length, content_type, closes = head_fields(status, headers)
-        if closes:
+        fields, length, closes = head_fields(status, headers)
+        # A client that waits for a 100 may send its body, or the next request in its place: nobody can tell.
+        if closes or self._connection.stopping or self._expects_continue:
             self.keep_alive = False
-        self._framing = self._choose_framing(status, length)
-        self._left = length if length is not None and self._framing == _SIZED else 0
-        self._cork = [fields, self._own_fields(content_type)]
+        framing = self._framing = self._choose_framing(status, length)
+        if framing == _SIZED:
+            self._left = length or 0
+        if self.keep_alive and self._line.version == "1.1":
+            self._cork = fields + (_CHUNKED_END if framing == _CHUNKED else _HEAD_END)
+        else:
+            self._cork = fields + self._closing_fields(fields)
         self._loop.call_soon(self._uncork)
 
     def _uncork(self) -> None:
         """Write the head, with what was sent since."""
         cork, self._cork = self._cork, None
         if cork is not None:
-            self._transport.write(b"".join(cork))
+            self._transport.write(cork)
 
     def _with_defaults(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         """The application's fields, and before them the server's own that it did not give (Date, Server)."""
         given = list(headers)
         names = {name.lower() for name, _ in given}
-        return [pair for pair in self._default_headers if pair[0].lower() not in names] + given
+        return [pair for pair in self._state.default_headers if pair[0].lower() not in names] + given
 
     def _choose_framing(self, status: int, length: int | None) -> int:
         """How the body will end (RFC 9112 section 6.3), and with it whether the connection can go on."""
-        # A client that waits for a 100 may send its body, or the next request in its place: nobody can tell.
-        if self._connection.stopping or self._expects_continue:
-            self.keep_alive = False
-        if self._is_head or status in (204, 304):
+        if self._line.method == "HEAD" or status == 204 or status == 304:
             return _NO_BODY
         if length is not None:
             return _SIZED
-        if self._old:
+        if self._line.version == "1.0":
             self.keep_alive = False
             return _TO_CLOSE
         return _CHUNKED
 
-    def _own_fields(self, content_type: bytes) -> bytes:
-        """The fields of the framing and the connection, and the end of the head."""
+    def _closing_fields(self, fields: bytes) -> bytes:
+        """The end of a head with these fields, when the connection will not stay, or would not by itself."""
         if self.keep_alive:
-            connection = b"connection: keep-alive\r\n" if self._old else b""
-        elif content_type and is_streaming(content_type):
+            connection = b"connection: keep-alive\r\n"  # HTTP/1.0
+        elif is_streaming(field(fields, b"content-type")):
             connection = b""  # Node's fetch takes a cut stream for a finished one when it reads "close"
         else:
             connection = b"connection: close\r\n"
-        if self._framing == _CHUNKED:
-            return b"transfer-encoding: chunked\r\n" + connection + b"\r\n"
-        return connection + b"\r\n"
+        return (_CHUNKED_FIELD if self._framing == _CHUNKED else b"") + connection + _HEAD_END
 
     def _send_body(self, body: bytes, more: bool) -> None:
+        """Send some of the body; what is corked goes with the last of it."""
         framing = self._framing
+        data = b""
         if framing == _CHUNKED:
-            if not body:
-                data = b"" if more else b"0\r\n\r\n"
-            elif len(body) > _COPY_UP_TO:
+            size = len(body)
+            if size > _COPY_UP_TO:
                 self._uncork()
-                parts = (b"%x\r\n" % len(body), body, b"\r\n" if more else b"\r\n0\r\n\r\n")
+                parts = (b"%x\r\n" % size, body, b"\r\n" if more else b"\r\n0\r\n\r\n")
                 self._transport.writelines(parts)
                 return
-            elif more:
-                data = b"%x\r\n%b\r\n" % (len(body), body)
-            else:
-                data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            if size:
+                line = _SIZE_LINES[size] if size < len(_SIZE_LINES) else b"%x\r\n" % size
+                data = line + body + (b"\r\n" if more else b"\r\n0\r\n\r\n")
+            elif not more:
+                data = b"0\r\n\r\n"
         elif framing == _SIZED:
             self._left -= len(body)
             if self._left < 0:
                 raise RuntimeError("the body is longer than its Content-Length")
             data = body
-        else:
-            data = body if framing == _TO_CLOSE else b""
-        if data:
-            if self._cork is None:
-                self._transport.write(data)
+        elif framing == _TO_CLOSE:
+            data = body
+        cork = self._cork
+        if cork is not None:
+            if len(data) > _CORK_UP_TO:
+                self._uncork()
             else:
-                self._cork.append(data)
-                if len(data) > _CORK_UP_TO or len(self._cork) > _MOST_CORKED:
-                    self._uncork()
+                data = cork + data
+                if more and len(data) <= _CORK_UP_TO:
+                    self._cork = data
+                    return
+                self._cork = None
+        if data:
+            self._transport.write(data)
         if self._left and not more:
             raise RuntimeError("the body is shorter than its Content-Length")
 

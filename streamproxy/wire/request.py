@@ -12,28 +12,78 @@ that it is not given; then the next head gets a new one.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+from urllib.parse import unquote
+
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from streamproxy.errors import BadRequest, HeadTooLarge, NotImplementedHere
 from streamproxy.wire.headers import Headers
-from streamproxy.wire.http1 import NO_BODY, AmbiguousHead, Framing, connection_options, origin_form, request_framing
+from streamproxy.wire.http1 import (
+    NO_BODY,
+    AmbiguousHead,
+    Framing,
+    connection_options,
+    is_host,
+    origin_form,
+    request_framing,
+)
 
 _VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 # What frames a request, and what llhttp takes for Connection.
 _NOTED = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"proxy-connection"})
-_METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS")}
+
+
+_MOST_LINES, _LONGEST_LINE = 256, 512
+_lines: dict[bytes, RequestLine] = {}  # that were found good: clients of an API ask for the same few, again and again
+
+
+class RequestLine(NamedTuple):
+    """A request line. ``authority`` is that of a target in absolute form; ``path`` is decoded, ``raw_path`` is not."""
+
+    method: str
+    target: bytes
+    version: str
+    authority: bytes | None
+    path: str
+    raw_path: bytes
+    query: bytes
+
+
+def _read_line(line: bytes) -> RequestLine:
+    """Read a request line whose method and target were found good by the parser, and remember it.
+
+    Raises BadRequest, NotImplementedHere or AmbiguousHead.
+    """
+    parts = line.split(b" ")
+    # Exactly this: single spaces, and no version but 1.x (llhttp also takes 0.9, 2.0, RTSP and ICE).
+    if len(parts) != 3 or parts[2] not in _VERSIONS:
+        raise BadRequest("The request line is malformed")
+    method, version = parts[0], _VERSIONS[parts[2]]
+    if method == b"CONNECT":
+        raise NotImplementedHere("CONNECT is not served here")
+    target, authority = origin_form(method, parts[1])
+    raw_path, _, query = target.partition(b"?")
+    path = unquote(raw_path.decode("ascii"))
+    read = RequestLine(method.decode("ascii"), target, version, authority, path, raw_path, query)
+    if len(line) <= _LONGEST_LINE:
+        if len(_lines) >= _MOST_LINES:
+            _lines.clear()
+        _lines[line] = read
+    return read
 
 
 class RequestHead:
     """Reads one request head after the other, and holds the last.
 
-    ``max_size`` is in bytes. After `feed` has given what follows the head, and until `forget`: ``method`` in upper
-    case, ``target`` in origin form (the exact bytes), ``version`` ("1.0" or "1.1"), ``headers`` with lower-case names,
-    ``framing`` of the body, ``raw``, the head as it came, and ``wants_websocket``, whether it is a WebSocket handshake
-    (RFC 6455 section 4.1), in so far as a server must know it.
+    ``max_size`` is in bytes. After `feed` has given what follows the head, and until `forget`: ``line``, and of it
+    ``method`` in upper case, ``target`` in origin form (the exact bytes) and ``version`` ("1.0" or "1.1"); ``headers``
+    with lower-case names; ``framing`` of the body; ``raw``, the head as it came; and ``wants_websocket``, whether it is
+    a WebSocket handshake (RFC 6455 section 4.1), in so far as a server must know it.
     """
 
     __slots__ = (
+        "_begun",
         "_complete",
         "_max_fields",
         "_max_size",
@@ -42,6 +92,7 @@ class RequestHead:
         "_upgrade",
         "framing",
         "headers",
+        "line",
         "method",
         "raw",
         "target",
@@ -50,6 +101,7 @@ class RequestHead:
     )
 
     framing: Framing
+    line: RequestLine
     method: str
     target: bytes
     version: str
@@ -65,11 +117,12 @@ class RequestHead:
 
     def forget(self) -> None:
         """Hold nothing of the last head, and be ready for the next."""
+        self._begun: bytearray | None = None  # a head that comes in pieces
         self._complete = False
         self._upgrade = False  # the fields ask for another protocol
         self._noted: Headers = []
         self.headers: Headers = []
-        self.raw: bytes | bytearray = b""
+        self.raw = b""
         self.wants_websocket = False
 
     def close(self) -> None:
@@ -80,43 +133,47 @@ class RequestHead:
     @property
     def begun(self) -> bool:
         """Whether a byte of the head has come."""
-        return bool(self.raw)
+        return self._begun is not None or bool(self.raw)
 
     def feed(self, data: bytes) -> bytes | None:
         """Read on. Gives the bytes after the head once it is whole, None while it is not.
 
         Raises BadRequest, HeadTooLarge or NotImplementedHere; nothing can be read after that.
         """
-        if not self.raw:
-            if data[0] in b"\r\n":
-                data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before a request are ignored
-                if not data:
-                    return None
-            end = data.find(b"\r\n\r\n") + 4
-            if end < 4:
-                self.raw = bytearray(data)
-                self._parse(data)
+        if self._begun is not None:
+            return self._feed_more(self._begun, data)
+        if data[0] in b"\r\n":
+            data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before a request are ignored
+            if not data:
                 return None
-            # The usual is that one read is one head; then neither slice copies.
-            self.raw, rest = data[:end], data[end:]
-            self._parse(self.raw)
-        else:
-            held = self.raw
-            assert isinstance(held, bytearray)
-            before = len(held)
-            held += data
-            end = held.find(b"\r\n\r\n", max(0, before - 3)) + 4
-            if end < 4:
-                self._parse(data)
-                return None
-            rest = data[end - before :]
-            self.raw = bytes(held[:end])
-            self._parse(data[: end - before])
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            self._begun = bytearray(data)
+            self._parse(data, len(data))
+            return None
+        rest = b""
+        if end < len(data):
+            data, rest = data[:end], data[end:]
+        self.raw = data
+        self._parse(data, end)
         self._finish()
         return rest
 
-    def _parse(self, data: bytes) -> None:
-        if len(self.raw) > self._max_size:
+    def _feed_more(self, begun: bytearray, data: bytes) -> bytes | None:
+        before = len(begun)
+        begun += data
+        end = begun.find(b"\r\n\r\n", max(0, before - 3)) + 4
+        if end < 4:
+            self._parse(data, len(begun))
+            return None
+        self.raw = bytes(begun[:end])
+        self._parse(data[: end - before], end)
+        self._finish()
+        return data[end - before :]
+
+    def _parse(self, data: bytes, size: int) -> None:
+        """Give the parser some of a head, of which there are ``size`` bytes by now."""
+        if size > self._max_size:
             raise HeadTooLarge(f"The request head is over {self._max_size} bytes")
         if self._parser is None:
             self._parser = HttpRequestParser(self)
@@ -129,53 +186,39 @@ class RequestHead:
 
     def _finish(self) -> None:
         """Check what a parser of the syntax alone lets through."""
-        raw = self.raw
-        line = raw[: raw.find(b"\r\n")].split(b" ")
-        # Exactly this: single spaces, and no version but 1.x (llhttp also takes 0.9, 2.0, RTSP and ICE).
-        version = _VERSIONS.get(line[-1])
-        if version is None or len(line) != 3 or not self._complete:
-            raise BadRequest("The request line is malformed")
+        if not self._complete:
+            raise BadRequest("The request is malformed")
         if len(self.headers) > self._max_fields:
             raise HeadTooLarge(f"The request has more than {self._max_fields} fields")
-        if b" \r\n" in raw or b"\t" in raw:
-            self._strip()
-        method, target, _ = line
-        name = _METHODS.get(method)
-        if name is None:
-            if method == b"CONNECT":
-                raise NotImplementedHere("CONNECT is not served here")
-            name = method.decode("ascii")
-        self.version = version
-        self.method = name
-        authority = None
+        begin = self.raw.partition(b"\r\n")[0]
         try:
-            if target[:1] != b"/" or b"#" in target:
-                target, authority = origin_form(method, target)
-            self.target = target
-            self.framing = framing = request_framing(version, self._noted)
+            line = self.line = _lines.get(begin) or _read_line(begin)
+            self.method, self.target, self.version, authority, _, _, _ = line
+            if not self._is_plain():
+                self._finish_framing()
         except AmbiguousHead as error:
             raise BadRequest(f"The request is refused: {error}") from None
         if authority is not None:
             self._replace_host(authority)
-        if framing is not NO_BODY or len(self._noted) != 1 or self._upgrade or version != "1.1":
-            self._finish_unusual()
 
-    def _strip(self) -> None:
-        """Take the white space off the ends of the fields' values (RFC 9112 section 5.1)."""
-        self.headers = [(name, value.rstrip(b" \t")) for name, value in self.headers]
-        self._noted = [pair for pair in self.headers if pair[0] in _NOTED]
+    def _is_plain(self) -> bool:
+        """Whether this is a request without a body on a connection that stays; then its framing is known."""
+        host = None
+        for name, value in self._noted:
+            if name == b"host" and host is None:
+                host = value
+            elif name != b"connection" or value.lower() != b"keep-alive":
+                return False
+        if host is None or self._upgrade or self.version != "1.1" or not is_host(host):
+            return False
+        self.framing = NO_BODY
+        return True
 
-    def _finish_unusual(self) -> None:
-        """After a head that says more of its framing than Host: what it asks for, and whether the parser can go on."""
+    def _finish_framing(self) -> None:
+        self._parser = None
+        self.framing = request_framing(self.version, self._noted)
         if self._upgrade:
             self.wants_websocket = self._is_websocket()
-        if (
-            self._upgrade
-            or self.framing is not NO_BODY
-            or self.version != "1.1"
-            or any(name[-10:] == b"connection" and value.lower() != b"keep-alive" for name, value in self._noted)
-        ):
-            self._parser = None
 
     def _replace_host(self, authority: bytes) -> None:
         """The authority of a target in absolute form overrules Host (RFC 9112 section 3.2.2)."""
@@ -199,9 +242,10 @@ class RequestHead:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        self.headers.append((name, value))
+        pair = (name, value.rstrip())  # of white space, the parser lets only spaces and tabs through
+        self.headers.append(pair)
         if name in _NOTED:
-            self._noted.append((name, value))
+            self._noted.append(pair)
 
     def on_headers_complete(self) -> None:
         self._complete = True

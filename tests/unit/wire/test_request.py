@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproxy.errors import BadRequest, HeadTooLarge, NotImplementedHere, Rejected
+from streamproxy.wire import http1, request
 from streamproxy.wire.http1 import Framing
 from streamproxy.wire.request import RequestHead
 
@@ -193,6 +194,73 @@ def test_a_websocket_handshake_is_told_from_other_requests(fields: bytes, expect
     head, rest = read(b"GET /chat HTTP/1.1\r\n" + fields + GOOD + b"abc")
     assert head.wants_websocket is expected
     assert rest == b"abc"
+
+
+SEVERAL = [
+    b"GET / HTTP/1.1\r\n" + GOOD,
+    b"GET /a%20b?c=%20 HTTP/1.1\r\nX: y \r\n" + GOOD,
+    b"GET / HTTP/1.1\r\nConnection: Keep-Alive\r\n" + GOOD,
+    b"GET / HTTP/1.1\r\nConnection: keep-alive, x\r\n" + GOOD,
+    b"GET / HTTP/1.1\r\nConnection: close\r\n" + GOOD,
+    b"GET / HTTP/1.1\r\nProxy-Connection: close\r\n" + GOOD,
+    b"GET / HTTP/1.1\r\nConnection: keep-alive, upgrade\r\nUpgrade: websocket\r\n" + GOOD,
+    b"GET / HTTP/1.1\r\nUpgrade: h2c\r\n" + GOOD,
+    b"GET http://b/ HTTP/1.1\r\n" + GOOD,
+    b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"GET / HTTP/1.0\r\n\r\n",
+    b"HEAD / HTTP/1.1\r\n" + GOOD,
+    b"POST / HTTP/1.1\r\nContent-Length: 0\r\n" + GOOD,
+    b"POST / HTTP/1.1\r\nContent-Length: 5\r\n" + GOOD,
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + GOOD,
+    b"M-SEARCH / HTTP/1.1\r\n" + GOOD,
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nX: a\0b\r\n" + GOOD,
+    b"GET /\r\nX: HTTP/1.1\r\n\r\n",
+]
+
+
+def seen(head: RequestHead, *pieces: bytes) -> object:
+    """All that one reading of a head gives, be it a refusal."""
+    try:
+        rest = [head.feed(piece) for piece in pieces if piece][-1]
+    except Rejected as error:
+        return type(error)
+    return head.line, head.headers, head.framing, head.raw, head.wants_websocket, rest
+
+
+@given(st.lists(st.tuples(st.sampled_from(SEVERAL), st.integers(0, 200)), min_size=2, max_size=8))
+def test_the_heads_before_make_no_difference_to_a_head(heads: list[tuple[bytes, int]]) -> None:
+    reader = RequestHead(65536, 100)
+    for raw, cut in heads:
+        expected = seen(RequestHead(65536, 100), raw)
+        assert seen(reader, raw[:cut], raw[cut:]) == expected
+        if isinstance(expected, type):
+            break  # nothing can be read after a refusal
+        reader.forget()
+        assert not reader.begun
+
+
+def test_a_parser_goes_on_to_the_next_plain_head() -> None:
+    head = RequestHead(65536, 100)
+    parsers = []
+    for raw in SEVERAL[:3]:
+        assert head.feed(raw) == b""
+        parsers.append(head._parser)
+        head.forget()
+    assert parsers[0] is not None
+    assert parsers[0] is parsers[1] is parsers[2]
+
+
+def test_what_is_remembered_of_request_lines_and_hosts_is_bounded() -> None:
+    head = RequestHead(65536, 100)
+    for number in range(1000):
+        head.feed(b"GET /%d HTTP/1.1\r\nHost: h%d\r\n\r\n" % (number, number))
+        assert head.target == b"/%d" % number
+        head.forget()
+    head.feed(b"GET /%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (b"x" * 600, b"y" * 600))
+    assert len(request._lines) <= 256
+    assert len(http1._hosts) <= 256
+    assert max(map(len, [*request._lines, *http1._hosts])) <= 512
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(1, 199), unique=True).map(sorted))
