@@ -15,7 +15,7 @@ ignore:
 - ``target``: bytes, the request target to send as it is;
 - ``timeout``: ``{"connect": seconds or None, "pool": seconds or None, "read": None, "write": None}``;
 - ``progress``: called with ``"connect"`` when a new connection is being made, ``"request"`` when the head has been
-  sent, ``"head"`` when the whole request has been sent.
+  sent and a body follows, ``"head"`` when the whole request has been sent.
 
 Leaving the ``async with`` early, by an exception or a cancellation, closes the connection; leaving it after the last
 chunk keeps it for the next request. Errors are `streamproxy.errors`; a foreign client's are translated by

@@ -8,7 +8,7 @@
 - `request`, `body`: what goes out
 """
 
-from streamproxy.client.native.client import NativeClient, NativeResponse
+from streamproxy.client.native.client import NativeClient, Stream
 from streamproxy.client.native.tls import client_context
 
-__all__ = ["NativeClient", "NativeResponse", "client_context"]
+__all__ = ["NativeClient", "Stream", "client_context"]

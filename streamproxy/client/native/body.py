@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -14,12 +15,12 @@ CONTINUE_TIMEOUT: Final = 1.0
 
 
 class BodySender:
-    """Sends one body as the task that `run` is.
+    """Sends one body, as a task from `start` to its end or to `cancel`.
 
     ``pulled`` says whether ``content`` has been asked for anything: if not, the request can still be repeated.
     """
 
-    __slots__ = ("_connection", "_content", "_framing", "_progress", "pulled")
+    __slots__ = ("_connection", "_content", "_framing", "_progress", "_task", "pulled")
 
     def __init__(
         self,
@@ -32,9 +33,19 @@ class BodySender:
         self._content = content
         self._framing = framing
         self._progress = progress
+        self._task: asyncio.Task[None] | None = None
         self.pulled = False
 
-    async def run(self) -> None:
+    def start(self) -> None:
+        """Begin to send."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def cancel(self) -> None:
+        """Send no more; nothing happens when the body is out."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
         """Send the body, as fast as the transport takes it; what goes wrong with it fails the exchange."""
         connection = self._connection
         try:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from streamproxy.client.native.body import BodySender
 from streamproxy.client.native.connect import Connector
@@ -22,6 +21,8 @@ from streamproxy.client.native.request import (
 )
 from streamproxy.errors import ConnectionTerminated
 from streamproxy.wire.headers import Headers
+
+_NOTHING: Final[Mapping[str, Any]] = {}
 
 
 class NativeClient:
@@ -63,7 +64,19 @@ class NativeClient:
         goes out in one write with the head and can be sent again; ``extensions["informational"]`` is called with the
         status and the fields of each 1xx response but 100. Raises ValueError for a request that can't be written.
         """
-        return Stream(self._pool, self._connector, _Request(method, url, headers, content, extensions or {}))
+        if extensions is None:
+            extensions = _NOTHING
+        target: bytes = extensions.get("target") or target_of(url)
+        if content is None:
+            head = encode_head(method, target, headers, chunked=False)
+            refuse_body_fields(head, headers)
+        elif isinstance(content, bytes):
+            head, content = _with_body(method, target, headers, content), None
+        else:
+            framing = body_framing(headers)
+            head = encode_head(method, target, headers, chunked=framing.length is None)
+            return Stream(self._pool, self._connector, method, head, extensions, (content, framing))
+        return Stream(self._pool, self._connector, method, head, extensions, None)
 
     @property
     def idle(self) -> int:
@@ -81,38 +94,6 @@ class NativeClient:
         await self._pool.aclose()
 
 
-class _Request:
-    """A request, encoded."""
-
-    __slots__ = ("content", "extensions", "framing", "head", "method", "progress", "replayable")
-
-    def __init__(
-        self,
-        method: str,
-        url: str,
-        headers: Headers,
-        content: AsyncIterator[bytes] | bytes | None,
-        extensions: Mapping[str, Any],
-    ) -> None:
-        target: bytes = extensions.get("target") or target_of(url)
-        self.method = method
-        self.extensions = extensions
-        self.progress: Callable[[str], None] | None = extensions.get("progress")
-        self.framing: BodyFraming | None = None
-        self.content: AsyncIterator[bytes] | None = None
-        if content is None:
-            self.head = encode_head(method, target, headers, chunked=False)
-            refuse_body_fields(self.head, headers)
-        elif isinstance(content, bytes):
-            self.head = _with_body(method, target, headers, content)
-        else:
-            self.content = content
-            self.framing = framing = body_framing(headers)
-            self.head = encode_head(method, target, headers, chunked=framing.length is None)
-        # Known before anything is sent: what a connection that died while idle may be tried again for.
-        self.replayable = method in IDEMPOTENT
-
-
 def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> bytes:
     """Head and body in one piece."""
     framing = body_framing(headers)
@@ -124,132 +105,88 @@ def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> 
 
 
 class Stream:
-    """One request with its response, as an asynchronous context manager.
+    """One request with its response: an asynchronous context manager of itself.
+
+    Before it is entered there is no response; then there are ``status_code``, ``headers`` and the body, which is read
+    by iterating `aiter_raw()`.
 
     Between `__aenter__` and `__aexit__` it owns a place in the pool and what stands on it. Whatever goes wrong, and
     wherever it is cancelled, `_finish` gives both back, once and without waiting.
+
+    It is everything at once because it is made for each request: an object more costs 0.2 µs, a coroutine more 0.3.
     """
 
-    __slots__ = ("_connection", "_connector", "_pool", "_request", "_response", "_sender", "_task")
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_connector",
+        "_extensions",
+        "_head",
+        "_method",
+        "_pool",
+        "_sender",
+        "raw",
+        "status_code",
+    )
 
-    def __init__(self, pool: Pool, connector: Connector, request: _Request) -> None:
+    status_code: int
+    raw: Headers
+
+    def __init__(
+        self,
+        pool: Pool,
+        connector: Connector,
+        method: str,
+        head: bytes,
+        extensions: Mapping[str, Any],
+        body: tuple[AsyncIterator[bytes], BodyFraming] | None,
+    ) -> None:
         self._pool = pool
         self._connector = connector
-        self._request = request
-        self._connection: Connection | None = None
-        self._response: NativeResponse | None = None
+        self._method = method
+        self._head = head
+        self._extensions = extensions
+        self._body = body
         self._sender: BodySender | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
 
-    async def __aenter__(self) -> NativeResponse:
-        pool, request = self._pool, self._request
-        careful = request.content is not None or not request.replayable
-        connection = pool.take(careful=careful)
-        if connection is None and not pool.reserve():
-            connection = await pool.wait(_timeout(request.extensions, "pool"))
-            if connection is not None and (connection.closed or (careful and connection.peer_closed())):
-                connection.abort()
-                connection = None  # lost between two ticks of the loop; its place is ours
-        self._connection = connection
+    async def __aenter__(self) -> Self:
+        careful = self._body is not None or self._method not in IDEMPOTENT
+        self._connection = connection = self._pool.take(careful)
+        if connection is None:
+            self._connection = connection = await self._place(careful)
+        idle = connection is not None
         try:
-            if connection is not None:
-                try:
-                    return await self._exchange(connection)
-                except ConnectionTerminated:
-                    if not self._untouched(connection):
-                        raise
-                    self._forget(connection)
-            return await self._exchange(await self._connect())
+            while True:
+                if connection is None:
+                    connection = await self._connect()
+                self._send(connection)
+                while connection.headers is None:
+                    if connection.fault is not None:
+                        break
+                    await connection.wait()
+                else:
+                    self.status_code, self.raw = connection.status, connection.headers
+                    return self
+                if not (idle and self._repeatable(connection)):
+                    raise connection.fault
+                self._forget(connection)
+                connection, idle = None, False
         except BaseException:
-            self._finish(reuse=False)
+            self._finish(False)
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish(reuse=kind is None)
+        self._finish(kind is None)
 
-    async def _connect(self) -> Connection:
-        request = self._request
-        if request.progress is not None:
-            request.progress("connect")
-        self._connection = connection = await self._connector.connect(
-            self._pool, _timeout(request.extensions, "connect")
-        )
-        self._pool.opened(connection)
-        return connection
+    # The response.
 
-    async def _exchange(self, connection: Connection) -> NativeResponse:
-        """Send the request and wait for the head of its response."""
-        request, progress = self._request, self._request.progress
-        connection.begin(request.method, request.extensions.get("informational"))
-        connection.write(request.head)
-        if progress is not None:
-            progress("request")
-        if request.content is None or request.framing is None:
-            connection.sent = True
-            if progress is not None:
-                progress("head")
-        else:
-            self._sender = sender = BodySender(connection, request.content, request.framing, progress)
-            self._task = asyncio.get_running_loop().create_task(sender.run())
-        while connection.headers is None:
-            if connection.fault is not None:
-                raise connection.fault
-            await connection.wait()
-        self._response = response = NativeResponse(connection, connection.status, connection.headers)
-        return response
-
-    def _untouched(self, connection: Connection) -> bool:
-        """Whether the upstream can't have done anything with what was sent on a connection that had been idle.
-
-        RFC 9112 section 9.3.1: a client may repeat an idempotent request when its connection closed before any of the
-        response came, and any request of which it knows that it was never processed.
-        """
-        if connection.read:
-            return False
-        return self._request.replayable and (self._sender is None or not self._sender.pulled)
-
-    def _forget(self, connection: Connection) -> None:
-        """Give up a dead connection but not its place."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = self._sender = None
-        connection.abort()
-        self._connection = None
-
-    def _finish(self, *, reuse: bool) -> None:
-        connection, self._connection = self._connection, None
-        if self._response is not None:
-            self._response.detach()
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-        if connection is not None and reuse and connection.reusable:
-            self._pool.release(connection)
-            return
-        if connection is not None:
-            connection.abort()
-        self._pool.free()
-
-
-class RawHeaders:
-    """The fields of a response as they came: lower-case names, in order, duplicates apart."""
-
-    __slots__ = ("raw",)
-
-    def __init__(self, raw: Headers) -> None:
-        self.raw = raw
-
-
-class NativeResponse:
-    """A response whose head has come; its body is read by iterating `aiter_raw()`."""
-
-    __slots__ = ("_connection", "headers", "status_code")
-
-    def __init__(self, connection: Connection, status: int, headers: Headers) -> None:
-        self._connection: Connection | None = connection
-        self.status_code = status
-        self.headers = RawHeaders(headers)
+    @property
+    def headers(self) -> Self:
+        """What has the fields as ``raw``: lower-case names, in the order of the wire, duplicates apart."""
+        return self
 
     def aiter_raw(self) -> Self:
         """The body as it comes, one chunk for each read where the reader keeps up.
@@ -267,7 +204,8 @@ class NativeResponse:
         connection = self._connection
         if connection is None:
             raise RuntimeError("the response is closed")
-        while not connection.chunks:
+        chunks = connection.chunks
+        while not chunks:
             if connection.done:
                 raise StopAsyncIteration
             if connection.fault is not None:
@@ -277,9 +215,72 @@ class NativeResponse:
                 raise RuntimeError("the response was closed while it was read")
         return connection.take()
 
-    def detach(self) -> None:
-        """The connection belongs to another request now."""
+    # The request.
+
+    async def _place(self, careful: bool) -> Connection | None:
+        """Get a place in the pool; perhaps with a connection that another stream had."""
+        pool = self._pool
+        if pool.reserve():
+            return None
+        connection = await pool.wait(_timeout(self._extensions, "pool"))
+        if connection is not None and (connection.closed or (careful and connection.peer_closed())):
+            connection.abort()
+            return None  # lost between two ticks of the loop; its place is ours
+        return connection
+
+    async def _connect(self) -> Connection:
+        progress = self._extensions.get("progress")
+        if progress is not None:
+            progress("connect")
+        self._connection = connection = await self._connector.connect(self._pool, _timeout(self._extensions, "connect"))
+        self._pool.opened(connection)
+        return connection
+
+    def _send(self, connection: Connection) -> None:
+        """Send the head, and have the body sent."""
+        extensions, body = self._extensions, self._body
+        progress: Callable[[str], None] | None = extensions.get("progress")
+        connection.ask(self._method, self._head, extensions.get("informational"), whole=body is None)
+        if body is None:
+            if progress is not None:
+                progress("head")
+            return
+        if progress is not None:
+            progress("request")
+        self._sender = BodySender(connection, *body, progress)
+        self._sender.start()
+
+    def _repeatable(self, connection: Connection) -> bool:
+        """Whether the request can be sent again, after a connection that had been idle has failed it.
+
+        RFC 9112 section 9.3.1: a client may repeat an idempotent request when its connection closed before any of the
+        response came, and any request of which it knows that it was never processed.
+        """
+        return (
+            isinstance(connection.fault, ConnectionTerminated)
+            and not connection.read
+            and self._method in IDEMPOTENT
+            and (self._sender is None or not self._sender.pulled)
+        )
+
+    def _forget(self, connection: Connection) -> None:
+        """Give up a dead connection but not its place."""
+        if self._sender is not None:
+            self._sender.cancel()
+            self._sender = None
+        connection.abort()
         self._connection = None
+
+    def _finish(self, reuse: bool) -> None:
+        connection, self._connection = self._connection, None
+        if self._sender is not None:
+            self._sender.cancel()
+        if connection is not None:
+            if reuse and connection.reusable():
+                self._pool.release(connection)
+                return
+            connection.abort()
+        self._pool.free()
 
 
 def _timeout(extensions: Mapping[str, Any], name: str) -> float | None:

@@ -3,9 +3,9 @@
 Theory of operation. A connection is in one of four states:
 
 - *idle*: in the pool's stack. Any byte and any sign of a close takes it out at once, in the loop's callback.
-- *active*: `begin` was called; bytes go to the parser. What comes out of it waits in ``chunks``; one future, made by
+- *active*: `ask` was called; bytes go to the parser. What comes out of it waits in ``chunks``; one future, made by
   `wait`, tells the one reader that something has changed.
-- *complete* (``done``): the response ended in good order. Another byte before the next `begin` ends the connection.
+- *complete* (``done``): the response ended in good order. Another byte before the next `ask` ends the connection.
 - *closed*: the transport is gone, or was told to go.
 
 Chunks never overtake each other and a fault never overtakes a chunk: the reader takes what is there, then looks at
@@ -63,7 +63,6 @@ class Connection(ResponseParser, asyncio.Protocol):
         "_write_paused",
         "closed",
         "idle_since",
-        "sent",
     )
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, sock: socket.socket, buffer: int) -> None:
@@ -84,18 +83,22 @@ class Connection(ResponseParser, asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._continued: asyncio.Future[None] | None = None
-        self.sent = True  # the whole request was handed to the transport
 
     # For the exchange.
 
-    def begin(self, method: str, informational: Informational | None = None) -> None:
-        """Make ready for the response to a request of ``method``."""
-        super().begin(method, informational)
+    def ask(self, method: str, head: bytes, informational: Informational | None, *, whole: bool) -> None:
+        """Send the head of a request of ``method``, and make ready for its response.
+
+        ``whole`` says that no body follows; else ``sent`` is to be set when it is out.
+        """
+        self.begin(method, informational)
         self._held = 0
-        self.sent = False
+        self.sent = whole
         self._active = True
         if self.closed:
             self._lost(None)
+        else:
+            self._transport.write(head)
 
     def wait(self) -> asyncio.Future[None]:
         """A future of the next change of ``chunks``, ``headers``, ``done`` or ``fault``. For one reader at a time."""
@@ -105,15 +108,15 @@ class Connection(ResponseParser, asyncio.Protocol):
     def take(self) -> bytes:
         """The next chunk; there is one. Small chunks that wait together are one."""
         chunks = self.chunks
-        if len(chunks) > 1 and len(chunks[0]) < _JOIN_BELOW:
-            chunk = b"".join(chunks)
+        chunk = chunks.popleft()
+        if chunks:
+            if len(chunk) >= _JOIN_BELOW:
+                return chunk
+            chunk = b"".join((chunk, *chunks))
             chunks.clear()
-        else:
-            chunk = chunks.popleft()
-        if not chunks:
-            self._held = 0
-            if self._paused:
-                self._resume()
+        self._held = 0
+        if self._paused:
+            self._resume()
         return chunk
 
     def write(self, data: bytes) -> None:
@@ -156,7 +159,6 @@ class Connection(ResponseParser, asyncio.Protocol):
 
     # For the pool.
 
-    @property
     def reusable(self) -> bool:
         """Whether the exchange has ended so that another can begin: both messages complete, nothing behind them."""
         return (
@@ -170,10 +172,9 @@ class Connection(ResponseParser, asyncio.Protocol):
     def become_idle(self) -> None:
         """Forget the exchange, and note the time: idle connections age."""
         self.idle_since = self._loop.time()
-        self.chunks.clear()
-        self._fields = []
         self._informational = None
-        self.headers = None
+        if self.chunks:
+            self.chunks.clear()
         if self._paused:
             self._resume()
 
@@ -221,8 +222,10 @@ class Connection(ResponseParser, asyncio.Protocol):
             self._hold(len(data))
         else:
             self._waiter = None
-            if not waiter.done():
+            try:  # noqa: SIM105 - a context manager costs more than the question that this spares
                 waiter.set_result(None)
+            except asyncio.InvalidStateError:
+                pass  # the reader was cancelled
 
     def eof_received(self) -> None:
         if self._active:

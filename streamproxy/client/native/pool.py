@@ -21,6 +21,7 @@ import asyncio
 from collections import deque
 
 from streamproxy.client.native.connection import Connection
+from streamproxy.client.native.response import FOREVER
 from streamproxy.errors import DestinationUnavailable, LimitReached
 
 
@@ -56,7 +57,7 @@ class Pool:
 
     # A stream gets a place.
 
-    def take(self, *, careful: bool) -> Connection | None:
+    def take(self, careful: bool) -> Connection | None:
         """An idle connection with its place, or None.
 
         ``careful`` asks the kernel whether the peer has closed it meanwhile, for requests that can't be repeated.
@@ -64,7 +65,9 @@ class Pool:
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if not connection.expired and not (careful and connection.peer_closed()):
+            if (connection.lifetime == FOREVER or not connection.expired) and not (
+                careful and connection.peer_closed()
+            ):
                 return connection
             self._places -= 1
             connection.abort()
@@ -105,7 +108,7 @@ class Pool:
     def release(self, connection: Connection) -> None:
         """The stream has ended in good order, and its connection can carry another request."""
         connection.become_idle()
-        if self._hand_over(connection):
+        if self._waiters and self._hand_over(connection):
             return
         if self._closing or len(self._idle) >= self._max_idle:
             connection.abort()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from streamproxy.wire.headers import Headers
 
 # RFC 9110 section 9.2.2: sending these twice does what sending them once does.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+
+
+_METHODS: Final = {method: f"{method} ".encode() for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH")}
+_SPACE: Final = ord(" ")
 
 
 class BodyFraming(NamedTuple):
@@ -51,25 +55,31 @@ def encode_head(method: str, target: bytes, headers: Headers, *, chunked: bool) 
     Raises ValueError for a method, target or field that would break out of its line (CR, LF, NUL, a space in the
     first two).
     """
-    lines = [b"%b %b HTTP/1.1" % (method.encode("ascii"), target), *map(b": ".join, headers)]
+    lines = [(_METHODS.get(method) or _begin(method)) + target + b" HTTP/1.1", *map(b": ".join, headers)]
     if chunked:
         lines.append(b"transfer-encoding: chunked")
     lines.append(b"\r\n")
     head = b"\r\n".join(lines)
-    # Three scans of the whole cost 0.1 µs; a check of each field costs twenty times that.
-    count = len(lines)
-    if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
+    # Of the whole at once, which costs 0.1 µs: a check of each field costs twenty times that. Bytes are looked for by
+    # their number: CPython 3.11 takes 0.3 µs to see that b"\0" is not one.
+    if len(head) - len(head.translate(None, b"\r\n\0")) != 2 * len(lines):
         raise ValueError("CR, LF or NUL inside a request head")
-    if b" " in target or not target or not method or " " in method:
-        raise ValueError("a method or target that is empty or holds a space")
+    if _SPACE in target or not target:
+        raise ValueError("a target that is empty or holds a space")
     return head
+
+
+def _begin(method: str) -> bytes:
+    if not method or " " in method:
+        raise ValueError("a method that is empty or holds a space")
+    return method.encode("ascii") + b" "
 
 
 def refuse_body_fields(head: bytes, headers: Headers) -> None:
     """Raise ValueError when the head of a request without a body announces one: the upstream would wait for it."""
-    if b"\r\ntransfer-encoding:" in head:
+    if head.find(b"\r\ntransfer-encoding:") >= 0:  # not "in", as in `encode_head`
         raise ValueError("Transfer-Encoding without a body")
-    if b"\r\ncontent-length:" in head:
+    if head.find(b"\r\ncontent-length:") >= 0:
         for name, value in headers:
             if name == b"content-length" and value.strip(b"0"):
                 raise ValueError("Content-Length without a body")

@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-from streamproxy.client.native import NativeClient, NativeResponse
-from streamproxy.client.native.client import Stream
+from streamproxy.client.native import NativeClient, Stream
 from streamproxy.errors import ExchangeError
 from streamproxy.wire.headers import Headers
 from tests.doubles.connection import guarded
@@ -44,7 +43,7 @@ async def fetch(client: NativeClient, method: str = "GET", target: bytes = b"/",
         return Answer(response.status_code, response.headers.raw, body)
 
 
-async def read(response: NativeResponse) -> tuple[bytes, ExchangeError | None]:
+async def read(response: Stream) -> tuple[bytes, ExchangeError | None]:
     """What came of a body, and why no more did."""
     got = b""
     try:

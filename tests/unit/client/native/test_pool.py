@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streamproxy.client.native.client import Stream
+from streamproxy.client.native import Stream
 from streamproxy.errors import ConnectionTerminated, DestinationUnavailable, LimitReached, ResponseIncomplete
 from tests.conftest import Serve
 from tests.doubles.connection import guarded
@@ -171,7 +171,9 @@ async def test_no_more_connections_than_allowed_and_first_come_first_served(serv
     async with guarded("all of them"):
         await asyncio.gather(*asking)
     assert len(upstream.connections) == 2
-    assert [head.target for head in upstream.requests] == [b"/%d" % number for number in range(6)]
+    targets = [head.target for head in upstream.requests]
+    assert sorted(targets[:2]) == [b"/0", b"/1"]  # their connections were made side by side
+    assert targets[2:] == [b"/2", b"/3", b"/4", b"/5"]
     assert (client.active, client.idle) == (0, 2)
 
 
@@ -344,7 +346,7 @@ async def test_progress_tells_of_a_new_connection_only(serve: Serve, native: Mak
     steps: list[str] = []
     for _ in range(2):
         await fetch(client, progress=steps.append)
-    assert steps == ["connect", "request", "head", "request", "head"]
+    assert steps == ["connect", "head", "head"]
 
 
 async def test_a_client_without_extensions_works(serve: Serve, native: MakeClient) -> None:
