@@ -55,14 +55,16 @@ def encode_head(method: str, target: bytes, headers: Headers, *, chunked: bool) 
     Raises ValueError for a method, target or field that would break out of its line (CR, LF, NUL, a space in the
     first two).
     """
-    lines = [(_METHODS.get(method) or _begin(method)) + target + b" HTTP/1.1", *map(b": ".join, headers)]
+    lines = [(_METHODS.get(method) or _begin(method)) + target + b" HTTP/1.1"]
+    lines += map(b": ".join, headers)
     if chunked:
         lines.append(b"transfer-encoding: chunked")
     lines.append(b"\r\n")
     head = b"\r\n".join(lines)
-    # Of the whole at once, which costs 0.1 µs: a check of each field costs twenty times that. Bytes are looked for by
-    # their number: CPython 3.11 takes 0.3 µs to see that b"\0" is not one.
-    if len(head) - len(head.translate(None, b"\r\n\0")) != 2 * len(lines):
+    # Three looks at the whole cost 0.2 µs; a check of each field costs twenty times that. One byte is looked for by
+    # its number: CPython 3.11 takes 0.3 µs to see that b"\0" is not one.
+    count = len(lines)
+    if head.count(b"\n") != count or head.count(b"\r") != count or 0 in head:
         raise ValueError("CR, LF or NUL inside a request head")
     if _SPACE in target or not target:
         raise ValueError("a target that is empty or holds a space")
