@@ -12,6 +12,18 @@ from typing import Protocol
 CONNECTION = "streamproxy.connection"
 
 
+class Cancellable(Protocol):
+    """What is needed of an asyncio task to interrupt what it does."""
+
+    def cancel(self) -> bool:
+        """Ask it to end."""
+        ...
+
+    def uncancel(self) -> int:
+        """Take one such request back; gives how many are left."""
+        ...
+
+
 class DownstreamConnection(Protocol):
     """A client's connection, for the time of one exchange."""
 
@@ -21,6 +33,11 @@ class DownstreamConnection(Protocol):
     @property
     def disconnected(self) -> bool:
         """Whether the client has left already."""
+        ...
+
+    @property
+    def task(self) -> Cancellable:
+        """The task that runs the application on this exchange; only while it does."""
         ...
 
     def set_write_limit(self, high: int) -> None:

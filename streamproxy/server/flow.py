@@ -19,16 +19,17 @@ from streamproxy.server.peer import PeerWatch
 WRITE_LIMIT = 64 * 1024  # bytes; also what transports start with
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing sends RST
+NEVER = math.inf
 _TICK = 0.002  # seconds: loops count in milliseconds and may fire a little early
 
 
 class Flow:
     """Pausing and resuming, for one transport.
 
-    ``left`` is called when the peer leaves while reading is paused.
+    ``left`` is called when the peer leaves while reading is paused. ``high`` is what `limit` last said.
     """
 
-    __slots__ = ("_drainers", "_flushed", "_left", "_limit", "_loop", "_transport", "_watch", "paused", "reading")
+    __slots__ = ("_drainers", "_flushed", "_left", "_loop", "_transport", "_watch", "high", "paused", "reading")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, left: Callable[[], None]) -> None:
         self._transport = transport
@@ -36,7 +37,7 @@ class Flow:
         self._left = left
         self._watch: PeerWatch | None = None  # made when reading is first paused
         self.reading = True
-        self._limit = WRITE_LIMIT
+        self.high = WRITE_LIMIT
         self._drainers: list[asyncio.Future[None]] = []
         self._flushed: Callable[[], None] | None = None
         self.paused = False  # the transport holds more than its high-water mark
@@ -66,8 +67,8 @@ class Flow:
 
     def limit(self, high: int = WRITE_LIMIT) -> None:
         """Let the transport hold about ``high`` bytes before it pauses writing."""
-        if high != self._limit:
-            self._limit = high
+        if high != self.high:
+            self.high = high
             self._transport.set_write_buffer_limits(high)
 
     def pause_writing(self) -> None:
@@ -105,7 +106,7 @@ class Flow:
             call()
         else:
             self._flushed = call
-            self._limit = 0
+            self.high = 0
             self._transport.set_write_buffer_limits(0)
 
     def reset(self) -> None:
@@ -125,42 +126,46 @@ class Flow:
 
 
 class Deadline:
-    """One timer, moved lazily: calls ``expired`` once the time that was last set has passed."""
+    """One timer, moved lazily: calls ``expired`` once the time that was last set has passed.
 
-    __slots__ = ("_at", "_expired", "_loop", "_timer")
+    ``at`` is when, in the loop's time; NEVER when nothing is to expire. To set that by hand costs least, and leaves a
+    timer that runs to find it out by itself.
+    """
+
+    __slots__ = ("_expired", "_fires_at", "_loop", "_time", "_timer", "at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, expired: Callable[[], None]) -> None:
         self._loop = loop
+        self._time = loop.time
         self._expired = expired
-        self._at = math.inf
         self._timer: asyncio.TimerHandle | None = None
+        self._fires_at = NEVER  # when the timer does; NEVER without one
+        self.at = NEVER
 
     def set(self, seconds: float) -> None:
         """Expire in so many seconds, instead of when it would have."""
-        self._at = at = self._loop.time() + seconds
-        if self._timer is None:
+        self.at = at = self._time() + seconds
+        if at < self._fires_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._fires_at = at
             self._timer = self._loop.call_at(at, self._fire)
-        elif self._timer.when() > at:
-            self._timer.cancel()
-            self._timer = self._loop.call_at(at, self._fire)
-
-    def clear(self) -> None:
-        """Don't expire; a timer that runs is left to find that out by itself."""
-        self._at = math.inf
 
     def close(self) -> None:
         """Never expire again."""
-        self._at = math.inf
+        self.at = self._fires_at = NEVER
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _fire(self) -> None:
         self._timer = None
-        if self._at == math.inf:
+        self._fires_at = NEVER
+        if self.at == NEVER:
             return
-        if self._loop.time() + _TICK < self._at:
-            self._timer = self._loop.call_at(self._at, self._fire)
+        if self._time() + _TICK < self.at:
+            self._fires_at = self.at
+            self._timer = self._loop.call_at(self.at, self._fire)
         else:
-            self._at = math.inf
+            self.at = NEVER
             self._expired()

@@ -30,15 +30,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import uvicorn
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from streamproxy.errors import BadRequest, Rejected, RequestTimeout
 from streamproxy.exchange import new_request_id
-from streamproxy.extension import CONNECTION
-from streamproxy.server.flow import Deadline, Flow
+from streamproxy.server.flow import NEVER, WRITE_LIMIT, Deadline, Flow
 from streamproxy.server.http11_cycle import RequestCycle
 from streamproxy.server.http11_head import whole_response
+from streamproxy.server.http11_scope import connection_scope, request_scope
 from streamproxy.wire.chunked import ChunkedDecoder
 from streamproxy.wire.http1 import MAX_FIELDS
 from streamproxy.wire.problem import error_response
@@ -47,8 +46,6 @@ from streamproxy.wire.request import RequestHead
 BODY_LIMIT = 64 * 1024  # bytes of a request body that are held, or drained when nobody wants them
 
 FLUSH_TIMEOUT = 60.0  # seconds in which a client has to take the end of its last response
-
-_ASGI = {"version": "3.0", "spec_version": "2.4"}
 
 _HEAD, _RESPONSE, _DRAIN, _LINGER, _CLOSED = range(5)
 
@@ -93,7 +90,6 @@ class Http11Protocol(asyncio.Protocol):
         self._state = server_state
         self._connections: set[Any] = server_state.connections
         self._app_state = app_state
-        self._root_path = config.root_path
         self._keepalive: float = config.timeout_keep_alive
         self.loop = _loop or asyncio.get_running_loop()
         # Of the connection.
@@ -102,9 +98,7 @@ class Http11Protocol(asyncio.Protocol):
         self.stopping = False  # the server wants to end
         self._status = _HEAD
         self._deadline = Deadline(self.loop, self._expired)
-        self._server: tuple[str, int | None] | None = None
-        self._client: tuple[str, int] | None = None
-        self._scheme = "http"
+        self._scope: dict[str, Any] = {}  # what is the same for all its requests
         self._head = RequestHead(self.limits.max_header_size, self.limits.max_fields)
         self._backlog = b""  # bytes after the current request
         # Of the current request.
@@ -118,9 +112,7 @@ class Http11Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's only look like one
         self.flow = Flow(transport, self.loop, self._client_left)
-        self._server = get_local_addr(transport)
-        self._client = get_remote_addr(transport)
-        self._scheme = "https" if is_ssl(transport) else "http"
+        self._scope = connection_scope(transport, self._config.root_path)
         self._deadline.set(self.limits.head_timeout)
         self._connections.add(self)
 
@@ -184,7 +176,7 @@ class Http11Protocol(asyncio.Protocol):
             if head.begun and not was_begun:  # else empty lines only
                 self._deadline.set(self.limits.head_timeout)
             return
-        self._deadline.clear()
+        self._deadline.at = NEVER
         if head.wants_websocket and self._config.ws_protocol_class is not None:
             self._upgrade(head, rest)
         else:
@@ -193,12 +185,12 @@ class Http11Protocol(asyncio.Protocol):
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """Start the application on a request whose head is complete."""
         self._status = _RESPONSE
-        self.flow.limit()
+        if self.flow.high != WRITE_LIMIT:
+            self.flow.limit()
         cycle = self._cycle = RequestCycle(self, head, self._state)
         framing = head.framing
-        scope = self._scope(head, cycle)
+        cycle.start(self._app, request_scope(self._scope, head, self._app_state, cycle))
         head.forget()
-        cycle.start(self._app, scope)
         if not cycle.body_complete:
             self._left = framing.length or 0
             self._chunks = ChunkedDecoder(self.limits.max_header_size) if framing.chunked else None
@@ -207,26 +199,6 @@ class Http11Protocol(asyncio.Protocol):
                 self._read_body(rest)
         elif rest:
             self._hold(rest)
-
-    def _scope(self, head: RequestHead, cycle: RequestCycle) -> dict[str, Any]:
-        method, _, version, _, path, raw_path, query = head.line
-        root_path = self._root_path
-        return {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": version,
-            "method": method,
-            "scheme": self._scheme,
-            "path": root_path + path if root_path else path,
-            "raw_path": root_path.encode("ascii") + raw_path if root_path else raw_path,
-            "query_string": query,
-            "root_path": root_path,
-            "headers": head.headers,
-            "client": self._client,
-            "server": self._server,
-            "state": self._app_state.copy(),
-            "extensions": {CONNECTION: cycle},
-        }
 
     def _read_body(self, data: bytes) -> None:
         chunks = self._chunks
@@ -256,7 +228,9 @@ class Http11Protocol(asyncio.Protocol):
     def _drop(self, piece: bytes, rest: bytes, *, last: bool) -> None:
         """Part of a body that came after its response."""
         self._drained += len(piece)
-        if last:
+        if last and self.stopping:
+            self._close()
+        elif last:
             self._backlog = rest
             self._next()
         elif self._drained > BODY_LIMIT:
@@ -296,9 +270,6 @@ class Http11Protocol(asyncio.Protocol):
 
     def _next(self) -> None:
         """Turn to the next request, or become idle."""
-        if self.stopping:
-            self._close()
-            return
         self._status = _HEAD
         self._chunks = None
         self._deadline.set(self._keepalive)

@@ -36,6 +36,7 @@ from streamproxy.exchange import new_request_id
 from streamproxy.server.flow import Flow
 from streamproxy.server.http11_head import field, head_fields
 from streamproxy.wire.headers import Headers
+from streamproxy.wire.http1 import NO_BODY
 from streamproxy.wire.media import is_streaming
 from streamproxy.wire.problem import error_response
 from streamproxy.wire.request import RequestHead
@@ -51,8 +52,10 @@ _CHUNKED_END = _CHUNKED_FIELD + _HEAD_END
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Above this a chunk is not copied between its size and its CRLF: three buffers in one writev are cheaper.
 _COPY_UP_TO = 48 * 1024
-_CORK_UP_TO = 16 * 1024  # bytes that may wait with the head
-_SIZE_LINES = [b"%x\r\n" % size for size in range(2048)]  # of most chunks: to look is cheaper than to format
+_CORK_UP_TO = 16 * 1024  # bytes of a chunk that may wait with the head
+_MOST_CORKED = 40  # parts that may wait with the head, three a chunk
+_SMALL = 2048  # bytes; of smaller chunks the size's line is looked up, which is cheaper than to format it
+_SIZE_LINES = [b"%x\r\n" % size for size in range(_SMALL)]
 
 
 class ClientLeft(OSError):
@@ -93,12 +96,14 @@ class RequestCycle:
         "_flow",
         "_framing",
         "_left",
-        "_line",
         "_loop",
+        "_method",
+        "_open",
         "_pieces",
         "_state",
         "_told_end",
         "_transport",
+        "_version",
         "_waiters",
         "body_complete",
         "complete",
@@ -119,24 +124,29 @@ class RequestCycle:
         self._loop = connection.loop
         self._state = state
         # The request.
-        framing = head.framing
-        self._line = head.line
+        self._method = head.method
+        self._version = head.version
         self.target = head.target
-        self.keep_alive = framing.keep_alive
-        self.body_complete = body_complete = framing.length == 0
         # The body.
         self._expects_continue = False
         self._pieces: deque[bytes] | None = None
         self.held = 0  # bytes that the application has not taken
         self._told_end = False
         self._waiters: list[asyncio.Future[None]] | None = None
-        if not body_complete:
-            self._pieces = deque()
-            self._expects_continue = head.version == "1.1" and _expects_continue(head.headers)
+        framing = head.framing
+        if framing is NO_BODY:
+            self.keep_alive = self.body_complete = True
+        else:
+            self.keep_alive = framing.keep_alive
+            self.body_complete = framing.length == 0
+            if not self.body_complete:
+                self._pieces = deque()
+                self._expects_continue = head.version == "1.1" and _expects_continue(head.headers)
         # The response.
+        self._open = False  # its head was sent, and its body is wanted
         self._framing = _UNSTARTED
         self._left = 0  # bytes that Content-Length still promises
-        self._cork: bytes | None = None  # what is sent but not written, in the turn of the head
+        self._cork: list[bytes] | None = None  # what is sent but not written, in the turn of the head
         self.complete = False
         self.disconnected = False
         self.on_disconnect: Callable[[], None] | None = None
@@ -174,6 +184,7 @@ class RequestCycle:
         if self.disconnected or self.complete:
             return
         self.disconnected = True
+        self._open = False
         self._cork = None
         self._pieces = None
         self._wake()
@@ -191,28 +202,33 @@ class RequestCycle:
 
     def start(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         """Run the application in a task of its own, which is among the server's until it ends."""
-        task = self.task = self._loop.create_task(self.run(app, scope))
-        self._state.tasks.add(task)
+        loop, work = self._loop, self.run(app, scope)
+        if loop.get_task_factory() is None:
+            # As the loop would; but a name that is not made up for each, and no way through the loop: a sixth less.
+            self.task = asyncio.Task(work, loop=loop, name="request")
+        else:
+            self.task = loop.create_task(work)
+        self._state.tasks.add(self.task)
 
     async def run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         """Call the application, and see to it that its response has an end, good or bad."""
-        error: ExchangeError | None = InternalError()
+        fault: type[ExchangeError] | None = InternalError
         try:
             await app(scope, self.receive, self.send)
             if not self.complete and not self.disconnected:
                 logger.error("the application returned without completing its response")
         except asyncio.CancelledError:
-            error = StoppedByShutdown()  # a server that stops cancels what still runs
+            fault = StoppedByShutdown  # a server that stops cancels what still runs
             raise
         except ExchangeAborted:
-            error = None
+            fault = None
         except ClientLeft:
             pass
-        except Exception as fault:
-            logger.error("the application failed", exc_info=fault)
+        except Exception as error:
+            logger.error("the application failed", exc_info=error)
         finally:
             if not self.complete and not self.disconnected:
-                self._give_up(error)
+                self._give_up(fault() if fault is not None else None)
             self._state.tasks.discard(self.task)
             del self.task
 
@@ -257,25 +273,30 @@ class RequestCycle:
         Raises ClientLeft after the client left, RuntimeError for a message that is out of turn and for a body that is
         not as long as its Content-Length, and ValueError for a head that is not valid.
         """
-        if self.disconnected:
-            raise ClientLeft("the client has left")
         kind = message["type"]
-        more = True
-        if kind == "http.response.body" and self._framing != _UNSTARTED and not self.complete:
+        if self._open and kind == "http.response.body":
             more = message.get("more_body", False)
             self._send_body(message.get("body", b""), more)
-        elif kind == "http.response.start" and self._framing == _UNSTARTED:
+        elif self.disconnected:
+            raise ClientLeft("the client has left")
+        elif self._framing == _UNSTARTED and kind == "http.response.start":
+            more = True
             self._send_head(message)
         else:
             raise RuntimeError(f"{kind} out of turn")
+        if self._flow.paused:
+            await self._drain()
+        if not more:
+            self._complete()
+
+    async def _drain(self) -> None:
         while self._flow.paused:
             await self._flow.drained()
             if self.disconnected:
                 raise ClientLeft("the client has left")
-        if not more:
-            self._complete()
 
     def _complete(self) -> None:
+        self._open = False
         self.complete = True
         self.on_disconnect = None
         self._pieces = None
@@ -293,19 +314,20 @@ class RequestCycle:
         if closes or self._connection.stopping or self._expects_continue:
             self.keep_alive = False
         framing = self._framing = self._choose_framing(status, length)
+        self._open = True
         if framing == _SIZED:
             self._left = length or 0
-        if self.keep_alive and self._line.version == "1.1":
-            self._cork = fields + (_CHUNKED_END if framing == _CHUNKED else _HEAD_END)
+        if self.keep_alive and self._version == "1.1":
+            self._cork = [fields, _CHUNKED_END if framing == _CHUNKED else _HEAD_END]
         else:
-            self._cork = fields + self._closing_fields(fields)
+            self._cork = [fields, self._closing_fields(fields)]
         self._loop.call_soon(self._uncork)
 
     def _uncork(self) -> None:
         """Write the head, with what was sent since."""
         cork, self._cork = self._cork, None
         if cork is not None:
-            self._transport.write(cork)
+            self._transport.write(b"".join(cork))
 
     def _with_defaults(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         """The application's fields, and before them the server's own that it did not give (Date, Server)."""
@@ -315,11 +337,11 @@ class RequestCycle:
 
     def _choose_framing(self, status: int, length: int | None) -> int:
         """How the body will end (RFC 9112 section 6.3), and with it whether the connection can go on."""
-        if self._line.method == "HEAD" or status == 204 or status == 304:
+        if self._method == "HEAD" or status == 204 or status == 304:
             return _NO_BODY
         if length is not None:
             return _SIZED
-        if self._line.version == "1.0":
+        if self._version == "1.0":
             self.keep_alive = False
             return _TO_CLOSE
         return _CHUNKED
@@ -335,40 +357,33 @@ class RequestCycle:
         return (_CHUNKED_FIELD if self._framing == _CHUNKED else b"") + connection + _HEAD_END
 
     def _send_body(self, body: bytes, more: bool) -> None:
-        """Send some of the body; what is corked goes with the last of it."""
-        framing = self._framing
-        data = b""
-        if framing == _CHUNKED:
-            size = len(body)
-            if size > _COPY_UP_TO:
-                self._uncork()
-                parts = (b"%x\r\n" % size, body, b"\r\n" if more else b"\r\n0\r\n\r\n")
-                self._transport.writelines(parts)
-                return
+        """Send some of the body, or cork it; what is corked goes with the last of it."""
+        size = len(body)
+        parts: tuple[bytes, ...]
+        if self._framing == _CHUNKED:
             if size:
-                line = _SIZE_LINES[size] if size < len(_SIZE_LINES) else b"%x\r\n" % size
-                data = line + body + (b"\r\n" if more else b"\r\n0\r\n\r\n")
-            elif not more:
-                data = b"0\r\n\r\n"
-        elif framing == _SIZED:
-            self._left -= len(body)
+                line = _SIZE_LINES[size] if size < _SMALL else b"%x\r\n" % size
+                parts = (line, body, b"\r\n" if more else b"\r\n0\r\n\r\n")
+            else:
+                parts = () if more else (b"0\r\n\r\n",)
+        elif self._framing == _SIZED:
+            self._left -= size
             if self._left < 0:
                 raise RuntimeError("the body is longer than its Content-Length")
-            data = body
-        elif framing == _TO_CLOSE:
-            data = body
+            parts = (body,)
+        else:
+            parts = (body,) if self._framing == _TO_CLOSE else ()
         cork = self._cork
         if cork is not None:
-            if len(data) > _CORK_UP_TO:
-                self._uncork()
-            else:
-                data = cork + data
-                if more and len(data) <= _CORK_UP_TO:
-                    self._cork = data
-                    return
-                self._cork = None
-        if data:
-            self._transport.write(data)
+            if more and size <= _CORK_UP_TO and len(cork) < _MOST_CORKED:
+                cork += parts
+                return
+            self._cork = None
+            parts = (*cork, *parts)
+        if size > _COPY_UP_TO:
+            self._transport.writelines(parts)
+        elif parts:
+            self._transport.write(b"".join(parts))
         if self._left and not more:
             raise RuntimeError("the body is shorter than its Content-Length")
 

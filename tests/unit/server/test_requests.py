@@ -78,6 +78,45 @@ async def test_an_empty_query_survives_in_the_target(start: Start, dial: Connect
     assert scope["extensions"]["streamproxy.connection"].target == b"/a?"
 
 
+@pytest.mark.parametrize("own", [False, True])
+async def test_the_task_of_a_request_is_the_one_that_the_application_runs_in(own: bool) -> None:
+    made: list[str] = []
+
+    def factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append("task")
+        return asyncio.Task(work, loop=loop, **options)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope["extensions"]["streamproxy.connection"]
+        assert connection.task is asyncio.current_task()
+        connections.append(connection)
+        await hello(scope, receive, send)
+
+    connections: list[Any] = []
+    if own:
+        asyncio.get_running_loop().set_task_factory(factory)
+    protocol, transport = wired(app)
+    protocol.data_received(GET)
+    await turns()
+    assert transport.data.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert made == ["task"] * own
+    assert not hasattr(connections[0], "task")  # it holds the request, which would hold it
+    protocol.connection_lost(None)
+
+
+async def test_no_request_sees_the_scope_of_another(start: Start, dial: Connect) -> None:
+    app = Recorder()
+    server = await start(app, app_state={"shared": 1})
+    client = await dial(server.url)
+    for path in (b"/a", b"/b"):
+        await client.send(b"GET %b HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % (path, path))
+        await client.read_response()
+    (first, _), (second, _) = app.requests
+    assert (first["path"], second["path"]) == ("/a", "/b")
+    assert (first["headers"][1], second["headers"][1]) == ((b"x", b"/a"), (b"x", b"/b"))
+    assert [first[key] is second[key] for key in ("state", "extensions", "headers")] == [False] * 3
+
+
 async def test_a_target_in_absolute_form_goes_on_as_a_path_with_its_host(start: Start, dial: Connect) -> None:
     app = Recorder()
     server = await start(app)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from streamproxy.server.flow import Deadline
+from streamproxy.server.flow import NEVER, Deadline
 from tests.conftest import Connect
 from tests.doubles.clock import Clock
 from tests.unit.server.conftest import Start
@@ -124,7 +124,7 @@ def test_a_deadline_can_be_brought_forward_and_taken_back() -> None:
     clock.advance(6)
     assert fired == [begin + 5]
     deadline.set(5)
-    deadline.clear()
+    deadline.at = NEVER
     clock.advance(100)
     deadline.set(5)
     deadline.close()

@@ -47,6 +47,7 @@ def read(*pieces: bytes, max_size: int = 65536, max_fields: int = 100) -> tuple[
 
 def check(head: RequestHead, rest: bytes | None) -> None:
     assert (head.method, head.target, head.version) == ("POST", b"/a%20b//c?x=1&&y", "1.1")
+    assert (head.path, head.raw_path, head.query) == ("/a b//c", b"/a%20b//c", b"x=1&&y")
     assert head.headers == HEADERS
     assert head.framing == Framing(4, False, True)
     assert head.raw == HEAD
@@ -225,7 +226,8 @@ def seen(head: RequestHead, *pieces: bytes) -> object:
         rest = [head.feed(piece) for piece in pieces if piece][-1]
     except Rejected as error:
         return type(error)
-    return head.line, head.headers, head.framing, head.raw, head.wants_websocket, rest
+    target = (head.target, head.path, head.raw_path, head.query)
+    return head.method, target, head.version, head.headers, head.framing, head.raw, head.wants_websocket, rest
 
 
 @given(st.lists(st.tuples(st.sampled_from(SEVERAL), st.integers(0, 200)), min_size=2, max_size=8))
