@@ -71,7 +71,7 @@ class NativeClient:
             head = encode_head(method, target, headers, chunked=False)
             refuse_body_fields(head, headers)
         elif isinstance(content, bytes):
-            head, content = _with_body(method, target, headers, content), None
+            head = _with_body(method, target, headers, content)
         else:
             framing = body_framing(headers)
             head = encode_head(method, target, headers, chunked=framing.length is None)

@@ -129,9 +129,10 @@ class ResponseParser:
                     self._fail("the response does not begin with HTTP/")
                     return
             self.read += len(data)
-        assert self._parser is not None
+        parser = self._parser
+        assert parser is not None
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except _WRONG as error:
             self._refuse(error)
             return
@@ -194,7 +195,8 @@ class ResponseParser:
         if self._framing_fields == _CHUNKED_FIELDS and status == 200 and self._http_1_1 and self._method != "HEAD":
             self.framing = _CHUNKED
         else:
-            self.framing = response_framing(self._method, status, self._parser.get_http_version(), self._framing_fields)
+            version = "1.1" if self._http_1_1 else self._parser.get_http_version()
+            self.framing = response_framing(self._method, status, version, self._framing_fields)
         if status < 200:
             self._on_informational(status)
             return
