@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from watchfiles import awatch
 
@@ -73,12 +74,27 @@ async def looks(files: Callable[[], Iterable[Path]], stop: asyncio.Event) -> Asy
         await asyncio.sleep(0)  # the watch has begun: what changes after the look that follows is reported
         try:
             yield
-            while await report is not None:
+            while await _reported(report) and not stop.is_set():
                 yield
                 if folders(files()) != watched:
                     break
-                report = asyncio.ensure_future(anext(reports, None))
+                if report.done():
+                    report = asyncio.ensure_future(anext(reports, None))
         finally:
             report.cancel()
             await asyncio.gather(report, return_exceptions=True)
             await reports.aclose()
+
+
+async def _reported(report: asyncio.Future[Any]) -> bool:
+    """Wait for a report, but no longer than until the next look. Whether the watch goes on.
+
+    A folder that is removed while its watch begins makes the watch fail, or report nothing: it is begun anew then.
+    """
+    await asyncio.wait({report}, timeout=2 * LOOK)
+    if not report.done():
+        return True
+    if report.exception() is not None:
+        await asyncio.sleep(_QUIET / 1000)
+        return False
+    return report.result() is not None

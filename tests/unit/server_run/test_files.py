@@ -108,3 +108,24 @@ async def test_there_is_a_look_without_any_report(tmp_path: Path, monkeypatch: p
     async with watching([file]) as turns:
         await anext(turns)
         await anext(turns)
+
+
+@pytest.mark.parametrize("fault", ["fails", "says nothing"])
+async def test_a_watch_that_breaks_is_no_end_of_looking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    async def broken(*folders: Path, **options: object) -> AsyncIterator[set[str]]:
+        if fault == "fails":
+            raise FileNotFoundError("the folder is gone")
+        await asyncio.Event().wait()
+        yield set()
+
+    monkeypatch.setattr(module, "awatch", broken)
+    monkeypatch.setattr(module, "LOOK", 0.01)
+    file = tmp_path / "a"
+    file.write_text("one")
+    async with watching([file]) as turns:
+        before = contents([file])
+        file.write_text("two")
+        await until_changed(turns, [file], before)
+        assert contents([file]) != before
