@@ -7,13 +7,18 @@ from collections.abc import Callable
 
 from streamproxy.config import Address, parse_config
 from streamproxy.demo import banner, demo_config, upstream_app
+from streamproxy.errors import StreamproxyError
 from streamproxy.server.engines import EngineSettings, UvicornEngine
 from streamproxy.server.run import loop_factory, serve
 from streamproxy.server.sockets import bind, close, url_of
 
 
 def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
-    """Serve the demo until a signal ends it. Raises BindError when an address is in use."""
+    """Serve the demo until a signal ends it. Raises StreamproxyError when an address is in use or ``admin`` is off."""
+    if admin == "off":
+        raise StreamproxyError(
+            "the demo shows its admin listener: give --admin a host:port, with port 0 for a free one"
+        )
     upstream = bind(Address(host="127.0.0.1", port=0))
     config = parse_config(demo_config(url_of(upstream), listen=listen, admin=admin), name="demo")
     listeners = [bind(address) for address in config.server.listen]

@@ -93,3 +93,9 @@ async def test_the_demo_streams_without_a_file_or_a_key(tmp_path: Path, dial: Co
         assert (answer.get("content-type") or b"").startswith(b"text/event-stream")
         assert answer.body.endswith(b"data: [DONE]\n\n")
         assert await process.stop() == 0, process.output
+
+
+async def test_the_demo_without_its_admin_listener_says_what_it_needs(tmp_path: Path) -> None:
+    status, output = await command(["demo", "--listen", "127.0.0.1:0", "--admin", "off"], tmp_path)
+    assert status == 1
+    assert "--admin" in output
