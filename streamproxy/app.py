@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamproxy import config as configuration
 from streamproxy.admin.app import Reloaded, create_admin
+from streamproxy.admin.ended import Ended
 from streamproxy.compose import Deployment
 from streamproxy.config import Config
 from streamproxy.exchange import Ledger, Observer
@@ -51,7 +52,9 @@ class Application(Starlette):
         self._spans: Observer | None = None
         self._configure_log()
         self._configure_spans()
-        self.admin = create_admin(self)
+        self.ended = Ended()
+        self.ledger.observers.append(self.ended.observe)
+        self.admin = create_admin(self, self.ended)
         super().__init__()
         self.router = ProxyRouter(self._routes(), redirect_slashes=False, default=self._default, lifespan=_lifespan)
 
@@ -73,13 +76,22 @@ class Application(Starlette):
 
         Raises StreamproxyError when a file that it names can't be used; nothing has changed then.
         """
-        old = self.deployment
-        new = Deployment(config, self.ledger, client=self._client, previous=old)
+        await self.commit(await self.prepare(config))
+
+    async def prepare(self, config: Config) -> Deployment:
+        """Make another configuration ready, for `commit`, or for its own ``discard``. Nothing else may come into force
+        meanwhile. Raises StreamproxyError as `adopt`."""
+        new = Deployment(config, self.ledger, client=self._client, previous=self.deployment)
         try:
             await new.start()
         except BaseException:
             await new.discard()
             raise
+        return new
+
+    async def commit(self, new: Deployment) -> None:
+        """Put into force what was prepared; that happens before the first await."""
+        old, config = self.deployment, new.config
         # From here on without an await: a request sees all of one configuration.
         new.take_over(old)
         self.deployment = new
@@ -122,6 +134,9 @@ class Application(Starlette):
         """Count a request that was refused before it became an exchange."""
         self.metrics.rejected(status)
 
+    async def refresh(self, *, streams: bool) -> None:
+        """Everything is known here at any time."""
+
     def ready(self) -> list[str]:
         """Why the proxy is not ready; empty when it is."""
         reasons = ["draining"] if self.draining else []
@@ -134,6 +149,11 @@ class Application(Starlette):
     async def reload(self) -> Reloaded | None:
         """Read the configuration again and put it into force; None where there is nothing to read it from."""
         return None if self.reloader is None else await self.reloader()
+
+    @property
+    def in_force(self) -> Config:
+        """The configuration that new requests see."""
+        return self.deployment.config
 
     def config(self) -> dict[str, Any]:
         """The configuration in force, secrets hidden."""

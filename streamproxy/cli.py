@@ -13,6 +13,7 @@ import click
 
 from streamproxy.app import load_config
 from streamproxy.config import Config, json_schema
+from streamproxy.config.advice import advice
 from streamproxy.config.values import address
 from streamproxy.errors import ConfigError, StreamproxyError
 from streamproxy.version import __version__
@@ -59,6 +60,8 @@ def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level
 def check(path: Path | None) -> None:
     """Validate a configuration file without contacting anything."""
     config = load_config(_file(path))
+    for sentence in advice(config):
+        click.echo(f"warning: {sentence}", err=True)
     click.echo(f"ok: {len(config.routes)} routes, {len(config.upstreams)} upstreams")
 
 

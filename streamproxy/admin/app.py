@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from streamproxy.admin.ended import Ended
+from streamproxy.admin.ended import Ended, Endings
 from streamproxy.admin.feed import Feed, LiveResponse, parse_view
 from streamproxy.admin.overview import Overviews
 from streamproxy.admin.page import PAGE_HEADERS, page
@@ -43,9 +43,10 @@ class Admin(Starlette):
     Who stops its server calls `aclose` first: the streams of the live view end only then.
     """
 
-    def __init__(self, state: AdminState) -> None:
-        ended = Ended()
-        state.ledger.observers.append(ended.observe)
+    def __init__(self, state: AdminState, ended: Endings | None = None) -> None:
+        if ended is None:
+            ended = Ended()
+            state.ledger.observers.append(ended.observe)
         self.feed = Feed(Overviews(state, ended))
         super().__init__(
             routes=_routes(_Endpoints(state), _Seen(self.feed)),
@@ -59,9 +60,10 @@ class Admin(Starlette):
         await self.feed.aclose()
 
 
-def create_admin(state: AdminState) -> Admin:
-    """The admin application of a proxy."""
-    return Admin(state)
+def create_admin(state: AdminState, ended: Endings | None = None) -> Admin:
+    """The admin application of a proxy. ``ended`` is what to show of the exchanges that have ended, where that can't be
+    learned from the ledger."""
+    return Admin(state, ended)
 
 
 def _routes(endpoints: _Endpoints, seen: _Seen) -> list[Route]:
@@ -83,6 +85,7 @@ class _Endpoints:
         self._state = state
 
     async def metrics(self, request: Request) -> Response:
+        await self._state.refresh(streams=False)
         pieces, content_type = self._state.metrics.exposition(", ".join(request.headers.getlist("accept")))
         body = bytearray()
         for piece in pieces:
@@ -94,6 +97,7 @@ class _Endpoints:
         return PlainTextResponse("ok", headers=_NO_STORE)
 
     async def readyz(self, request: Request) -> Response:
+        await self._state.refresh(streams=False)
         reasons = self._state.ready()
         status = 503 if reasons else 200
         body: dict[str, object] = {"ready": not reasons, "reasons": reasons}
@@ -102,6 +106,7 @@ class _Endpoints:
         return JSONResponse(body, status, headers=_NO_STORE)
 
     async def streams(self, request: Request) -> Response:
+        await self._state.refresh(streams=True)
         ledger = self._state.ledger
         ids = list(ledger.live)  # in the order of their beginning
         rows: list[str] = []
@@ -116,6 +121,7 @@ class _Endpoints:
         return Response(body, media_type="application/json", headers=_NO_STORE)
 
     async def stop(self, request: Request) -> Response:
+        await self._state.refresh(streams=True)
         key = request.path_params["id"]
         exchange = self._state.ledger.live.get(key)
         if exchange is None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter, deque
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
 
 from streamproxy.exchange import Exchange
 from streamproxy.observe.access import hide_values, timestamp
@@ -43,6 +44,17 @@ class Ending(NamedTuple):
     error: str
 
 
+class Endings(Protocol):
+    """What is shown of the exchanges that have ended; ``counts`` is by the word of the access log."""
+
+    @property
+    def counts(self) -> Counter[str]: ...
+
+    def newest(self, now: float) -> list[dict[str, Any]]:
+        """The last ones as `rows`."""
+        ...
+
+
 class Ended:
     """The last exchanges that ended, and how many ended in which way; ``counts`` is by the word of the access log."""
 
@@ -64,13 +76,19 @@ class Ended:
             self.counts[exchange.end] += 1
             self._others.append(_ending(number, now, exchange))
 
-    def newest(self, now: float) -> list[dict[str, Any]]:
-        """What is kept, the latest end first: fields of the access log, ``number``, which counts the ends, and ``ago``,
-        the seconds since the end.
-        """
+    def kept(self) -> Iterable[Ending]:
+        """What is kept, the latest end first."""
         complete = (_ending(*one) for one in reversed(self._complete))
-        merged = heapq.merge(complete, reversed(self._others), key=lambda one: -one.number)
-        return [_row(one, now) for one in merged]
+        return heapq.merge(complete, reversed(self._others), key=lambda one: -one.number)
+
+    def newest(self, now: float) -> list[dict[str, Any]]:
+        """What is kept, the latest end first, as `rows`."""
+        return rows(self.kept(), now)
+
+
+def rows(endings: Iterable[Ending], now: float) -> list[dict[str, Any]]:
+    """Fields of the access log, ``number``, which counts the ends, and ``ago``, the seconds since the end."""
+    return [_row(one, now) for one in endings]
 
 
 def _ending(number: int, now: float, exchange: Exchange) -> Ending:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import NamedTuple
 
-from streamproxy.admin.ended import Ended
+from streamproxy.admin.ended import Endings
 from streamproxy.admin.sample import Sample, Sampler
 from streamproxy.admin.state import AdminState
 from streamproxy.admin.update import (
@@ -39,13 +39,14 @@ class Shown(NamedTuple):
 class Overviews:
     """Looks at a proxy. ``ended`` is what it remembers of the exchanges that have ended."""
 
-    def __init__(self, state: AdminState, ended: Ended) -> None:
+    def __init__(self, state: AdminState, ended: Endings) -> None:
         self._state = state
         self._ended = ended
         self._sampler = Sampler(state.ledger, state.metrics)
 
     async def look(self) -> Shown:
         """Look now, for all viewers. For one caller at a time."""
+        await self._state.refresh(streams=True)
         sample = await self._sampler.take()
         names = first_routes(sample)
         routes: list[RouteRow] = []

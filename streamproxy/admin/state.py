@@ -25,6 +25,11 @@ class AdminState(Protocol):
     @property
     def metrics(self) -> Metrics: ...
 
+    async def refresh(self, *, streams: bool) -> None:
+        """Make what this says that of now, the live exchanges too when ``streams`` is set. Awaited before each look;
+        does nothing where the proxy is this process."""
+        ...
+
     def ready(self) -> list[str]:
         """Why the proxy is not ready, one phrase a reason; empty when it is."""
         ...

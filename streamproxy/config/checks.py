@@ -48,6 +48,7 @@ def find(document: Document) -> Iterator[Finding]:
     yield from _dead_routes(document)
     yield from _principals(document)
     yield from _listeners(document)
+    yield from _one_admin(document)
     yield from _missing_files(document)
     yield from _certificates(document)
 
@@ -207,6 +208,15 @@ def _listeners(document: Document) -> Iterator[Finding]:
                 yield Finding(
                     ("server", "listen"), "is the default address of the admin listener; set admin.listen too"
                 )
+
+
+def _one_admin(document: Document) -> Iterator[Finding]:
+    """Mounted, the admin pages would be those of the one worker that took the connection."""
+    workers, mount = document.get(("server", "workers")), document.get(("admin", "mount"))
+    if isinstance(workers, int) and workers > 1 and isinstance(mount, str) and not is_off(mount):
+        yield Finding(
+            ("admin", "mount"), "would show one of several workers by chance; use admin.listen, or one worker"
+        )
 
 
 def _missing_files(document: Document) -> Iterator[Finding]:

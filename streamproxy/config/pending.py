@@ -26,7 +26,6 @@ class Pending(NamedTuple):
 
 
 PENDING = (
-    Pending("server.workers", "several processes"),
     Pending("server.http2", "HTTP/2"),
     Pending("upstreams.*.http2", "HTTP/2"),
     Pending("routes.*.protocol", "the protocols of LLM APIs"),

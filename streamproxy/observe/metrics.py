@@ -22,6 +22,7 @@ from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.metrics_core import InfoMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
 from streamproxy.exchange import Exchange, Ledger
 from streamproxy.observe.series import Histogram, Pair, Totals
@@ -207,15 +208,22 @@ class Metrics:
     """The metrics of one process.
 
     ``upstreams`` is called at each scrape for the upstreams in force; ``engine`` is the name of the ASGI server, for
-    ``streamproxy_build_info``.
+    ``streamproxy_build_info``. ``process`` collects the ``process_*`` series, where they are not those of this process.
     """
 
-    def __init__(self, ledger: Ledger, upstreams: Callable[[], Iterable[UpstreamView]], *, engine: str) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        upstreams: Callable[[], Iterable[UpstreamView]],
+        *,
+        engine: str,
+        process: Collector | None = None,
+    ) -> None:
         self._ledger = ledger
         self._upstreams = upstreams
         self._build = {"version": __version__, "python": platform.python_version(), "engine": engine}
         self._totals = Totals()
-        self._process = ProcessCollector(registry=None)
+        self._process = process or ProcessCollector(registry=None)
 
     def declare(self, pairs: Iterable[Pair]) -> None:
         """Show the series of a configuration's (route, upstream) names, from 0.

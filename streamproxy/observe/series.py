@@ -234,6 +234,13 @@ class Totals:
         for key, (up, streams) in other.endpoints.items():
             self.endpoint(key, up, streams)
 
+    def settle(self) -> None:
+        """Leave only what counts for ever: of what is now, nothing is any more."""
+        for series in self.series.values():
+            series.active = series.waiting = 0
+        self.endpoints.clear()
+        self.connections.clear()
+
     def endpoint(self, key: tuple[str, str], up: bool, streams: int) -> None:
         """Enter one endpoint, by the names of its upstream and its URL; those of one URL are shown as one."""
         was_up, had = self.endpoints.get(key, (True, 0))

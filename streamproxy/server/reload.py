@@ -16,12 +16,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 from streamproxy.admin.app import Reloaded
-from streamproxy.app import Application
 from streamproxy.config import Config
 from streamproxy.config.model import Server, ServerTls
 from streamproxy.errors import ConfigError, StreamproxyError
+from streamproxy.observe.metrics import Metrics
 from streamproxy.server.files import Contents, contents, looks
 from streamproxy.server.tls import ListenerTls
 
@@ -29,6 +30,21 @@ logger = logging.getLogger("streamproxy.reload")
 
 # What of ``server`` a reload puts into force; ``tls`` as far as `_same_kind` lets it.
 _LIVE = frozenset({"trusted_proxies", "drain_timeout", "drain_delay", "tls"})
+
+
+class Reloadable(Protocol):
+    """What can be given another configuration."""
+
+    reload_problems: tuple[str, ...]
+
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def in_force(self) -> Config: ...
+
+    async def adopt(self, config: Config) -> None:
+        """Put another configuration into force; raises StreamproxyError and changes nothing when that can't be."""
+        ...
 
 
 class Source:
@@ -74,17 +90,17 @@ def _same_kind(old: ServerTls | None, new: ServerTls | None) -> bool:
 class Reloader:
     """Reloads an application from where its configuration came from."""
 
-    def __init__(self, app: Application, source: Source, tls: ListenerTls | None) -> None:
+    def __init__(self, app: Reloadable, source: Source, tls: ListenerTls | None) -> None:
         self._app = app
         self._source = source
         self._tls = tls
-        self._started = app.deployment.config
+        self._started = app.in_force
         self._seen: Contents = contents(self.files()) | source.seen
         self._one_at_a_time = asyncio.Lock()
 
     def files(self) -> list[Path]:
         """The files whose change calls for a reload: the configuration, and the listener's certificates."""
-        tls = self._app.deployment.config.server.tls
+        tls = self._app.in_force.server.tls
         names = [] if tls is None else [tls.cert, tls.key, tls.client_ca]
         return [self._source.path, *(Path(name) for name in names if name is not None)]
 

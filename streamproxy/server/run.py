@@ -15,21 +15,23 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
+from streamproxy.admin.app import Reloaded
 from streamproxy.app import Application, create_app
 from streamproxy.config.model import Config
 from streamproxy.server.drain import Stop, drain
 from streamproxy.server.engines import FOREVER, Engine, EngineSettings, UvicornEngine, hypercorn_engine
 from streamproxy.server.memory import keep_buffers
 from streamproxy.server.reload import Reloader, Source
-from streamproxy.server.sockets import bind, close, url_of
+from streamproxy.server.sockets import bind, bind_several, close, url_of
 from streamproxy.server.tls import ListenerTls
 
 Say = Callable[[str], None]
 
-_ADMIN_CONNECTIONS = 1000
+ADMIN_CONNECTIONS = 1000
 
 
 def run(config: Config, say: Say, source: Source | None = None) -> None:
@@ -43,13 +45,22 @@ def run(config: Config, say: Say, source: Source | None = None) -> None:
     listeners: list[socket.socket] = []
     admins: list[socket.socket] = []
     try:
-        listeners += [bind(address) for address in config.server.listen]
+        for address in config.server.listen:
+            listeners += bind_several(address, config.server.workers)
         admins += [bind(address) for address in config.admin.listen]
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(serve(config, listeners, admins, say, source))
+            runner.run(_server(config)(config, listeners, admins, say, source))
     finally:
         for listener in (*listeners, *admins):
             close(listener)
+
+
+def _server(config: Config) -> Callable[..., Coroutine[Any, Any, None]]:
+    if config.server.workers == 1:
+        return serve
+    from streamproxy.server.supervisor import supervise
+
+    return supervise
 
 
 def _be_the_first_process(*, reloads: bool) -> None:
@@ -79,23 +90,20 @@ async def serve(
     source: Source | None = None,
 ) -> None:
     """Serve on sockets that listen already, until a signal."""
-    stop = _signals()
+    stop = on_signals()
     tls = ListenerTls(config.server.tls) if config.server.tls is not None else None
     app = create_app(config)
     reloader = Reloader(app, source, tls) if source is not None else None
-    settings = engine_settings(config, app)
-    main = _engine(config, app, listeners, settings._replace(tls=tls.front if tls is not None else None))
+    settings = engine_settings(config, app.rejected)
+    main = main_engine(config, app, listeners, tls)
     # The admin listener answers also when the main one is full.
-    admin = UvicornEngine(app.admin, admins, settings._replace(max_connections=_ADMIN_CONNECTIONS), lifespan=False)
+    admin = UvicornEngine(app.admin, admins, settings._replace(max_connections=ADMIN_CONNECTIONS), lifespan=False)
     await main.start()
     try:
         if admins:
             await admin.start()
-        async with _reloading(app, reloader):
-            for listener in listeners:
-                say(f"listening on {url_of(listener, 'http' if tls is None else 'https')}")
-            for listener in admins:
-                say(f"admin on {url_of(listener)}")
+        async with reloading(app, reloader):
+            announce(config, listeners, admins, say)
             await stop.begun.wait()
             app.draining = True  # not ready from this moment on
         server = app.deployment.config.server
@@ -106,7 +114,16 @@ async def serve(
         await admin.stop()
 
 
-def engine_settings(config: Config, app: Application) -> EngineSettings:
+def announce(config: Config, listeners: list[socket.socket], admins: list[socket.socket], say: Say) -> None:
+    """One line a listener."""
+    scheme = "http" if config.server.tls is None else "https"
+    for url in dict.fromkeys(url_of(listener, scheme) for listener in listeners):  # several may share an address
+        say(f"listening on {url}")
+    for listener in admins:
+        say(f"admin on {url_of(listener)}")
+
+
+def engine_settings(config: Config, rejected: Callable[[int, str], None]) -> EngineSettings:
     """What the engine is told of connections."""
     server = config.server
     return EngineSettings(
@@ -115,17 +132,29 @@ def engine_settings(config: Config, app: Application) -> EngineSettings:
         keepalive_timeout=FOREVER if server.keepalive_timeout is None else server.keepalive_timeout,
         drain_timeout=FOREVER if server.drain_timeout is None else server.drain_timeout,
         max_connections=server.max_connections,
-        on_rejected=app.rejected,
+        on_rejected=rejected,
     )
 
 
-def _engine(config: Config, app: Application, listeners: list[socket.socket], settings: EngineSettings) -> Engine:
+def main_engine(
+    config: Config,
+    app: Application,
+    listeners: list[socket.socket],
+    tls: ListenerTls | None,
+    *,
+    max_connections: int | None = None,
+) -> Engine:
+    """The configured server on the main listener; ``max_connections`` overrides the configured number."""
+    settings = engine_settings(config, app.rejected)._replace(tls=tls.front if tls is not None else None)
+    if max_connections is not None:
+        settings = settings._replace(max_connections=max_connections)
     if config.server.engine == "hypercorn":
         return hypercorn_engine(app, listeners, settings)
     return UvicornEngine(app, listeners, settings)
 
 
-def _signals() -> Stop:
+def on_signals() -> Stop:
+    """Hear SIGTERM and SIGINT."""
     stop = Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -133,8 +162,12 @@ def _signals() -> Stop:
     return stop
 
 
+class _Reloads(Protocol):
+    reloader: Callable[[], Awaitable[Reloaded]] | None
+
+
 @asynccontextmanager
-async def _reloading(app: Application, reloader: Reloader | None) -> AsyncIterator[None]:
+async def reloading(app: _Reloads, reloader: Reloader | None) -> AsyncIterator[None]:
     """Within it, SIGHUP, ``POST /reload`` and a change of the files reload the configuration."""
     if reloader is None:
         yield

@@ -15,26 +15,35 @@ BACKLOG = 2048
 UNIX_MODE = 0o660  # whoever owns the socket or is of its group may connect
 
 
+class Listener(socket.socket):
+    """A listening socket. ``owned`` is False when the file of a unix socket is another process's to remove."""
+
+    owned = True
+
+
 class BindError(StreamproxyError):
     """An address can't be listened on; the text says which and why."""
 
 
-def bind(address: Address) -> socket.socket:
+def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
     """A listening, non-blocking socket for a host and port (0 picks a free one) or a unix path.
 
-    A unix socket that nobody listens on any more is replaced; a new one has the mode 0660. Raises BindError.
+    A unix socket that nobody listens on any more is replaced; a new one has the mode 0660. With ``reuse_port`` others
+    that have it too may listen on the same port. Raises BindError.
     """
     try:
         if address.path is not None:
             _remove_stale(address.path)
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
             target: object = address.path
         else:
             family, kind, proto, _, target = socket.getaddrinfo(
                 address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
-            listener = socket.socket(family, kind, proto)
+            listener = Listener(family, kind, proto)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     except OSError as error:
@@ -48,6 +57,41 @@ def bind(address: Address) -> socket.socket:
     except OSError as error:
         listener.close()
         raise BindError(f"can't listen on {address}: {error.strerror or error}") from error
+    return listener
+
+
+def bind_several(address: Address, count: int) -> list[socket.socket]:
+    """So many listeners on one port, over which the system spreads connections evenly; on a unix path it is one.
+
+    Raises BindError, also when somebody else listens there with SO_REUSEPORT.
+    """
+    if address.path is not None or count == 1:
+        return [bind(address)]
+    if address.port:
+        bind(address).close()
+    listeners = [bind(address, reuse_port=True)]
+    try:
+        while len(listeners) < count:
+            listeners.append(beside(listeners[0]))
+    except BindError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def beside(listener: socket.socket) -> socket.socket:
+    """Another listener on the port of one that has SO_REUSEPORT. Raises BindError."""
+    host, port = listener.getsockname()[:2]
+    return bind(Address(host=host, port=port), reuse_port=True)
+
+
+def inherit(number: int) -> socket.socket:
+    """The listening socket that another process has made and passed on as this file descriptor. Raises OSError."""
+    listener = Listener(fileno=number)
+    listener.owned = False
+    listener.setblocking(False)
+    listener.set_inheritable(False)
     return listener
 
 
@@ -76,7 +120,7 @@ def url_of(listener: socket.socket, scheme: str = "http") -> str:
 
 def unlink(listener: socket.socket) -> None:
     """Remove the file of a unix socket that still listens; after that it may be another process's already."""
-    if listener.family == socket.AF_UNIX and listener.fileno() != -1:
+    if listener.family == socket.AF_UNIX and listener.fileno() != -1 and getattr(listener, "owned", True):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(listener.getsockname())
 

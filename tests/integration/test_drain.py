@@ -17,10 +17,10 @@ from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient, fetch
 from tests.doubles.connection import PeerEnded, guarded
 from tests.doubles.parts import require
-from tests.doubles.upstream import Conn, Script, Upstream, answering, response, stream_head
+from tests.doubles.upstream import Conn, Script, answering, response, stream_head
 from tests.integration.conftest import RunProxy
 from tests.integration.process import Process
-from tests.integration.proxy import RunningProxy, configuration, write_configuration
+from tests.integration.proxy import Config, RunningProxy, configuration, write_configuration
 
 ENGINES = ("uvicorn", "hypercorn")
 
@@ -242,14 +242,14 @@ async def test_a_drain_is_quick_when_nothing_runs(
         await kept.get("/")
 
 
-async def in_a_container(tmp_path: Path, upstream: Upstream) -> list[str]:
+async def in_a_container(tmp_path: Path, config: Config) -> list[str]:
     """The command that runs the proxy as number 1 of processes of its own."""
     unshare = require("unshare")
     isolated = [unshare, "--pid", "--fork", "--mount-proc", "--kill-child"]
     tried = await asyncio.to_thread(subprocess.run, [*isolated, "true"], capture_output=True, check=False)
     if tried.returncode:
         pytest.skip("process namespaces are not allowed here")
-    file = write_configuration(tmp_path, configuration(upstream.url))
+    file = write_configuration(tmp_path, config)
     return [*isolated, sys.executable, "-m", "streamproxy", "run", "-c", str(file)]
 
 
@@ -259,7 +259,7 @@ def child_of(pid: int) -> int:
 
 async def test_as_the_first_process_it_hears_signals_and_leaves_no_zombies(serve: Serve, tmp_path: Path) -> None:
     upstream = await serve(answering(response(b"abc")))
-    with Process(await in_a_container(tmp_path, upstream)) as process:
+    with Process(await in_a_container(tmp_path, configuration(upstream.url))) as process:
         url = (await process.line(r"^listening on (\S+)"))[1]
         await process.line("^admin on")
         first = child_of(process.pid)

@@ -38,6 +38,9 @@ class SeenProxy:
         self.reasons: list[str] = []
         self.reload_problems: tuple[str, ...] = ()
 
+    async def refresh(self, *, streams: bool) -> None:
+        pass
+
     def ready(self) -> list[str]:
         return self.reasons
 

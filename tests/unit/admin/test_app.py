@@ -32,6 +32,9 @@ class Proxy:
         self.reload_problems: tuple[str, ...] = ()
         self.reloaded: Reloaded | None = Reloaded()
 
+    async def refresh(self, *, streams: bool) -> None:
+        pass
+
     def ready(self) -> list[str]:
         return self.reasons
 

@@ -12,7 +12,6 @@ from streamproxy.errors import ConfigError
 
 # A value for each key that asks for what is not there.
 ASKING = {
-    "server.workers": "2",
     "server.http2": "on",
     "upstreams.*.http2": "on",
     "routes.*.protocol": "openai",
@@ -76,5 +75,4 @@ def test_every_row_names_a_key_of_the_model() -> None:
 def test_no_default_asks_for_what_is_not_there() -> None:
     """A file that leaves a key out must not get what is refused when it is written out."""
     unserved = {row.key: default_of(field_at(Config, row.path)) for row in PENDING}
-    assert unserved["server.workers"] == 1
     assert unserved["routes.*.websocket"] is False

@@ -1,0 +1,23 @@
+"""What an operator should know of a configuration that is not wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from streamproxy.config.model import Config
+
+_COUNTED = ("max_streams", "max_streams_per_client", "queue")
+
+
+def advice(config: Config) -> Iterator[str]:
+    """One sentence for each thing to know."""
+    workers = config.server.workers
+    if workers == 1:
+        return
+    for route in config.routes:
+        limits = [f"{name}: {value}" for name in _COUNTED if (value := getattr(route.limits, name))]
+        if limits:
+            yield (
+                f"routes.{route.name}.limits: each of the {workers} workers counts its own {', '.join(limits)}, "
+                f"so that all of them let up to {workers} times as many through"
+            )
