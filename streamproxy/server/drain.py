@@ -32,6 +32,7 @@ logger = logging.getLogger("streamproxy.server")
 
 MOMENT = 1.0  # seconds for an event to be completed
 FLUSH = 1.0  # seconds for interrupted exchanges to end
+NEWCOMERS = 0.15  # seconds for the first request of a connection that was accepted last
 _LOOK = 0.01  # seconds between two looks at the streams that are inside an event
 
 
@@ -68,6 +69,7 @@ async def drain(app: Draining, engine: Closing, stop: Stop, *, delay: float, tim
         await _first(stop, asyncio.sleep(delay))
     engine.drain()
     if not stop.at_once.is_set():
+        await _first(stop, asyncio.sleep(NEWCOMERS))
         await _first(stop, app.ledger.wait_empty(), timeout=timeout)
     if app.ledger.live:
         logger.info("ending %d exchanges that still run", len(app.ledger.live))

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import uvicorn
 from starlette.types import ASGIApp
 
-from streamproxy.server.http11 import Http11Limits, Http11Protocol, http11_protocol
+from streamproxy.server.http11 import NEWCOMER, Http11Limits, Http11Protocol, http11_protocol
 from streamproxy.server.sockets import BACKLOG, close
 
 FOREVER = 31_536_000.0  # seconds: a year, since a loop's timers take no infinity
@@ -91,10 +91,15 @@ class UvicornEngine:
 
     def drain(self) -> None:
         self._server.stop_accepting()
+        self._shut_down()
+        # Some were accepted in this turn of the loop, and enter in the next.
+        asyncio.get_running_loop().call_later(NEWCOMER / 2, self._shut_down)
+
+    def _shut_down(self) -> None:
         connections: list[Any] = list(self._server.server_state.connections)
         for connection in connections:
             # uvicorn would have its WebSockets closed at once; they are streams, and go on like others.
-            if isinstance(connection, Http11Protocol):
+            if isinstance(connection, Http11Protocol) and not connection.stopping:
                 connection.shutdown()
 
     async def stop(self) -> None:

@@ -46,6 +46,7 @@ from streamproxy.wire.request import RequestHead
 BODY_LIMIT = 64 * 1024  # bytes of a request body that are held, or drained when nobody wants them
 
 FLUSH_TIMEOUT = 60.0  # seconds in which a client has to take the end of its last response
+NEWCOMER = 0.1  # seconds in which a connection without a request may still send its first, while the server ends
 
 _HEAD, _RESPONSE, _DRAIN, _LINGER, _CLOSED = range(5)
 
@@ -92,14 +93,17 @@ class Http11Protocol(asyncio.Protocol):
         self._app_state = app_state
         self._keepalive: float = config.timeout_keep_alive
         self.loop = _loop or asyncio.get_running_loop()
+        self.plain_tasks = self.loop.get_task_factory() is None
         # Of the connection.
         self.transport: asyncio.Transport
         self.flow: Flow
         self.stopping = False  # the server wants to end
         self._status = _HEAD
         self._deadline = Deadline(self.loop, self._expired)
+        self._fresh = True  # has not had a request
         self._scope: dict[str, Any] = {}  # what is the same for all its requests
         self._head = RequestHead(self.limits.max_header_size, self.limits.max_fields)
+        self._begun = False  # a head, which has only so much time to end
         self._backlog = b""  # bytes after the current request
         # Of the current request.
         self._cycle: RequestCycle | None = None
@@ -157,8 +161,11 @@ class Http11Protocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """From uvicorn: end the connection, at once if it is idle, else after the response that it is busy with."""
         self.stopping = True
-        if self._status == _HEAD and not self._head.begun and not self._backlog:
-            self._close()
+        if self._status == _HEAD and not self._begun and not self._backlog:
+            if self._fresh:
+                self._deadline.set(NEWCOMER)  # its first request is on its way, and would be answered with a reset
+            else:
+                self._close()
 
     # Reading.
 
@@ -166,16 +173,17 @@ class Http11Protocol(asyncio.Protocol):
         if self._backlog:
             data, self._backlog = self._backlog + data, b""
         head = self._head
-        was_begun = head.begun
         try:
             rest = head.feed(data)
         except Rejected as error:
             self._refuse(error)
             return
         if rest is None:
-            if head.begun and not was_begun:  # else empty lines only
+            if head.begun and not self._begun:  # else empty lines only
+                self._begun = True
                 self._deadline.set(self.limits.head_timeout)
             return
+        self._begun = False
         self._deadline.at = NEVER
         if head.wants_websocket and self._config.ws_protocol_class is not None:
             self._upgrade(head, rest)
@@ -271,6 +279,7 @@ class Http11Protocol(asyncio.Protocol):
     def _next(self) -> None:
         """Turn to the next request, or become idle."""
         self._status = _HEAD
+        self._fresh = False
         self._chunks = None
         self._deadline.set(self._keepalive)
         if self._backlog:
@@ -328,7 +337,7 @@ class Http11Protocol(asyncio.Protocol):
     # Ends of connections.
 
     def _expired(self) -> None:
-        if self._status == _HEAD and self._head.begun:
+        if self._status == _HEAD and self._begun:
             self._refuse(RequestTimeout("The request head did not come in time"))
         elif self._status == _HEAD:
             self._close()
