@@ -212,8 +212,12 @@ def _listeners(document: Document) -> Iterator[Finding]:
 
 def _one_admin(document: Document) -> Iterator[Finding]:
     """Mounted, the admin pages would be those of the one worker that took the connection."""
-    workers, mount = document.get(("server", "workers")), document.get(("admin", "mount"))
-    if isinstance(workers, int) and workers > 1 and isinstance(mount, str) and not is_off(mount):
+    given, mount = document.get(("server", "workers")), document.get(("admin", "mount"))
+    try:
+        workers = 1 if given is None else Server.model_validate({"workers": given}).workers
+    except ValidationError:
+        return
+    if workers > 1 and isinstance(mount, str) and not is_off(mount):
         yield Finding(
             ("admin", "mount"), "would show one of several workers by chance; use admin.listen, or one worker"
         )

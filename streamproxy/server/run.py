@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from streamproxy.admin.app import Reloaded
 from streamproxy.app import Application, create_app
 from streamproxy.config.model import Config
+from streamproxy.server.activation import activated
 from streamproxy.server.drain import Stop, drain
 from streamproxy.server.engines import FOREVER, Engine, EngineSettings, UvicornEngine, hypercorn_engine
 from streamproxy.server.memory import keep_buffers
@@ -37,17 +38,21 @@ ADMIN_CONNECTIONS = 1000
 def run(config: Config, say: Say, source: Source | None = None) -> None:
     """Serve until a signal ends it; ``say`` gets one line a listener once it accepts.
 
-    With a ``source``, which ``config`` came from, the configuration is reloaded. Raises StreamproxyError for an
-    address that can't be listened on or a file that can't be used.
+    Listeners that the service manager has passed on are taken in place of the configured addresses. With a ``source``,
+    which ``config`` came from, the configuration is reloaded. Raises StreamproxyError for an address that can't be
+    listened on or a file that can't be used.
     """
     _be_the_first_process(reloads=source is not None)
     keep_buffers()
     listeners: list[socket.socket] = []
     admins: list[socket.socket] = []
     try:
-        for address in config.server.listen:
+        passed = activated(os.environ, os.getpid())
+        listeners += passed.main
+        admins += passed.admin
+        for address in () if passed.main else config.server.listen:
             listeners += bind_several(address, config.server.workers)
-        admins += [bind(address) for address in config.admin.listen]
+        admins += [bind(address) for address in config.admin.listen if not passed.admin]
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_server(config)(config, listeners, admins, say, source))
     finally:

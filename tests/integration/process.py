@@ -29,7 +29,12 @@ class Process:
     """A running program. Leaving the ``with`` block stops it, and its whole process group if it does not listen."""
 
     def __init__(
-        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = Path(command[0]).name
         self.lines: list[str] = []
@@ -42,6 +47,7 @@ class Process:
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})},
             cwd=cwd,
+            pass_fds=pass_fds,
             text=True,
             errors="replace",
             start_new_session=True,
