@@ -376,3 +376,4 @@ class Http11Protocol(asyncio.Protocol):
         websocket.connection_made(self.transport)
         websocket.data_received(head.raw + rest)
         self.transport.set_protocol(websocket)
+        head.close()
