@@ -34,7 +34,7 @@ _NOTED = frozenset({b"host", b"connection", b"content-length", b"transfer-encodi
 
 
 # Method, target, version, the authority of a target in absolute form, and the target's path, raw path and query.
-# (A plain tuple: to unpack a named one costs three times as much.)
+# (A plain tuple, because a named one is unpacked item by item.)
 RequestLine = tuple[str, bytes, str, bytes | None, str, bytes, bytes]
 
 _MOST_LINES, _LONGEST_LINE = 256, 512
