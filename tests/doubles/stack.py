@@ -124,7 +124,7 @@ async def running_stack(
     leaks.gauge("live exchanges", lambda: list(app.ledger.live))
     leaks.gauge("streams", lambda: sum(e.streams for u in app.deployment.upstreams.values() for e in u.endpoints))
     listener = bind(Address(host="127.0.0.1", port=0))
-    settings = engine_settings(config, app)._replace(drain_timeout=1.0)
+    settings = engine_settings(config, app.rejected)._replace(drain_timeout=1.0)
     engine = SERVERS[server_kind](app, [listener], settings)
     url = url_of(listener)
     await engine.start()
