@@ -18,6 +18,7 @@ from streamproxy.client.foreign import ForeignClient, ForeignResponse
 from streamproxy.wire.headers import Headers
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
+_CLOSING = "http11.response_closed.started"  # before the connection goes back into the pool
 _PHASES = {
     "connection.connect_tcp.started": "connect",
     "connection.connect_unix_socket.started": "connect",
@@ -76,13 +77,16 @@ class HttpxClient(ForeignClient):
 class _Attempt:
     """Follows one request through httpcore's trace events."""
 
-    __slots__ = ("connected", "progress")
+    __slots__ = ("connected", "progress", "response")
 
     def __init__(self, progress: Callable[[str], None] | None) -> None:
         self.progress = progress
         self.connected = False  # a connection was made for it, so it is not a pooled one
+        self.response: Any = None
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if event == _CLOSING and self.response is not None and _has_rest(self.response):
+            await self.response.extensions["network_stream"].aclose()
         phase = _PHASES.get(event)
         if phase is not None:
             if phase == "connect":
@@ -102,10 +106,25 @@ async def _send(client: Any, build: Callable[[], Any], attempt: _Attempt, *, rep
         if attempt.connected or not replayable or not dead:
             raise
         response = await client.send(build(), stream=True, auth=None, follow_redirects=False)
+    attempt.response = response
     try:
         yield response
     finally:
         await response.aclose()
+
+
+def _has_rest(response: Any) -> bool:
+    """Whether something came behind the end of a response, in the same read as the end.
+
+    httpcore keeps it in the parser of the connection that it puts back into its pool, where it would become the head
+    of the next response, somebody else's. Nothing public tells of it; the way to the parser is that of httpcore 1 and
+    httpcore2, and on any other the answer is no.
+    """
+    part = response.stream
+    for name in ("_stream", "_httpcore_stream", "_stream", "_connection", "_h11_state"):
+        part = getattr(part, name, None)
+    rest: tuple[bytes, bool] = getattr(part, "trailing_data", (b"", False))
+    return bool(rest[0])
 
 
 def is_httpx(client: object) -> bool:
