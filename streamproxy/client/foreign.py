@@ -8,7 +8,9 @@ from types import TracebackType
 from typing import Any
 
 from streamproxy.client.translate import translate
+from streamproxy.errors import BadResponse
 from streamproxy.wire.headers import Headers
+from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, response_framing
 
 
 class ForeignClient:
@@ -33,11 +35,12 @@ class ForeignClient:
             progress("head")
         else:
             content = _report(content, progress)
-        return self._guard(self._client.stream(method, url, headers=headers, content=content, extensions=passed))
+        inner = self._client.stream(method, url, headers=headers, content=content, extensions=passed)
+        return self._guard(method, inner)
 
     @staticmethod
-    def _guard(inner: AbstractAsyncContextManager[Any]) -> AbstractAsyncContextManager[ForeignResponse]:
-        return _Stream(inner)
+    def _guard(method: str, inner: AbstractAsyncContextManager[Any]) -> AbstractAsyncContextManager[ForeignResponse]:
+        return _Stream(method, inner)
 
     async def aclose(self) -> None:
         """The client belongs to whoever made it, and is closed there."""
@@ -54,6 +57,12 @@ class ForeignResponse:
     @property
     def status_code(self) -> int:
         return int(self._response.status_code)
+
+    @property
+    def version(self) -> str:
+        """The version that the head was sent in: "1.0", or "1.1" for a later one and where the client does not say."""
+        extensions: Mapping[str, Any] = getattr(self._response, "extensions", {})
+        return "1.0" if extensions.get("http_version") == b"HTTP/1.0" else "1.1"
 
     @property
     def headers(self) -> ForeignHeaders:
@@ -79,16 +88,24 @@ class ForeignHeaders:
 
 
 class _Stream:
-    __slots__ = ("_inner",)
+    __slots__ = ("_inner", "_method")
 
-    def __init__(self, inner: AbstractAsyncContextManager[Any]) -> None:
+    def __init__(self, method: str, inner: AbstractAsyncContextManager[Any]) -> None:
+        self._method = method
         self._inner = inner
 
     async def __aenter__(self) -> ForeignResponse:
         try:
-            return ForeignResponse(await self._inner.__aenter__())
+            response = ForeignResponse(await self._inner.__aenter__())
         except Exception as error:
             raise translate(error, head_seen=False) from error
+        try:
+            _check(self._method, response)
+        except AmbiguousHead as fault:
+            bad = BadResponse(note=str(fault))
+            await self.__aexit__(BadResponse, bad, None)
+            raise bad from None
+        return response
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -99,6 +116,14 @@ class _Stream:
         except Exception as fault:
             if error is None:
                 raise translate(fault, head_seen=True) from fault
+
+
+def _check(method: str, response: ForeignResponse) -> None:
+    """Hold a head to the rules of our own client, as far as a library lets it be seen. Raises AmbiguousHead."""
+    fields = response.headers.raw
+    if len(fields) > MAX_FIELDS:
+        raise AmbiguousHead(f"more than {MAX_FIELDS} fields")
+    response_framing(method, response.status_code, response.version, fields)
 
 
 async def _report(content: AsyncIterator[bytes], progress: Callable[[str], None]) -> AsyncIterator[bytes]:

@@ -66,7 +66,7 @@ class HttpxClient(ForeignClient):
             return self._request(method, parsed, headers=headers, content=content, extensions=passed)
 
         replayable = content is None and method in _IDEMPOTENT
-        return self._guard(_send(self._client, build, attempt, replayable=replayable))
+        return self._guard(method, _send(self._client, build, attempt, replayable=replayable))
 
     async def aclose(self) -> None:
         """Close the client and its connections, if they are ours."""

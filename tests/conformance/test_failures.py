@@ -99,9 +99,12 @@ GARBAGE = {
     "space before colon": b"HTTP/1.1 200 OK\r\nX : a\r\nContent-Length: 0\r\n\r\n",
     "nul": b"HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n",
     "status": b"HTTP/1.1 99 Low\r\nContent-Length: 0\r\n\r\n",
+    "high status": b"HTTP/1.1 999 High\r\nContent-Length: 0\r\n\r\n",
+    "old and chunked": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "many fields": b"HTTP/1.1 200 OK\r\n" + b"X: 1\r\n" * 101 + b"\r\n",
     "huge": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 300_000 + b"\r\n\r\n",
 }
-H11_FORGIVES = ["length and coding", "folded"]
+H11_FORGIVES = ["folded"]
 
 
 @pytest.mark.parametrize("name", GARBAGE)
@@ -333,7 +336,10 @@ async def test_a_malformed_or_ambiguous_request_is_refused_and_the_connection_cl
     answer = await client.read_response()
     assert (answer.status, answer.get("proxy-status")) == (400, b"streamproxy; error=http_request_error")
     assert (await client.wait_ended()).how == "eof"
-    assert name == "bad chunk" or not upstream.requests
+    if name == "bad chunk":
+        await proxy.end_of()  # its exchange had begun
+    else:
+        assert not upstream.requests
     assert proxy.metric("streamproxy_requests_total", code="400") == 1
 
 
