@@ -116,7 +116,8 @@ class Downstream:
         if self.carry_on and self.started:
             self.gone = True
         else:
-            self._exchange.interrupt(ClientDisconnected())
+            fault = self._connection.fault if self._connection is not None else None
+            self._exchange.interrupt(fault or ClientDisconnected())
 
     def hold(self, size: int) -> None:
         """Let the server hold at most about ``size`` bytes that the client has not taken, where it can be told."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from streamproxy.errors import BadRequest
+
 CONNECTION = "streamproxy.connection"
 
 
@@ -29,6 +31,7 @@ class DownstreamConnection(Protocol):
 
     target: bytes  # the request target as it was sent
     on_disconnect: Callable[[], None] | None  # called once, at the moment the client leaves
+    fault: BadRequest | None  # why the request ended, when it has and the client has not left; the server has answered
 
     @property
     def disconnected(self) -> bool:

@@ -306,6 +306,10 @@ class Http11Protocol(asyncio.Protocol):
         """Answer a request that the application will not see, and end the connection."""
         if self.limits.on_rejected is not None:
             self.limits.on_rejected(error.status, error.detail)
+        self._answer(error)
+
+    def _answer(self, error: Rejected) -> None:
+        """Answer in the application's place, and end the connection."""
         headers, body = error_response(error, new_request_id())
         self.transport.write(whole_response(error.status, headers, body))
         self._linger()
@@ -316,11 +320,12 @@ class Http11Protocol(asyncio.Protocol):
         if cycle is None:  # the response is complete already
             self._linger()
             return
+        cycle.fault = error
         cycle.disconnect()
         if cycle.started:
             self.unfinished(cycle)
         else:
-            self._refuse(error)
+            self._answer(error)
 
     def _client_left(self) -> None:
         """The client closed, or half-closed, before its response was complete."""

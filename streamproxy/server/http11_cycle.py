@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
-from streamproxy.errors import ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
+from streamproxy.errors import BadRequest, ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
 from streamproxy.exchange import new_request_id
 from streamproxy.server.flow import Flow
 from streamproxy.server.http11_head import field, head_fields
@@ -86,8 +86,8 @@ class RequestCycle:
 
     For the application: ``target`` are the exact bytes of the request target, in origin form; ``body_complete`` says
     whether the request's body was received to its end, ``disconnected`` whether the client has left;
-    ``on_disconnect`` is called once, at the moment when the client leaves before the response is complete; ``task`` is
-    the task that runs the application, while it does.
+    ``on_disconnect`` is called once, when the client leaves before the response is complete, or when its body turns
+    out malformed, which ``fault`` says (and the connection answers); ``task`` runs the application, while it does.
     """
 
     __slots__ = (
@@ -110,6 +110,7 @@ class RequestCycle:
         "body_complete",
         "complete",
         "disconnected",
+        "fault",
         "held",
         "keep_alive",
         "on_disconnect",
@@ -152,6 +153,7 @@ class RequestCycle:
         self._streams = False  # chunked, and nothing is corked any more
         self.complete = False
         self.disconnected = False
+        self.fault: BadRequest | None = None
         self.on_disconnect: Callable[[], None] | None = None
 
     # For the application, beyond ASGI.

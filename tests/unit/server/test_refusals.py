@@ -100,7 +100,8 @@ async def test_a_bad_chunk_before_the_response_is_a_400_and_the_application_hear
     heard: list[Any] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["extensions"]["streamproxy.connection"].on_disconnect = lambda: heard.append("left")
+        connection = scope["extensions"]["streamproxy.connection"]
+        connection.on_disconnect = lambda: heard.append(connection.fault.detail)
         heard.append((await receive())["body"])
         heard.append((await receive())["type"])
 
@@ -114,8 +115,8 @@ async def test_a_bad_chunk_before_the_response_is_a_400_and_the_application_hear
     answer = await client.read_response()
     assert answer.status == 400
     assert (await client.wait_ended()).how == "eof"
-    assert heard == [b"abc", "left", "http.disconnect"]
-    assert server.rejected == [(400, "A chunk's size is malformed")]
+    assert heard == [b"abc", "A chunk's size is malformed", "http.disconnect"]
+    assert not server.rejected  # the application knows, and accounts for it
 
 
 async def test_a_bad_chunk_after_the_response_began_ends_it_unfinished(start: Start, dial: Connect) -> None:
