@@ -36,7 +36,7 @@ MATRIX = {
     ("request", "client closes"): LEFT,
     ("request", "client resets"): LEFT,
     ("request", "client stalls"): Expected("timeout", "http_request_error", 408),
-    ("request", "client sends garbage"): Expected("client_disconnect", "connection_terminated", 400),
+    ("request", "client sends garbage"): Expected("rejected", "http_request_error", 400),
     ("request", "upstream closes"): Expected("error", "connection_terminated", 502),
     ("request", "upstream resets"): Expected("error", "connection_terminated", 502),
     ("request", "upstream sends garbage"): Expected("error", "http_protocol_error", 502),
