@@ -36,8 +36,9 @@ class Passed(NamedTuple):
 class Authenticator:
     """Lets requests in that carry a valid credential in one of the sources.
 
-    The first credential that is valid counts, in the order of ``sources``; it is taken out of the request unless
-    ``pass_on``. One source that carries two credentials is refused: the upstream might look at the other one.
+    The first credential that is valid counts, in the order of ``sources``. Unless ``pass_on`` every source is emptied
+    then, not only that one: what else they carry was meant for this proxy too, and an upstream that also knows tokens
+    might take it for somebody else's. One source that carries two credentials is refused for the same reason.
     """
 
     def __init__(self, verifiers: Sequence[Verifier], sources: Sequence[Source], *, pass_on: bool = False) -> None:
@@ -58,12 +59,17 @@ class Authenticator:
                 continue
             principal = self._principal(tokens[0], faults)
             if principal is not None:
-                return Passed(principal, *(request if self._pass_on else source.strip(request)))
+                return Passed(principal, *(request if self._pass_on else self._stripped(request)))
         if not faults:
             raise Denied(challenge=_CHALLENGE, note="there is no credential")
         raise Denied(
             "The credential is not valid", challenge=_CHALLENGE_INVALID, note="credential refused: " + "; ".join(faults)
         )
+
+    def _stripped(self, request: Request) -> Request:
+        for source in self._sources:
+            request = source.strip(request)
+        return request
 
     def _principal(self, token: bytes, faults: list[str]) -> str | None:
         for verifier in self._verifiers:

@@ -38,7 +38,11 @@ class Source(Protocol):
 
 
 class FromHeader:
-    """``Authorization: Bearer TOKEN``. Fields with another scheme are not its business."""
+    """``Authorization: Bearer TOKEN``.
+
+    A field with another scheme is no credential here: nothing could check it, and it goes on, to an upstream that asks
+    for Basic, say. White space of any kind ends the scheme, as lenient servers have it.
+    """
 
     def find(self, request: Request) -> list[bytes]:
         return [
@@ -55,8 +59,10 @@ class FromHeader:
 
 def _bearer(value: bytes) -> bytes | None:
     """The token of an Authorization field; a scheme is compared without its case (RFC 9110 section 11.1)."""
-    scheme, _, token = value.partition(b" ")
-    return token.strip(b" ") if scheme.lower() == b"bearer" else None
+    words = value.split(None, 1)
+    if not words or words[0].lower() != b"bearer":
+        return None
+    return words[1].rstrip() if len(words) == 2 else b""
 
 
 class FromQuery:

@@ -137,7 +137,7 @@ class Bearer(Section):
 
 
 class Jwt(Section):
-    """Signed tokens."""
+    """Signed tokens; one without exp is valid as long as its key is."""
 
     jwks_file: t.OptionalFile = setting("off", "the public keys, a JWK Set; read again when it changes")
     secret: t.OptionalText = Field(default=None, description="the key of HS algorithms, 32 bytes or more", repr=False)
@@ -190,7 +190,9 @@ class Auth(Section):
     from_: Annotated[tuple[_Source, ...], BeforeValidator(_some)] = setting(
         ["header"], "header, {query: NAME}, {cookie: NAME}: looked at in this order", alias="from"
     )
-    pass_: t.Switch = setting("off", "whether the upstream sees the credential", alias="pass")
+    pass_: t.Switch = setting(
+        "off", "whether the upstream sees credentials; off: every source in from is emptied", alias="pass"
+    )
 
     @model_validator(mode="after")
     def _has_a_kind(self) -> Auth:

@@ -91,6 +91,19 @@ async def test_a_checked_credential_does_not_go_upstream(
     assert TOKEN.encode() not in head.raw
 
 
+async def test_once_let_in_no_place_carries_a_credential_upstream(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    proxy = await stack(guarded(upstream.url, **{"from": EVERYWHERE}))
+    client = await dial(proxy.url)
+    others = [("Authorization", "Bearer others-token"), ("Cookie", "x=1; session=others-token")]
+    assert (await client.get(f"/a?access_token={TOKEN}", headers=others)).status == 200
+    head = await upstream.request()
+    assert (head.target, head.get("authorization"), head.get("cookie")) == (b"/a", None, b"x=1")
+    assert b"others-token" not in head.raw
+
+
 async def test_pass_shows_the_credential_to_the_upstream(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(answering(response(b"ok")))
     proxy = await stack(guarded(upstream.url, **{"pass": "on"}))
@@ -162,6 +175,18 @@ async def test_a_signed_token_lets_in_and_is_taken_out(stack: StartStack, serve:
     forged = jwt.encode(claims, SECRET[::-1], algorithm="HS256")
     assert (await client.get(headers=[("Authorization", f"Bearer {forged}")])).status == 401
     assert [head.get("authorization") for head in upstream.requests] == [None]
+
+
+@pytest.mark.parametrize("exp", [10**400, float("inf"), -1, "9999999999", True, None])
+async def test_a_well_signed_token_whose_end_is_no_time_is_refused(
+    stack: StartStack, serve: Serve, dial: Connect, exp: object
+) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    proxy = await stack([route(upstream.url, auth={"jwt": {"secret": SECRET}})])
+    token = jwt.PyJWS().encode(json.dumps({"sub": "alice", "exp": exp}).encode(), SECRET, algorithm="HS256")
+    client = await dial(proxy.url)
+    assert (await client.get(headers=[("Authorization", f"Bearer {token}")])).status == 401
+    assert upstream.connections == []
 
 
 async def preflight(client: RawClient, method: str = "POST", origin: str = ORIGIN[1]) -> tuple[int, dict[bytes, bytes]]:

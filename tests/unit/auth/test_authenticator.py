@@ -103,8 +103,32 @@ def test_two_credentials_in_one_place_are_refused_even_when_one_is_right() -> No
 
 def test_a_wrong_credential_in_one_place_does_not_hide_a_right_one_in_another() -> None:
     auth = build(BEARER | {"from": EVERYWHERE})
-    passed = auth.check([bearer("for-upstream")], b"access_token=beta")
-    assert passed == ("token:bob", [bearer("for-upstream")], None)
+    assert auth.check([bearer("wrong")], b"access_token=beta").principal == "token:bob"
+
+
+WRONG_ELSEWHERE: Headers = [bearer("wrong"), (b"authorization", b"bearer\twrong"), (b"cookie", b"x=1; session=wrong")]
+
+
+@pytest.mark.parametrize("good", ["header", "query", "cookie"])
+def test_once_let_in_no_place_carries_a_credential_on(good: str) -> None:
+    auth = build(BEARER | {"from": EVERYWHERE})
+    session = b"beta" if good == "cookie" else b"wrong"
+    authorization = [bearer("beta")] if good == "header" else WRONG_ELSEWHERE[:2]
+    query = b"a=1&access_token=" + (b"beta" if good == "query" else b"wrong") + b"&b"
+    passed = auth.check([*authorization, (b"cookie", b"x=1; session=" + session)], query)
+    assert passed == ("token:bob", [(b"cookie", b"x=1")], b"a=1&b")
+
+
+def test_pass_leaves_every_place_as_it_was() -> None:
+    auth = build(BEARER | {"from": EVERYWHERE, "pass": "on"})
+    assert auth.check(WRONG_ELSEWHERE, b"access_token=beta") == ("token:bob", WRONG_ELSEWHERE, b"access_token=beta")
+
+
+def test_another_scheme_is_no_credential_here_and_goes_on() -> None:
+    auth = build(BEARER | {"from": EVERYWHERE})
+    basic = (b"authorization", b"Basic Zm9vOmJhcg==")
+    assert auth.check([basic], b"access_token=beta").headers == [basic]
+    assert auth.check([basic, bearer("beta")], None).headers == [basic]
 
 
 def test_an_empty_file_of_tokens_lets_nobody_in() -> None:
