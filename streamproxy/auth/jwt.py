@@ -36,6 +36,8 @@ _KINDS = {  # by kty and crv (RFC 7518 section 6.1, RFC 8037 section 2)
     ("OKP", "Ed25519"): ("EdDSA",),
 }
 _OPTIONS: Options = {"enforce_minimum_key_length": True}
+_TIMES = ("exp", "nbf", "iat")
+_LAST = 2.0**53  # the last second that every reader of JSON knows exactly (RFC 7493 section 2.2)
 
 
 class Key(NamedTuple):
@@ -110,7 +112,8 @@ class JwtVerifier:
 
     ``keys`` gives the keys of this moment. ``leeway`` is in seconds, for clocks that differ. Without an ``audience`` a
     token that names one is refused, since it is meant for somebody else (RFC 7519 section 4.1.3); ``exp``, ``nbf`` and
-    ``iat`` are checked where a token has them.
+    ``iat`` are checked where a token has them, and each must be a time. A token without ``exp`` is valid as long as
+    its key is: the RFC makes the claim optional, and who signs without it has asked for that.
     """
 
     def __init__(
@@ -157,12 +160,12 @@ class JwtVerifier:
         try:
             text = token.decode("ascii")
             header = jwt.get_unverified_header(text)
-        except (UnicodeDecodeError, jwt.PyJWTError):
+        except (UnicodeDecodeError, RecursionError, jwt.PyJWTError):
             return None
         candidates = [key for each in keys for key in each if _fits(key, header)]
         claims = self._claims(text, candidates)
         subject = claims.get("sub")
-        until = int(claims["exp"]) + self._leeway if "exp" in claims else float("inf")
+        until = claims["exp"] + self._leeway if "exp" in claims else float("inf")
         return _Valid(f"jwt:{subject}" if subject else "", until)
 
     def _claims(self, token: str, candidates: list[Key]) -> dict[str, Any]:
@@ -174,6 +177,9 @@ class JwtVerifier:
                 reason = str(error)  # another key of that kind may be the right one
             except jwt.PyJWTError as error:
                 raise InvalidCredential(str(error)) from None
+            except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
+                # Signed, and with claims that PyJWT stumbles over: which ones differs between its releases.
+                raise InvalidCredential(f"its claims cannot be read: {type(error).__name__}") from None
         raise InvalidCredential(reason)
 
     def _decode(self, token: str, key: Key) -> dict[str, Any]:
@@ -186,7 +192,15 @@ class JwtVerifier:
             issuer=self._issuer,
             leeway=self._leeway,
         )
+        for name in _TIMES:
+            if name in claims and not _is_time(claims[name]):
+                raise InvalidCredential(f"its {name} is no time")
         return claims
+
+
+def _is_time(value: object) -> bool:
+    """Whether a claim is a NumericDate: a number, of seconds since 1970 (RFC 7519 section 2). PyJWT takes more."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LAST
 
 
 def _fits(key: Key, header: dict[str, Any]) -> bool:

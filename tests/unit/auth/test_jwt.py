@@ -194,11 +194,43 @@ def test_the_claims_are_checked(claims: dict[str, Any], settings: dict[str, Any]
             checks.principal(token)
 
 
-def sign_as_is(claims: dict[str, Any]) -> bytes:
-    """An HS256 token with claims that a careful library would not write."""
-    signing_input = part({"alg": "HS256"}) + b"." + part({"sub": "alice", **claims})
+NO_TIMES = (10**400, -(10**400), 1e300, float("inf"), float("-inf"), float("nan"), -1, -0.5, "soon", "9999999999", "")
+NO_TIMES_EITHER = (True, False, None, [], [9999999999], {}, {"at": 9999999999})
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize("value", [*NO_TIMES, *NO_TIMES_EITHER], ids=lambda value: repr(value)[:12])
+def test_a_time_that_is_none_lets_nobody_in_however_well_it_is_signed(claim: str, value: object) -> None:
+    with pytest.raises(InvalidCredential):
+        verifier(secret_keys(SECRET)).principal(sign_as_is({claim: value}))
+
+
+@pytest.mark.parametrize(
+    "claims", [{"exp": 9999999999}, {"exp": 2.0**53}, {"exp": 9999999999.5, "nbf": 0.25, "iat": 0}, {}]
+)
+def test_any_real_time_is_one_and_a_token_without_exp_is_valid_as_long_as_its_key(claims: dict[str, Any]) -> None:
+    checks = verifier(secret_keys(SECRET))
+    token = sign_as_is(claims)
+    assert [checks.principal(token), checks.principal(token)] == ["jwt:alice"] * 2  # checked, and remembered
+
+
+def test_claims_and_heads_that_nobody_can_read_let_nobody_in() -> None:
+    checks = verifier(secret_keys(SECRET))
+    deep = base64.urlsafe_b64encode(b"[" * 40_000)
+    assert checks.principal(deep + b"." + part({"sub": "alice"}) + b".AAAA") is None
+    for payload in (deep, part([]), part("alice"), b"AAAA"):
+        with pytest.raises(InvalidCredential):
+            checks.principal(signed(part({"alg": "HS256"}) + b"." + payload))
+
+
+def signed(signing_input: bytes) -> bytes:
     signature = jwt.get_algorithm_by_name("HS256").sign(signing_input, SECRET.encode())
     return signing_input + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")
+
+
+def sign_as_is(claims: dict[str, Any]) -> bytes:
+    """An HS256 token with claims that a careful library would not write."""
+    return signed(part({"alg": "HS256"}) + b"." + part({"sub": "alice", **claims}))
 
 
 def test_a_token_without_a_subject_is_valid_and_names_nobody() -> None:
