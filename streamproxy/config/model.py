@@ -180,7 +180,9 @@ class Timeouts(Section):
 
     connect: t.Timeout = setting("5s", "to connect")
     request: t.Timeout = setting("60s", "between two reads of the request body")
-    first_byte: t.Timeout = setting("300s", "request sent, until the response head")
+    first_byte: t.Timeout = setting(
+        "300s", "request sent, until the response head; with retries over all attempts, from the first on"
+    )
     idle: t.Timeout = setting("300s", "between two reads of the response body")
     write: t.Timeout = setting("120s", "a client that takes nothing")
     total: t.Timeout = setting("off", "the whole exchange")

@@ -5,9 +5,11 @@ Theory of operation. An attempt ends with a response or with an error; both are 
 is closed, the exchange waits for the pause, and the next endpoint is picked: one that was not tried, where there is
 one. Otherwise the response goes on, or the error. Nothing has gone to the client before that.
 
-Deadlines. ``total`` runs from the beginning of the exchange and so over all attempts. ``first_byte`` begins when a
-whole request has been sent for the first time, and later attempts don't begin it anew: `_Progress` then reports no
-more to the watch of the exchange, and only keeps the exchange's own facts.
+Deadlines. ``total`` runs from the beginning of the exchange and so over all attempts. ``first_byte`` does from the
+moment the first attempt begins: connects that fail, pauses and what Retry-After asks for count. The watch of the
+exchange hears of one step only, which begins it; `_Progress` keeps the exchange's own facts from then on. While the
+client owes a part of its body the upstream is not blamed, and each part that comes begins ``first_byte`` anew: a
+request is ready to be sent when its last part is there.
 """
 
 from __future__ import annotations
@@ -128,21 +130,19 @@ class Attempts:
 class _Progress:
     """Follows one attempt after the other; ``sent`` says that the head of the present one is on its way."""
 
-    __slots__ = ("_exchange", "_report", "_whole", "sent")
+    __slots__ = ("_exchange", "sent")
 
     def __init__(self, exchange: Exchange, report: Callable[[Phase], None]) -> None:
         self._exchange = exchange
-        self._report = report
-        self._whole = False  # a whole request was sent: first_byte has begun
         self.sent = False
+        report("request")  # the upstream owes a head from here on
+        exchange.phase = "connect"
 
     def __call__(self, phase: Phase) -> None:
+        exchange = self._exchange
         if phase != "connect":
             self.sent = True
-        if not self._whole:
-            self._report(phase)
-            self._whole = phase == "head"
-            return
-        self._exchange.phase = phase
         if phase == "head":
-            self._exchange.sent_at = monotonic()
+            exchange.sent_at = monotonic()
+        if not exchange.head_at:  # an upstream may answer before it has the whole request
+            exchange.phase = phase

@@ -11,7 +11,7 @@ from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
 from tests.doubles.client import fetch
 from tests.doubles.stack import Config, route
-from tests.doubles.upstream import Conn, Script, Upstream, answering, response, stream_head
+from tests.doubles.upstream import Conn, FullBacklog, Script, Upstream, answering, response, stream_head
 
 quirk = pytest.mark.quirk
 
@@ -231,6 +231,45 @@ async def test_first_byte_ends_a_pause_between_two_attempts(stack: StartStack, s
     proxy = await stack(pooled(timeouts={"first_byte": "80ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
     assert (await fetch(proxy.url)).status == 504
     assert len(bad.requests) == 1
+
+
+async def test_first_byte_ends_a_pause_after_a_connect_that_failed(stack: StartStack, serve: Serve) -> None:
+    bad = await serve(answering(UNAVAILABLE))
+    bad.stop_listening()
+    proxy = await stack(pooled(timeouts={"first_byte": "80ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
+    proxy.app.deployment.upstreams["pool"].uniform = lambda: 0.9
+    answer = await fetch(proxy.url)
+    assert (answer.status, answer.get("proxy-status")) == (504, b"streamproxy; error=http_response_timeout")
+    assert (await proxy.end_of()).retries == 1
+
+
+async def test_first_byte_bounds_all_the_connects_that_hang_and_connect_each_of_them(stack: StartStack) -> None:
+    async with FullBacklog() as nobody:
+        proxy = await stack(
+            pooled(timeouts={"connect": "50ms", "first_byte": "300ms"}, retry=RETRY | {"attempts": 1000}),
+            upstreams={"pool": {"endpoints": [nobody.url]}},
+        )
+        answer = await fetch(proxy.url)
+        assert (answer.status, answer.get("proxy-status")) == (504, b"streamproxy; error=http_response_timeout")
+        exchange = await proxy.end_of()
+        assert exchange.retries >= 1, "connect bounds each"
+        assert exchange.retries < 30, "the budget would have ended them, not first_byte"
+
+
+async def test_a_client_that_is_slow_with_its_body_is_not_the_upstreams_fault(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    dead, good = await serve(answering(UNAVAILABLE)), await serve(echoing([]))
+    dead.stop_listening()
+    proxy = await stack(pooled(timeouts={"first_byte": "60ms"}), **pool(dead, good))
+    client = await dial(proxy.url)
+    await client.request("/", method="PUT", headers=[("Transfer-Encoding", "chunked")])
+    await client.send_chunk(b"first")
+    await good.request()
+    await asyncio.sleep(0.3)  # five times first_byte: more would only make it harder
+    assert proxy.ended == []
+    await client.aclose()
+    assert (await proxy.end_of()).end == "client_disconnect"
 
 
 async def test_one_endpoint_alone_is_asked_again(stack: StartStack, serve: Serve) -> None:

@@ -273,7 +273,7 @@ async def test_retries_end_when_the_budget_does() -> None:
     assert 30 <= retried <= 60  # 3 a second over 10 s, and again if a second passed meanwhile
 
 
-async def test_first_byte_is_not_begun_anew_by_a_later_attempt() -> None:
+async def test_first_byte_begins_with_the_first_attempt_and_never_anew() -> None:
     exchange = new_exchange()
     steps = Steps(exchange)
     seen: list[str] = []
@@ -282,10 +282,14 @@ async def test_first_byte_is_not_begun_anew_by_a_later_attempt() -> None:
         seen.append(exchange.phase)
         return 200
 
-    upstream = rotating(endpoint("a", 503), endpoint("b", look))
+    async def refuse(client: FakeClient) -> Exception:
+        seen.append(exchange.phase)
+        return errors.ConnectionRefused()
+
+    upstream = rotating(endpoint("a", refuse, sends=False), endpoint("b", 503), endpoint("c", look))
     assert await send(upstream, exchange, progress=steps) == 200
-    assert steps.told == ["connect", "request", "head"]
-    assert seen == ["head"]
+    assert steps.told == ["request"]  # the upstream owes a head from here on
+    assert seen == ["connect", "head"]
     assert exchange.sent_at > 0.0
 
 
