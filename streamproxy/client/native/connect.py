@@ -19,6 +19,9 @@ from streamproxy.client.translate import connect_error
 from streamproxy.errors import ConnectTimeout, TlsFailed
 
 ATTEMPT_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
+# A unix socket whose queue is full is tried again after so many seconds, then after twice as many, up to the most.
+_FULL_QUEUE_PAUSE: Final = 0.002
+_FULL_QUEUE_MOST: Final = 0.1
 
 
 class Connector:
@@ -93,15 +96,34 @@ async def open_socket(address: Address) -> socket.socket:
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        if address.family != socket.AF_UNIX:
+        if address.family == socket.AF_UNIX:
+            await _connect_unix(sock, address.sockaddr)
+        else:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # A peer that vanished without a word is found out in a quiet stream, too.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+            await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _connect_unix(sock: socket.socket, path: str) -> None:
+    """Connect to a unix socket, once there is room in its queue.
+
+    A burst of requests fills the queue of a busy server. connect(2) then says EAGAIN, and nothing tells of room; the
+    loops' ``sock_connect`` wait until the socket can be written to, which it can at once, and take it for connected.
+    """
+    pause = _FULL_QUEUE_PAUSE
+    while True:
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _FULL_QUEUE_MOST)
+        else:
+            return
 
 
 async def first_to_connect(addresses: list[Address], delay: float = ATTEMPT_DELAY) -> socket.socket:

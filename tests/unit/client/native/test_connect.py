@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,47 @@ async def test_a_unix_socket_is_an_upstream(tmp_path: Path, serve: Serve, native
     for _ in range(2):
         assert (await fetch(client, "POST")).body == b"ok"
     assert len(upstream.connections) == 1
+
+
+@contextmanager
+def full_queue(path: Path) -> Iterator[socket.socket]:
+    """A listening unix socket that has room for nobody, until somebody is accepted."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.setblocking(False)
+        listener.bind(str(path))
+        listener.listen(0)
+        with suppress(BlockingIOError):
+            while True:
+                with socket.socket(socket.AF_UNIX) as filler:  # that stays in the queue when it is closed
+                    filler.setblocking(False)
+                    filler.connect(str(path))
+        yield listener
+
+
+async def test_a_unix_socket_with_a_full_queue_is_waited_for(tmp_path: Path, native: MakeClient) -> None:
+    loop = asyncio.get_running_loop()
+    client = native("http://unix", socket=str(tmp_path / "up.sock"))
+    trying = asyncio.Event()
+    with full_queue(tmp_path / "up.sock") as listener:
+        asking = asyncio.ensure_future(fetch(client, "POST", progress=lambda _: trying.set()))
+        await trying.wait()
+        await asyncio.sleep(0)
+        async with guarded("the request behind the fillers"):
+            while True:
+                accepted, _ = await loop.sock_accept(listener)
+                with accepted:
+                    if await loop.sock_recv(accepted, 65536):
+                        await loop.sock_sendall(accepted, response(b"ok"))
+                        assert (await asking).body == b"ok"
+                        return
+
+
+async def test_a_unix_socket_that_never_accepts_is_a_connect_timeout(tmp_path: Path, native: MakeClient) -> None:
+    client = native("http://unix", socket=str(tmp_path / "up.sock"))
+    with full_queue(tmp_path / "up.sock"):
+        with pytest.raises(ConnectTimeout):
+            await fetch(client, timeout={"connect": 0.02})
+        assert client.active == 0
 
 
 async def test_tls_over_a_unix_socket(
