@@ -216,9 +216,15 @@ class ResponseParser:
             self.done = True
 
     def _on_informational(self, status: int) -> None:
-        """RFC 9110 section 15.2: any number of them before the final response; 101 only when it was asked for."""
+        """RFC 9110 section 15.2: any number of them before the final response; 101 only when it was asked for.
+
+        They have no body and announce none (RFC 9110 section 8.6, RFC 9112 section 6.1). The parser takes one off a
+        status that it does not know, and it would stand before the final response's.
+        """
         if status == 101:
             raise _Malformed("101 (Switching Protocols) without an Upgrade")
+        if any(name != b"connection" for name, _ in self._framing_fields):
+            raise _Malformed(f"a body announced by {status}")
         fields, self._fields = self._fields, []
         self._framing_fields = []
         self._http_1_1 = False

@@ -163,6 +163,8 @@ BAD_HEADS = {
     "status of two digits": b"HTTP/1.1 20 OK\r\n\r\n",
     "an upgrade": b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nabc",
     "101 without an upgrade": b"HTTP/1.1 101 Switching\r\n\r\n",
+    "an interim response with a length": b"HTTP/1.1 150 X\r\nContent-Length: 2\r\n\r\nhi" + response(b"ok"),
+    "an interim response with a coding": b"HTTP/1.1 103 X\r\nTransfer-Encoding: chunked\r\n\r\n" + response(b"ok"),
     "length with coding": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "coding with length": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
