@@ -339,7 +339,9 @@ def litellm(out: Path) -> Peer:
         ]
         path = place.write("litellm.yaml", json.dumps({"model_list": models}))
         command = [str(python.with_name("litellm")), "--config", path, "--host", "127.0.0.1"]
-        env = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        # Nobody else here checks credentials; without one LiteLLM has to be told that this is meant.
+        open_to_all = "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY"
+        env = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", open_to_all: "true"}
         return Launch([*command, "--port", str(place.listen), "--num_workers", "1", "--telemetry", "False"], env)
 
     def ask(path: str) -> Ask:
