@@ -37,8 +37,14 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "streams": "streams",
         },
     ),
-    "download": ("A download of 1 GB", {"CPU s": "cpu_s", "CPU µs a MB": "cpu_us", "MB a second": "mb_per_second"}),
-    "upload": ("Uploads of 1 GB in all", {"CPU s": "cpu_s", "CPU µs a MB": "cpu_us", "MB a second": "mb_per_second"}),
+    "download": (
+        "A download of {download}",
+        {"CPU s": "cpu_s", "CPU µs a MB": "cpu_us", "MB a second": "mb_per_second"},
+    ),
+    "upload": (
+        "Uploads of {download} in all",
+        {"CPU s": "cpu_s", "CPU µs a MB": "cpu_us", "MB a second": "mb_per_second"},
+    ),
     "abort": (
         "A stream opened and left after its first event",
         {"CPU µs a stream": "cpu_us", "a second": "per_second", "left open": "left_open"},
@@ -53,6 +59,12 @@ def figure(value: float) -> str:
     if value >= 10:
         return f"{value:.1f}"
     return "0" if value == 0 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
+
+
+def title(sitting: Sitting, load: str) -> str:
+    """What a load is, as big as it was in this sitting."""
+    size: int = sitting.facts["sizes"].get("download", 0)
+    return TABLES[load][0].format(download=f"{size / 1e9:g} GB" if size >= 1e9 else f"{size / 1e6:g} MB")
 
 
 def cell(found: Quoted | None) -> str:
@@ -93,7 +105,7 @@ def _added(samples: Sequence[Sample], load: str, peer: str, number: str) -> Quot
 def load_table(sitting: Sitting, load: str) -> str:
     """One load, every peer that carried it."""
     samples = sitting.samples
-    title, columns = TABLES[load]
+    columns = TABLES[load][1]
     timed = load in ("ttfb", "events") and bool(values(samples, load, "direct", "p50_us"))
     rows = []
     for peer, label in sitting.facts["labels"].items():
@@ -107,7 +119,7 @@ def load_table(sitting: Sitting, load: str) -> str:
     head = ["", *columns, *(["added p50", "added p99"] if timed else []), "errors"]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
-    return f"### {title}\n\n{table(head, rows)}"
+    return f"### {title(sitting, load)}\n\n{table(head, rows)}"
 
 
 def _circumstances(sitting: Sitting) -> str:

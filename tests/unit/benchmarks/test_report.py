@@ -11,7 +11,7 @@ import pytest
 from benchmarks.__main__ import arguments
 from benchmarks.chart import Bar, bar, svg
 from benchmarks.peers import PEERS
-from benchmarks.report import cell, figure, goals, load_table, markdown, table
+from benchmarks.report import cell, figure, goals, load_table, markdown, table, title
 from benchmarks.sitting import Sample, Sitting, command, order
 from benchmarks.summary import Quoted
 
@@ -50,6 +50,15 @@ SITTING = Sitting(
     ],
     ["caddy under tiny, round 1: it does not answer"],
 )
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(1_000_000_000, "1 GB"), (2_500_000_000, "2.5 GB"), (200_000_000, "200 MB")]
+)
+def test_a_title_says_how_much_was_loaded(size: int, text: str) -> None:
+    sitting = Sitting({**FACTS, "sizes": {"download": size}}, [], [])
+    assert title(sitting, "download") == f"A download of {text}"
+    assert title(sitting, "upload") == f"Uploads of {text} in all"
 
 
 @pytest.mark.parametrize(
