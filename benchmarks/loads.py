@@ -2,7 +2,8 @@
 
 A load is driven by the generator in C against one proxy; it gives numbers by name. ``cpu_us`` is the time that the
 proxy's process tree ran, in microseconds a unit of the load; times that end in ``_us`` are microseconds, too. ``limit``
-is the share of their core that upstream and generator took: near 1, they were the bottleneck, and rates say nothing.
+is the share of their core that upstream and generator took, of the busier one where each has its own: near 1, they
+were the bottleneck, and rates say nothing.
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ class Session:
         launch = self.peer.launch(Place(self._port, self.upstream.port, directory, self.sizes.keepalive))
         log = directory / "output.log"
         proxy = self._stack.enter_context(running(launch.command, cores=self._cores.proxy, env=launch.env, log=log))
-        wait_ready(self._port, self.peer.ready, proxy)
+        try:
+            wait_ready(self._port, self.peer.ready, proxy)
+        except BenchError as fault:
+            raise BenchError(f"{fault}; what it said is in {log}") from fault
         self._root = proxy.pid
 
     @contextlib.contextmanager
@@ -104,6 +108,10 @@ class Session:
         """The proxy's processes."""
         return [] if self._root is None else proc.tree(self._root)
 
+    def busiest(self, upstream: float, generator: float) -> float:
+        """The share that was taken of the busier core, by what upstream and generator took of theirs."""
+        return upstream + generator if self._cores.upstream == self._cores.load else max(upstream, generator)
+
     def memory(self) -> int:
         """Bytes (Pss) of the proxy's processes."""
         return proc.pss(self.pids())
@@ -113,9 +121,9 @@ class Window:
     """Times from ``mark`` to ``close``: the proxy's, and that of the upstream and the generator."""
 
     def __init__(self, session: Session, generator: Generator) -> None:
-        self._pids = session.pids()
-        self._others = [session.upstream.pid, generator.pid]
-        self._before = proc.cpu(self._pids), proc.cpu(self._others)
+        self._session = session
+        self._pids = session.pids(), [session.upstream.pid], [generator.pid]
+        self._before = [proc.cpu(pids) for pids in self._pids]
         self._began = time.monotonic()
         generator.mark()
         self.cpu = 0.0  # seconds
@@ -123,8 +131,9 @@ class Window:
 
     def close(self) -> None:
         seconds = time.monotonic() - self._began
-        self.cpu = proc.cpu_between(self._before[0], proc.cpu(self._pids))
-        self.limit = proc.cpu_between(self._before[1], proc.cpu(self._others)) / seconds
+        ran = [proc.cpu_between(before, proc.cpu(pids)) for before, pids in zip(self._before, self._pids, strict=True)]
+        self.cpu = ran[0]
+        self.limit = self._session.busiest(ran[1] / seconds, ran[2] / seconds)
 
     def numbers(self, units: float, session: Session) -> Numbers:
         """What every load reports, for so many units of it."""

@@ -22,7 +22,7 @@ from benchmarks.loads import (
     tiny,
     upload,
 )
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, Launch, Peer
 from benchmarks.programs import BenchError, build, fetch
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -59,6 +59,26 @@ def test_responses_are_counted_and_timed(session: Session) -> None:
     assert numbers["per_second"] > 0
     assert 0 < numbers["p50_us"] <= numbers["p99_us"]
     assert numbers["errors"] == 0
+
+
+def test_a_core_that_two_share_is_as_busy_as_both_and_two_cores_as_the_busier(programs: Programs) -> None:
+    def session(*cores: set[int]) -> Session:
+        return Session(PEERS["direct"], SIZES, programs, Cores(*cores))
+
+    assert session({1}, {0}, {0}).busiest(0.25, 0.5) == 0.75
+    assert session({2}, {0}, {1}).busiest(0.25, 0.5) == 0.5
+    assert session(set(), set(), set()).busiest(0.25, 0.5) == 0.75
+
+
+def test_a_proxy_that_does_not_start_says_where_it_told_why(programs: Programs) -> None:
+    peer = Peer("broken", "broken", lambda: "1", lambda _: Launch(["sh", "-c", "echo no key is set; exit 3"], {}))
+    with (
+        pytest.raises(BenchError, match=r"status 3 .*broken/output\.log") as failed,
+        Session(peer, SIZES, programs, Cores(set(), set(), set())),
+    ):
+        pass
+    log = Path(str(failed.value).rpartition(" ")[2])
+    assert log.read_text() == "no key is set\n"
 
 
 def test_events_carry_the_time_at_which_they_were_written(session: Session) -> None:
