@@ -120,18 +120,10 @@ class Token(Section):
         return self
 
 
-def _some(value: object) -> object:
-    if not isinstance(value, list | tuple):
-        raise ValueError("must be a list")
-    if not value:
-        raise ValueError("must not be empty")
-    return value
-
-
 class Bearer(Section):
     """Fixed tokens."""
 
-    tokens: Annotated[tuple[Token, ...], BeforeValidator(_some)] = Field(
+    tokens: Annotated[tuple[Token, ...], BeforeValidator(t.some)] = Field(
         description="any of them lets in: tokens, {name: NAME, token: TOKEN}, {file: PATH}", repr=False
     )
 
@@ -187,7 +179,7 @@ class Auth(Section):
 
     bearer: Annotated[Bearer | None, OrOff] = setting("off", "fixed tokens")
     jwt: Annotated[Jwt | None, OrOff] = setting("off", "signed tokens")
-    from_: Annotated[tuple[_Source, ...], BeforeValidator(_some)] = setting(
+    from_: Annotated[tuple[_Source, ...], BeforeValidator(t.some)] = setting(
         ["header"], "header, {query: NAME}, {cookie: NAME}: looked at in this order", alias="from"
     )
     pass_: t.Switch = setting(

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from streamproxy.config.certificates import unusable_authorities, unusable_pair
 from streamproxy.config.document import Document, Finding
-from streamproxy.config.model import Admin, Route, Server, default_name
+from streamproxy.config.model import Admin, Health, Route, Server, default_name
 from streamproxy.config.redact import Path
 from streamproxy.config.references import why_unreadable
 from streamproxy.config.units import is_off
-from streamproxy.config.values import Address
+from streamproxy.config.values import Address, same_origin
 from streamproxy.wire.target import normal_path
 
 _FILES = (
@@ -44,6 +44,8 @@ def suggest(word: str, known: Iterable[str], *, otherwise: str) -> str:
 def find(document: Document) -> Iterator[Finding]:
     """Everything that is wrong between the keys of a file."""
     yield from _unknown_upstreams(document)
+    yield from _double_endpoints(document)
+    yield from _slow_probes(document)
     yield from _double_names(document)
     yield from _dead_routes(document)
     yield from _principals(document)
@@ -61,6 +63,39 @@ def _unknown_upstreams(document: Document) -> Iterator[Finding]:
         if isinstance(name, str) and "://" not in name and name not in names:
             advice = suggest(name, names, otherwise="the upstreams are:")
             yield Finding(path, f"is not the name of an upstream, nor a URL; {advice}")
+
+
+def _double_endpoints(document: Document) -> Iterator[Finding]:
+    """Metrics, logs and ``hash`` tell the endpoints of an upstream apart by their URLs."""
+    first: dict[tuple[Path, str], int] = {}
+    for path in document.match(("upstreams", "*", "endpoints", "*")):
+        endpoint = document.get(path)
+        where = (*path, "url") if isinstance(endpoint, dict) else path
+        try:
+            known = (path[:2], same_origin(document.get(where)))
+        except ValueError:
+            continue
+        line = document.position(where).line
+        if known in first:
+            advice = "another host in the URL, which the socket does not need" if _has_socket(endpoint) else "weight"
+            yield Finding(where, f"is the endpoint on line {first[known]} already; use {advice}")
+        else:
+            first[known] = line
+
+
+def _has_socket(endpoint: object) -> bool:
+    return isinstance(endpoint, dict) and not is_off(endpoint.get("socket"))
+
+
+def _slow_probes(document: Document) -> Iterator[Finding]:
+    for path in document.match(("upstreams", "*", "health", "timeout")):
+        given = document.get(path[:-1])
+        try:
+            health = Health.model_validate({key: given[key] for key in ("interval", "timeout") if key in given})
+        except ValidationError:
+            continue
+        if health.timeout > health.interval:
+            yield Finding(path, f"must not be longer than the interval between two probes, {health.interval:g}s")
 
 
 def _double_names(document: Document) -> Iterator[Finding]:

@@ -111,10 +111,10 @@ class Health(Section):
 
     path: Annotated[str, BeforeValidator(values.route_path)] = setting("/health", "what is asked for")
     interval: t.Interval = setting("5s", "between two probes")
-    timeout: t.Interval = setting("2s", "for the answer")
+    timeout: t.Interval = setting("2s", "for the answer; no longer than the interval")
     healthy_after: t.Count = setting(2, "good probes in a row")
     unhealthy_after: t.Count = setting(3, "bad probes in a row")
-    status: tuple[t.Count, ...] = setting([200], "the statuses that are good")
+    status: Annotated[tuple[t.FinalStatus, ...], BeforeValidator(t.some)] = setting([200], "the statuses that are good")
 
 
 class Outlier(Section):
@@ -122,7 +122,7 @@ class Outlier(Section):
 
     consecutive_failures: t.Count = setting(5, "failures in a row until an endpoint is ejected")
     eject_for: t.Interval = setting("30s", "the first time; it grows")
-    max_ejected_percent: t.Count = setting(50, "of an upstream's endpoints")
+    max_ejected_percent: t.Percent = setting(50, "of an upstream's endpoints")
 
 
 class Hash(Section):

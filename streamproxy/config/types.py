@@ -43,6 +43,16 @@ def _positive(parser: Parser) -> Parser:
     return parse
 
 
+def _within(least: int, most: int, what: str) -> Parser:
+    def parse(value: object) -> int:
+        parsed = units.count(value)
+        if not least <= parsed <= most:
+            raise ValueError(f"is not {what}: write a number from {least} to {most}")
+        return parsed
+
+    return parse
+
+
 def off_or(parser: Parser, off: object = None) -> Parser:
     """A parser that takes ``off`` too, as the value ``off``."""
 
@@ -63,6 +73,15 @@ def one_or_more(value: object) -> object:
         value = [value]
     if not isinstance(value, list | tuple):
         raise ValueError("must be a text or a list of them")
+    if not value:
+        raise ValueError("must not be empty")
+    return value
+
+
+def some(value: object) -> object:
+    """A list that is not empty."""
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be a list")
     if not value:
         raise ValueError("must not be empty")
     return value
@@ -135,6 +154,16 @@ CountLimit = Annotated[
     int | None,
     BeforeValidator(off_or(_positive(units.count))),
     WithJsonSchema(_or_off(_COUNT_SCHEMA | {"minimum": 1})),
+]
+Percent = Annotated[
+    int,
+    BeforeValidator(_within(1, 100, "a percentage")),
+    WithJsonSchema(_COUNT_SCHEMA | {"minimum": 1, "maximum": 100}),
+]
+FinalStatus = Annotated[
+    int,
+    BeforeValidator(_within(200, 599, "the status of a final response")),
+    WithJsonSchema(_COUNT_SCHEMA | {"minimum": 200, "maximum": 599}),
 ]
 Switch = Annotated[bool, BeforeValidator(units.switch), WithJsonSchema(_SWITCH_SCHEMA)]
 

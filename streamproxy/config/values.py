@@ -115,6 +115,14 @@ def origin(value: object) -> str:
     return f"{url.scheme}://{url.netloc}"
 
 
+def same_origin(value: object) -> str:
+    """What is equal for the URLs of one endpoint: lower case, no default port (RFC 3986 section 6.2). Raises
+    ValueError for what is no `origin`."""
+    url = urlsplit(origin(value).lower())
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return f"{url.scheme}://{url.hostname}:{port}"
+
+
 def proxy_url(value: object) -> str:
     """The URL of an egress proxy; it may carry a user and a password. Raises ValueError."""
     raw = text(value)

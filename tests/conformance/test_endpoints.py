@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from streamproxy.upstream import prober
 from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate
@@ -242,9 +243,17 @@ async def test_an_endpoint_that_gives_no_head_in_time_is_ejected(
 # Probes.
 
 
-PROBES = {"interval": "20ms", "timeout": "1s", "healthy_after": 2, "unhealthy_after": 2}
+PROBES = {"interval": "2s", "timeout": "2s", "healthy_after": 2, "unhealthy_after": 2}
 
 
+@pytest.fixture
+def busy_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes follow one another at once, and still have all their time for an answer."""
+    monkeypatch.setattr(prober, "first_delay", lambda interval, uniform: 0.0)
+    monkeypatch.setattr(prober, "next_delay", lambda interval, uniform: 0.02)
+
+
+@pytest.mark.usefixtures("busy_probes")
 async def test_an_unhealthy_endpoint_gets_no_requests_until_it_is_healthy_again(
     stack: StartStack, backends: Any, dial: Connect
 ) -> None:
@@ -262,6 +271,7 @@ async def test_an_unhealthy_endpoint_gets_no_requests_until_it_is_healthy_again(
         assert "a" in await names(proxy, 30)
 
 
+@pytest.mark.usefixtures("busy_probes")
 async def test_without_a_healthy_endpoint_the_proxy_is_not_ready(stack: StartStack, backends: Any) -> None:
     (a,) = await backends("a")
     proxy = await stack([route("pool")], **pool(a, health=PROBES))
@@ -276,6 +286,7 @@ async def test_without_a_healthy_endpoint_the_proxy_is_not_ready(stack: StartSta
     assert (await fetch(proxy.url)).status == 200
 
 
+@pytest.mark.usefixtures("busy_probes")
 async def test_a_backend_that_is_not_there_is_found_out_by_its_first_probe(stack: StartStack, backends: Any) -> None:
     a, b = await backends("a", "b")
     a.upstream.stop_listening()
@@ -284,6 +295,7 @@ async def test_a_backend_that_is_not_there_is_found_out_by_its_first_probe(stack
     assert await names(proxy, 4) == ["b"] * 4
 
 
+@pytest.mark.usefixtures("busy_probes")
 async def test_a_backend_that_does_not_accept_is_unhealthy(stack: StartStack, backends: Any) -> None:
     (b,) = await backends("b")
     async with FullBacklog() as nobody:
@@ -295,6 +307,7 @@ async def test_a_backend_that_does_not_accept_is_unhealthy(stack: StartStack, ba
         assert await names(proxy, 3) == ["b"] * 3
 
 
+@pytest.mark.usefixtures("busy_probes")
 async def test_probes_use_their_connection_again_and_are_no_exchanges(stack: StartStack, backends: Any) -> None:
     (a,) = await backends("a")
     proxy = await stack([route("pool")], **pool(a, health=PROBES))

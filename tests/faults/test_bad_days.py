@@ -145,7 +145,7 @@ async def scene(client: str, folder: Path) -> AsyncIterator[tuple[RunningProxy, 
         pool: dict[str, Any] = {
             "endpoints": [f"http://127.0.0.1:{port}" for port in backends.ports.values()],
             "client": client,
-            "health": {"interval": "200ms", "timeout": "300ms", "unhealthy_after": 2},
+            "health": {"interval": "300ms", "timeout": "300ms", "unhealthy_after": 2},
             # The streams that die with their backend would have it ejected at once: leave some requests to be retried.
             "outlier": {"consecutive_failures": STREAMS // 3 + 8, "eject_for": "500ms"},
         }

@@ -197,6 +197,90 @@ def test_an_endpoint_has_a_socket_or_a_name_to_resolve() -> None:
     ]
 
 
+TWICE = "upstreams: {u: {endpoints: [%s]}}\nroutes: [{path: /*, upstream: u}]\n"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://a", "http://a"),
+        ("http://a", "http://A:80/"),
+        ("https://a", "{url: https://a:443, weight: 2}"),
+        ("{url: http://a, resolve: each}", "http://a"),
+        ("'http://[::1]:80'", "'http://[::1]'"),
+    ],
+)
+def test_an_endpoint_is_not_there_twice(one: str, other: str) -> None:
+    (problem,) = problems(TWICE % f"{one}, http://b,\n  {other}")
+    assert problem.startswith("f.yaml:2:")
+    assert " upstreams.u.endpoints[2]" in problem
+    assert problem.endswith("is the endpoint on line 1 already; use weight")
+
+
+def test_endpoints_with_sockets_need_urls_of_their_own_too() -> None:
+    text = TWICE % "{url: http://unix, socket: /a}, {url: 'http://%s', socket: /b}"
+    (problem,) = problems(text % "unix")
+    assert problem.endswith("use another host in the URL, which the socket does not need")
+    assert problems(text % "b") == []
+
+
+def test_two_upstreams_may_have_the_same_endpoint() -> None:
+    text = "upstreams: {u: {endpoints: http://a}, v: {endpoints: [http://a, 'http://a:81', 'https://a']}}\n"
+    assert problems(text + ROUTES) == []
+
+
+UPSTREAM = "upstreams:\n  u:\n    endpoints: http://a\n    %s\nroutes: [{path: /*, upstream: u}]\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "outlier: {max_ejected_percent: 200}",
+            "36: upstreams.u.outlier.max_ejected_percent: '200' is not a percentage: write a number from 1 to 100",
+        ),
+        (
+            "outlier: {max_ejected_percent: 0}",
+            "36: upstreams.u.outlier.max_ejected_percent: '0' is not a percentage: write a number from 1 to 100",
+        ),
+        (
+            "health: {interval: 1s, timeout: 1500ms}",
+            "37: upstreams.u.health.timeout: '1500ms' must not be longer than the interval between two probes, 1s",
+        ),
+        (
+            "health: {timeout: 6s}",
+            "23: upstreams.u.health.timeout: '6s' must not be longer than the interval between two probes, 5s",
+        ),
+        (
+            "health: {status: [200, 99]}",
+            "28: upstreams.u.health.status[1]: '99' is not the status of a final response: write a number from"
+            " 200 to 599",
+        ),
+        (
+            "health: {status: [600]}",
+            "23: upstreams.u.health.status[0]: '600' is not the status of a final response: write a number from"
+            " 200 to 599",
+        ),
+        ("health: {status: []}", "22: upstreams.u.health.status: must not be empty"),
+    ],
+)  # fmt: skip
+def test_health_and_ejection_say_what_is_allowed(line: str, expected: str) -> None:
+    assert problems(UPSTREAM % line) == [f"f.yaml:4:{expected}"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "outlier: {max_ejected_percent: 100}",
+        "health: {interval: 2s, timeout: 2s}",
+        "health: {interval: 100ms}",
+        "health: {status: [200, 204, 503]}",
+    ],
+)
+def test_health_and_ejection_take_what_is_allowed(line: str) -> None:
+    assert problems(UPSTREAM % line) == []
+
+
 def test_statuses_to_retry_on_are_numbers_or_texts() -> None:
     text = "routes: [{path: /*, upstream: http://a, retry: {attempts: 2, on: [reset, 502, '503']}}]\n"
     assert parse_config(text, name="f.yaml").routes[0].retry.on == ("reset", "502", "503")
