@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from streamproxy import config as configuration
 from streamproxy.admin.app import Reloaded, create_admin
 from streamproxy.admin.ended import Ended
-from streamproxy.compose import Deployment
+from streamproxy.auth import examine
+from streamproxy.compose import Deployment, LocalFile
 from streamproxy.config import Config
 from streamproxy.exchange import Ledger, Observer
 from streamproxy.observe.log import configure
@@ -184,4 +186,4 @@ def load_config(path: str | Path) -> Config:
 
     Raises ConfigError, which carries every problem of the file with its position.
     """
-    return configuration.load_config(path, os.environ)
+    return configuration.load_config(path, os.environ, examine=partial(examine, open_file=LocalFile))

@@ -5,9 +5,11 @@ watched       what a file says, read again when it changes
 bearer        fixed tokens
 jwt           signed tokens (RFC 7519); needs the extra ``jwt``
 authenticator one check of a request, by all of these
+examine       what of a configuration's credentials cannot be used, before anything is served
 """
 
 from streamproxy.auth.authenticator import Authenticator, Passed
 from streamproxy.auth.build import build_authenticator
+from streamproxy.auth.examine import examine
 
-__all__ = ["Authenticator", "Passed", "build_authenticator"]
+__all__ = ["Authenticator", "Passed", "build_authenticator", "examine"]

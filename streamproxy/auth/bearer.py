@@ -36,8 +36,12 @@ def parse_tokens(data: bytes) -> tuple[Known, ...]:
 
     Raises ValueError with the number of the line that is wrong, and never its text.
     """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
     tokens = []
-    for number, line in enumerate(data.decode("utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
         if len(words) > 2:
             raise ValueError(f"line {number} must be a token, or a name and a token")

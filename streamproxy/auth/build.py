@@ -12,6 +12,7 @@ from streamproxy.config import access as model
 from streamproxy.errors import StreamproxyError
 
 OpenFile = Callable[[str], File]
+NO_JWT = "needs another package: pip install 'streamproxy[jwt]'"
 
 
 def build_authenticator(auth: model.Auth, open_file: OpenFile) -> Authenticator:
@@ -37,7 +38,7 @@ def _jwt(settings: model.Jwt, open_file: OpenFile) -> Verifier:
     try:
         from streamproxy.auth.jwt import JwtVerifier, Key, parse_jwks, secret_keys
     except ImportError:
-        raise StreamproxyError("auth.jwt needs another package: pip install 'streamproxy[jwt]'") from None
+        raise StreamproxyError(f"auth.jwt {NO_JWT}") from None
     keys: list[Callable[[], tuple[Key, ...]]] = []
     if settings.jwks_file is not None:
         keys.append(_watch(open_file(settings.jwks_file), lambda data: parse_jwks(data, settings.algorithms)))
@@ -45,7 +46,7 @@ def _jwt(settings: model.Jwt, open_file: OpenFile) -> Verifier:
         try:
             fixed = secret_keys(settings.secret, settings.algorithms)
         except ValueError as error:
-            raise StreamproxyError(f"auth.jwt: {error}") from None
+            raise StreamproxyError(f"auth.jwt.secret {error}") from None
         keys.append(lambda: fixed)
     return JwtVerifier(keys, issuer=settings.issuer, audience=settings.audience, leeway=settings.leeway)
 

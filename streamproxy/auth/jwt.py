@@ -25,6 +25,7 @@ from jwt.types import Options
 from streamproxy.auth.credentials import InvalidCredential
 
 REMEMBERED = 1024
+ASYMMETRIC = "is an asymmetric key: public keys belong into jwks_file"
 
 HS = ("HS256", "HS384", "HS512")
 _KINDS = {  # by kty and crv (RFC 7518 section 6.1, RFC 8037 section 2)
@@ -59,7 +60,7 @@ def secret_keys(secret: str, algorithms: Collection[str] = ()) -> tuple[Key, ...
     """The keys of a shared secret, for those of ``algorithms`` that take one, or for all of HS.
 
     An algorithm whose hash is longer than the secret is left out (RFC 7518 section 3.2). Raises ValueError when none
-    is left, and for a secret that is an asymmetric key, which is no secret.
+    is left, and for a secret that is an asymmetric key, which is no secret, with the rest of a sentence about it.
     """
     material = secret.encode()
     keys = []
@@ -68,11 +69,11 @@ def secret_keys(secret: str, algorithms: Collection[str] = ()) -> tuple[Key, ...
         try:
             too_short = algorithm.check_key_length(algorithm.prepare_key(material))
         except jwt.InvalidKeyError:
-            raise ValueError("the secret is an asymmetric key: public keys belong into jwks_file") from None
+            raise ValueError(ASYMMETRIC) from None
         if not too_short and (not algorithms or name in algorithms):
             keys.append(Key(None, name, material))
     if not keys:
-        raise ValueError("the secret fits none of the algorithms: HS256 needs 32 bytes, HS384 48 and HS512 64")
+        raise ValueError("fits none of the algorithms: HS256 needs 32 bytes, HS384 48 and HS512 64")
     return tuple(keys)
 
 
@@ -82,7 +83,12 @@ def parse_jwks(data: bytes, algorithms: Collection[str] = ()) -> tuple[Key, ...]
     Keys for encryption, and of kinds that nothing here can check, are left out, as section 5 of the RFC wants.
     Raises ValueError for what is no JWK Set, has a key that is broken, or has none that can be used.
     """
-    document = json.loads(data)
+    try:
+        document = json.loads(data)
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8 text") from None
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"it is not JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise ValueError("it is not a JWK Set: a JSON object with a list of keys")
     keys = tuple(key for jwk in document["keys"] if isinstance(jwk, dict) for key in _keys_of(jwk, algorithms))
@@ -92,9 +98,11 @@ def parse_jwks(data: bytes, algorithms: Collection[str] = ()) -> tuple[Key, ...]
 
 
 def _keys_of(jwk: dict[str, Any], algorithms: Collection[str]) -> Iterator[Key]:
-    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+    kid, kind, uses = jwk.get("kid"), str(jwk.get("kty")), jwk.get("key_ops", ["verify"])
+    if not isinstance(uses, list):
+        raise ValueError(f"its key {kid!r} cannot be read")
+    if jwk.get("use", "sig") != "sig" or "verify" not in uses:
         return
-    kid, kind = jwk.get("kid"), str(jwk.get("kty"))
     able = _KINDS.get((kind, str(jwk.get("crv", ""))), ())
     for name in able:
         if name == jwk.get("alg", name) and (not algorithms or name in algorithms):

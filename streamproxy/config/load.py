@@ -1,15 +1,16 @@
 """From a file to a `Config`, or to every problem of the file at once.
 
 A file goes through four readers, each of which finds what it can and leaves the rest to the next: the document (YAML,
-duplicate keys, references), the keys of later versions, the model (keys and values), and the checks between keys. A
-value that an earlier reader found fault with is not complained about again by a later one.
+duplicate keys, references), the keys of later versions, the model (keys and values), and the checks between keys, to
+which whoever will use the configuration may add. A value that an earlier reader found fault with is not complained
+about again by a later one.
 """
 
 from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,10 +36,20 @@ _WANTED = {
 }
 
 
-def load_config(path: str | pathlib.Path, environ: Mapping[str, str] | None = None) -> Config:
+Examine = Callable[[Document], Iterable[Finding]]
+
+
+def _nothing_more(document: Document) -> Iterable[Finding]:
+    return ()
+
+
+def load_config(
+    path: str | pathlib.Path, environ: Mapping[str, str] | None = None, *, examine: Examine = _nothing_more
+) -> Config:
     """Read a configuration file. ``environ`` has the variables that ``${NAME}`` stands for; None is none at all.
 
-    Raises ConfigError, with every problem of the file.
+    ``examine`` gives what else is wrong with a document, by the lights of whoever will use it. Raises ConfigError, with
+    every problem of the file.
     """
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
@@ -46,11 +57,13 @@ def load_config(path: str | pathlib.Path, environ: Mapping[str, str] | None = No
         raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError:
         raise ConfigError([Problem(str(path), 1, 1, "", "cannot be read: it is not UTF-8 text")]) from None
-    return parse_config(text, name=str(path), environ=environ)
+    return parse_config(text, name=str(path), environ=environ, examine=examine)
 
 
-def parse_config(text: str, *, name: str, environ: Mapping[str, str] | None = None) -> Config:
-    """Parse the text of a configuration file. ``name`` stands in messages, ``environ`` is as for `load_config`.
+def parse_config(
+    text: str, *, name: str, environ: Mapping[str, str] | None = None, examine: Examine = _nothing_more
+) -> Config:
+    """Parse the text of a configuration file. ``name`` stands in messages, the rest is as for `load_config`.
 
     Raises ConfigError, with every problem of the text.
     """
@@ -59,7 +72,7 @@ def parse_config(text: str, *, name: str, environ: Mapping[str, str] | None = No
         found = document.findings or [_no_mapping(document)]
         raise ConfigError(_problem(finding, document, name) for finding in found)
     _name_routes(document)
-    config, findings = _validate(document)
+    config, findings = _validate(document, examine)
     if config is None or findings:
         problems = {_problem(finding, document, name) for finding in findings}
         raise ConfigError(sorted(problems, key=lambda problem: (problem.line, problem.column, problem.where)))
@@ -82,7 +95,7 @@ def _name_routes(document: Document) -> None:
                 route["name"] = given
 
 
-def _validate(document: Document) -> tuple[Config | None, list[Finding]]:
+def _validate(document: Document, examine: Examine) -> tuple[Config | None, list[Finding]]:
     findings = [*document.findings, *pending.find(document)]
     settled = [finding.path for finding in findings if finding.final]
     config: Config | None = None
@@ -93,7 +106,9 @@ def _validate(document: Document) -> tuple[Config | None, list[Finding]]:
         model = [finding for finding in _model_findings(error, document) if not _below(finding.path, settled)]
     faulty = {finding.path for finding in model}
     between = [
-        finding for finding in checks.find(document) if finding.path not in faulty and not _below(finding.path, settled)
+        finding
+        for finding in (*checks.find(document), *examine(document))
+        if finding.path not in faulty and not _below(finding.path, settled)
     ]
     return config, [*findings, *model, *between]
 

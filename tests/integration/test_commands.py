@@ -42,6 +42,22 @@ async def test_check_reports_every_error_with_its_position_and_exits_with_2(tmp_
     assert f"{file}:4:" in output
 
 
+async def test_check_and_run_refuse_broken_files_of_keys_and_tokens_in_the_same_words(tmp_path: Path) -> None:
+    keys, tokens, file = tmp_path / "keys.json", tmp_path / "tokens", tmp_path / "broken.yaml"
+    keys.write_text('{"keys":"x"}')
+    tokens.write_text("one two three\n")
+    file.write_text(
+        "routes:\n"
+        f"  - {{path: /a, upstream: 'http://127.0.0.1:9', auth: {{jwt: {{jwks_file: {keys}}}}}}}\n"
+        f"  - {{path: /b, upstream: 'http://127.0.0.1:9', auth: {{bearer: {{tokens: [{{file: {tokens}}}]}}}}}}\n"
+    )
+    status, output = await command(["check", "-c", str(file)], tmp_path)
+    assert (status, len(output.splitlines())) == (2, 2)
+    assert f"{file}:2:72: routes[0].auth.jwt.jwks_file: " in output
+    assert f"{file}:3:80: routes[1].auth.bearer.tokens[0].file: " in output
+    assert await command(["run", "-c", str(file)], tmp_path) == (2, output)
+
+
 async def test_run_with_a_missing_file_exits_with_2_and_names_it(tmp_path: Path) -> None:
     status, output = await command(["run", "-c", "nowhere.yaml"], tmp_path)
     assert status == 2
