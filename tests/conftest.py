@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,24 @@ class Connect(Protocol):
     async def __call__(
         self, url: str, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
     ) -> RawClient: ...
+
+
+# Those that the program sets up when an application is made: they belong to the process, and so to every test after.
+LOGGERS = (
+    *("streamproxy", "streamproxy.access", "asyncio", "opentelemetry"),
+    *("uvicorn.error", "uvicorn.access", "hypercorn.error", "hypercorn.access"),
+)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """A test leaves the loggers as they were, so that none depends on which ran before it."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    kept = [(logger, logger.handlers[:], logger.filters[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, filters, level, propagate in kept:
+        logger.handlers, logger.filters, logger.propagate = handlers, filters, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture

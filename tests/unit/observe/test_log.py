@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
 from typing import TextIO
 from unittest import mock
 
@@ -18,30 +17,10 @@ from streamproxy.observe.access import AccessLog
 from streamproxy.observe.log import Format, Level
 from tests.unit.observe.exchanges import new_exchange, streaming
 
-TOUCHED = (
-    "streamproxy",
-    "streamproxy.access",
-    "uvicorn.error",
-    "uvicorn.access",
-    "hypercorn.error",
-    "hypercorn.access",
-    "asyncio",
-)
-
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def _loggers_as_before() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in TOUCHED]
-    kept = [(logger, logger.handlers[:], logger.filters[:], logger.level, logger.propagate) for logger in loggers]
-    yield
-    for logger, handlers, filters, level, propagate in kept:
-        logger.handlers, logger.filters, logger.propagate = handlers, filters, propagate
-        logger.setLevel(level)
 
 
 def configure(

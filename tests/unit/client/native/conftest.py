@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -21,34 +18,6 @@ from tests.doubles.upstream import Upstream
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-def socket_pairs() -> set[str]:
-    """The inodes of nameless pairs of unix sockets: uvloop makes one for signals each time it is run."""
-    found = set()
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # closed meanwhile, or not connected
-            link = os.readlink(f"/proc/self/fd/{number}")
-            if link.startswith("socket:["):
-                with socket.socket(fileno=os.dup(int(number))) as sock:
-                    if sock.family == socket.AF_UNIX and not sock.getsockname() and not sock.getpeername():
-                        found.add(link[8:-1])
-    return found
-
-
-class LoopLeakCheck(LeakCheck):
-    """Does not count the loop's own sockets."""
-
-    def left(self) -> list[str]:
-        self._sockets |= socket_pairs()
-        return super().left()
-
-
-@pytest.fixture
-async def leaks() -> AsyncIterator[LeakCheck]:
-    check = LoopLeakCheck()
-    yield check
-    await check.verify()
 
 
 class MakeClient(Protocol):
