@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from streamproxy import config as configuration
 from streamproxy.admin.app import Reloaded, create_admin
 from streamproxy.admin.ended import Ended
+from streamproxy.admin.visitors import known_hosts
 from streamproxy.auth import examine
 from streamproxy.compose import Deployment, LocalFile
 from streamproxy.config import Config
@@ -29,6 +30,7 @@ from streamproxy.observe.log import configure
 from streamproxy.observe.metrics import Metrics
 from streamproxy.routing import ProxyRouter, target_of
 from streamproxy.upstream.retired import Retired
+from streamproxy.wire.hosts import Hosts
 
 
 class Application(Starlette):
@@ -156,6 +158,11 @@ class Application(Starlette):
     def in_force(self) -> Config:
         """The configuration that new requests see."""
         return self.deployment.config
+
+    @property
+    def hosts(self) -> Hosts:
+        """The names by which the admin application may be asked."""
+        return known_hosts(self.in_force)
 
     def config(self) -> dict[str, Any]:
         """The configuration in force, secrets hidden."""

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from streamproxy.cors import is_preflight
 from streamproxy.extension import CONNECTION
 from streamproxy.wire.headers import Headers, first
+from streamproxy.wire.hosts import Hosts
 from streamproxy.wire.target import climbs, normal_path, strip_prefix
 
 Handler = Callable[["Target", Scope, Receive, Send], Awaitable[None]]
@@ -64,8 +65,7 @@ class Matcher:
         self._exact = frozenset(path for path in normal if not path.endswith(b"/*"))
         self._prefixes = tuple(path[:-1] for path in normal if path.endswith(b"/*"))
         self._methods = frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
-        self._hosts = frozenset(host.lower().encode() for host in hosts if not host.startswith("*."))
-        self._suffixes = tuple(host[1:].lower().encode() for host in hosts if host.startswith("*."))
+        self._hosts = Hosts(hosts) if hosts else None
         self._preflight = preflight  # take the preflights of browsers for what the route takes
         self._headers = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
 
@@ -98,14 +98,7 @@ class Matcher:
         return True
 
     def _host(self, headers: Headers) -> bool:
-        if not self._hosts and not self._suffixes:
-            return True
-        host = (first(headers, b"host") or b"").lower()
-        if not host.endswith(b"]"):
-            bare, colon, port = host.rpartition(b":")
-            if colon and port.isdigit():
-                host = bare
-        return host in self._hosts or host.endswith(self._suffixes)
+        return self._hosts is None or self._hosts.match(first(headers, b"host") or b"")
 
 
 class Route(BaseRoute):

@@ -3,16 +3,14 @@
 It reads what the proxy knows and changes nothing but by `Exchange.interrupt` and a reload. Long answers are made in
 pieces with the event loop let go between them: whoever looks at ten thousand streams must not hold them up.
 
-It has no credential of its own: it listens on loopback unless configured otherwise. So that no web page can
-use an operator's browser against it, a request that changes something is refused when it comes from another origin.
+It has no credential of its own: it listens on loopback unless configured otherwise. Who may ask is in
+`streamproxy.admin.visitors`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,21 +18,20 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamproxy.admin.ended import Ended, Endings
 from streamproxy.admin.feed import Feed, LiveResponse, parse_view
 from streamproxy.admin.overview import Overviews
 from streamproxy.admin.page import PAGE_HEADERS, page
+from streamproxy.admin.problem import NO_STORE, problem
 from streamproxy.admin.state import AdminState, Reloaded
+from streamproxy.admin.visitors import KnownHost, SameOrigin
 from streamproxy.errors import StoppedByOperator
 from streamproxy.observe.access import encode, record
 
 __all__ = ["Admin", "AdminState", "Reloaded", "create_admin"]
 
 _BATCH = 100  # streams encoded at a time: about a millisecond
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_NO_STORE = {"cache-control": "no-store"}
 
 
 class Admin(Starlette):
@@ -49,8 +46,8 @@ class Admin(Starlette):
             state.ledger.observers.append(ended.observe)
         self.feed = Feed(Overviews(state, ended))
         super().__init__(
-            routes=_routes(_Endpoints(state), _Seen(self.feed)),
-            middleware=[Middleware(_SameOrigin)],
+            routes=_routes(_Endpoints(state), _Seen(self.feed), [Middleware(KnownHost, lambda: state.hosts)]),
+            middleware=[Middleware(SameOrigin)],
             exception_handlers={HTTPException: _http_error, Exception: _internal_error},
         )
         self.router.redirect_slashes = False
@@ -66,17 +63,19 @@ def create_admin(state: AdminState, ended: Endings | None = None) -> Admin:
     return Admin(state, ended)
 
 
-def _routes(endpoints: _Endpoints, seen: _Seen) -> list[Route]:
+def _routes(endpoints: _Endpoints, seen: _Seen, guard: list[Middleware]) -> list[Route]:
     return [
-        Route("/", seen.page, methods=["GET"]),
+        # By whatever name: a scraper and a load balancer ask for these by that of a service.
         Route("/metrics", endpoints.metrics, methods=["GET"]),
         Route("/healthz", endpoints.healthz, methods=["GET"]),
         Route("/readyz", endpoints.readyz, methods=["GET"]),
-        Route("/streams", endpoints.streams, methods=["GET"]),
-        Route("/streams/live", seen.live, methods=["GET"]),
-        Route("/streams/{id:path}", endpoints.stop, methods=["DELETE"]),  # a client's request id may have slashes
-        Route("/config", endpoints.config, methods=["GET"]),
-        Route("/reload", endpoints.reload, methods=["POST"]),
+        Route("/", seen.page, methods=["GET"], middleware=guard),
+        Route("/streams", endpoints.streams, methods=["GET"], middleware=guard),
+        Route("/streams/live", seen.live, methods=["GET"], middleware=guard),
+        # A client's request id may have slashes.
+        Route("/streams/{id:path}", endpoints.stop, methods=["DELETE"], middleware=guard),
+        Route("/config", endpoints.config, methods=["GET"], middleware=guard),
+        Route("/reload", endpoints.reload, methods=["POST"], middleware=guard),
     ]
 
 
@@ -91,10 +90,10 @@ class _Endpoints:
         for piece in pieces:
             body += piece
             await asyncio.sleep(0)
-        return Response(bytes(body), headers={"content-type": content_type} | _NO_STORE)
+        return Response(bytes(body), headers={"content-type": content_type} | NO_STORE)
 
     async def healthz(self, request: Request) -> Response:
-        return PlainTextResponse("ok", headers=_NO_STORE)
+        return PlainTextResponse("ok", headers=NO_STORE)
 
     async def readyz(self, request: Request) -> Response:
         await self._state.refresh(streams=False)
@@ -103,7 +102,7 @@ class _Endpoints:
         body: dict[str, object] = {"ready": not reasons, "reasons": reasons}
         if problems := self._state.reload_problems:
             body["reload"] = list(problems)
-        return JSONResponse(body, status, headers=_NO_STORE)
+        return JSONResponse(body, status, headers=NO_STORE)
 
     async def streams(self, request: Request) -> Response:
         await self._state.refresh(streams=True)
@@ -118,7 +117,7 @@ class _Endpoints:
                     rows.append(encode({"id": key} | record(exchange, now, live=True)))
             await asyncio.sleep(0)
         body = "[" + ",\n".join(rows) + "]\n"
-        return Response(body, media_type="application/json", headers=_NO_STORE)
+        return Response(body, media_type="application/json", headers=NO_STORE)
 
     async def stop(self, request: Request) -> Response:
         await self._state.refresh(streams=True)
@@ -127,21 +126,21 @@ class _Endpoints:
         if exchange is None:
             raise HTTPException(404, "No live exchange has this id")
         exchange.interrupt(StoppedByOperator())
-        return JSONResponse({"id": exchange.id}, 202, headers=_NO_STORE)
+        return JSONResponse({"id": exchange.id}, 202, headers=NO_STORE)
 
     async def config(self, request: Request) -> Response:
-        return JSONResponse(self._state.config(), headers=_NO_STORE)
+        return JSONResponse(self._state.config(), headers=NO_STORE)
 
     async def reload(self, request: Request) -> Response:
         result = await self._state.reload()
         if result is None:
             raise HTTPException(501, "This proxy was not started from a file that it could read again")
         if result.problems:
-            return _problem(422, "The configuration was not reloaded", problems=list(result.problems))
+            return problem(422, "The configuration was not reloaded", problems=list(result.problems))
         body: dict[str, object] = {"result": "ok"}
         if result.restart:
             body["restart"] = list(result.restart)
-        return JSONResponse(body, headers=_NO_STORE)
+        return JSONResponse(body, headers=NO_STORE)
 
 
 class _Seen:
@@ -163,51 +162,10 @@ class _Seen:
         return LiveResponse(self._feed, view, interval)
 
 
-class _SameOrigin:
-    """Refuses requests of other origins that could change something.
-
-    Browsers send Origin with every such request, and Sec-Fetch-Site; curl and the like send neither.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in _SAFE_METHODS and _cross_origin(Request(scope)):
-            response = _problem(403, "Requests of other origins may not change anything here")
-            await response(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-
-def _cross_origin(request: Request) -> bool:
-    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        return True
-    origin = request.headers.get("origin")
-    if origin is None:
-        return False
-    try:
-        authority = urlsplit(origin).netloc
-    except ValueError:
-        return True
-    return not authority or authority.lower() != request.headers.get("host", "").lower()
-
-
-def _problem(
-    status: int, detail: str, headers: dict[str, str] | None = None, *, problems: list[str] | None = None
-) -> JSONResponse:
-    """RFC 9457, with ``problems`` as a member of our own."""
-    problem: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
-    problem["detail"] = detail
-    if problems is not None:
-        problem["problems"] = problems
-    return JSONResponse(problem, status, headers=_NO_STORE | (headers or {}), media_type="application/problem+json")
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _problem(error.status_code, error.detail, dict(error.headers or {}))
+    return problem(error.status_code, error.detail, dict(error.headers or {}))
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:
-    return _problem(500, "The admin listener failed; the log says why")
+    return problem(500, "The admin listener failed; the log says why")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from streamproxy.exchange import Ledger
 from streamproxy.observe.metrics import Metrics
+from streamproxy.wire.hosts import Hosts
 
 
 class Reloaded(NamedTuple):
@@ -24,6 +25,10 @@ class AdminState(Protocol):
     def ledger(self) -> Ledger: ...
     @property
     def metrics(self) -> Metrics: ...
+    @property
+    def hosts(self) -> Hosts:
+        """The names by which the admin application may be asked, beside addresses."""
+        ...
 
     async def refresh(self, *, streams: bool) -> None:
         """Make what this says that of now, the live exchanges too when ``streams`` is set. Awaited before each look;

@@ -52,6 +52,9 @@ class Admin(Section):
     mount: t.OptionalPrefix = setting(
         "off", "a path prefix on the main listener, for servers that run the app themselves"
     )
+    hosts: t.Hosts = setting(
+        [], "names that its page, streams and commands may be asked by, beside its own, localhost and addresses"
+    )
 
 
 class Log(Section):

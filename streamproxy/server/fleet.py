@@ -24,6 +24,7 @@ from typing import Any
 
 from streamproxy.admin.app import Reloaded, create_admin
 from streamproxy.admin.ended import KEPT_COMPLETE, KEPT_OTHERS, Ending, rows
+from streamproxy.admin.visitors import known_hosts
 from streamproxy.config import Config
 from streamproxy.errors import ExchangeError, StreamproxyError
 from streamproxy.exchange import Exchange, Ledger
@@ -34,6 +35,7 @@ from streamproxy.server.channel import Commit, Discard, Interrupt, Report
 from streamproxy.server.processes import Processes
 from streamproxy.server.worker import FIELDS
 from streamproxy.server.workers import Worker
+from streamproxy.wire.hosts import Hosts
 
 logger = logging.getLogger("streamproxy.server")
 
@@ -225,6 +227,11 @@ class Fleet:
     def _told(self, worker: Worker) -> Iterable[str]:
         # One that drains by itself is about to be replaced, while others serve.
         return (reason for reason in self.metrics.last[worker].reasons if reason != "draining")
+
+    @property
+    def hosts(self) -> Hosts:
+        """The names by which the admin application may be asked."""
+        return known_hosts(self.in_force)
 
     def config(self) -> dict[str, Any]:
         """The configuration in force, secrets hidden."""

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
+from typing import NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
 
 import httpx2
@@ -87,6 +87,9 @@ class Source:
         try:
             async with self._client.stream("GET", f"{self._admin.url}/streams/live", params=query) as response:
                 kind = response.headers.get("content-type", "")
+                if response.status_code == 403:
+                    await response.aread()
+                    raise Unreachable(f"{self._admin} refuses: {_detail(response)}")
                 if response.status_code != 200 or not kind.startswith("text/event-stream"):
                     raise Unreachable(f"{self._admin} is no admin listener: it answers {response.status_code}")
                 async for line in response.aiter_lines():
@@ -110,11 +113,16 @@ class Source:
 
 
 def _refusal(stream: str, response: httpx2.Response) -> str:
+    return f"{stream} was not stopped: {_detail(response)}"
+
+
+def _detail(response: httpx2.Response) -> str:
+    """What a problem says of itself (RFC 9457), else the status."""
     try:
-        problem: Any = response.json()["detail"]
+        detail: object = response.json()["detail"]
     except (ValueError, KeyError, TypeError):
-        problem = f"status {response.status_code}"
-    return f"{stream} was not stopped: {problem}"
+        detail = f"status {response.status_code}"
+    return str(detail)
 
 
 def _reason(error: Exception) -> str:

@@ -77,8 +77,10 @@ class RawClient(Connection):
         headers: Sequence[tuple[str, str]] = (),
         body: bytes | None = None,
     ) -> None:
-        """Send an ordinary request: Host, these headers, and the body with its length."""
-        lines = [f"{method} {target} HTTP/1.1", "Host: proxy.test", *(f"{name}: {value}" for name, value in headers)]
+        """Send an ordinary request: Host unless it is among them, these headers, and the body with its length."""
+        if not any(name.lower() == "host" for name, _ in headers):
+            headers = [("Host", "proxy.test"), *headers]
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
         if body is not None:
             lines.append(f"Content-Length: {len(body)}")
         await self.send("\r\n".join([*lines, "\r\n"]).encode("latin-1") + (body or b""))
@@ -206,8 +208,10 @@ def _address(url: str) -> tuple[int, str | tuple[str, int], str]:
 
 
 async def fetch(url: str, *, method: str = "GET", headers: Sequence[tuple[str, str]] = ()) -> Answer:
-    """One request to ``url`` over a connection of its own."""
+    """One request to ``url`` over a connection of its own; its Host is the URL's, unless it is among the headers."""
     parts = urlsplit(url)
+    if not any(name.lower() == "host" for name, _ in headers):
+        headers = [("Host", parts.netloc or "localhost"), *headers]
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     async with await connect(url) as client:
         await client.request(target, method=method, headers=headers)

@@ -1,7 +1,7 @@
 """Chromium, driven over the W3C WebDriver protocol by its own driver: plain HTTP and JSON.
 
 The browser starts with a fresh profile and finds no name but loopback addresses, so that nothing it does on its own
-leaves the machine.
+leaves the machine. One name leads to loopback: `REBOUND`, as that of a hostile page after DNS rebinding.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from tests.doubles.connection import GUARD
 from tests.doubles.parts import require
 from tests.integration.process import Process
 
+REBOUND = "rebound.example"
+
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -31,7 +33,7 @@ FLAGS = [
     "--no-default-browser-check",
     "--no-first-run",
     "--no-proxy-server",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 
 

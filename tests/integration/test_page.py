@@ -10,7 +10,7 @@ from tests.conftest import Connect, Serve
 from tests.doubles.client import fetch
 from tests.doubles.connection import guarded
 from tests.doubles.upstream import Conn, stream_head
-from tests.integration.browser import Browser
+from tests.integration.browser import REBOUND, Browser
 from tests.integration.conftest import RunProxy
 from tests.integration.proxy import configuration
 
@@ -187,3 +187,26 @@ async def test_a_drain_can_be_watched_to_its_end_and_viewers_do_not_delay_it(
     assert await proxy.process.exited() == 0
     assert "Cancel" not in proxy.process.output  # uvicorn's word for requests that it had to break off
     await until(chromium, "document.querySelector('#state').dataset.is === 'lost'")
+
+
+async def test_a_page_whose_name_was_rebound_to_the_listener_learns_and_changes_nothing(
+    run_proxy: RunProxy, chromium: Browser, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(for_ever)
+    proxy = await run_proxy(configuration(upstream.url))
+    client = await dial(proxy.url)
+    await client.request("/", headers=[("X-Request-Id", "one")])
+    await client.read_head()
+
+    # For the browser all this is of one origin: what the name led to before is what it leads to now.
+    await chromium.open(f"{proxy.admin.replace('127.0.0.1', REBOUND)}/healthz")
+    asked = ["GET /", "GET /streams", "GET /streams/live", "GET /config", "DELETE /streams/one", "POST /reload"]
+    for one in asked:
+        method, path = one.split(" ")
+        answer = await chromium.evaluate(
+            f"fetch('{path}', {{ method: '{method}' }}).then(async answer => [answer.status, await answer.json()])"
+        )
+        assert answer[0] == 403, one
+        assert REBOUND in answer[1]["detail"]
+    assert len(await proxy.streams()) == 1
+    assert await proxy.metric('streamproxy_config_reloads_total{result="ok"}') == 0

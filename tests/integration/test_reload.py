@@ -284,3 +284,20 @@ async def test_under_another_server_the_admin_listener_can_ask_for_it(serve: Ser
         assert (await fetch(f"{url}/")).body == b"second"
         assert (await fetch(f"{url}/admin/readyz")).status == 200
         await process.stop()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_name_of_the_admin_listener_is_known_from_the_reload_that_lists_it(
+    run_proxy: RunProxy, workers: int
+) -> None:
+    def config(*hosts: str) -> Config:
+        return configuration("http://127.0.0.1:1", server={"workers": workers}, admin={"hosts": hosts})
+
+    async def asked(path: str) -> int:
+        return (await fetch(proxy.admin + path, headers=[("Host", "proxy.internal:9090")])).status
+
+    proxy = await run_proxy(config())
+    assert [await asked(path) for path in ("/metrics", "/readyz", "/streams", "/config")] == [200, 200, 403, 403]
+    rewrite(proxy, config("*.internal"))
+    assert await reload(proxy) == (200, {"result": "ok"})
+    assert [await asked(path) for path in ("/metrics", "/streams", "/config")] == [200, 200, 200]

@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import Connect, Serve
 from tests.doubles.connection import GUARD, guarded
-from tests.doubles.upstream import Conn, stream_head
+from tests.doubles.upstream import Conn, answering, response, stream_head
 from tests.integration.conftest import RunProxy
 from tests.integration.process import ROOT, Process
 from tests.integration.proxy import RunningProxy, configuration, write_configuration
@@ -188,6 +188,16 @@ async def test_a_listener_of_another_kind_is_told_apart(run_proxy: RunProxy, ser
     proxy = await run_proxy(configuration([{"path": "/only", "upstream": "http://127.0.0.1:9"}]))
     status, output = await command(["top", "--admin", proxy.url], tmp_path)
     assert (status, output) == (1, f"streamproxy: {proxy.url} is no admin listener: it answers 404")
+
+
+async def test_a_refusal_is_shown_with_the_way_out(serve: Serve, tmp_path: Path) -> None:
+    body = b'{"status": 403, "detail": "proxy.example is no name of this listener"}'
+    listener = await serve(answering(response(body, status="403 Forbidden")))
+    status, output = await command(["top", "--admin", listener.url], tmp_path)
+    assert (status, output) == (
+        1,
+        f"streamproxy: {listener.url} refuses: proxy.example is no name of this listener",
+    )
 
 
 async def test_a_wrong_option_is_wrong_usage(tmp_path: Path) -> None:

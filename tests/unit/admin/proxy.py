@@ -7,6 +7,7 @@ import time
 from streamproxy.admin.app import Reloaded
 from streamproxy.exchange import Exchange, Ledger
 from streamproxy.observe.metrics import EndpointView, Metrics
+from streamproxy.wire.hosts import Hosts
 from tests.unit.observe.exchanges import new_exchange
 
 
@@ -37,6 +38,7 @@ class SeenProxy:
         self.ledger.observers.append(self.metrics.observe)
         self.reasons: list[str] = []
         self.reload_problems: tuple[str, ...] = ()
+        self.hosts = Hosts(["admin.example"])
 
     async def refresh(self, *, streams: bool) -> None:
         pass

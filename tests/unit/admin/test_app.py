@@ -18,6 +18,7 @@ from streamproxy.admin.app import Reloaded, create_admin
 from streamproxy.exchange import Exchange, Ledger
 from streamproxy.observe.access import FIELDS
 from streamproxy.observe.metrics import Metrics
+from streamproxy.wire.hosts import Hosts
 from tests.unit.observe.exchanges import new_exchange, streaming
 
 
@@ -31,6 +32,7 @@ class Proxy:
         self.reasons: list[str] = []
         self.reload_problems: tuple[str, ...] = ()
         self.reloaded: Reloaded | None = Reloaded()
+        self.hosts = Hosts(["admin.example"])
 
     async def refresh(self, *, streams: bool) -> None:
         pass
