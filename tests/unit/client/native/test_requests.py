@@ -169,6 +169,22 @@ async def test_an_early_answer_is_relayed_at_once_and_ends_the_body(serve: Serve
     assert (client.idle, client.active) == (0, 0)
 
 
+async def test_a_connection_with_unsent_bytes_behind_an_early_answer_is_not_kept(
+    serve: Serve, native: MakeClient
+) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.read_until(b"\r\n\r\n")
+        conn.stop_reading()
+        await conn.send(response(b"ok"))
+        await conn.stall()
+
+    upstream = await serve(script)
+    client = native(upstream)
+    assert (await fetch(client, "POST", content=b"x" * (32 << 20))).body == b"ok"
+    assert (client.idle, client.active) == (0, 0)
+    upstream.connections[0].go.set()
+
+
 async def test_an_early_answer_survives_the_reset_behind_it(serve: Serve, native: MakeClient) -> None:
     async def script(conn: Conn) -> None:
         conn.stop_reading()
