@@ -6,8 +6,8 @@ on any other server the proxy does without.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol
 
 from streamproxy.errors import BadRequest
 
@@ -41,6 +41,18 @@ class DownstreamConnection(Protocol):
     @property
     def task(self) -> Cancellable:
         """The task that runs the application on this exchange; only while it does."""
+        ...
+
+    def send(self, message: Any) -> Awaitable[None]:
+        """ASGI's send: for who is to know whether the one that came with the scope is it, or something around it."""
+        ...
+
+    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send the head, as by ``send``."""
+        ...
+
+    def write(self, body: bytes, more: bool) -> Awaitable[None] | None:
+        """Send some of the body, as by ``send``; gives what to wait for, or None when there is nothing."""
         ...
 
     def set_write_limit(self, high: int) -> None:

@@ -70,8 +70,7 @@ class GuardedForwarder(Forwarder):
     async def _answer_preflight(self, headers: Headers, exchange: Exchange, downstream: Downstream) -> None:
         own = [(b"via", b"1.1 streamproxy"), (b"x-request-id", exchange.request_id.encode())]
         try:
-            await downstream.start(204, headers + own)
-            await downstream.end()
+            await downstream.respond(204, headers + own, b"")
         except OSError as fault:
             raise ClientDisconnected() from fault
 

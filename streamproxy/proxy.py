@@ -157,8 +157,7 @@ class Exchanger:
         exchange.answer()
         watch.waits, watch.since = WRITE, monotonic()
         try:
-            await downstream.start(error.status, headers)
-            await downstream.end(body)
+            await downstream.respond(error.status, headers, body)
         except asyncio.CancelledError:
             if exchange.interruption is None:
                 raise

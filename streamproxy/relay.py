@@ -77,11 +77,13 @@ class Relay:
         on a send.
         """
         headers = self._classify(status, fields)
-        exchange, watch = self._exchange, self._watch
+        exchange, watch, downstream = self._exchange, self._watch, self._downstream
         exchange.phase = "body"
         watch.waits, watch.since = WRITE, monotonic()
         try:
-            await self._downstream.start(status, headers)
+            waiting = downstream.begin(status, headers)
+            if waiting is not None:
+                await waiting
             watch.since = monotonic()
             watch.waits = CHUNK
             await self._chunks(chunks)
@@ -89,8 +91,10 @@ class Relay:
             if isinstance(self._tracker, LineCounter):
                 self._tracker.finish()
                 exchange.events = self._tracker.events
-            if not self._downstream.gone:
-                await self._downstream.end()
+            if not downstream.gone:
+                waiting = downstream.write(b"", False)
+                if waiting is not None:
+                    await waiting
         except BaseException as fault:
             # A generator that is left in the middle would be closed by the garbage collector, in a task of its own.
             if isinstance(chunks, AsyncGenerator):
@@ -105,7 +109,7 @@ class Relay:
 
     async def _chunks(self, chunks: AsyncIterator[bytes]) -> None:
         exchange, watch, downstream, tracker = self._exchange, self._watch, self._downstream, self._tracker
-        send = downstream.send
+        write = downstream.write
         gaps: list[int] | None = None
         idles = watch.keepalive_since != FOREVER
         async for chunk in chunks:
@@ -129,7 +133,9 @@ class Relay:
             if self._pending is not None:
                 await self._pending
             try:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                waiting = write(chunk, True)
+                if waiting is not None:
+                    await waiting
             except OSError:
                 if not downstream.gone:
                     raise
@@ -160,7 +166,9 @@ class Relay:
 
     async def _send_keepalive(self, comment: bytes) -> None:
         try:
-            await self._downstream.send({"type": "http.response.body", "body": comment, "more_body": True})
+            waiting = self._downstream.write(comment, True)
+            if waiting is not None:
+                await waiting
             self._exchange.keepalives += 1
         except OSError:
             pass  # the client left; the exchange hears of it by itself
@@ -179,4 +187,6 @@ class Relay:
             event = error_event(error, self._exchange.request_id)
             with contextlib.suppress(OSError, TimeoutError):  # the client left, or takes nothing
                 async with asyncio.timeout(EXPLAIN_TIMEOUT):
-                    await self._downstream.send({"type": "http.response.body", "body": event, "more_body": True})
+                    waiting = self._downstream.write(event, True)
+                    if waiting is not None:
+                        await waiting

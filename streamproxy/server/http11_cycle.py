@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp
@@ -87,7 +87,8 @@ class RequestCycle:
     For the application: ``target`` are the exact bytes of the request target, in origin form; ``body_complete`` says
     whether the request's body was received to its end, ``disconnected`` whether the client has left;
     ``on_disconnect`` is called once, when the client leaves before the response is complete, or when its body turns
-    out malformed, which ``fault`` says (and the connection answers); ``task`` runs the application, while it does.
+    out malformed, which ``fault`` says (and the connection answers); ``task`` runs the application, while it does;
+    ``begin`` and ``write`` are what ``send`` does with a message, without the message and the coroutine.
     """
 
     __slots__ = (
@@ -245,7 +246,7 @@ class RequestCycle:
             return
         headers, body = error_response(error, new_request_id())
         self.keep_alive = False
-        self._send_head({"status": error.status, "headers": headers})
+        self._send_head(error.status, headers)
         self._send_body(body, more=False)
         self._complete()
 
@@ -279,31 +280,51 @@ class RequestCycle:
         not as long as its Content-Length, and ValueError for a head that is not valid.
         """
         kind = message["type"]
-        if self._open and kind == "http.response.body":
-            more = message.get("more_body", False)
-            body = message.get("body", b"")
-            if more and self._streams and 0 < len(body) < _SMALL:
-                # Most chunks of most streams; the general way costs them 800 instructions more.
-                self._transport.write(_SIZE_LINES[len(body)] + body + b"\r\n")
-            else:
-                self._send_body(body, more)
-        elif self.disconnected:
-            raise ClientLeft("the client has left")
-        elif self._framing == _UNSTARTED and kind == "http.response.start":
-            more = True
-            self._send_head(message)
+        if kind == "http.response.body":
+            waiting = self.write(message.get("body", b""), message.get("more_body", False))
+        elif kind == "http.response.start":
+            self.begin(message["status"], message.get("headers", ()))
+            waiting = self._drain(True) if self._flow.paused else None
         else:
             raise RuntimeError(f"{kind} out of turn")
+        if waiting is not None:
+            await waiting
+
+    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send the head of the response. Raises as `send`."""
+        if self.disconnected:
+            raise ClientLeft("the client has left")
+        if self._framing != _UNSTARTED:
+            raise RuntimeError("http.response.start out of turn")
+        self._send_head(status, headers)
+
+    def write(self, body: bytes, more: bool) -> Awaitable[None] | None:
+        """Send some of the body, the last of it when there is no ``more``; gives what to wait for, None for nothing.
+
+        Raises as `send`, and so may the wait.
+        """
+        if not self._open:
+            if self.disconnected:
+                raise ClientLeft("the client has left")
+            raise RuntimeError("http.response.body out of turn")
+        if more and self._streams and 0 < len(body) < _SMALL:
+            # Most chunks of most streams; the general way costs them 800 instructions more.
+            self._transport.write(_SIZE_LINES[len(body)] + body + b"\r\n")
+        else:
+            self._send_body(body, more)
         if self._flow.paused:
-            await self._drain()
+            return self._drain(more)
         if not more:
             self._complete()
+        return None
 
-    async def _drain(self) -> None:
+    async def _drain(self, more: bool) -> None:
         while self._flow.paused:
             await self._flow.drained()
             if self.disconnected:
                 raise ClientLeft("the client has left")
+        if not more:
+            self._complete()
 
     def _complete(self) -> None:
         self._open = False
@@ -314,9 +335,7 @@ class RequestCycle:
             self._wake()
         self._connection.responded(self)
 
-    def _send_head(self, message: Message) -> None:
-        status: int = message["status"]
-        headers: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
+    def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if self._state.default_headers:
             headers = self._with_defaults(headers)
         fields, length, closes = head_fields(status, headers)
