@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.conformance.pool import Backend
+from tests.conftest import Serve
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.stack import CLIENTS, SERVERS, Config, RunningStack, running_stack
 
@@ -55,3 +57,13 @@ async def stack(request: pytest.FixtureRequest, leaks: LeakCheck) -> AsyncIterat
             pytest.skip(f"known of {client} under {server}: {mark.kwargs['reason']}")
     async with AsyncExitStack() as exits:
         yield _Starter(client, server, leaks, exits)
+
+
+@pytest.fixture
+def backends(serve: Serve) -> Any:
+    """`a, b = await backends("a", "b")`: running backends of these names."""
+
+    async def start(*names: str) -> list[Backend]:
+        return [await Backend(name, serve).start() for name in names]
+
+    return start

@@ -10,6 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
+from jwt.utils import base64url_encode
 
 from streamproxy.auth import watched
 from tests.conformance.conftest import StartStack
@@ -104,12 +105,15 @@ async def test_once_let_in_no_place_carries_a_credential_upstream(
     assert b"others-token" not in head.raw
 
 
-async def test_pass_shows_the_credential_to_the_upstream(stack: StartStack, serve: Serve, dial: Connect) -> None:
+async def test_pass_shows_every_credential_to_the_upstream(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(answering(response(b"ok")))
-    proxy = await stack(guarded(upstream.url, **{"pass": "on"}))
+    proxy = await stack(guarded(upstream.url, **{"from": EVERYWHERE, "pass": "on"}))
     client = await dial(proxy.url)
-    assert (await client.get(headers=[("Authorization", f"Bearer {TOKEN}")])).status == 200
-    assert (await upstream.request()).get("authorization") == f"Bearer {TOKEN}".encode()
+    sent = [("Authorization", f"Bearer {TOKEN}"), ("Cookie", "x=1; session=other")]
+    assert (await client.get("/a?access_token=third", headers=sent)).status == 200
+    head = await upstream.request()
+    seen = (head.target, head.get("authorization"), head.get("cookie"))
+    assert seen == (b"/a?access_token=third", f"Bearer {TOKEN}".encode(), b"x=1; session=other")
 
 
 async def test_a_rule_may_send_the_proxys_own_credential_instead(
@@ -160,6 +164,40 @@ async def test_a_token_that_is_put_into_its_file_lets_in_without_a_restart(
     new.write_text("carol second\n")
     os.replace(new, tokens)
     assert [await status("first"), await status("second")] == [401, 200]
+
+
+async def test_keys_that_are_rotated_in_their_file_count_without_a_restart(
+    stack: StartStack, serve: Serve, dial: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "PERIOD", 0.0)
+    secrets = {"old": SECRET, "new": SECRET[::-1]}
+    keys = tmp_path / "jwks.json"
+
+    def publish(*names: str) -> None:
+        made = [{"kty": "oct", "kid": name, "k": base64url_encode(secrets[name].encode()).decode()} for name in names]
+        new = tmp_path / "next"
+        new.write_text(json.dumps({"keys": made}))
+        os.replace(new, keys)
+
+    publish("old")
+    upstream = await serve(answering(response(b"ok")))
+    proxy = await stack([route(upstream.url, auth={"jwt": {"jwks_file": str(keys)}})])
+    client = await dial(proxy.url)
+
+    async def statuses() -> list[int]:
+        found = []
+        for kid, secret in secrets.items():
+            token = jwt.encode({"sub": "alice"}, secret, algorithm="HS256", headers={"kid": kid})
+            found.append((await client.get(headers=[("Authorization", f"Bearer {token}")])).status)
+        return found
+
+    assert await statuses() == [200, 401]
+    publish("old", "new")
+    assert await statuses() == [200, 200]
+    publish("new")
+    assert await statuses() == [401, 200]
+    keys.write_text("{}")  # broken: what it said before stays in force
+    assert await statuses() == [401, 200]
 
 
 async def test_a_signed_token_lets_in_and_is_taken_out(stack: StartStack, serve: Serve, dial: Connect) -> None:

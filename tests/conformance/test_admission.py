@@ -187,6 +187,32 @@ async def test_clients_are_told_apart_by_their_credential(
     await streaming_client(dial, proxy, ("Authorization", "Bearer three"))
 
 
+async def test_clients_are_told_apart_by_their_address(
+    stack: StartStack, serve: Serve, dial: Connect, leaks: LeakCheck
+) -> None:
+    upstream = await serve(one_event_then_wait)
+    proxy = await stack(limited(upstream.url, max_streams_per_client=1), server={"trusted_proxies": ["127.0.0.1"]})
+    watch_places(proxy, leaks)
+    await streaming_client(dial, proxy, ("X-Forwarded-For", "192.0.2.1"))
+    again = await dial(proxy.url)
+    assert (await again.get(headers=[("X-Forwarded-For", "192.0.2.1")])).status == 429
+    await streaming_client(dial, proxy, ("X-Forwarded-For", "192.0.2.2"))
+    await streaming_client(dial, proxy)  # the address of the connection itself
+    other = await dial(proxy.url)
+    assert (await other.get()).status == 429
+
+
+async def test_nobody_has_another_address_by_saying_so(
+    stack: StartStack, serve: Serve, dial: Connect, leaks: LeakCheck
+) -> None:
+    upstream = await serve(one_event_then_wait)
+    proxy = await stack(limited(upstream.url, max_streams_per_client=1))
+    watch_places(proxy, leaks)
+    await streaming_client(dial, proxy)
+    client = await dial(proxy.url)
+    assert (await client.get(headers=[("X-Forwarded-For", "192.0.2.2")])).status == 429
+
+
 @pytest.mark.parametrize("fault", ["reset", "refused", "short"])
 async def test_an_upstream_that_fails_gives_its_place_back(
     stack: StartStack, serve: Serve, dial: Connect, leaks: LeakCheck, fault: str

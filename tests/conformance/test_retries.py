@@ -9,7 +9,7 @@ import pytest
 
 from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
-from tests.doubles.client import fetch
+from tests.doubles.client import connect, fetch
 from tests.doubles.stack import Config, route
 from tests.doubles.upstream import Conn, FullBacklog, Script, Upstream, answering, response, stream_head
 
@@ -281,6 +281,48 @@ async def test_one_endpoint_alone_is_asked_again(stack: StartStack, serve: Serve
     flaky = await serve(second_time_lucky)
     proxy = await stack(pooled(), **pool(flaky))
     assert (await fetch(proxy.url)).body == b"good"
+
+
+async def test_retry_after_of_the_one_endpoint_is_waited_for_up_to_ten_times_the_backoff(
+    stack: StartStack, serve: Serve
+) -> None:
+    answers = [response(status="503 x", headers=[("Retry-After", "1")]), response(b"good")]
+    answers += [response(status="503 x", headers=[("Retry-After", "3600")]), response(b"good")]
+
+    async def in_turn(conn: Conn) -> None:
+        while True:
+            await conn.read_request()
+            await conn.send(answers[len(flaky.requests) - 1])
+
+    flaky = await serve(in_turn)
+    proxy = await stack(pooled(retry=RETRY | {"backoff": "120ms"}), **pool(flaky))
+    loop = asyncio.get_running_loop()
+    for least in (1.0, 1.2):  # the second it asked for; and not its hour
+        began = loop.time()
+        assert (await fetch(proxy.url)).body == b"good"
+        assert loop.time() - began >= least
+
+
+async def test_retry_after_of_one_endpoint_does_not_hold_up_another(stack: StartStack, serve: Serve) -> None:
+    bad = await serve(answering(response(status="503 x", headers=[("Retry-After", "3600")])))
+    good = await serve(answering(response(b"good")))
+    proxy = await stack(pooled(timeouts={"first_byte": "20s"}, retry=RETRY | {"backoff": "4s"}), **pool(bad, good))
+    proxy.app.deployment.upstreams["pool"].uniform = lambda: 0.0
+    assert (await fetch(proxy.url)).body == b"good"  # not 504: forty seconds were the bound
+
+
+async def test_retries_of_many_requests_are_a_fifth_of_them(stack: StartStack, serve: Serve) -> None:
+    bad = await serve(answering(UNAVAILABLE))
+    proxy = await stack(pooled(retry={"attempts": 3, "backoff": 0}), **pool(bad))
+    client = await connect(proxy.url)
+    async with client:
+        for number in range(600):
+            assert (await client.get()).status == 503
+            retried = sum(exchange.retries for exchange in proxy.ended)
+            assert retried <= 0.2 * (number + 1) + 30, "30: three a second over ten, whatever the load"
+    await proxy.end_of(599)
+    assert len(bad.requests) == 600 + sum(exchange.retries for exchange in proxy.ended)
+    assert sum(exchange.retries for exchange in proxy.ended) >= 30
 
 
 async def test_retries_of_a_bad_day_stay_in_their_budget(stack: StartStack, serve: Serve) -> None:

@@ -68,8 +68,9 @@ Script = Callable[[Conn], Awaitable[None]]
 class Upstream:
     """A listener that runs a script for each connection: one for all, or the nth for the nth (the last for the rest).
 
-    It listens on 127.0.0.1 and a free port, which it keeps over `stop` and `start`, or on the unix socket ``path``;
-    with ``tls`` it speaks TLS. ``connections`` and ``requests`` record everything in order of arrival.
+    It listens on 127.0.0.1 and a free port, which it keeps over `stop` and `start`, on another loopback ``address``, or
+    on the unix socket ``path``; with ``tls`` it speaks TLS. ``connections`` and ``requests`` record everything in order
+    of arrival.
     """
 
     def __init__(
@@ -78,10 +79,11 @@ class Upstream:
         *,
         path: str | os.PathLike[str] | None = None,
         tls: ssl.SSLContext | None = None,
+        address: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
         self.scripts = [script] if callable(script) else list(script)
         self.path = None if path is None else os.fspath(path)
-        self.port = 0
+        self.host, self.port = address
         self.go = asyncio.Event()  # a barrier that all connections may share
         self.connections: list[Conn] = []
         self.requests: list[Head] = []
@@ -96,7 +98,7 @@ class Upstream:
     def url(self) -> str:
         """The base URL of the endpoint; for a unix socket only the scheme matters."""
         scheme = "https" if self._tls else "http"
-        return f"{scheme}://unix" if self.path else f"{scheme}://127.0.0.1:{self.port}"
+        return f"{scheme}://unix" if self.path else f"{scheme}://{self.host}:{self.port}"
 
     @property
     def open_connections(self) -> list[Conn]:
@@ -120,7 +122,7 @@ class Upstream:
         if self.path is not None:
             self._server = await loop.create_unix_server(lambda: Conn(self), self.path, ssl=self._tls)
         else:
-            self._server = await loop.create_server(lambda: Conn(self), "127.0.0.1", self.port, ssl=self._tls)
+            self._server = await loop.create_server(lambda: Conn(self), self.host, self.port, ssl=self._tls)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
