@@ -49,7 +49,7 @@ class Application(Starlette):
         self._client = client
         self._retired = Retired(self.ledger)
         self.deployment = Deployment(config, self.ledger, client=client)
-        self.metrics = Metrics(self.ledger, lambda: self.deployment.upstreams.values(), engine=config.server.engine)
+        self.metrics = Metrics(self.ledger, lambda: self.deployment.upstreams.values())
         self.metrics.declare((route.name, route.upstream) for route in config.routes)
         self.ledger.observers.append(self.metrics.observe)
         self._access: Observer | None = None

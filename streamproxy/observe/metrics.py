@@ -208,7 +208,8 @@ class Metrics:
     """The metrics of one process.
 
     ``upstreams`` is called at each scrape for the upstreams in force; ``engine`` is the name of the ASGI server, for
-    ``streamproxy_build_info``. ``process`` collects the ``process_*`` series, where they are not those of this process.
+    ``streamproxy_build_info``, to be set by who runs it: under a server that nobody here has started there is no such
+    label. ``process`` collects the ``process_*`` series, where they are not those of this process.
     """
 
     def __init__(
@@ -216,12 +217,12 @@ class Metrics:
         ledger: Ledger,
         upstreams: Callable[[], Iterable[UpstreamView]],
         *,
-        engine: str,
+        engine: str = "",
         process: Collector | None = None,
     ) -> None:
         self._ledger = ledger
         self._upstreams = upstreams
-        self._build = {"version": __version__, "python": platform.python_version(), "engine": engine}
+        self.engine = engine
         self._totals = Totals()
         self._process = process or ProcessCollector(registry=None)
 
@@ -282,7 +283,8 @@ class Metrics:
 
     def _collect(self, totals: Totals) -> Iterator[Metric]:
         build = InfoMetricFamily("streamproxy_build", "What is running.")
-        build.add_metric([], self._build)
+        labels = {"version": __version__, "python": platform.python_version()}
+        build.add_metric([], labels | ({"engine": self.engine} if self.engine else {}))
         yield build
         for family in FAMILIES:
             yield _metric(family, totals)

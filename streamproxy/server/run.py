@@ -153,6 +153,7 @@ def main_engine(
     settings = engine_settings(config, app.rejected)._replace(tls=tls.front if tls is not None else None)
     if max_connections is not None:
         settings = settings._replace(max_connections=max_connections)
+    app.metrics.engine = config.server.engine
     if config.server.engine == "hypercorn":
         return hypercorn_engine(app, listeners, settings)
     return UvicornEngine(app, listeners, settings)
