@@ -10,10 +10,11 @@ FROM python:3.13-slim-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY streamproxy ./streamproxy
+# With every extra that a configuration or a command can ask for: an image is not added to afterwards.
 # Wheels first, then an installation from nothing but these wheels: what is in the image is what was built here.
-RUN python -m pip wheel --no-cache-dir --wheel-dir /wheels '.[hypercorn]'
+RUN python -m pip wheel --no-cache-dir --wheel-dir /wheels '.[hypercorn,jwt,otel,top]'
 RUN python -m venv --without-pip /opt/streamproxy \
-    && python -m pip --python /opt/streamproxy/bin/python install --no-cache-dir --no-index --find-links /wheels 'streamproxy[hypercorn]'
+    && python -m pip --python /opt/streamproxy/bin/python install --no-cache-dir --no-index --find-links /wheels 'streamproxy[hypercorn,jwt,otel,top]'
 
 FROM python:3.13-slim-bookworm
 LABEL org.opencontainers.image.title="streamproxy" \

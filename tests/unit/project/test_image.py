@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +22,11 @@ FILE = read_dockerfile()
 CONFIG = """\
 server: {listen: 127.0.0.1:0}
 admin: {listen: 127.0.0.1:0}
+tracing: {endpoint: http://127.0.0.1:9}
 routes:
   - path: /*
     upstream: http://127.0.0.1:9
+    auth: {jwt: {secret: 0123456789abcdef0123456789abcdef, algorithms: [HS256]}}
 """
 
 
@@ -130,6 +133,15 @@ def test_the_image_holds_its_own_code_and_both_engines_but_no_installer(image: I
     where, installer = image.run("python", "-c", code).stdout.split()
     assert Path(where).is_relative_to(image.prefix)
     assert installer == "None"
+
+
+def test_the_image_has_every_extra_that_a_running_proxy_can_use(image: Image) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = set(project["optional-dependencies"]) - {"test", "bench"}
+    installed = {found for step in FILE.all("RUN", stage=0) for found in re.findall(r"\[([a-z0-9,]+)\]'", step.text)}
+    assert [set(one.split(",")) for one in installed] == [extras]
+    used = image.run("python", "-c", "import hypercorn, jwt, opentelemetry.sdk, rich")
+    assert used.returncode == 0, used.stderr
 
 
 @pytest.fixture
