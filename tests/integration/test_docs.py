@@ -18,6 +18,7 @@ from tests.doubles.parts import require
 from tests.integration.process import ROOT, Process
 from tests.unit.project.markdown import Block, blocks
 
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where `streamproxy` is installed
 CONFIGURATION = "routes: [{path: /*, upstream: 'http://127.0.0.1:9'}]\n"
 
 
@@ -45,7 +46,7 @@ async def run(command: list[str], folder: Path) -> str:
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=folder,
-        env={**os.environ, "NO_PROXY": "*", "no_proxy": "*", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "NO_PROXY": "*", "no_proxy": "*", "PYTHONPATH": str(ROOT), "PATH": PATH},
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=STDOUT,
