@@ -45,15 +45,10 @@ class Quantiles(TypedDict):
     p99: float | None
 
 
-class RouteRow(TypedDict):
-    """One route: ``live`` exchanges, of which ``active`` stream and ``waiting`` are in the queue.
+class Sums(TypedDict):
+    """All routes together, or one: ``live`` exchanges, of which ``active`` stream and ``waiting`` are in the queue.
+    Rates are None when unknown."""
 
-    ``start`` and ``window`` have the quantiles of those DISTRIBUTIONS that have observations, since the start and over
-    the last minute. Rates are None when unknown.
-    """
-
-    route: str
-    upstream: str
     live: int
     active: int
     waiting: int
@@ -61,6 +56,14 @@ class RouteRow(TypedDict):
     requests_per_s: float | None
     events_per_s: float | None
     bytes_per_s: float | None
+
+
+class RouteRow(Sums):
+    """One route. ``start`` and ``window`` have the quantiles of those DISTRIBUTIONS that have observations, since the
+    start and over the last minute."""
+
+    route: str
+    upstream: str
     start: dict[str, Quantiles]
     window: dict[str, Quantiles]
 
@@ -78,18 +81,6 @@ class UpstreamRow(TypedDict):
     upstream: str
     idle: int
     active: int
-
-
-class Sums(TypedDict):
-    """All routes together."""
-
-    live: int
-    active: int
-    waiting: int
-    requests: int
-    requests_per_s: float | None
-    events_per_s: float | None
-    bytes_per_s: float | None
 
 
 class Overview(TypedDict):

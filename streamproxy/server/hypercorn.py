@@ -12,7 +12,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config, Sockets
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamproxy.server.engines import FOREVER, EngineSettings
+from streamproxy.server.engines import FOREVER, EngineSettings, until_ready
 from streamproxy.server.sockets import unlink
 from streamproxy.wire.headers import first
 from streamproxy.wire.media import is_streaming
@@ -44,15 +44,10 @@ class HypercornEngine:
         self._config.graceful_timeout = FOREVER
 
     async def start(self) -> None:
-        loop = asyncio.get_running_loop()
         app: Any = self._farewell
-        self._task = loop.create_task(serve(app, self._config, shutdown_trigger=self._exit.wait))
-        ready = loop.create_task(self._config.ready.wait())
-        await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
-        if self._task.done():
-            self._task.result()
-            raise RuntimeError("the server ended while it started")
+        serving = serve(app, self._config, shutdown_trigger=self._exit.wait)
+        self._task = asyncio.get_running_loop().create_task(serving)
+        await until_ready(self._task, self._config.ready)
 
     def drain(self) -> None:
         self._farewell.draining = True
