@@ -75,9 +75,9 @@ class Deployment:
         )
         target, guard = self.upstreams[route.upstream], build_guard(route, LocalFile)
         if guard is None:
-            return Route(route.name, matcher, Forwarder(settings, target, ledger))
+            return Route(route.name, matcher, Forwarder(settings, target, ledger).serve)
         self.guards[route.name] = guard
-        return Route(route.name, matcher, GuardedForwarder(settings, target, ledger, guard))
+        return Route(route.name, matcher, GuardedForwarder(settings, target, ledger, guard).serve)
 
     def _span_export(self, previous: Deployment | None) -> SpanExport | None:
         """Where the spans go, None when tracing is off; the previous one's if nothing has changed there."""

@@ -22,6 +22,7 @@ from streamproxy.downstream import Downstream
 from streamproxy.errors import ClientDisconnected
 from streamproxy.exchange import Exchange, Ledger
 from streamproxy.proxy import Forwarder, ForwarderSettings
+from streamproxy.routing import Served
 from streamproxy.upstream import Upstream
 from streamproxy.watch import FOREVER, WRITE, Watch
 from streamproxy.wire.headers import Headers, RequestFields, first
@@ -50,22 +51,21 @@ class GuardedForwarder(Forwarder):
         super().__init__(settings, upstream, ledger)
         self._guard = guard
 
-    async def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
+    def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> Served:
         guard, headers = self._guard, downstream.headers
         if guard.cors is not None:
             downstream.dress = partial(guard.cors.dress, first(headers, b"origin"))
             if is_preflight(downstream.method, headers):
                 downstream.dress = None
                 watch.waits, watch.since = WRITE, monotonic()
-                await self._answer_preflight(guard.cors.preflight(headers), exchange, downstream)
-                return
+                return self._answer_preflight(guard.cors.preflight(headers), exchange, downstream)
         if guard.auth is not None:
             passed = guard.auth.check(headers, downstream.target.query)
             exchange.principal = passed.principal
             downstream.target.query = passed.query
             downstream.headers = passed.headers
             downstream.fields = RequestFields(passed.headers)
-        await super()._serve(exchange, downstream, watch)
+        return super()._serve(exchange, downstream, watch)
 
     async def _answer_preflight(self, headers: Headers, exchange: Exchange, downstream: Downstream) -> None:
         own = [(b"via", b"1.1 streamproxy"), (b"x-request-id", exchange.request_id.encode())]

@@ -29,7 +29,7 @@ from streamproxy.errors import (
 from streamproxy.exchange import Exchange, Ledger, new_request_id
 from streamproxy.observe.tracing import Tracer
 from streamproxy.relay import Relay, RelaySettings
-from streamproxy.routing import Target
+from streamproxy.routing import Served, Target
 from streamproxy.upstream import RetrySettings, Upstream, UpstreamRequest
 from streamproxy.watch import WRITE, Limits, Nursery, Watch
 from streamproxy.wire.forwarded import Network, is_trusted, original_client
@@ -96,7 +96,8 @@ class Exchanger:
         self._trusted = trusted
         self._tracer = tracer
 
-    async def __call__(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, to its one end."""
         fields = RequestFields(scope["headers"])
         request_id = fields.noted.get(b"x-request-id")
         exchange = Exchange(
@@ -125,7 +126,7 @@ class Exchanger:
             downstream.close()
             self._ledger.close(exchange)
 
-    async def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
+    def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> Served:
         raise NotImplementedError
 
     def _introduce(self, exchange: Exchange, downstream: Downstream) -> None:
@@ -170,7 +171,7 @@ class Exchanger:
 class Nowhere(Exchanger):
     """Answers what no route takes with 404."""
 
-    async def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
+    def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> Served:
         raise NoRoute()
 
 
@@ -184,9 +185,9 @@ class Forwarder(Exchanger):
         self._edits = tracer is not None or settings.request_edit is not NO_EDIT
         self._upstream = upstream
 
-    async def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
+    def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> Served:
         self._open(downstream)
-        await self._forward(exchange, downstream, watch)
+        return self._forward(exchange, downstream, watch)
 
     def _open(self, downstream: Downstream) -> None:
         """Refuse what may not pass, and begin to listen to the client."""
