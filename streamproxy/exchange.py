@@ -31,7 +31,10 @@ Phase = Literal["queue", "connect", "request", "head", "body"]
 Observer = Callable[["Exchange"], None]
 
 # Upper bounds of every histogram of seconds: models think long, and an added millisecond matters.
-TIME_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+TIME_BUCKETS = tuple(
+    float(bound)  # a float is compared with another at half of what it takes with an integer
+    for bound in (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+)
 
 
 class Boundary(Protocol):

@@ -56,11 +56,11 @@ class Endings(Protocol):
 
 
 class Ended:
-    """The last exchanges that ended, and how many ended in which way; ``counts`` is by the word of the access log."""
+    """The last exchanges that ended, and how many ended in which way."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
         self._number = 0
+        self._failed: Counter[str] = Counter()
         # Those that went well hold no traceback: they are kept as they are, and looked at when somebody looks (2 µs).
         self._complete: deque[tuple[int, float, Exchange]] = deque(maxlen=KEPT_COMPLETE)
         self._others: deque[Ending] = deque(maxlen=KEPT_OTHERS)
@@ -70,11 +70,18 @@ class Ended:
         now = time.monotonic()
         self._number = number = self._number + 1
         if exchange.error is None:
-            self.counts["complete"] += 1
             self._complete.append((number, now, exchange))
         else:
-            self.counts[exchange.end] += 1
+            self._failed[exchange.end] += 1
             self._others.append(_ending(number, now, exchange))
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many exchanges ended in which way."""
+        counts = self._failed.copy()
+        if complete := self._number - counts.total():
+            counts["complete"] = complete
+        return counts
 
     def kept(self) -> Iterable[Ending]:
         """What is kept, the latest end first."""
