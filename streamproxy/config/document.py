@@ -21,6 +21,9 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge"))
 _MERGE = _TAG + "merge"
 _NULL = _TAG + "null"
+_MOST_REPEATED = (
+    100_000  # values: ten aliases, each a list of ten times the one before, would make ten thousand millions
+)
 _BARE_IPV6 = re.compile(r"(?<![\"'])\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]:[0-9]")
 
 
@@ -107,8 +110,15 @@ def read(text: str, references: References) -> Document:
         document.findings.append(Finding((), "the file is nested too deeply"))
     else:
         if node is not None:
-            document.data = _Reader(document, references).value(node, ())
+            _read_values(node, document, references)
     return document
+
+
+def _read_values(node: yaml.Node, document: Document, references: References) -> None:
+    try:
+        document.data = _Reader(document, references).value(node, ())
+    except _TooMuchRepeated as error:
+        document.findings[:] = [Finding((), f"aliases (*name) repeat more than {_MOST_REPEATED:,} values", error.mark)]
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> Finding:
@@ -123,6 +133,14 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> Finding:
     return Finding((), f"not YAML: {message}", Mark(line + 1, column + 1))
 
 
+class _TooMuchRepeated(Exception):
+    """Aliases make more of the file than it can mean."""
+
+    def __init__(self, mark: Mark) -> None:
+        super().__init__()
+        self.mark = mark
+
+
 class _Reader:
     """Turns nodes into data, and writes positions and findings into a document."""
 
@@ -130,9 +148,12 @@ class _Reader:
         self._document = document
         self._references = references
         self._open: list[yaml.Node] = []  # the nodes that are being read, to notice one that contains itself
+        self._seen: set[yaml.Node] = set()
+        self._repeated = 0
 
     def value(self, node: yaml.Node, path: Path) -> Any:
         self._document.values[path] = _mark(node)
+        self._count(node)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if any(node is outer for outer in self._open):
@@ -148,6 +169,13 @@ class _Reader:
             return self._mapping(node, path) if isinstance(node, yaml.MappingNode) else None
         finally:
             self._open.pop()
+
+    def _count(self, node: yaml.Node) -> None:
+        if node in self._seen:
+            self._repeated += 1
+            if self._repeated > _MOST_REPEATED:
+                raise _TooMuchRepeated(_mark(node))
+        self._seen.add(node)
 
     def _find(self, path: Path, message: str, mark: Mark | None = None) -> None:
         self._document.findings.append(Finding(path, message, mark, final=mark is None))
@@ -191,6 +219,7 @@ class _Reader:
         if any(node is outer for outer in self._open):
             self._find(path, "contains itself")
             return
+        self._count(node)
         self._open.append(node)
         if isinstance(node, yaml.SequenceNode):
             for item in node.value:

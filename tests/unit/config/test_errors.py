@@ -68,6 +68,13 @@ def test_yaml_that_means_nothing_here_is_refused() -> None:
     assert problems(ROUTES + "log: {<<: x}\n") == ["f.yaml:2:11: log: merges (<<) something that is not a mapping"]
 
 
+@pytest.mark.parametrize("form", ["b{0}: &b{0} [{1}]\n", "b{0}: &b{0}\n  <<: [{1}]\n"])
+def test_aliases_that_multiply_are_refused_before_they_fill_the_memory(form: str) -> None:
+    text = "b0: &b0 {k: v}\n" + "".join(form.format(n, ", ".join([f"*b{n - 1}"] * 9)) for n in range(1, 12))
+    (problem,) = problems(ROUTES + text)
+    assert problem.endswith("aliases (*name) repeat more than 100,000 values")
+
+
 def test_no_tag_creates_an_object(tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     (line,) = problems(ROUTES + f"log: !!python/object/apply:pathlib.Path.touch [!!python/name:x '{witness}']\n")
