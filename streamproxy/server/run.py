@@ -182,6 +182,8 @@ async def reloading(app: _Reloads, reloader: Reloader | None) -> AsyncIterator[N
     asked: set[asyncio.Task[object]] = set()
 
     def on_signal() -> None:
+        if len(asked) > 1:
+            return  # one has begun perhaps, the other will read what is there by now
         task = loop.create_task(reloader.reload())
         asked.add(task)
         task.add_done_callback(asked.discard)
