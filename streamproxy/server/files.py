@@ -28,11 +28,11 @@ Contents = dict[Path, bytes]
 
 
 def contents(files: Iterable[Path]) -> Contents:
-    """A digest of each file; empty for one that can't be read."""
+    """A digest of each file; empty for one that can't be read, or is none: a pipe is read once, and may never end."""
     found: Contents = {}
     for file in files:
         try:
-            found[file] = hashlib.sha256(file.read_bytes()).digest()
+            found[file] = hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b""
         except OSError:
             found[file] = b""
     return found

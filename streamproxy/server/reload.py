@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from streamproxy.config import Config
 from streamproxy.config.model import Server, ServerTls
 from streamproxy.errors import ConfigError, StreamproxyError
 from streamproxy.observe.metrics import Metrics
+from streamproxy.server.aside import aside
 from streamproxy.server.files import Contents, contents, looks
 from streamproxy.server.tls import ListenerTls
 
@@ -136,10 +138,13 @@ class Reloader:
 
     async def _reload(self) -> list[str]:
         # A large file takes a while to read, and so do certificates; streams go on meanwhile.
-        config, restart = pin(self._started, await asyncio.to_thread(self._source.load))
+        path = self._source.path
+        if path.exists() and not path.is_file():
+            raise StreamproxyError(f"{path}: is not a regular file, so it cannot be read again")
+        config, restart = pin(self._started, await aside(self._source.load))
         swap = None
         if self._tls is not None and config.server.tls is not None:
-            swap = await asyncio.to_thread(self._tls.prepare, config.server.tls)
+            swap = await aside(partial(self._tls.prepare, config.server.tls))
         await self._app.adopt(config)
         if swap is not None:
             swap()

@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 
 from streamproxy.app import Application, create_app
@@ -26,6 +27,7 @@ from streamproxy.compose import Deployment
 from streamproxy.errors import StoppedByOperator, StreamproxyError
 from streamproxy.exchange import Exchange
 from streamproxy.observe.series import Totals
+from streamproxy.server.aside import aside
 from streamproxy.server.channel import (
     Answer,
     Boot,
@@ -135,7 +137,7 @@ class Service:
         try:
             swap = None
             if self._tls is not None and ask.config.server.tls is not None:
-                swap = await asyncio.to_thread(self._tls.prepare, ask.config.server.tls)
+                swap = await aside(partial(self._tls.prepare, ask.config.server.tls))
             self._prepared = await self._app.prepare(ask.config), swap
         except (StreamproxyError, OSError, ValueError) as error:
             return str(error)

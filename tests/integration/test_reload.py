@@ -301,3 +301,38 @@ async def test_a_name_of_the_admin_listener_is_known_from_the_reload_that_lists_
     rewrite(proxy, config("*.internal"))
     assert await reload(proxy) == (200, {"result": "ok"})
     assert [await asked(path) for path in ("/metrics", "/streams", "/config")] == [200, 200, 200]
+
+
+async def test_a_file_that_became_a_pipe_changes_nothing_and_holds_nothing_up(
+    run_proxy: RunProxy, serve: Serve
+) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    proxy = await run_proxy(configuration(upstream.url))
+    proxy.file.unlink()
+    os.mkfifo(proxy.file)
+    status, answer = await reload(proxy)
+    assert (status, answer["problems"]) == (422, [f"{proxy.file}: is not a regular file, so it cannot be read again"])
+    assert (await fetch(f"{proxy.url}/x")).body == b"ok"
+    proxy.file.unlink()
+    rewrite(proxy, configuration(upstream.url))
+    assert await reload(proxy) == (200, {"result": "ok"})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_reload_that_hangs_does_not_keep_it_from_its_end(
+    run_proxy: RunProxy, serve: Serve, tmp_path: Path, workers: int
+) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    config = configuration(upstream.url, server={"workers": workers})
+    proxy = await run_proxy(config)
+    pipe = tmp_path / "token"
+    os.mkfifo(pipe)
+    config["routes"][0]["request_headers"] = {"set": {"X-Token": f"${{file:{pipe}}}"}}
+    rewrite(proxy, config)
+    proxy.process.signal(signal.SIGHUP)
+    writer = await asyncio.to_thread(os.open, pipe, os.O_WRONLY)  # opened once the reload reads
+    try:
+        assert (await fetch(f"{proxy.url}/x")).body == b"ok"
+        assert await proxy.process.stop() == 0
+    finally:
+        os.close(writer)

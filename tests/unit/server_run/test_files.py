@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +24,11 @@ def test_contents_differ_by_what_is_in_the_files_and_not_by_their_times(tmp_path
     assert contents([file, missing]) != before
     missing.write_text("")
     assert contents([missing]) != {missing: b""}
+
+
+def test_a_pipe_has_no_content_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert contents([tmp_path / "pipe", tmp_path]) == {tmp_path / "pipe": b"", tmp_path: b""}
 
 
 def test_every_folder_on_the_way_to_a_file_is_watched(tmp_path: Path) -> None:
