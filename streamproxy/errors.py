@@ -36,6 +36,9 @@ header, the access log and the metrics. One place, this tree, goes from an excep
         │   ├── StoppedByOperator       DELETE /streams/ID
         │   └── StoppedByShutdown       drain_timeout passed
         └── InternalError               500 proxy_internal_error, logged with its traceback
+
+    OSError
+    └── ClientLeft                  from our own server's ``send()``, as ASGI has it
 """
 
 from __future__ import annotations
@@ -239,3 +242,10 @@ class StoppedByShutdown(Stopped):
 
 class InternalError(ExchangeError):
     error, status, title = "proxy_internal_error", 500, "The proxy failed"
+
+
+# What ASGI has a form for.
+
+
+class ClientLeft(OSError):
+    """The client has left; ASGI 2.4 says that ``send()`` raises an OSError then."""

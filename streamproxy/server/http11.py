@@ -27,9 +27,9 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import Any, cast
 
-import uvicorn
 from uvicorn.server import ServerState
 
 from streamproxy.errors import BadRequest, Rejected, RequestTimeout
@@ -67,31 +67,35 @@ class Http11Limits:
     on_rejected: Callable[[int, str], None] | None = None
 
 
-def http11_protocol(limits: Http11Limits) -> type[Http11Protocol]:
-    """The protocol class with these limits, for ``uvicorn.Config(http=…)``."""
-    return type("Http11Protocol", (Http11Protocol,), {"limits": limits})
+def http11_protocol(limits: Http11Limits) -> Any:
+    """What makes protocols with these limits, for ``uvicorn.Config(http=…)``."""
+    return partial(Http11Protocol, limits)
 
 
-class Http11Protocol(asyncio.Protocol):
-    """One connection. Made by uvicorn, which knows it by its arguments, `shutdown` and the server's state."""
+class Http11Protocol:
+    """One connection. Made by uvicorn, which knows it by its arguments, `shutdown` and the server's state.
 
-    limits: ClassVar[Http11Limits] = Http11Limits()
+    An `asyncio.Protocol` in all but name: loops call its methods and ask for no more, and a class with a base in
+    Python can't be compiled.
+    """
 
     def __init__(
         self,
-        config: uvicorn.Config,
+        limits: Http11Limits,
+        config: Any,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
+        self.limits = limits
         if not config.loaded:
             config.load()
         self._config = config
         self._app: Any = config.loaded_app
         self._state = server_state
-        self._connections: set[Any] = server_state.connections
+        self._connections: Any = server_state.connections  # a set of the engine's own kind, which counts
         self._app_state = app_state
-        self._keepalive: float = config.timeout_keep_alive
+        self._keepalive = float(config.timeout_keep_alive)  # an int, says uvicorn
         self.loop = _loop or asyncio.get_running_loop()
         self.plain_tasks = self.loop.get_task_factory() is None
         # Of the connection.

@@ -31,7 +31,7 @@ from typing import Any, Protocol
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
-from streamproxy.errors import BadRequest, ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
+from streamproxy.errors import BadRequest, ClientLeft, ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
 from streamproxy.exchange import new_request_id
 from streamproxy.server.flow import Flow
 from streamproxy.server.http11_head import field, head_fields
@@ -56,10 +56,6 @@ _CORK_UP_TO = 16 * 1024  # bytes of a chunk that may wait with the head
 _MOST_CORKED = 40  # parts that may wait with the head, three a chunk
 _SMALL = 2048  # bytes; of smaller chunks the size's line is looked up, which is cheaper than to format it
 _SIZE_LINES = [b"%x\r\n" % size for size in range(_SMALL)]
-
-
-class ClientLeft(OSError):
-    """The client has left; ASGI 2.4 says that ``send()`` raises an OSError then."""
 
 
 class Connection(Protocol):
@@ -118,6 +114,8 @@ class RequestCycle:
         "target",
         "task",
     )
+
+    __deletable__ = ("task",)
 
     task: asyncio.Task[None]
 

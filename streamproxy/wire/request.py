@@ -12,6 +12,7 @@ that it is not given; then the next head gets a new one.
 
 from __future__ import annotations
 
+from typing import ClassVar
 from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -102,7 +103,12 @@ class RequestHead:
     query: bytes
 
     # httptools looks for each of its callbacks, and what is not there takes longest to find.
-    on_url = on_body = on_message_begin = on_message_complete = on_chunk_header = on_chunk_complete = None
+    on_url: ClassVar[None] = None
+    on_body: ClassVar[None] = None
+    on_message_begin: ClassVar[None] = None
+    on_message_complete: ClassVar[None] = None
+    on_chunk_header: ClassVar[None] = None
+    on_chunk_complete: ClassVar[None] = None
 
     def __init__(self, max_size: int, max_fields: int) -> None:
         self._max_size = max_size

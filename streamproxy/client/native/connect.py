@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from streamproxy.client.native.connection import Connection, Owner
@@ -69,18 +69,13 @@ class Connector:
         else:
             sock = await first_to_connect(await self._resolver.addresses())
 
-        def protocol() -> Connection:
-            return Connection(owner, loop, sock, self._buffer)
-
+        made = Connection(owner, loop, sock, self._buffer)
+        protocol: Any = lambda: made  # noqa: E731
         try:
             if self._resolver is None:
-                _, made = await loop.create_unix_connection(
-                    protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name
-                )
+                await loop.create_unix_connection(protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name)
             else:
-                _, made = await loop.create_connection(
-                    protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name
-                )
+                await loop.create_connection(protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name)
         except ConnectionError as error:  # TCP was there, so this is the handshake
             raise TlsFailed(note=f"closed during the handshake: {type(error).__name__} {error}") from error
         return made

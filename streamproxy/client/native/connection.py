@@ -42,8 +42,11 @@ class Owner(Protocol):
         ...
 
 
-class Connection(ResponseParser, asyncio.Protocol):
+class Connection(ResponseParser):
     """A connection, for one exchange at a time.
+
+    An `asyncio.Protocol` in all but name: loops call its methods and ask for no more, and a class with a base in
+    Python can't be compiled.
 
     ``buffer`` is the most bytes to hold for a slow reader. ``sock`` is the socket below the transport.
     """
