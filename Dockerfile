@@ -6,13 +6,14 @@
 # Inside a container the proxy has to listen on every address: server.listen is 0.0.0.0:8080 there. The admin listener
 # stays on 127.0.0.1:9090, where the health check asks it; to scrape it from outside, set admin.listen to 0.0.0.0:9090.
 
-FROM python:3.13-slim-bookworm AS build
+# The same Python and Debian as below, but with a C compiler.
+FROM python:3.13-bookworm AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY streamproxy ./streamproxy
 # With every extra that a configuration or a command can ask for: an image is not added to afterwards.
 # Wheels first, then an installation from nothing but these wheels: what is in the image is what was built here.
-RUN python -m pip wheel --no-cache-dir --wheel-dir /wheels '.[hypercorn,jwt,otel,top]'
+RUN STREAMPROXY_COMPILE=1 python -m pip wheel --no-cache-dir --wheel-dir /wheels '.[hypercorn,jwt,otel,top]'
 RUN python -m venv --without-pip /opt/streamproxy \
     && python -m pip --python /opt/streamproxy/bin/python install --no-cache-dir --no-index --find-links /wheels 'streamproxy[hypercorn,jwt,otel,top]'
 

@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint types unit install install-test install-bench parts clean
+# The compiled build lies apart: in the virtual environment the package is the source tree.
+COMPILED := $(CURDIR)/build/compiled
+
+.PHONY: demo test bench lint types unit compiled install install-test install-bench parts clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,7 +32,7 @@ demo: install
 	$(BIN)/streamproxy demo
 
 ## test: install what the tests need (Debian packages too, where that is allowed), then run everything
-test: install-test parts lint types unit
+test: install-test parts lint types unit compiled
 
 parts:
 	sh tests/install-parts.sh
@@ -43,6 +46,13 @@ types: install-test
 
 unit: install-test
 	$(BIN)/python -m pytest
+
+## compiled: compile the hot modules, and run the behaviour suites on what comes of it
+compiled: install-test
+	rm -rf $(COMPILED)
+	STREAMPROXY_COMPILE=1 $(BIN)/pip install --quiet --no-deps --target $(COMPILED) .
+	PYTHONPATH=$(COMPILED) PYTHONSAFEPATH=1 \
+		$(BIN)/python -m pytest --build compiled -o pythonpath='$(COMPILED) .' tests/conformance tests/faults
 
 ## bench: measure beside nginx, HAProxy, Caddy (those that are installed) and Envoy; BENCH=--help shows how to choose
 bench: install-bench

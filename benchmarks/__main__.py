@@ -14,7 +14,7 @@ from types import FrameType
 
 from benchmarks.chart import svg
 from benchmarks.loads import LOADS, Programs, Sizes, choose_cores
-from benchmarks.peers import PEERS, Peer, install_litellm, litellm
+from benchmarks.peers import PEERS, Peer, install_litellm, litellm, prepare
 from benchmarks.programs import BenchError, build
 from benchmarks.report import markdown
 from benchmarks.sitting import Sitting, sit
@@ -101,6 +101,7 @@ def main() -> int:
     os.chdir(HERE.parent)
     try:
         programs = Programs(*build(OUT), OUT)
+        prepare(options.peers)
         peers = chosen_peers(options.peers, options.litellm)
         cores = choose_cores()
         if cores.upstream:

@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 
 from benchmarks.__main__ import OUT
-from benchmarks.peers import PEERS, Peer, Place
+from benchmarks.peers import PEERS, Peer, Place, prepare
 from benchmarks.programs import BenchError, Generator, Upstream, build, free_port, running, wait_ready
 
-DEFAULT = "streamproxy,streamproxy-log,streamproxy-httpx,recipe,haproxy,envoy"
+DEFAULT = "streamproxy,streamproxy-pure,streamproxy-log,streamproxy-httpx,recipe,haproxy,envoy"
 _WARM = 300  # requests before the count
 _COUNTED = re.compile(r"Collected : (\d+)")
 
@@ -76,6 +76,7 @@ def main() -> int:
         return 1
     failed = False
     tools = build(OUT)
+    prepare(options.peers.split(","))
     for name in options.peers.split(","):
         try:
             print(f"{name:22} {count(PEERS[name], options.requests, OUT, tools):12,.0f} instructions a request")

@@ -14,11 +14,13 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from benchmarks.package import ENVIRONMENT, compile_package
 
 
 class Place(NamedTuple):
@@ -96,7 +98,9 @@ def _version_of(*command: str) -> str | None:
 # streamproxy
 
 
-def streamproxy(*, client: str = "native", engine: str = "uvicorn", access: bool = False) -> Callable[[Place], Launch]:
+def streamproxy(
+    *, build: str = "compiled", client: str = "native", engine: str = "uvicorn", access: bool = False
+) -> Callable[[Place], Launch]:
     """`streamproxy run` with its defaults; only what would cap the loads is raised."""
 
     def launch(place: Place) -> Launch:
@@ -114,7 +118,7 @@ def streamproxy(*, client: str = "native", engine: str = "uvicorn", access: bool
             "routes": [{"name": "bench", "path": "/*", "upstream": "bench", "keepalive": f"{place.keepalive}s"}],
         }
         path = place.write("streamproxy.yaml", json.dumps(config, indent=2))
-        return Launch([sys.executable, "-m", "streamproxy", "run", "-c", path], {})
+        return Launch([sys.executable, "-m", "streamproxy", "run", "-c", path], ENVIRONMENT[build])
 
     return launch
 
@@ -360,11 +364,18 @@ def _ours() -> str | None:
     return _version_of(sys.executable, "-m", "streamproxy", "--version")
 
 
+def prepare(names: Iterable[str]) -> None:
+    """Build what the peers of these names need. Raises BenchError."""
+    if any(name.startswith("streamproxy") and name != "streamproxy-pure" for name in names):
+        compile_package()
+
+
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
         Peer("direct", "no proxy", lambda: "", None),
         Peer("streamproxy", "streamproxy", _ours, streamproxy(), keepalive=True),
+        Peer("streamproxy-pure", "streamproxy, not compiled", _ours, streamproxy(build="pure"), keepalive=True),
         Peer("streamproxy-log", "streamproxy, access log on", _ours, streamproxy(access=True), keepalive=True),
         Peer("streamproxy-httpx", "streamproxy, httpx client", _ours, streamproxy(client="httpx"), keepalive=True),
         Peer(

@@ -16,7 +16,7 @@ from streamproxy.config import Config, json_schema
 from streamproxy.config.advice import advice
 from streamproxy.config.values import address
 from streamproxy.errors import ConfigError, StreamproxyError
-from streamproxy.version import __version__
+from streamproxy.version import COMPILED, __version__
 
 T = TypeVar("T")
 
@@ -31,7 +31,9 @@ _LEVELS = click.Choice(["debug", "info", "warning", "error"])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="streamproxy", message="%(prog)s %(version)s")
+@click.version_option(
+    __version__, prog_name="streamproxy", message=f"%(prog)s %(version)s ({'compiled' if COMPILED else 'pure Python'})"
+)
 def cli() -> None:
     """A streaming reverse proxy for LLM servers and event backends."""
 

@@ -11,12 +11,28 @@ from typing import Protocol
 
 import pytest
 
+import streamproxy
+from streamproxy.version import BUILD
 from tests.doubles.certificates import Certificate, make_certificate
 from tests.doubles.client import RawClient, connect
 from tests.doubles.clock import Clock
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.parts import require
 from tests.doubles.upstream import Script, Upstream
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--build", choices=("pure", "compiled"), default="pure", help="which build of the package is to be tested"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to test another build than the one that was asked for."""
+    if config.getoption("--build") != BUILD:
+        raise pytest.UsageError(
+            f"{streamproxy.__file__} is the {BUILD} build, not the {config.getoption('--build')} one"
+        )
 
 
 class Serve(Protocol):

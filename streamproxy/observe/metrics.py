@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from streamproxy.exchange import Exchange, Ledger
 from streamproxy.observe.series import Histogram, Pair, Totals
-from streamproxy.version import __version__
+from streamproxy.version import BUILD, __version__
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -283,7 +283,7 @@ class Metrics:
 
     def _collect(self, totals: Totals) -> Iterator[Metric]:
         build = InfoMetricFamily("streamproxy_build", "What is running.")
-        labels = {"version": __version__, "python": platform.python_version()}
+        labels = {"version": __version__, "build": BUILD, "python": platform.python_version()}
         build.add_metric([], labels | ({"engine": self.engine} if self.engine else {}))
         yield build
         for family in FAMILIES:

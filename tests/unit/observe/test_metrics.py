@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from streamproxy import __version__, errors
 from streamproxy.exchange import TIME_BUCKETS, Exchange, Ledger
 from streamproxy.observe.metrics import FAMILIES, OPENMETRICS, TEXT, Metrics
+from streamproxy.version import BUILD
 from tests.unit.observe.exchanges import ERRORS, ROUTES, new_exchange, step, streaming
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -228,6 +229,7 @@ def test_the_build_and_the_process_are_shown() -> None:
     samples = Scene().samples()
     (labels,) = [dict(labels) for name, labels in samples if name == "streamproxy_build_info"]
     assert labels["version"] == __version__
+    assert labels["build"] == BUILD
     assert labels["engine"] == "uvicorn"
     assert samples["process_open_fds", ()] > 0
 

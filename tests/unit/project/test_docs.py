@@ -89,7 +89,7 @@ def test_every_metric_has_its_row_and_its_question() -> None:
         )
         for family in FAMILIES
     }
-    expected["`streamproxy_build_info`"] = ("gauge", "version, python, engine")
+    expected["`streamproxy_build_info`"] = ("gauge", "version, build (compiled, pure), python, engine")
     rows = table(METRICS, "metric")
     assert {name: (kind, labels) for name, kind, labels, _ in rows} == expected
     assert all("?" in question for _, _, _, question in rows)

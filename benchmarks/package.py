@@ -1,0 +1,37 @@
+"""The compiled build of the package, which is what is measured.
+
+It lies beside the other things that are built for a measurement. In the virtual environment the package is the source
+tree, and pure Python.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.programs import BenchError
+
+ROOT = Path(__file__).parent.parent
+COMPILED = ROOT / "benchmarks" / "out" / "compiled"
+# How a process runs the one build or the other, wherever it is started.
+ENVIRONMENT = {
+    "compiled": {"PYTHONPATH": str(COMPILED), "PYTHONSAFEPATH": "1"},
+    "pure": {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
+}
+
+
+def compile_package() -> None:
+    """Build the compiled package, unless it is there and no source is newer. Raises BenchError when that fails."""
+    built = COMPILED / "streamproxy"
+    sources = [ROOT / "pyproject.toml", ROOT / "hatch_build.py", *(ROOT / "streamproxy").rglob("*.py")]
+    if built.exists() and max(source.stat().st_mtime for source in sources) < built.stat().st_mtime:
+        return
+    print("compiling streamproxy, which takes a minute or two", file=sys.stderr)
+    shutil.rmtree(COMPILED, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(COMPILED), str(ROOT)]
+    done = subprocess.run(command, env=os.environ | {"STREAMPROXY_COMPILE": "1"}, capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"streamproxy does not compile:\n{done.stdout}{done.stderr}")

@@ -1,0 +1,77 @@
+"""Builds the wheel's hot modules as C extensions, with mypyc, when ``STREAMPROXY_COMPILE=1`` asks for it.
+
+The source is the same, and the wheel holds it too. Without the variable, or with 0, the wheel is pure Python and needs
+no compiler: what an installation gives must not depend on what happens to be installed beside it. Editable
+installations are always pure, since a changed file would not be what runs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+VARIABLE = "STREAMPROXY_COMPILE"
+GROUP = "streamproxy"  # all modules share one library, streamproxy__mypyc: within it calls are calls in C
+
+
+def wanted() -> bool:
+    """Whether to compile. Raises ValueError for a value that is neither yes nor no."""
+    value = os.environ.get(VARIABLE, "0")
+    if value not in ("0", "1"):
+        raise ValueError(f"{VARIABLE} is {value!r}: it is 1 to compile the hot modules, 0 or unset for pure Python")
+    return value == "1"
+
+
+class CompileHook(BuildHookInterface):  # type: ignore[type-arg]
+    """``modules`` of its section in pyproject.toml are compiled."""
+
+    def dependencies(self) -> list[str]:
+        """mypyc checks types while it compiles, so that it needs what the modules import, too."""
+        if not wanted():
+            return []
+        return [*self.config["build-requires"], *self.metadata.core.dependencies]
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Put the extensions into the wheel, which is then one of this platform."""
+        if version == "editable" or not wanted():
+            return
+        # Not removed before the wheel is written: `finalize` comes after that.
+        self._directory = TemporaryDirectory(prefix="streamproxy-compile-")
+        built = Path(self._directory.name)
+        previous = Path.cwd()
+        os.chdir(self.root)  # module names follow from paths
+        try:
+            compile_modules(self.config["modules"], built)
+        finally:
+            os.chdir(previous)
+        library = built / "lib"
+        for file in sorted(path for path in library.rglob("*") if path.is_file()):
+            build_data["force_include"][str(file)] = str(file.relative_to(library))
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Remove what lay between."""
+        directory = getattr(self, "_directory", None)
+        if directory is not None:
+            directory.cleanup()
+
+
+def compile_modules(modules: list[str], directory: Path) -> None:
+    """Compile modules, given as paths, to extensions under ``lib`` in a directory. Raises SystemExit on an error."""
+    from mypyc.build import mypycify
+    from setuptools import Distribution
+
+    extensions = mypycify(
+        modules, opt_level="3", debug_level="0", group_name=GROUP, multi_file=True, target_dir=str(directory / "c")
+    )
+    command = Distribution({"name": GROUP, "ext_modules": extensions}).get_command_obj("build_ext")
+    command.build_lib = str(directory / "lib")
+    command.build_temp = str(directory / "objects")
+    command.parallel = os.cpu_count()
+    command.ensure_finalized()
+    command.run()
