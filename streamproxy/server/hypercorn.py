@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-import ssl
 from typing import Any
 
-from hypercorn.asyncio import serve
-from hypercorn.config import Config, Sockets
+from hypercorn.asyncio.lifespan import Lifespan
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamproxy.server.engines import FOREVER, EngineSettings, until_ready
-from streamproxy.server.sockets import unlink
+from streamproxy.server.engines import EngineSettings
+from streamproxy.server.http11 import NEWCOMER
+from streamproxy.server.sockets import BACKLOG, close
 from streamproxy.wire.headers import first
 from streamproxy.wire.media import is_streaming
 
@@ -21,7 +23,10 @@ _PATIENCE = 2.0  # seconds for connections to end by themselves when the engine 
 
 
 class HypercornEngine:
-    """hypercorn's asyncio worker in this process, on sockets of ours.
+    """hypercorn's connections and lifespan in this process, on sockets of ours.
+
+    Its own `serve` ends idle connections in the moment in which it stops accepting, those too whose first request is on
+    its way. So the accepting is done here, and connections are told to end a moment later.
 
     hypercorn has no limit on connections and no time-out for a slow head of its own; ``max_connections`` and
     ``head_timeout`` are kept by the uvicorn engine only.
@@ -30,39 +35,77 @@ class HypercornEngine:
     def __init__(self, app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings) -> None:
         self._farewell = _Farewell(app)
         self._sockets = sockets
-        self._exit = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._config = _Config(sockets, settings.tls)
+        self._tls: dict[str, Any] = {}
+        if settings.tls is not None:
+            self._tls = {"ssl": settings.tls, "ssl_handshake_timeout": settings.head_timeout}
+        self._config = Config()
         self._config.include_server_header = False
         self._config.include_date_header = False
         self._config.accesslog = None
         self._config.errorlog = None
         self._config.h11_max_incomplete_size = settings.max_header_size
         self._config.keep_alive_timeout = settings.keepalive_timeout
-        self._config.ssl_handshake_timeout = settings.head_timeout
-        # Who drains says when it is over, by `stop`; hypercorn must not be the earlier one.
-        self._config.graceful_timeout = FOREVER
+        self._context = WorkerContext(None)
+        self._state: dict[str, Any] = {}
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()  # one a connection, and one that ends them
+        self._ending: asyncio.TimerHandle | None = None
+        self._lifespan: Lifespan | None = None
+        self._living: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        loop = asyncio.get_running_loop()
         app: Any = self._farewell
-        serving = serve(app, self._config, shutdown_trigger=self._exit.wait)
-        self._task = asyncio.get_running_loop().create_task(serving)
-        await until_ready(self._task, self._config.ready)
-
-    def drain(self) -> None:
-        self._farewell.draining = True
+        self._app = wrap_app(app, self._config.wsgi_max_body_size, "asgi")
+        self._lifespan = Lifespan(self._app, self._config, loop, self._state)
+        self._living = loop.create_task(self._lifespan.handle_lifespan(), name="lifespan")
+        await self._lifespan.wait_for_startup()
+        if self._living.done():
+            self._living.result()
+            raise RuntimeError("the application ended while it started")
         for listener in self._sockets:
-            unlink(listener)
-        self._exit.set()
+            self._servers.append(
+                await asyncio.start_server(self._serve, sock=listener.dup(), backlog=BACKLOG, **self._tls)
+            )
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        self._keep(asyncio.current_task())
+        await TCPServer(self._app, loop, self._config, self._context, self._state, reader, writer)
+
+    def _keep(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def drain(self, patience: float = NEWCOMER) -> None:
+        self._farewell.draining = True
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for listener in self._sockets:
+            close(listener)
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().call_later(patience, self._end_idle)
+
+    def _end_idle(self) -> None:
+        self._keep(asyncio.get_running_loop().create_task(self._context.terminated.set()))
 
     async def stop(self) -> None:
         self.drain()
-        if self._task is None:
-            return
-        await asyncio.wait({self._task}, timeout=_PATIENCE)
-        self._task.cancel()  # connections whose client takes nothing; the lifespan ends all the same
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        if self._ending is not None:
+            self._ending.cancel()
+        await self._context.terminated.set()
+        # A connection whose client takes nothing would never end; the lifespan ends all the same.
+        if self._tasks:
+            _, endless = await asyncio.wait(self._tasks, timeout=_PATIENCE)
+            for task in endless:
+                task.cancel()
+            await asyncio.gather(*endless, return_exceptions=True)
+        if self._lifespan is not None and self._living is not None:
+            await self._lifespan.wait_for_shutdown()
+            self._living.cancel()
+            await asyncio.gather(self._living, return_exceptions=True)
 
 
 class _Farewell:
@@ -88,25 +131,3 @@ class _Farewell:
             await send(message)
 
         await self._app(scope, receive, send_with_farewell)
-
-
-class _Config(Config):
-    """A hypercorn configuration whose sockets and TLS context are given; says when they are about to be served."""
-
-    def __init__(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
-        super().__init__()
-        self._given = sockets
-        self._tls = tls
-        self.ready = asyncio.Event()
-
-    @property
-    def ssl_enabled(self) -> bool:
-        return self._tls is not None
-
-    def create_ssl_context(self) -> ssl.SSLContext | None:
-        return self._tls
-
-    def create_sockets(self) -> Sockets:
-        # Called after the application has started; the sockets listen already, so a connection waits at most.
-        self.ready.set()
-        return Sockets([], self._given, []) if self._tls is None else Sockets(self._given, [], [])
