@@ -43,7 +43,8 @@ def cli() -> None:
 @click.option("--listen", multiple=True, metavar="ADDRESS", help="Overrides server.listen; may be repeated.")
 @click.option("--admin", metavar="ADDRESS", help="Overrides admin.listen; off for none.")
 @click.option("--log-level", type=_LEVELS, help="Overrides log.level.")
-def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level: str | None) -> None:
+@click.option("--takeover", is_flag=True, help="Take the place of the process that serves server.listen.")
+def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level: str | None, takeover: bool) -> None:
     """Serve until a signal ends it."""
     from streamproxy.server.reload import Source
     from streamproxy.server.run import run as serve
@@ -54,7 +55,7 @@ def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level
         return _override(load_config(file), listen, admin, log_level)
 
     source = Source(file, load)
-    serve(load(), _say, source)
+    serve(load(), _say, source, takeover=takeover)
 
 
 @cli.command()

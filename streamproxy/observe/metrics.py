@@ -224,6 +224,7 @@ class Metrics:
         self._upstreams = upstreams
         self.engine = engine
         self._totals = Totals()
+        self._inherited: Totals | None = None
         self._process = process or ProcessCollector(registry=None)
 
     def declare(self, pairs: Iterable[Pair]) -> None:
@@ -245,6 +246,24 @@ class Metrics:
         """Count a configuration that was read while the proxy ran."""
         self._totals.reloads["ok" if ok else "error"] += 1
 
+    def inherit(self, totals: Totals) -> None:
+        """Show these of the process before this one too, in place of those that it was known to have."""
+        self._inherited = totals
+
+    def settle_inherited(self) -> None:
+        """The process before this one is gone: what it has counted stays."""
+        if self._inherited is not None:
+            self._inherited.settle()
+            self._totals.merge(self._inherited)
+            self._inherited = None
+
+    def _counted(self) -> Totals:
+        """A copy of what does not change while an exchange runs."""
+        totals = self._totals.copy()
+        if self._inherited is not None:
+            totals.merge(self._inherited)
+        return totals
+
     def snapshot(self) -> Totals:
         """The numbers of this moment, live exchanges among them; can be pickled, and merged with others."""
         totals = self.finished()
@@ -254,7 +273,7 @@ class Metrics:
 
     def finished(self) -> Totals:
         """A `snapshot` without the live exchanges, for who adds in pieces those that are live at this moment."""
-        totals = self._totals.copy()
+        totals = self._counted()
         for upstream in self._upstreams():
             for endpoint in upstream.endpoints:
                 totals.endpoint((upstream.name, endpoint.url), endpoint.up, endpoint.streams)

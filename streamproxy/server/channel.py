@@ -86,9 +86,10 @@ class Interrupt(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """To the worker: drain, or end at once."""
+    """To the worker: drain, or end at once; ``replaced`` when another process serves on its sockets."""
 
     at_once: bool
+    replaced: bool = False
 
 
 class Closed(NamedTuple):

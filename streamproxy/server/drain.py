@@ -14,6 +14,10 @@ Theory of operation. The first signal begins it, and each step ends early at the
   seconds to come to its end. No response is made to look finished, and an exchange that has no response head yet is
   answered with 503. Connections have `FLUSH` seconds to take what was sent last.
 
+When another process has taken over the sockets, it is that which is ready and accepts: there is no delay. Nobody waits
+for this one either: connections that are idle have `REPLACED` seconds for another request, whose response says that it
+was the last, before they are closed, since a request that crosses the close is lost.
+
 A second signal makes of all that an immediate end: what runs is interrupted, wherever it stands. The exit status is 0
 either way, since this is what was asked for.
 """
@@ -33,19 +37,32 @@ logger = logging.getLogger("streamproxy.server")
 MOMENT = 1.0  # seconds for an event to be completed
 FLUSH = 1.0  # seconds for interrupted exchanges to end
 NEWCOMERS = 0.15  # seconds for the first request of a connection that was accepted last
+REPLACED = 3.0  # seconds for the next request of idle connections, in a process that another has taken over
 _LOOK = 0.01  # seconds between two looks at the streams that are inside an event
 
 
 class Stop:
-    """The signals that ask for the end: ``begun`` is set by the first, ``at_once`` by the second."""
+    """What asks for the end: ``begun`` is set by the first signal or a successor, ``at_once`` by the second signal.
+
+    ``released`` is set once no new connection is accepted.
+    """
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.at_once = asyncio.Event()
+        self.released = asyncio.Event()
+        self.replaced = False
+        self._signalled = False
 
     def on_signal(self) -> None:
-        """SIGTERM or SIGINT came."""
-        (self.at_once if self.begun.is_set() else self.begun).set()
+        """SIGTERM or SIGINT came. The first to a process that has been replaced asks for what is under way already."""
+        (self.at_once if self._signalled else self.begun).set()
+        self._signalled = True
+
+    def succeeded(self) -> None:
+        """Another process serves on the same sockets."""
+        self.replaced = True
+        self.begun.set()
 
 
 class Draining(Protocol):
@@ -58,18 +75,22 @@ class Draining(Protocol):
 class Closing(Protocol):
     """What it needs of the main listener's engine."""
 
-    def drain(self) -> None: ...
+    def drain(self, patience: float = ...) -> None: ...
 
 
 async def drain(app: Draining, engine: Closing, stop: Stop, *, delay: float, timeout: float | None) -> None:
     """Bring all exchanges to their end. ``delay`` and ``timeout`` are seconds; a timeout of None waits for ever."""
-    app.draining = True
+    app.draining = not stop.replaced
     logger.info("draining: %d exchanges are live", len(app.ledger.live))
-    if delay:
+    if delay and not stop.replaced:  # who sends requests here is served by the successor
         await _first(stop, asyncio.sleep(delay))
-    engine.drain()
+    if stop.replaced:
+        engine.drain(REPLACED)
+    else:
+        engine.drain()
+    stop.released.set()
     if not stop.at_once.is_set():
-        await _first(stop, asyncio.sleep(NEWCOMERS))
+        await _first(stop, asyncio.sleep(NEWCOMERS + REPLACED * stop.replaced))
         await _first(stop, app.ledger.wait_empty(), timeout=timeout)
     if app.ledger.live:
         logger.info("ending %d exchanges that still run", len(app.ledger.live))

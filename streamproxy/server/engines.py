@@ -43,8 +43,12 @@ class Engine(Protocol):
         """Serve; returns once connections are accepted."""
         ...
 
-    def drain(self) -> None:
-        """Accept no new connection, and close each that there is when it becomes idle; responses say so."""
+    def drain(self, patience: float = NEWCOMER) -> None:
+        """Accept no new connection, and close each that there is when it becomes idle; responses say so.
+
+        One that was accepted last has ``patience`` seconds for its first request, and idle ones have so many for
+        another when that is more than the default.
+        """
         ...
 
     async def stop(self) -> None:
@@ -94,18 +98,18 @@ class UvicornEngine:
         self._task = asyncio.get_running_loop().create_task(self._server.serve())
         await until_ready(self._task, self._server.ready)
 
-    def drain(self) -> None:
+    def drain(self, patience: float = NEWCOMER) -> None:
         self._server.stop_accepting()
-        self._shut_down()
+        self._shut_down(patience)
         # Some were accepted in this turn of the loop, and enter in the next.
-        asyncio.get_running_loop().call_later(NEWCOMER / 2, self._shut_down)
+        asyncio.get_running_loop().call_later(NEWCOMER / 2, self._shut_down, patience)
 
-    def _shut_down(self) -> None:
+    def _shut_down(self, patience: float) -> None:
         connections: list[Any] = list(self._server.server_state.connections)
         for connection in connections:
             # uvicorn would have its WebSockets closed at once; they are streams, and go on like others.
             if isinstance(connection, Http11Protocol) and not connection.stopping:
-                connection.shutdown()
+                connection.shutdown(patience)
 
     async def stop(self) -> None:
         self._server.should_exit = True

@@ -108,14 +108,14 @@ class FleetMetrics(Metrics):
         self.seen: dict[Worker, Report] = {}
 
     def snapshot(self) -> Totals:
-        totals = self._totals.copy()
+        totals = self._counted()
         for report in self.last.values():
             totals.merge(report.finished)
             totals.merge(report.running)
         return totals
 
     def finished(self) -> Totals:
-        totals = self._totals.copy()
+        totals = self._counted()
         for report in self.seen.values():
             totals.merge(report.finished)
         return totals

@@ -162,12 +162,16 @@ class Http11Protocol:
         elif status == _DRAIN:
             self._read_body(data)
 
-    def shutdown(self) -> None:
-        """From uvicorn: end the connection, at once if it is idle, else after the response that it is busy with."""
+    def shutdown(self, patience: float = NEWCOMER) -> None:
+        """From uvicorn: end the connection, at once if it is idle, else after the response that it is busy with.
+
+        A first request is on its way, and would be answered with a reset, so it has ``patience`` seconds. With more
+        than the default another request may come as well.
+        """
         self.stopping = True
         if self._status == _HEAD and not self._begun and not self._backlog:
-            if self._fresh:
-                self._deadline.set(NEWCOMER)  # its first request is on its way, and would be answered with a reset
+            if self._fresh or patience > NEWCOMER:
+                self._deadline.set(patience)
             else:
                 self._close()
 

@@ -1,8 +1,9 @@
 """`streamproxy run`: listeners, signals, and the order in which things start and end.
 
 The listeners are bound first, so that a port in use is an error at once; then the application starts, then the main
-listener accepts, then the admin listener. SIGTERM and SIGINT end all that by `streamproxy.server.drain`; the admin
-listener is the last to go, so that the drain can be watched and scraped to its end. SIGHUP reloads.
+listener accepts, then a process that is taken over is told to go, then the admin listener accepts. SIGTERM and SIGINT
+end all that by `streamproxy.server.drain`; the admin listener is the last to go, so that the drain can be watched and
+scraped to its end. Who is taken over drains too, but leaves the admin listener to its successor. SIGHUP reloads.
 
 In a container the process may be number 1, for which a signal without a handler is ignored, and to which every orphan
 belongs: it has a handler for each signal that matters from its first moment on, and lets the kernel reap orphans.
@@ -19,15 +20,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from streamproxy.admin.app import Reloaded
+from streamproxy.admin.app import Admin, Reloaded
 from streamproxy.app import Application, create_app
 from streamproxy.config.model import Config
-from streamproxy.server.activation import activated
-from streamproxy.server.drain import Stop, drain
+from streamproxy.server.drain import REPLACED, Stop, drain
 from streamproxy.server.engines import FOREVER, Engine, EngineSettings, UvicornEngine, hypercorn_engine
 from streamproxy.server.memory import keep_buffers
+from streamproxy.server.opening import Opened
 from streamproxy.server.reload import Reloader, Source
-from streamproxy.server.sockets import bind, bind_several, close, url_of
+from streamproxy.server.sockets import url_of
+from streamproxy.server.succession import Succession
 from streamproxy.server.tls import ListenerTls
 
 Say = Callable[[str], None]
@@ -35,29 +37,23 @@ Say = Callable[[str], None]
 ADMIN_CONNECTIONS = 1000
 
 
-def run(config: Config, say: Say, source: Source | None = None) -> None:
+def run(config: Config, say: Say, source: Source | None = None, *, takeover: bool = False) -> None:
     """Serve until a signal ends it; ``say`` gets one line a listener once it accepts.
 
+    With ``takeover`` the listeners are those of the process that serves, which ends its streams once this one serves.
     Listeners that the service manager has passed on are taken in place of the configured addresses. With a ``source``,
     which ``config`` came from, the configuration is reloaded. Raises StreamproxyError for an address that can't be
     listened on or a file that can't be used.
     """
     _be_the_first_process(reloads=source is not None)
     keep_buffers()
-    listeners: list[socket.socket] = []
-    admins: list[socket.socket] = []
+    opened = Opened()
     try:
-        passed = activated(os.environ, os.getpid())
-        listeners += passed.main
-        admins += passed.admin
-        for address in () if passed.main else config.server.listen:
-            listeners += bind_several(address, config.server.workers)
-        admins += [bind(address) for address in config.admin.listen if not passed.admin]
+        opened.open(config, os.environ, say, takeover=takeover)
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_server(config)(config, listeners, admins, say, source))
+            runner.run(_server(config)(config, opened.main, opened.admin, say, source, opened.succession))
     finally:
-        for listener in (*listeners, *admins):
-            close(listener)
+        opened.close()
 
 
 def _server(config: Config) -> Callable[..., Coroutine[Any, Any, None]]:
@@ -93,9 +89,10 @@ async def serve(
     admins: list[socket.socket],
     say: Say,
     source: Source | None = None,
+    succession: Succession | None = None,
 ) -> None:
-    """Serve on sockets that listen already, until a signal."""
-    stop = on_signals()
+    """Serve on sockets that listen already, until a signal, or until a successor does."""
+    stop, succession = on_signals(), succession or Succession()
     tls = ListenerTls(config.server.tls) if config.server.tls is not None else None
     app = create_app(config)
     reloader = Reloader(app, source, tls) if source is not None else None
@@ -105,18 +102,30 @@ async def serve(
     admin = UvicornEngine(app.admin, admins, settings._replace(max_connections=ADMIN_CONNECTIONS), lifespan=False)
     await main.start()
     try:
+        await succession.take_over(app.metrics)
         if admins:
             await admin.start()
         async with reloading(app, reloader):
+            await succession.offer(stop, app.metrics, lambda: (listeners, admins))
             announce(config, listeners, admins, say)
             await stop.begun.wait()
-            app.draining = True  # not ready from this moment on
+            app.draining = not stop.replaced  # not ready from this moment on
+        succession.withdraw()
+        if stop.replaced:
+            await leave_to_successor(app.admin, admin)
         server = app.deployment.config.server
         await drain(app, main, stop, delay=server.drain_delay, timeout=server.drain_timeout)
     finally:
         await main.stop()
         admin.drain()
         await admin.stop()
+        await succession.end(stop, app.metrics)
+
+
+async def leave_to_successor(app: Admin, engine: Engine) -> None:
+    """Serve the admin listener no more: what is asked there from now on is for the successor to answer."""
+    engine.drain(REPLACED)
+    await app.aclose()
 
 
 def announce(config: Config, listeners: list[socket.socket], admins: list[socket.socket], say: Say) -> None:

@@ -32,6 +32,10 @@ class Shares:
                 self._own[place] += group[place::count]
         self._withdrawn: dict[int, list[object]] = {}  # the addresses of sockets that are closed for now
 
+    def all(self) -> list[socket.socket]:
+        """Every socket that listens."""
+        return [*self._common, *(one for own in self._own for one in own)]
+
     def of(self, place: int) -> list[socket.socket]:
         """The sockets of a place's worker."""
         return self._common + self._own[place]
@@ -60,5 +64,5 @@ class Shares:
 
     def close(self) -> None:
         """Listen no more."""
-        for listener in (*self._common, *(one for own in self._own for one in own)):
+        for listener in self.all():
             close(listener)

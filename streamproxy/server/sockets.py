@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import stat
+from typing import Any
 
 from streamproxy.config import Address
 from streamproxy.errors import StreamproxyError
@@ -37,9 +38,7 @@ def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
             listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
             target: object = address.path
         else:
-            family, kind, proto, _, target = socket.getaddrinfo(
-                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
+            family, kind, proto, _, target = _resolve(address)
             listener = Listener(family, kind, proto)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if reuse_port:
@@ -58,6 +57,20 @@ def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
         listener.close()
         raise BindError(f"can't listen on {address}: {error.strerror or error}") from error
     return listener
+
+
+def _resolve(address: Address) -> tuple[int, int, int, str, tuple[Any, ...]]:
+    return socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+
+
+def where(address: Address) -> object:
+    """What `socket.getsockname` of a listener on this address says. Raises BindError."""
+    if address.path is not None:
+        return address.path
+    try:
+        return _resolve(address)[-1]
+    except OSError as error:
+        raise BindError(f"can't listen on {address}: {error.strerror or error}") from error
 
 
 def bind_several(address: Address, count: int) -> list[socket.socket]:
@@ -86,7 +99,19 @@ def beside(listener: socket.socket) -> socket.socket:
     return bind(Address(host=host, port=port), reuse_port=True)
 
 
-def inherit(number: int) -> socket.socket:
+def widen(listeners: list[socket.socket], count: int) -> list[socket.socket]:
+    """The listeners of one address, and as many more on its port as make ``count``; a unix socket stays alone.
+
+    Raises BindError.
+    """
+    if listeners[0].family == socket.AF_UNIX or len(listeners) >= count:
+        return listeners
+    for listener in listeners:  # one that was alone until now
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return listeners + [beside(listeners[0]) for _ in range(count - len(listeners))]
+
+
+def inherit(number: int) -> Listener:
     """The listening socket that another process has made and passed on as this file descriptor. Raises OSError."""
     listener = Listener(fileno=number)
     listener.owned = False

@@ -28,9 +28,18 @@ from streamproxy.server.drain import FLUSH, MOMENT, Stop
 from streamproxy.server.engines import UvicornEngine
 from streamproxy.server.fleet import Fleet
 from streamproxy.server.reload import Reloader, Source
-from streamproxy.server.run import ADMIN_CONNECTIONS, Say, announce, engine_settings, on_signals, reloading
+from streamproxy.server.run import (
+    ADMIN_CONNECTIONS,
+    Say,
+    announce,
+    engine_settings,
+    leave_to_successor,
+    on_signals,
+    reloading,
+)
 from streamproxy.server.shares import Shares
 from streamproxy.server.sockets import BindError
+from streamproxy.server.succession import Succession
 from streamproxy.server.workers import Backoff, Worker, ending
 
 logger = logging.getLogger("streamproxy.server")
@@ -52,6 +61,11 @@ class Supervisor:
         self._shares = Shares(listeners, self._count)
         self._stopping = asyncio.Event()
         self._places: list[asyncio.Task[None]] = []
+
+    @property
+    def listeners(self) -> list[socket.socket]:
+        """The main listener's sockets."""
+        return self._shares.all()
 
     async def start(self) -> None:
         """Start all workers; returns once they accept connections. Raises StartFailed."""
@@ -117,11 +131,11 @@ class Supervisor:
     async def drain(self, stop: Stop) -> None:
         """Let all workers drain, and end them at once at the second signal; returns when they are gone."""
         self._stopping.set()
-        self._fleet.draining = True
+        self._fleet.draining = not stop.replaced
         logger.info("draining: %d workers", len(self._fleet.workers))
         workers = list(self._fleet.workers)
         for worker in workers:
-            worker.stop()
+            worker.stop(replaced=stop.replaced)
         hurry = asyncio.get_running_loop().create_task(self._hurry(stop, workers))
         server = self._fleet.in_force.server
         limit = None if server.drain_timeout is None else server.drain_delay + server.drain_timeout + _OVER
@@ -129,6 +143,7 @@ class Supervisor:
         for worker in workers:
             await worker.closed.wait()
         self._shares.close()
+        stop.released.set()
         await asyncio.gather(*ends)
         hurry.cancel()
         await asyncio.gather(hurry, return_exceptions=True)
@@ -159,9 +174,13 @@ async def supervise(
     admins: list[socket.socket],
     say: Say,
     source: Source | None = None,
+    succession: Succession | None = None,
 ) -> None:
-    """Serve with several workers on sockets that listen already, until a signal. Raises StreamproxyError."""
-    stop = on_signals()
+    """Serve with several workers on sockets that listen already, until a signal, or until a successor does.
+
+    Raises StreamproxyError.
+    """
+    stop, succession = on_signals(), succession or Succession()
     fleet = Fleet(config)
     for sentence in advice(config):
         logger.warning("%s", sentence)
@@ -172,18 +191,24 @@ async def supervise(
     reloader = Reloader(fleet, source, None) if source is not None else None
     try:
         await supervisor.start()
+        await succession.take_over(fleet.metrics)
         if admins:
             await admin.start()
         async with reloading(fleet, reloader):
+            await succession.offer(stop, fleet.metrics, lambda: (supervisor.listeners, admins))
             announce(config, listeners, admins, say)
             await stop.begun.wait()
-            fleet.draining = True
+            fleet.draining = not stop.replaced
+        succession.withdraw()
+        if stop.replaced:
+            await leave_to_successor(fleet.admin, admin)
         await supervisor.drain(stop)
     finally:
         await supervisor.abort()
         admin.drain()
         await fleet.admin.aclose()
         await admin.stop()
+        await succession.end(stop, fleet.metrics)
 
 
 def _reap_orphans(fleet: Fleet) -> None:

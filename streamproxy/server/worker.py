@@ -49,6 +49,7 @@ from streamproxy.server.channel import (
 from streamproxy.server.channel import Stop as StopMessage
 from streamproxy.server.drain import Stop, drain
 from streamproxy.server.engines import Engine
+from streamproxy.server.http11 import NEWCOMER
 from streamproxy.server.memory import keep_buffers
 from streamproxy.server.run import loop_factory, main_engine
 from streamproxy.server.sockets import close, inherit
@@ -95,6 +96,7 @@ class Service:
             case Discard():
                 await self._discard()
             case StopMessage():
+                self._stop.replaced |= message.replaced
                 self._stop.begun.set()
                 if message.at_once:
                     self._stop.at_once.set()
@@ -171,8 +173,8 @@ class _Announced:
         self._engine = engine
         self._line = line
 
-    def drain(self) -> None:
-        self._engine.drain()
+    def drain(self, patience: float = NEWCOMER) -> None:
+        self._engine.drain(patience)
         self._line.send(Closed())
 
 
@@ -191,7 +193,7 @@ async def work(boot: Boot, end: socket.socket) -> None:
 
 async def _serve(boot: Boot, line: Line, stop: Stop) -> None:
     config, loop = boot.config, asyncio.get_running_loop()
-    listeners = [inherit(number) for number in boot.listeners]
+    listeners: list[socket.socket] = [inherit(number) for number in boot.listeners]
     tls = ListenerTls(config.server.tls) if config.server.tls is not None else None
     app = create_app(config)
     service = Service(app, tls, stop)
@@ -204,7 +206,7 @@ async def _serve(boot: Boot, line: Line, stop: Stop) -> None:
         line.send(Ready())
         aside.append(loop.create_task(service.push(line), name="reports"))
         await stop.begun.wait()
-        app.draining = True
+        app.draining = not stop.replaced
         server = app.in_force.server
         await drain(app, _Announced(engine, line), stop, delay=server.drain_delay, timeout=server.drain_timeout)
     finally:

@@ -167,9 +167,9 @@ class Worker:
             case Closed():
                 self.closed.set()
 
-    def stop(self, *, at_once: bool = False) -> None:
-        """Ask it to drain, or to end at once."""
-        self.send(Stop(at_once))
+    def stop(self, *, at_once: bool = False, replaced: bool = False) -> None:
+        """Ask it to drain, or to end at once; ``replaced`` when another process serves on its sockets."""
+        self.send(Stop(at_once, replaced))
 
     async def end(self, timeout: float | None) -> None:
         """Wait for its end; after so many seconds it is killed."""
