@@ -4,6 +4,7 @@ Theory of operation. The supervisor has the listening sockets and the admin list
 inherit sockets (`Shares` says which), whose queues outlive them: a connection that was not yet accepted is not lost
 with a worker that dies. A worker is started as a new program (not by fork, since event loops and threads do not survive
 that), ends by itself when the supervisor is gone, and is replaced when it dies, later each time when it keeps dying.
+One that hangs is killed (`streamproxy.server.pulse`).
 
 Signals and changes of the configuration come here and are passed on in order::
 
@@ -24,6 +25,7 @@ import time
 from streamproxy.config import Config
 from streamproxy.config.advice import advice
 from streamproxy.errors import StreamproxyError
+from streamproxy.server import pulse
 from streamproxy.server.drain import FLUSH, MOMENT, Stop
 from streamproxy.server.engines import UvicornEngine
 from streamproxy.server.fleet import Fleet
@@ -61,6 +63,7 @@ class Supervisor:
         self._shares = Shares(listeners, self._count)
         self._stopping = asyncio.Event()
         self._places: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def listeners(self) -> list[socket.socket]:
@@ -74,6 +77,7 @@ class Supervisor:
             await self._await_ready(worker)
         loop = asyncio.get_running_loop()
         self._places = [loop.create_task(self._keep(worker), name=f"place {worker.number}") for worker in started]
+        self._watching = loop.create_task(self._watch(), name="pulse")
 
     async def _start(self, number: int) -> Worker:
         worker = await Worker.start(number, self._fleet.in_force, self._shares.of(number - 1))
@@ -128,6 +132,17 @@ class Supervisor:
                 worker.process.kill()
         return worker
 
+    async def _watch(self) -> None:
+        """Kill workers that hang, for ever; who keeps their places sees them end."""
+        beat: pulse.Pulse[Worker] = pulse.Pulse(pulse.SILENCE)
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(pulse.TURN)
+            heard = {worker: worker.heard for worker in self._fleet.workers if worker.serving}
+            for worker in beat.turn(time.monotonic() - began, heard):
+                logger.error("worker %d hangs: it lives, but says nothing any more; it is killed", worker.number)
+                worker.process.kill()
+
     async def drain(self, stop: Stop) -> None:
         """Let all workers drain, and end them at once at the second signal; returns when they are gone."""
         self._stopping.set()
@@ -156,10 +171,10 @@ class Supervisor:
         await asyncio.gather(*(worker.end(_OVER) for worker in workers))
 
     async def abort(self) -> None:
-        """End all workers now; for a start that failed half-way."""
+        """End all workers now that are left, after a drain or a start that failed half-way."""
         self._stopping.set()
-        for place in self._places:
-            place.cancel()
+        for task in (*self._places, *filter(None, [self._watching])):
+            task.cancel()
         for worker in self._fleet.workers:
             worker.stop(at_once=True)
         await asyncio.gather(*(worker.end(_OVER) for worker in self._fleet.workers))

@@ -67,6 +67,7 @@ class Worker:
         self.process = process
         self.on_report: Callable[[Report], None] = lambda report: None
         self.ready: asyncio.Future[str | None] = loop.create_future()
+        self.heard = 0  # messages
         self.closed = asyncio.Event()
         self.gone = asyncio.Event()
         self._line = line
@@ -150,6 +151,7 @@ class Worker:
                 self.process.kill()
 
     def _hear(self, message: Message) -> None:
+        self.heard += 1
         match message:
             case Ready():
                 self.ready.set_result(None)

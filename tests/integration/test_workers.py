@@ -227,6 +227,47 @@ async def test_workers_do_not_outlive_their_supervisor(serve: Serve, tmp_path: P
                 await asyncio.sleep(0.01)
 
 
+# The program, but for the silence after which a worker hangs: 5 s instead of 30.
+IMPATIENT = """
+import sys
+from streamproxy.server import pulse
+pulse.SILENCE = 5
+from streamproxy.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("draining", [False, True], ids=["serving", "draining"])
+async def test_a_worker_that_hangs_is_killed_and_the_others_streams_go_on(
+    serve: Serve, dial: Connect, tmp_path: Path, draining: bool
+) -> None:
+    upstream = await serve(endless)
+    file = write_configuration(tmp_path, two(upstream.url, drain_timeout="off"))
+    with Process([sys.executable, "-c", IMPATIENT, "run", "-c", str(file)]) as process:
+        main, admin = await process.line(r"^listening on (\S+)"), await process.line(r"^admin on (\S+)")
+        proxy = RunningProxy(process, main[1], admin[1], file)
+        found = await streams_of_both(proxy, dial)
+        (hung, _), (_, others) = found.items()
+        if draining:
+            process.signal(signal.SIGTERM)
+            await process.line("draining: 2 workers")
+        os.kill(hung, signal.SIGSTOP)
+        await process.line("worker [12] hangs")
+        if not draining:
+            await process.line("worker [12] ended with signal 9")
+            async with guarded("another worker"):
+                while hung in children(process.pid) or (await fetch(f"{proxy.admin}/readyz")).status != 200:
+                    await asyncio.sleep(0.01)
+        for conn in upstream.connections:
+            conn.go.set()
+        for client in others:
+            rest = await client.read_rest()
+            assert (rest.body, rest.complete) == (b"data: 2\n\n", True)
+        if not draining:
+            process.signal(signal.SIGTERM)
+        assert await process.exited() == 0
+
+
 async def test_as_the_first_process_it_keeps_its_workers_and_leaves_no_zombies(serve: Serve, tmp_path: Path) -> None:
     upstream = await serve(answering(response(b"abc")))
     with Process(await in_a_container(tmp_path, two(upstream.url))) as process:

@@ -12,6 +12,7 @@ from streamproxy.config.advice import advice
 from streamproxy.errors import ConfigError
 from streamproxy.server.activation import ActivationError, activated
 from streamproxy.server.processes import Processes
+from streamproxy.server.pulse import Pulse
 from streamproxy.server.shares import Shares
 from streamproxy.server.sockets import BindError, bind, bind_several, close
 from streamproxy.server.workers import LONGEST_PAUSE, Backoff
@@ -27,6 +28,24 @@ def test_the_first_death_costs_no_pause_and_later_ones_more_and_more() -> None:
     assert pauses[1] > 0.0
     assert pauses[-1] == LONGEST_PAUSE
     assert backoff.after(3600.0) == 0.0
+
+
+def test_a_worker_hangs_that_has_said_nothing_for_so_many_turns() -> None:
+    pulse: Pulse[str] = Pulse(3)
+    for number in range(10):
+        assert pulse.turn(1.0, {"quick": number, "slow": number // 3}) == []
+    assert [pulse.turn(1.0, {"quick": number, "slow": 3}) for number in range(10, 13)] == [[], [], ["slow"]]
+    assert pulse.turn(1.0, {"quick": 13}) == []
+
+
+def test_no_worker_hangs_on_a_machine_that_does() -> None:
+    pulse: Pulse[str] = Pulse(3)
+    for _ in range(2):
+        assert pulse.turn(1.0, {"one": 1}) == []
+    for _ in range(100):
+        assert pulse.turn(5.0, {"one": 1}) == []
+    assert pulse.turn(5.0, {"one": 2}) == []
+    assert [pulse.turn(1.0, {"one": 2}) for _ in range(3)] == [[], [], ["one"]]
 
 
 def test_each_worker_has_a_socket_of_its_own_on_one_port() -> None:
