@@ -99,9 +99,14 @@ def _version_of(*command: str) -> str | None:
 
 
 def streamproxy(
-    *, build: str = "compiled", client: str = "native", engine: str = "uvicorn", access: bool = False
+    *,
+    build: str = "compiled",
+    client: str = "native",
+    engine: str = "uvicorn",
+    access: bool = False,
+    module: str = "streamproxy",
 ) -> Callable[[Place], Launch]:
-    """`streamproxy run` with its defaults; only what would cap the loads is raised."""
+    """`streamproxy run` with its defaults; only what would cap the loads is raised. ``module`` is the program."""
 
     def launch(place: Place) -> Launch:
         config: dict[str, Any] = {
@@ -118,7 +123,7 @@ def streamproxy(
             "routes": [{"name": "bench", "path": "/*", "upstream": "bench", "keepalive": f"{place.keepalive}s"}],
         }
         path = place.write("streamproxy.yaml", json.dumps(config, indent=2))
-        return Launch([sys.executable, "-m", "streamproxy", "run", "-c", path], ENVIRONMENT[build])
+        return Launch([sys.executable, "-m", module, "run", "-c", path], ENVIRONMENT[build])
 
     return launch
 
@@ -366,9 +371,18 @@ def _ours() -> str | None:
 
 def prepare(names: Iterable[str]) -> None:
     """Build what the peers of these names need. Raises BenchError."""
-    if any(name.startswith("streamproxy") and name != "streamproxy-pure" for name in names):
+    if any(name.startswith("streamproxy") and name not in ("streamproxy-pure", BARE.name) for name in names):
         compile_package()
 
+
+# Only counted, beside streamproxy-pure, and never measured beside others: it serves nobody.
+BARE = Peer(
+    "streamproxy-bare",
+    "streamproxy without what it does for bad days",
+    _ours,
+    streamproxy(build="pure", module="benchmarks.bare"),
+    keepalive=True,
+)
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
