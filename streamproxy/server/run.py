@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from streamproxy.admin.app import Admin, Reloaded
 from streamproxy.app import Application, create_app
 from streamproxy.config.model import Config
+from streamproxy.server import notify
 from streamproxy.server.drain import REPLACED, Stop, drain
 from streamproxy.server.engines import FOREVER, Engine, EngineSettings, UvicornEngine, hypercorn_engine
 from streamproxy.server.memory import keep_buffers
@@ -110,6 +111,7 @@ async def serve(
             announce(config, listeners, admins, say)
             await stop.begun.wait()
             app.draining = not stop.replaced  # not ready from this moment on
+            notify.tell(os.environ, notify.STOPPING)
         succession.withdraw()
         if stop.replaced:
             await leave_to_successor(app.admin, admin)
@@ -129,12 +131,13 @@ async def leave_to_successor(app: Admin, engine: Engine) -> None:
 
 
 def announce(config: Config, listeners: list[socket.socket], admins: list[socket.socket], say: Say) -> None:
-    """One line a listener."""
+    """One line a listener; the service manager hears of it too."""
     scheme = "http" if config.server.tls is None else "https"
     for url in dict.fromkeys(url_of(listener, scheme) for listener in listeners):  # several may share an address
         say(f"listening on {url}")
     for listener in admins:
         say(f"admin on {url_of(listener)}")
+    notify.tell(os.environ, notify.READY)
 
 
 def engine_settings(config: Config, rejected: Callable[[int, str], None]) -> EngineSettings:

@@ -25,7 +25,7 @@ import time
 from streamproxy.config import Config
 from streamproxy.config.advice import advice
 from streamproxy.errors import StreamproxyError
-from streamproxy.server import pulse
+from streamproxy.server import notify, pulse
 from streamproxy.server.drain import FLUSH, MOMENT, Stop
 from streamproxy.server.engines import UvicornEngine
 from streamproxy.server.fleet import Fleet
@@ -214,6 +214,7 @@ async def supervise(
             announce(config, listeners, admins, say)
             await stop.begun.wait()
             fleet.draining = not stop.replaced
+            notify.tell(os.environ, notify.STOPPING)
         succession.withdraw()
         if stop.replaced:
             await leave_to_successor(fleet.admin, admin)

@@ -20,6 +20,7 @@ PACKAGES = {
     "redis-server": "redis-server",
     "openssl": "openssl",
     "systemd-analyze": "systemd",
+    "systemd-socket-activate": "systemd",
 }
 SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")  # not on every user's path
 

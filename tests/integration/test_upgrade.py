@@ -14,9 +14,10 @@ import pytest
 
 from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient, fetch
-from tests.doubles.connection import guarded
+from tests.doubles.connection import GUARD, guarded
+from tests.doubles.parts import require
 from tests.doubles.upstream import Conn, response, stream_head
-from tests.integration.process import Process
+from tests.integration.process import ROOT, Process, reserved_port
 from tests.integration.proxy import configuration, write_configuration
 
 STREAMS = 20
@@ -78,6 +79,29 @@ async def test_the_next_process_takes_over_without_a_refusal_or_a_cut(
                 assert min(await asyncio.gather(*asking)) > 0
                 assert (await fetch(f"{url}/")).body == b"abc"
                 assert await new.stop() == 0
+
+
+async def test_sockets_of_systemd_are_the_listeners_and_it_hears_when_they_accept(serve: Serve, tmp_path: Path) -> None:
+    upstream = await serve(either)
+    file = write_configuration(tmp_path, configuration(upstream.url))
+    heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with heard, reserved_port() as port, reserved_port() as admin:
+        heard.bind(str(tmp_path / "notify"))
+        heard.settimeout(GUARD)
+        listen = [f"--listen=127.0.0.1:{port}", f"--listen=127.0.0.1:{admin}", "--fdname=main:admin"]
+        given = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "NOTIFY_SOCKET": heard.getsockname()}
+        environ = [f"--setenv={name}={value}" for name, value in given.items()]
+        program = [sys.executable, "-m", "streamproxy", "run", "-c", str(file)]
+        with Process([require("systemd-socket-activate"), *listen, *environ, *program]) as process:
+            await process.line("Listening on")
+            # The first connection starts the program, and waits for it.
+            assert (await fetch(f"http://127.0.0.1:{port}/")).body == b"abc"
+            assert (await process.line("^listening on (.*)"))[1] == f"http://127.0.0.1:{port}"
+            assert (await process.line("^admin on (.*)"))[1] == f"http://127.0.0.1:{admin}"
+            assert await asyncio.to_thread(heard.recv, 100) == b"READY=1"
+            assert (await fetch(f"http://127.0.0.1:{admin}/readyz")).status == 200
+            assert await process.stop() == 0
+            assert await asyncio.to_thread(heard.recv, 100) == b"STOPPING=1"
 
 
 async def stream(url: str, dial: Connect) -> RawClient:

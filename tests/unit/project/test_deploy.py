@@ -210,17 +210,50 @@ def test_the_unit_gives_the_drain_its_time() -> None:
     assert "\nProcSubset=" not in unit  # hides what the process_* metrics read
 
 
-def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
+UNITS = ("streamproxy.service", "streamproxy@.service", "streamproxy.socket", "streamproxy-admin.socket")
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    """The units as they are installed: the service under its own name, and as a template."""
+    for name in UNITS:
+        text = (DEPLOY / "systemd" / name.replace("@", "")).read_text()
+        # The interpreter stands for the installed command: verify looks whether it is there.
+        (tmp_path / name).write_text(text.replace("/opt/streamproxy/bin/streamproxy", str(Path(sys.executable))))
+    return tmp_path
+
+
+def test_systemd_takes_the_units_and_finds_the_service_hardened(units: Path) -> None:
     analyze = require("systemd-analyze")
-    unit = tmp_path / "streamproxy.service"
-    program = Path(sys.executable)  # stands for the installed command: verify looks whether it is there
-    unit.write_text(
-        (DEPLOY / "systemd/streamproxy.service").read_text().replace("/opt/streamproxy/bin/streamproxy", str(program))
-    )
-    verified = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, check=False)
+    paths = [str(units / name.replace("@", "@1")) for name in UNITS]
+    verified = subprocess.run([analyze, "verify", *paths], capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stderr) == (0, "")
-    command = [analyze, "security", "--offline=true", "--threshold=20", "--no-pager", str(unit)]
+    command = [analyze, "security", "--offline=true", "--threshold=20", "--no-pager", paths[0]]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_refuses_a_unit_with_a_mistake(units: Path, name: str) -> None:
+    file = units / name
+    file.write_text(file.read_text().replace("ExecStart=", "ExecStrat=").replace("ListenStream=", "ListenSteam="))
+    command = [require("systemd-analyze"), "verify", str(units / name.replace("@", "@1"))]
+    assert "Unknown key" in subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+
+def test_the_socket_units_listen_where_the_configuration_does() -> None:
+    config = parse_config((DEPLOY / "systemd/streamproxy.yaml").read_text(), name="systemd")
+    for name, addresses in (("streamproxy", config.server.listen), ("streamproxy-admin", config.admin.listen)):
+        unit = (DEPLOY / f"systemd/{name}.socket").read_text()
+        assert re.findall(r"^ListenStream=(.*)$", unit, re.MULTILINE) == [str(address) for address in addresses]
+        assert re.findall(r"^FileDescriptorName=(.*)$", unit, re.MULTILINE) == ["admin" if "admin" in name else "main"]
+
+
+def test_the_service_reloads_and_takes_over() -> None:
+    unit = (DEPLOY / "systemd/streamproxy.service").read_text()
+    assert "\nExecReload=/bin/kill -HUP $MAINPID\n" in unit
+    assert re.search(r"^ExecStart=\S+ run --takeover -c \S+$", unit, re.MULTILINE)
+    assert "\nType=notify\n" in unit
+    assert "\nUser=streamproxy\n" in unit  # or each instance would have a user of its own
 
 
 def test_alerts_know_the_job_by_the_names_that_it_gets() -> None:

@@ -1,0 +1,20 @@
+"""What the service manager is told: sd_notify(3), for units of ``Type=notify``."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Mapping
+
+READY = "READY=1"
+STOPPING = "STOPPING=1"
+
+
+def tell(environ: Mapping[str, str], state: str) -> None:
+    """Say what has come about to who started this process, if it wants to hear of it; nobody there is no error."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.setblocking(False)
+        line.sendto(state.encode(), address.replace("@", "\0", 1) if address[0] == "@" else address)
