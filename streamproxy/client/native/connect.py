@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from streamproxy.client.native.connection import Connection, Owner
 from streamproxy.client.native.resolve import Address, Resolver
+from streamproxy.client.native.secure import TlsTransport
 from streamproxy.client.translate import connect_error
 from streamproxy.errors import ConnectTimeout, TlsFailed
 
@@ -41,7 +42,8 @@ class Connector:
         if secure and ssl_context is None:
             raise ValueError("https needs an SSL context")
         self._ssl = ssl_context if secure else None
-        self._server_name = (server_name or parts.hostname) if secure else None
+        # A name is a host's, too, with the dot that ends it; a certificate has it without (RFC 6066 section 3).
+        self._server_name = (server_name or parts.hostname.rstrip(".")) if secure else None
         self._path = path
         self._resolver = Resolver(parts.hostname, parts.port or (443 if secure else 80)) if path is None else None
         self._buffer = buffer
@@ -69,21 +71,44 @@ class Connector:
         else:
             sock = await first_to_connect(await self._resolver.addresses())
 
-        made = Connection(owner, loop, sock, self._buffer)
-        protocol: Any = lambda: made  # noqa: E731
+        connection = Connection(owner, loop, sock, self._buffer)
+        if self._ssl is None:
+            await _over(loop, sock, connection)
+            return connection
         try:
-            if self._resolver is None:
-                await loop.create_unix_connection(protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name)
-            else:
-                await loop.create_connection(protocol, sock=sock, ssl=self._ssl, server_hostname=self._server_name)
+            tls = TlsTransport(self._ssl, self._server_name, connection, loop)
+        except ValueError as error:
+            sock.close()
+            raise TlsFailed(note=f"{self._server_name!r} is no name of a server: {error}") from error
+        try:
+            await _secure(tls, sock)
         except ConnectionError as error:  # TCP was there, so this is the handshake
             raise TlsFailed(note=f"closed during the handshake: {type(error).__name__} {error}") from error
-        return made
+        return connection
 
     def close(self) -> None:
         """Give up what goes on in the background."""
         if self._resolver is not None:
             self._resolver.close()
+
+
+async def _over(loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: Any) -> asyncio.Transport:
+    """Put what has a protocol's methods over a connected socket; gives the transport."""
+    if sock.family == socket.AF_UNIX:
+        return (await loop.create_unix_connection(lambda: protocol, sock=sock))[0]
+    return (await loop.create_connection(lambda: protocol, sock=sock))[0]
+
+
+async def _secure(tls: TlsTransport, sock: socket.socket) -> None:
+    """Shake hands over a connected socket. Raises ssl.SSLError, and ConnectionError when the peer leaves."""
+    transport = await _over(asyncio.get_running_loop(), sock, tls)
+    try:
+        await tls.made
+    except asyncio.CancelledError:
+        transport.abort()
+        raise
+    if tls.fault is not None:
+        raise tls.fault
 
 
 async def open_socket(address: Address) -> socket.socket:

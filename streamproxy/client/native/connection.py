@@ -21,6 +21,7 @@ import ssl
 from typing import Final, Protocol, cast
 
 from streamproxy.client.native.response import FOREVER, Informational, ResponseParser
+from streamproxy.client.native.secure import TlsTransport
 from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, TlsFailed
 
 # Chunks below this are joined when several wait: handing on one more costs ten times what copying it does.
@@ -75,7 +76,7 @@ class Connection(ResponseParser):
         self._loop = loop
         self._sock = sock
         self._buffer = buffer
-        self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # until connection_made
+        self._transport: asyncio.Transport | TlsTransport = cast(asyncio.Transport, None)  # until connection_made
         self._paused = False
         self._write_paused = False
         self.closed = False
@@ -209,7 +210,7 @@ class Connection(ResponseParser):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast(asyncio.Transport | TlsTransport, transport)
 
     def data_received(self, data: bytes) -> None:
         if not self._active:
@@ -243,7 +244,8 @@ class Connection(ResponseParser):
         if self._active and exc is not None:
             self._rescue()
         if self._active:
-            self._lost(exc)
+            transport = self._transport
+            self._lost((transport.fault or exc) if isinstance(transport, TlsTransport) else exc)
         self.closed = True
         self._wake()
         _settle(self._drained)
@@ -278,8 +280,8 @@ class Connection(ResponseParser):
 
     def _end_of_connection(self) -> None:
         """The peer closed in good order after a body that the close ends (RFC 9112 sections 6.3 and 9.8)."""
-        tls = self._transport.get_extra_info("ssl_object")
-        if tls is not None and not _closed_by_notify(tls):
+        transport = self._transport
+        if isinstance(transport, TlsTransport) and not transport.ended:  # to cut TCP takes no key
             self._fail_with(ResponseIncomplete(note="TLS ended without close_notify"))
         else:
             self.done = True
@@ -302,8 +304,8 @@ class Connection(ResponseParser):
         its way makes its kernel reset the connection, and the next write fails before the answer was read. Linux
         keeps what it had received.
         """
-        if self._transport.get_extra_info("ssl_object") is not None:
-            return
+        transport = self._transport
+        receive = transport.data_received if isinstance(transport, TlsTransport) else self.data_received
         for _ in range(_RESCUE_READS):
             try:
                 data = self._sock.recv(_RESCUE_READ, socket.MSG_DONTWAIT)
@@ -311,7 +313,7 @@ class Connection(ResponseParser):
                 return
             if not data or not self._active:
                 return
-            self.data_received(data)
+            receive(data)
 
     def _fail_with(self, fault: BaseException) -> None:
         self.fault = fault
@@ -333,11 +335,3 @@ class Connection(ResponseParser):
 def _settle(future: asyncio.Future[None] | None) -> None:
     if future is not None and not future.done():
         future.set_result(None)
-
-
-def _closed_by_notify(tls: ssl.SSLObject) -> bool:
-    """Whether the TLS connection ended with close_notify: an attacker can cut TCP, but can't forge that."""
-    try:
-        return tls.read(1) == b""
-    except ssl.SSLError as error:
-        return isinstance(error, ssl.SSLZeroReturnError)

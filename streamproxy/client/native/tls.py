@@ -27,6 +27,7 @@ def client_context(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.3 has none; `TlsTransport` counts on that
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
