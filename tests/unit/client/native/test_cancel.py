@@ -257,3 +257,22 @@ async def test_a_cancelled_request_is_seen_by_the_upstream_at_once(serve: Serve,
     await asyncio.wait([task])
     assert (client.active, client.idle) == (0, 0)  # in the same tick
     assert (await conn.wait_ended()).how in ("eof", "reset")
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_a_cancelled_upload_does_not_wait_for_an_upstream_that_does_not_read(
+    secure: bool, serve: Serve, native: MakeClient, certificate: Certificate
+) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.read_until(b"\r\n\r\n")
+        conn.stop_reading()
+        await conn.stall()
+
+    upstream = await serve(script, tls=certificate.server_context() if secure else None)
+    client = native(upstream, tls=trusting(certificate) if secure else None)
+    task = asyncio.ensure_future(fetch(client, "POST", content=b"x" * (32 << 20)))
+    await until(lambda: any(open_._transport.get_write_buffer_size() for open_ in client._pool._open))
+    task.cancel()
+    await asyncio.wait([task])
+    await until(lambda: not client._pool._open)  # nothing was left to be sent first
+    upstream.connections[0].go.set()

@@ -115,7 +115,16 @@ async def test_a_new_connection_that_dies_is_not_tried_again(serve: Serve, nativ
     assert len(upstream.connections) == 1
 
 
-async def test_a_post_whose_connection_dies_after_it_was_sent_is_not_repeated(serve: Serve, native: MakeClient) -> None:
+@pytest.mark.parametrize(
+    ("method", "content"),
+    [("POST", None), ("POST", b"a"), ("POST", [b"a"]), ("PATCH", b"a"), ("PUT", [b"a"])],
+    ids=["post", "post of bytes", "post of a stream", "patch", "put of a stream"],
+)
+async def test_what_can_not_be_repeated_is_not_when_its_connection_dies_after_it_was_sent(
+    method: str, content: bytes | list[bytes] | None, serve: Serve, native: MakeClient
+) -> None:
+    """Because of its method, or because the stream of its body can be read only once."""
+
     async def dying(conn: Conn) -> None:
         await conn.read_request()
         await conn.send(response(b"ok"))
@@ -123,9 +132,9 @@ async def test_a_post_whose_connection_dies_after_it_was_sent_is_not_repeated(se
 
     upstream = await serve([dying, answering(response(b"ok"))])
     client = native(upstream)
-    await fetch(client, "POST", content=body_of(b"a"))
+    await fetch(client)
     with pytest.raises(ConnectionTerminated):
-        await fetch(client, "POST", content=body_of(b"a"))
+        await fetch(client, method, content=body_of(*content) if isinstance(content, list) else content)
     assert len(upstream.requests) == 2
 
 
@@ -257,6 +266,20 @@ async def test_a_connection_lost_on_its_way_to_the_next_is_replaced(serve: Serve
         assert await second == 200
     assert len(upstream.connections) == 2
     assert (client.active, client.idle) == (0, 1)
+
+
+async def test_a_connection_closed_unseen_on_its_way_to_the_next_is_replaced(serve: Serve, native: MakeClient) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    client = native(upstream, max_connections=1)
+    async with ask(client, "POST"):
+        second = asyncio.ensure_future(enter(ask(client, "POST")))
+        await asyncio.sleep(0)
+        # The close reaches the kernel while this test does not let the loop turn.
+        with socket.socket(fileno=os.dup(upstream.connections[0].socket.fileno())) as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+    async with guarded("the second"):
+        assert await second == 200
+    assert len(upstream.connections) == 2
 
 
 async def test_no_more_connections_are_kept_than_allowed(serve: Serve, native: MakeClient) -> None:
