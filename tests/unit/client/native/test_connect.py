@@ -415,6 +415,10 @@ async def test_an_answer_is_remembered_and_asked_for_again() -> None:
     assert names.asked == 3
 
 
+async def test_an_answer_is_given_with_its_families_in_turns() -> None:
+    assert await Resolver("a.example", 80, Names([V6[0], V6[1], V4[0]])).addresses() == [V6[0], V4[0], V6[1]]
+
+
 async def test_who_asks_at_the_same_time_shares_the_answer_and_cancels_only_itself() -> None:
     names = Names([V4[0]])
     names.go.clear()

@@ -120,7 +120,10 @@ async def test_the_response_streams_while_the_body_still_comes(serve: Serve, nat
     assert client.idle == 1
 
 
-async def test_the_body_waits_for_an_upstream_that_does_not_read(serve: Serve, native: MakeClient) -> None:
+@pytest.mark.parametrize("headers", [sized(1024 * 65536), HOST], ids=["sized", "chunked"])
+async def test_the_body_waits_for_an_upstream_that_does_not_read(
+    headers: Headers, serve: Serve, native: MakeClient
+) -> None:
     given = 0
 
     async def content() -> AsyncIterator[bytes]:
@@ -140,7 +143,7 @@ async def test_the_body_waits_for_an_upstream_that_does_not_read(serve: Serve, n
         await conn.send(response(b"ok"))
 
     upstream = await serve(script)
-    asking = asyncio.ensure_future(fetch(native(upstream), "POST", headers=sized(1024 * 65536), content=content()))
+    asking = asyncio.ensure_future(fetch(native(upstream), "POST", headers=headers, content=content()))
     await upstream.connection()
     before = -1
     for _ in range(5):
@@ -238,7 +241,9 @@ async def test_what_a_reset_left_in_the_kernel_is_still_read(
 
 async def test_a_sized_body_that_is_too_short_or_too_long_is_refused(serve: Serve, native: MakeClient) -> None:
     async def script(conn: Conn) -> None:
+        await conn.read_head()
         await conn.wait_ended()
+        assert len(conn.buffer) <= 5  # the rest would be the next request
 
     for chunks in ([b"abc"], [b"abc", b"def"], []):
         upstream = await serve(script)
@@ -367,6 +372,56 @@ async def test_a_body_that_was_refused_before_100_is_never_asked_for(serve: Serv
     client = native(await serve(script))
     assert (await fetch(client, "POST", headers=EXPECT, content=content)).status == 417
     assert not content.asked
+    assert (client.idle, client.active) == (0, 0)
+
+
+async def test_a_body_whose_upstream_left_before_100_is_never_asked_for(serve: Serve, native: MakeClient) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.read_head()
+
+    content = Asked(b"abc")
+    client = native(await serve(script))
+    stream = ask(client, "POST", headers=EXPECT, content=content)
+    with pytest.raises(ConnectionTerminated):
+        await stream.__aenter__()
+    await asyncio.sleep(0)
+    assert not content.asked
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+    ],
+    ids=["twice", "behind 103", "before 103"],
+)
+async def test_a_body_goes_on_at_100_whatever_else_comes_before_the_answer(
+    before: bytes, serve: Serve, native: MakeClient
+) -> None:
+    async def script(conn: Conn) -> None:
+        head = await conn.read_head()
+        await conn.send(before)
+        assert await conn.read_body(head) == b"abc"
+        await conn.send(b"HTTP/1.1 100 Continue\r\n\r\n" + response(b"ok"))
+        await conn.wait_ended()
+
+    client = native(await serve(script))
+    assert (await fetch(client, "POST", headers=EXPECT, content=body_of(b"abc"))).body == b"ok"
+    assert client.idle == 1
+
+
+async def test_a_body_that_was_refused_after_100_ends_with_the_answer(serve: Serve, native: MakeClient) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.read_head()
+        await conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await conn.read_chunk()
+        await conn.send(response(b"no", status="413 Content Too Large"))
+        await conn.wait_ended()
+
+    client = native(await serve(script))
+    assert (await fetch(client, "POST", headers=EXPECT, content=endless())).status == 413
     assert (client.idle, client.active) == (0, 0)
 
 
