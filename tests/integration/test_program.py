@@ -161,7 +161,7 @@ async def test_the_application_runs_under_another_server(
         assert (await client.read_rest()).complete
         assert (await fetch(f"{url}/-/healthz")).status == 200
         metrics = await fetch(f"{url}/-/metrics")
-        assert b"\nstreamproxy_build_info{python=" in metrics.body
+        assert b"\nstreamproxy_build_info{build=" in metrics.body
         assert b"engine=" not in metrics.body  # what the configuration says of it does not count here
         await process.stop()
     assert "Traceback" not in process.output
