@@ -14,7 +14,7 @@ from types import FrameType
 
 from benchmarks.chart import svg
 from benchmarks.loads import LOADS, Programs, Sizes, choose_cores
-from benchmarks.peers import PEERS, Peer, install_litellm, litellm, prepare
+from benchmarks.peers import PEERS, SEVERAL, Peer, install_litellm, litellm, prepare
 from benchmarks.programs import BenchError, build
 from benchmarks.report import markdown
 from benchmarks.sitting import Sitting, sit
@@ -22,6 +22,7 @@ from benchmarks.sitting import Sitting, sit
 HERE = Path(__file__).parent
 OUT = HERE / "out"
 RESULTS = HERE / "results"
+KNOWN = PEERS | SEVERAL
 QUICK = Sizes(seconds=1.0, idle_streams=500, keepalive=3, download=200_000_000, aborts=200)
 
 
@@ -42,7 +43,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--render", type=Path, metavar="JSON", help="measure nothing: write table and chart of a sitting"
     )
     options = parser.parse_args(words)
-    for name, known in (("peers", PEERS), ("loads", LOADS)):
+    for name, known in (("peers", KNOWN), ("loads", LOADS)):
         chosen = [word for word in getattr(options, name).split(",") if word]
         unknown = [word for word in chosen if word not in known]
         if unknown:
@@ -55,7 +56,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 def chosen_peers(names: list[str], with_litellm: bool) -> list[Peer]:
     """The peers that are asked for and installed; says which are not."""
-    peers = [PEERS[name] for name in names]
+    peers = [KNOWN[name] for name in names]
     if with_litellm:
         install_litellm(OUT)
         peers.append(litellm(OUT))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +26,12 @@ _SETTLE = 0.5  # seconds between a standing load and its measurement
 
 
 class Cores(NamedTuple):
-    """Where things run; empty sets leave it to the kernel."""
+    """Where things run; empty sets leave it to the kernel. ``several`` are for a proxy of several processes."""
 
     proxy: set[int]
     upstream: set[int]
     load: set[int]
+    several: Set[int] = frozenset()
 
 
 class Sizes(NamedTuple):
@@ -87,7 +88,8 @@ class Session:
         self._port = free_port()
         launch = self.peer.launch(Place(self._port, self.upstream.port, directory, self.sizes.keepalive))
         log = directory / "output.log"
-        proxy = self._stack.enter_context(running(launch.command, cores=self._cores.proxy, env=launch.env, log=log))
+        cores = set(self._cores.several) if self.peer.several else self._cores.proxy
+        proxy = self._stack.enter_context(running(launch.command, cores=cores, env=launch.env, log=log))
         try:
             wait_ready(self._port, self.peer.ready, proxy)
         except BenchError as fault:
@@ -287,11 +289,15 @@ LOADS: dict[str, Load] = {
 
 
 def choose_cores() -> Cores:
-    """The proxy has a core for itself; upstream and generator share another on a machine with two."""
+    """The proxy has a core for itself; upstream and generator share another on a machine with two.
+
+    Several processes have all that those two leave, or where they leave one, every core.
+    """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) == 1:
         return Cores(set(), set(), set())
-    return Cores({cores[-1]}, {cores[0]}, {cores[1]} if len(cores) > 2 else {cores[0]})
+    several = frozenset(cores[2:] if len(cores) > 3 else cores)
+    return Cores({cores[-1]}, {cores[0]}, {cores[1]} if len(cores) > 2 else {cores[0]}, several)
 
 
 def measure(load: Load, session: Session) -> Numbers:

@@ -60,6 +60,7 @@ class Peer:
     version: Callable[[], str | None]
     launch: Callable[[Place], Launch] | None  # None: no proxy at all
     keepalive: bool = False  # sends keepalives itself; the upstream does for the others
+    several: bool = False  # not on one core
     ask: Callable[[str], Ask] = Ask
     loads: frozenset[str] | None = None  # the only ones that it can carry
     ready: str = "/json"
@@ -104,13 +105,14 @@ def streamproxy(
     client: str = "native",
     engine: str = "uvicorn",
     access: bool = False,
+    workers: int = 1,
     module: str = "streamproxy",
 ) -> Callable[[Place], Launch]:
     """`streamproxy run` with its defaults; only what would cap the loads is raised. ``module`` is the program."""
 
     def launch(place: Place) -> Launch:
         config: dict[str, Any] = {
-            "server": {"listen": f"127.0.0.1:{place.listen}", "engine": engine},
+            "server": {"listen": f"127.0.0.1:{place.listen}", "engine": engine, "workers": workers},
             "admin": {"listen": "off"},
             "log": {"access": access, "format": "json"},
             "upstreams": {
@@ -383,6 +385,19 @@ BARE = Peer(
     streamproxy(build="pure", module="benchmarks.bare"),
     keepalive=True,
 )
+
+# Only when they are asked for: whether two workers do more than one, both on the same cores.
+SEVERAL = {
+    f"streamproxy-{workers}-{word}": Peer(
+        f"streamproxy-{workers}-{word}",
+        f"streamproxy, {workers} {word}, not on one core",
+        _ours,
+        streamproxy(workers=workers),
+        keepalive=True,
+        several=True,
+    )
+    for workers, word in ((1, "worker"), (2, "workers"))
+}
 
 PEERS: dict[str, Peer] = {
     peer.name: peer

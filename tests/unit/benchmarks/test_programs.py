@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.loads import (
     Session,
     Sizes,
     abort,
+    choose_cores,
     download,
     events,
     idle,
@@ -22,8 +24,9 @@ from benchmarks.loads import (
     tiny,
     upload,
 )
-from benchmarks.peers import PEERS, Launch, Peer
+from benchmarks.peers import PEERS, SEVERAL, Launch, Peer, Place
 from benchmarks.programs import BenchError, build, fetch
+from streamproxy import load_config
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
@@ -79,6 +82,31 @@ def test_a_proxy_that_does_not_start_says_where_it_told_why(programs: Programs) 
         pass
     log = Path(str(failed.value).rpartition(" ")[2])
     assert log.read_text() == "no key is set\n"
+
+
+AFFINITY = "import os; print(sorted(os.sched_getaffinity(0))); raise SystemExit(3)"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_several_processes_are_not_kept_on_one_core(programs: Programs, several: bool) -> None:
+    cores = choose_cores()
+    if not cores.proxy:
+        pytest.skip("there is one core")
+    launch = Launch([sys.executable, "-c", AFFINITY], {})
+    peer = Peer("spread" if several else "kept", "", lambda: "1", lambda _: launch, several=several)
+    with pytest.raises(BenchError) as failed, Session(peer, SIZES, programs, cores):
+        pass
+    log = Path(str(failed.value).rpartition(" ")[2])
+    assert log.read_text() == f"{sorted(cores.several if several else cores.proxy)}\n"
+    assert len(cores.several) > 1
+
+
+def test_as_many_workers_are_measured_as_the_name_says(tmp_path: Path) -> None:
+    for name, workers in (("streamproxy-1-worker", 1), ("streamproxy-2-workers", 2)):
+        launch = SEVERAL[name].launch
+        assert launch is not None
+        launch(Place(1, 2, tmp_path, 15))
+        assert load_config(tmp_path / "streamproxy.yaml").server.workers == workers
 
 
 def test_events_carry_the_time_at_which_they_were_written(session: Session) -> None:
