@@ -7,6 +7,7 @@ without the client's defaults and sent as they are; this holds for a user's own 
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -127,6 +128,28 @@ def _has_rest(response: Any) -> bool:
     return bool(rest[0])
 
 
+class _Closer:
+    """Has a pool close what it has let go of to the end, also when the request that came upon it is cancelled.
+
+    httpcore takes dead and surplus connections out of its pool first and closes them one after the other then, behind a
+    shield that holds off anyio's cancellations only. A task that is cancelled meanwhile leaves the rest open, and
+    nobody knows of them any more. A pool without this function of httpcore's keeps its own way.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._close = getattr(pool, "_close_connections", None)
+        self._closing: set[asyncio.Task[None]] = set()
+        if self._close is not None:
+            pool._close_connections = self
+
+    async def __call__(self, connections: list[Any]) -> None:
+        if connections and self._close is not None:
+            task = asyncio.get_running_loop().create_task(self._close(connections), name="close connections")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            await asyncio.shield(task)
+
+
 def is_httpx(client: object) -> bool:
     """Whether ``client`` is an AsyncClient of httpx or httpx2, or of a class derived from one."""
     return any(
@@ -146,8 +169,8 @@ def build_httpx(
     """A client of our own for one endpoint.
 
     ``verify`` is the context for https, None for http. ``limits`` are the most connections, the most idle ones, and how
-    many seconds one may idle. ``socket`` is the path
-    of a unix socket, ``proxy`` the URL of an egress HTTP or SOCKS proxy; nothing is read from the environment.
+    many seconds one may idle. ``socket`` is the path of a unix socket, ``proxy`` the URL of an egress HTTP or SOCKS
+    proxy; nothing is read from the environment.
     """
     transport = httpx2.AsyncHTTPTransport(
         verify=verify or False,  # without https there is nothing to verify, and no need to load authorities
@@ -158,5 +181,6 @@ def build_httpx(
             max_connections=limits[0], max_keepalive_connections=limits[1], keepalive_expiry=limits[2]
         ),
     )
+    _Closer(getattr(transport, "_pool", None))
     client = httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
     return HttpxClient(client, server_name=server_name, owned=True)
