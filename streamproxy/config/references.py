@@ -58,8 +58,10 @@ class References:
 
 
 def why_unreadable(path: str) -> str | None:
-    """What keeps a file from being read, None for nothing."""
+    """What keeps a file from being read now and again later, None for nothing."""
     try:
+        if Path(path).is_fifo():  # to open it would wait for who writes to it
+            return "it is a pipe, which is read only once"
         with Path(path).open("rb"):
             return None
     except OSError as error:

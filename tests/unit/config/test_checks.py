@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -149,6 +150,14 @@ def test_files_of_tls_must_be_readable(tmp_path: Path, certificate: Certificate)
     assert first.endswith("cannot be read: Is a directory")
     assert "upstreams.u.tls.key: " in second
     assert second.endswith("cannot be read: No such file or directory")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    text = f"routes: [{{path: /*, upstream: http://a, auth: {{bearer: {{tokens: [{{file: {pipe}}}]}}}}}}]\n"
+    (problem,) = problems(text)
+    assert problem.endswith("cannot be read: it is a pipe, which is read only once")
 
 
 def test_a_key_must_belong_to_its_certificate(tmp_path: Path, certificate: Certificate) -> None:
