@@ -46,8 +46,16 @@ class NativeClient:
         idle_timeout: float = 30.0,
         buffer: int = 65536,
     ) -> None:
-        self._connector = Connector(url, socket, ssl_context, server_name, buffer)
-        self._pool = Pool(max_connections=max_connections, max_idle=max_idle, idle_timeout=idle_timeout)
+        self._connector = connector = Connector(url, socket, ssl_context, server_name, buffer)
+        resolver = connector.resolver if connector.resolver is not None and connector.resolver.changes else None
+        self._pool = Pool(
+            max_connections=max_connections,
+            max_idle=max_idle,
+            idle_timeout=idle_timeout,
+            refresh=resolver.refresh if resolver is not None else None,
+        )
+        if resolver is not None:
+            resolver.on_gone = self._pool.retire
 
     def stream(
         self,

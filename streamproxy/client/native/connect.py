@@ -29,7 +29,8 @@ class Connector:
     """Connects to one endpoint: an http or https URL, or the unix socket at ``path`` that stands behind it.
 
     ``ssl_context`` and ``server_name`` only matter for https; the server's name is the URL's host by default.
-    ``buffer`` is what each connection may hold, in bytes. Raises ValueError for a URL of another scheme.
+    ``buffer`` is what each connection may hold, in bytes. Raises ValueError for a URL of another scheme. ``resolver``
+    looks the host up; it is None for a unix socket.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Connector:
         # A name is a host's, too, with the dot that ends it; a certificate has it without (RFC 6066 section 3).
         self._server_name = (server_name or parts.hostname.rstrip(".")) if secure else None
         self._path = path
-        self._resolver = Resolver(parts.hostname, parts.port or (443 if secure else 80)) if path is None else None
+        self.resolver = Resolver(parts.hostname, parts.port or (443 if secure else 80)) if path is None else None
         self._buffer = buffer
 
     async def connect(self, owner: Owner, seconds: float | None) -> Connection:
@@ -58,20 +59,22 @@ class Connector:
             async with deadline:
                 return await self._connect(owner)
         except OSError as error:
-            if self._resolver is not None:
-                self._resolver.forget()
+            if self.resolver is not None:
+                self.resolver.forget()
             if deadline.expired():
                 raise ConnectTimeout() from error
             raise connect_error(error) from error
 
     async def _connect(self, owner: Owner) -> Connection:
         loop = asyncio.get_running_loop()
-        if self._resolver is None:
+        if self.resolver is None:
             sock = await open_socket(Address(socket.AF_UNIX, self._path))
         else:
-            sock = await first_to_connect(await self._resolver.addresses())
+            sock = await first_to_connect(await self.resolver.addresses())
 
         connection = Connection(owner, loop, sock, self._buffer)
+        if self.resolver is not None and self.resolver.changes:
+            connection.address = sock.getpeername()[:2]
         if self._ssl is None:
             await _over(loop, sock, connection)
             return connection
@@ -88,8 +91,8 @@ class Connector:
 
     def close(self) -> None:
         """Give up what goes on in the background."""
-        if self._resolver is not None:
-            self._resolver.close()
+        if self.resolver is not None:
+            self.resolver.close()
 
 
 async def _over(loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: Any) -> asyncio.Transport:

@@ -26,6 +26,8 @@ from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, TlsFail
 
 # Chunks below this are joined when several wait: handing on one more costs ten times what copying it does.
 _JOIN_BELOW: Final = 8192
+# Of what is retired: over before it began, and not the 0.0 that waits for the upstream's word.
+_NO_LONGER: Final = -1.0
 # What is still read from a socket after its other end has reset it.
 _RESCUE_READ: Final = 65536
 _RESCUE_READS: Final = 4
@@ -65,6 +67,7 @@ class Connection(ResponseParser):
         "_transport",
         "_waiter",
         "_write_paused",
+        "address",
         "closed",
         "idle_since",
     )
@@ -80,6 +83,7 @@ class Connection(ResponseParser):
         self._paused = False
         self._write_paused = False
         self.closed = False
+        self.address: object = None  # host and port, where they may change
         self.idle_since = 0.0  # the loop's time when it became idle
         # Of the exchange.
         self._active = False
@@ -182,9 +186,16 @@ class Connection(ResponseParser):
         if self._paused:
             self._resume()
 
+    def retire(self) -> None:
+        """Carry no more than the exchange that there is: the address is not the upstream's any more."""
+        self.lifetime = _NO_LONGER
+
     @property
     def expired(self) -> bool:
-        """Whether the upstream said that it closes an idle connection about now (Keep-Alive: timeout=N)."""
+        """Whether it must not be used again.
+
+        Because the upstream said that it closes an idle connection about now (Keep-Alive: timeout=N), or is retired.
+        """
         return self.lifetime < FOREVER and self.idle_since + self.lifetime <= self._loop.time()
 
     def peer_closed(self) -> bool:

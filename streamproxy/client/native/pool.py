@@ -19,19 +19,36 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
 
 from streamproxy.client.native.connection import Connection
 from streamproxy.client.native.response import FOREVER
 from streamproxy.errors import DestinationUnavailable, LimitReached
 
+REFRESH: Final = 10.0
+
 
 class Pool:
-    """Places and idle connections; the `Owner` of every connection. Bound to the loop that it is first used on."""
+    """Places and idle connections; the `Owner` of every connection. Bound to the loop that it is first used on.
 
-    def __init__(self, *, max_connections: int, max_idle: int, idle_timeout: float) -> None:
+    ``refresh`` is called when a connection comes back, at most every `REFRESH` seconds: connections that are never
+    closed ask nobody whether their address is still right.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_connections: int,
+        max_idle: int,
+        idle_timeout: float,
+        refresh: Callable[[], None] | None = None,
+    ) -> None:
         self._max_connections = max_connections
         self._max_idle = max_idle
         self._idle_timeout = idle_timeout
+        self._refresh = refresh
+        self._refresh_at = 0.0 if refresh is not None else FOREVER  # the loop's time
         self._places = 0  # not free: held by streams and idle connections
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
@@ -108,8 +125,16 @@ class Pool:
     def release(self, connection: Connection) -> None:
         """The stream has ended in good order, and its connection can carry another request."""
         connection.become_idle()
-        if self._waiters and self._hand_over(connection):
-            return
+        if connection.idle_since >= self._refresh_at and self._refresh is not None:
+            self._refresh_at = connection.idle_since + REFRESH
+            self._refresh()
+        if self._waiters:
+            if connection.expired:
+                connection.abort()
+                self.free()
+                return
+            if self._hand_over(connection):
+                return
         if self._closing or len(self._idle) >= self._max_idle:
             connection.abort()
             self._places -= 1
@@ -143,6 +168,14 @@ class Pool:
             waiter.set_exception(LimitReached("All connections to the upstream are in use", retry_after=1))
 
     # Connections come and go.
+
+    def retire(self, addresses: set[Any]) -> None:
+        """Use no connection to one of these addresses again; those that are idle close."""
+        for connection in [connection for connection in self._open if connection.address in addresses]:
+            connection.retire()
+            if connection in self._idle:
+                self.lost(connection)
+                connection.abort()
 
     def opened(self, connection: Connection) -> None:
         """A stream has made a connection."""

@@ -1,4 +1,13 @@
-"""From a host name to addresses, without blocking the loop, and in the order in which to try them."""
+"""From a host name to addresses, without blocking the loop, and in the order in which to try them.
+
+Theory of operation. What a look-up gave is used for `KEEP` seconds. Then the next who asks starts another and waits for
+it, but not for long: a slow name server costs no more than `PATIENCE`, and one that can't answer for now nothing else.
+Only when none of the addresses could be connected to is there nothing to go back to.
+
+Connections that are always in use would stay with an address for ever, so their pool has the name looked up again, too
+(`refresh`). An address that look-ups have not given for `GONE` seconds is out of use, and `on_gone` is told. Not
+at once: many names have more addresses than they give in one answer.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +18,8 @@ from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
 KEEP: Final = 10.0  # seconds until a name is looked up again
+PATIENCE: Final = 0.25  # seconds that somebody waits who could use the addresses of before
+GONE: Final = 60.0  # seconds
 
 
 class Address(NamedTuple):
@@ -16,6 +27,11 @@ class Address(NamedTuple):
 
     family: int
     sockaddr: Any  # (host, port) and what else the family has; a path for a unix socket
+
+    @property
+    def peer(self) -> Any:
+        """Host and port, as a connected socket names its peer with them."""
+        return self.sockaddr[:2]
 
 
 def interleaved(addresses: list[Address]) -> list[Address]:
@@ -44,8 +60,15 @@ class Resolver:
         self._look_up = look_up
         self._fixed = _literal(host, port)
         self._known: list[Address] = []
-        self._until = 0.0
+        self._until = 0.0  # the loop's time; 0.0 when nothing known is any good
+        self._given: dict[Address, float] = {}  # addresses, and when a look-up gave them last
         self._lookup: asyncio.Task[list[Address]] | None = None
+        self.on_gone: Callable[[set[Any]], None] | None = None  # with the addresses as `Address.peer` gives them
+
+    @property
+    def changes(self) -> bool:
+        """Whether this is a name, whose addresses may become others."""
+        return not self._fixed
 
     async def addresses(self) -> list[Address]:
         """The addresses to try, in order; at least one. Raises socket.gaierror for a name without any."""
@@ -54,31 +77,68 @@ class Resolver:
         loop = asyncio.get_running_loop()
         if self._known and loop.time() < self._until:
             return self._known
-        if self._lookup is None:
-            self._lookup = loop.create_task(self._refresh(loop))
-        return await asyncio.shield(self._lookup)
+        lookup = self._look(loop)
+        if self._known and self._until:
+            await asyncio.wait([lookup], timeout=PATIENCE)
+            if not lookup.done():
+                return self._known
+        return await asyncio.shield(lookup)
+
+    def refresh(self) -> None:
+        """Have the name looked up if that is due; nobody waits for it."""
+        loop = asyncio.get_running_loop()
+        if not self._fixed and loop.time() >= self._until:
+            self._look(loop)
 
     def forget(self) -> None:
         """None of the addresses was any good: look the name up again next time."""
         self._until = 0.0
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[list[Address]]:
+        if self._lookup is None:
+            self._lookup = loop.create_task(self._refresh(loop))
+            self._lookup.add_done_callback(_heard)
+        return self._lookup
 
     async def _refresh(self, loop: asyncio.AbstractEventLoop) -> list[Address]:
         try:
             found = await self._look_up(self._host, self._port)
             if not found:
                 raise socket.gaierror(socket.EAI_NONAME, "no addresses")
-            self._known = interleaved(found)
-            self._until = loop.time() + KEEP
-            return self._known
         except UnicodeError as error:
             raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
+        except socket.gaierror as error:
+            if error.errno != socket.EAI_AGAIN or not self._known:
+                raise
+            if self._until:
+                self._until = loop.time() + KEEP
+        else:
+            self._known = interleaved(found)
+            self._until = loop.time() + KEEP
+            self._compare(found, loop.time())
         finally:
             self._lookup = None
+        return self._known
+
+    def _compare(self, found: list[Address], now: float) -> None:
+        """Tell of the addresses that have not been given for long."""
+        self._given.update(dict.fromkeys(found, now))
+        gone = [address for address, at in self._given.items() if now - at >= GONE]
+        for address in gone:
+            del self._given[address]
+        if gone and self.on_gone is not None:
+            self.on_gone({address.peer for address in gone})
 
     def close(self) -> None:
         """Give up a look-up that nobody waits for any more."""
         if self._lookup is not None:
             self._lookup.cancel()
+
+
+def _heard(lookup: asyncio.Task[list[Address]]) -> None:
+    """Take note of a failure that nobody waited for."""
+    if not lookup.cancelled():
+        lookup.exception()
 
 
 def _literal(host: str, port: int) -> list[Address]:

@@ -148,7 +148,7 @@ async def test_a_connection_by_name_can_be_cancelled_anywhere(moment: str, serve
     client = native(f"http://localhost:{upstream.port}", max_connections=1, max_idle=0)
 
     async def request() -> None:
-        resolver = client._connector._resolver
+        resolver = client._connector.resolver
         assert resolver is not None
         resolver.forget()
         await whole(client)()

@@ -13,14 +13,13 @@ import pytest
 
 from streamproxy.client.native import NativeClient, client_context
 from streamproxy.client.native.connect import first_to_connect
-from streamproxy.client.native.resolve import Address, Resolver, interleaved
+from streamproxy.client.native.resolve import Address, interleaved
 from streamproxy.errors import (
     ConnectionRefused,
     ConnectionTerminated,
     ConnectTimeout,
     DestinationUnavailable,
     DnsFailed,
-    ExchangeError,
     ResponseIncomplete,
     TlsCertificateRefused,
     TlsFailed,
@@ -69,7 +68,7 @@ async def test_a_name_without_an_address_is_a_dns_error(native: MakeClient, monk
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     client = native("http://nobody.example")
-    monkeypatch.setattr(client._connector._resolver, "_look_up", nobody)
+    monkeypatch.setattr(client._connector.resolver, "_look_up", nobody)
     with pytest.raises(DnsFailed):
         await fetch(client)
     assert client.active == 0
@@ -101,7 +100,7 @@ async def test_a_name_that_takes_too_long_is_a_connect_timeout(
         raise AssertionError
 
     client = native("http://slow.example")
-    monkeypatch.setattr(client._connector._resolver, "_look_up", slow)
+    monkeypatch.setattr(client._connector.resolver, "_look_up", slow)
     with pytest.raises(ConnectTimeout):
         await fetch(client, timeout={"connect": 0.02})
 
@@ -233,7 +232,7 @@ async def test_a_name_with_its_last_dot_is_looked_up_with_it_and_secured_without
         return [Address(socket.AF_INET, ("127.0.0.1", upstream.port))]
 
     client = native("https://localhost.", tls=trusting(certificate))
-    monkeypatch.setattr(client._connector._resolver, "_look_up", look_up)
+    monkeypatch.setattr(client._connector.resolver, "_look_up", look_up)
     assert (await fetch(client)).body == b"ok"
 
 
@@ -380,86 +379,6 @@ async def test_a_race_that_is_cancelled_leaves_no_socket(leaks: object) -> None:
         race.cancel()
         with pytest.raises(asyncio.CancelledError):
             await race
-
-
-# Names
-
-
-class Names:
-    """A resolver whose answers the test gives."""
-
-    def __init__(self, *answers: list[Address] | Exception) -> None:
-        self.answers = list(answers)
-        self.asked = 0
-        self.go = asyncio.Event()
-        self.go.set()
-
-    async def __call__(self, host: str, port: int) -> list[Address]:
-        self.asked += 1
-        await self.go.wait()
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-async def test_an_answer_is_remembered_and_asked_for_again() -> None:
-    names = Names([V4[0]], [V4[1]], [V4[2]])
-    resolver = Resolver("a.example", 80, names)
-    assert await resolver.addresses() == [V4[0]]
-    assert await resolver.addresses() == [V4[0]]
-    resolver.forget()
-    assert await resolver.addresses() == [V4[1]]
-    resolver._until -= 10
-    assert await resolver.addresses() == [V4[2]]
-    assert names.asked == 3
-
-
-async def test_an_answer_is_given_with_its_families_in_turns() -> None:
-    assert await Resolver("a.example", 80, Names([V6[0], V6[1], V4[0]])).addresses() == [V6[0], V4[0], V6[1]]
-
-
-async def test_who_asks_at_the_same_time_shares_the_answer_and_cancels_only_itself() -> None:
-    names = Names([V4[0]])
-    names.go.clear()
-    resolver = Resolver("a.example", 80, names)
-    asking = [asyncio.ensure_future(resolver.addresses()) for _ in range(3)]
-    await asyncio.sleep(0)
-    asking[0].cancel()
-    await asyncio.sleep(0)
-    names.go.set()
-    assert await asyncio.gather(*asking[1:]) == [[V4[0]], [V4[0]]]
-    assert names.asked == 1
-
-
-async def test_a_failed_look_up_is_not_remembered() -> None:
-    names = Names(socket.gaierror(socket.EAI_AGAIN, "try again"), [], [V4[0]])
-    resolver = Resolver("a.example", 80, names)
-    for _ in range(2):
-        with pytest.raises(socket.gaierror):
-            await resolver.addresses()
-    assert await resolver.addresses() == [V4[0]]
-
-
-async def test_addresses_are_not_looked_up() -> None:
-    names = Names()
-    assert await Resolver("127.0.0.1", 80, names).addresses() == [Address(socket.AF_INET, ("127.0.0.1", 80))]
-    assert await Resolver("::1", 80, names).addresses() == [Address(socket.AF_INET6, ("::1", 80, 0, 0))]
-    assert names.asked == 0
-
-
-async def test_an_address_that_stopped_answering_is_looked_up_again(
-    serve: Serve, native: MakeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    upstream = await serve(answering(response(b"ok")))
-    names = Names(
-        [Address(socket.AF_INET, ("127.0.0.1", free_port()))], [Address(socket.AF_INET, ("127.0.0.1", upstream.port))]
-    )
-    client = native("http://moving.example")
-    monkeypatch.setattr(client._connector._resolver, "_look_up", names)
-    with pytest.raises(ExchangeError):
-        await fetch(client)
-    assert (await fetch(client)).body == b"ok"
 
 
 async def test_an_upstream_that_comes_back_is_found(serve: Serve, native: MakeClient) -> None:
