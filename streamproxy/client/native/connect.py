@@ -20,6 +20,18 @@ from streamproxy.client.translate import connect_error
 from streamproxy.errors import ConnectTimeout, TlsFailed
 
 ATTEMPT_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
+# A peer that vanished without a word is found out in a quiet stream, too, two minutes after its last byte. And what
+# translates addresses on the way sees that the connection lives: much of it forgets a silent one after 350 s, and a
+# model may think for longer. The system's own first probe comes after two hours.
+_TCP_OPTIONS: Final = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+        if hasattr(socket, name)  # not on every system
+    ),
+]
 # A unix socket whose queue is full is tried again after so many seconds, then after twice as many, up to the most.
 _FULL_QUEUE_PAUSE: Final = 0.002
 _FULL_QUEUE_MOST: Final = 0.1
@@ -122,9 +134,8 @@ async def open_socket(address: Address) -> socket.socket:
         if address.family == socket.AF_UNIX:
             await _connect_unix(sock, address.sockaddr)
         else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # A peer that vanished without a word is found out in a quiet stream, too.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for level, option, value in _TCP_OPTIONS:
+                sock.setsockopt(level, option, value)
             await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
     except BaseException:
         sock.close()

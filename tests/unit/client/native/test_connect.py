@@ -193,6 +193,9 @@ async def test_connections_send_at_once_and_notice_a_dead_peer(serve: Serve, nat
     sock = client._pool._idle[0]._sock
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    probes = [sock.getsockopt(socket.IPPROTO_TCP, option) for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)]
+    assert probes[0] + probes[1] * sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 120
+    assert max(probes) < 350  # what is forgotten on the way
 
 
 # TLS
