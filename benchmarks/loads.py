@@ -180,13 +180,18 @@ def ttfb(session: Session) -> Numbers:
 
 
 def events(session: Session) -> Numbers:
-    """100 streams with 50 events a second each; the delay is from the upstream's stamp to the client's read."""
-    with session.load("streams", "/events?rate=50", "conns=100") as generator:
+    """100 streams with 50 events a second each, or as many as the peer can carry.
+
+    The delay is from the upstream's stamp to the client's read.
+    """
+    streams = session.peer.streams
+    with session.load("streams", "/events?rate=50", f"conns={streams}") as generator:
         window, result = _steady(session, generator, session.sizes.seconds)
         numbers = window.numbers(result["events"], session)
         dropped = session.upstream.stats()["dropped"]
     delay = result["delay"]
     return numbers | {
+        "streams": streams,
         "per_second": result["events"] / result["seconds"],
         "p50_us": delay["p50"],
         "p99_us": delay["p99"],

@@ -63,6 +63,7 @@ class Peer:
     several: bool = False  # not on one core
     ask: Callable[[str], Ask] = Ask
     loads: frozenset[str] | None = None  # the only ones that it can carry
+    streams: int = 100  # of events, at once
     ready: str = "/json"
 
 
@@ -363,7 +364,8 @@ def litellm(out: Path) -> Peer:
         )
 
     loads = frozenset({"tiny", "ttfb", "events"})
-    return Peer("litellm", "LiteLLM proxy", find, launch, ask=ask, loads=loads, ready="/health/liveliness")
+    # 5,000 events a second are several times what one core of it carries: a hundred streams would never all begin.
+    return Peer("litellm", "LiteLLM proxy", find, launch, ask=ask, loads=loads, streams=10, ready="/health/liveliness")
 
 
 def _ours() -> str | None:

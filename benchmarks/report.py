@@ -102,16 +102,24 @@ def _added(samples: Sequence[Sample], load: str, peer: str, number: str) -> Quot
     return Quoted(found[0], found[len(found) // 2]) if found else None
 
 
+def _label(sitting: Sitting, load: str, peer: str) -> str:
+    """A peer's, and of how many streams it was, if others carried more."""
+    label: str = sitting.facts["labels"][peer]
+    streams = quote(sitting.samples, load, peer, "streams")
+    most = max((one.numbers.get("streams", 0.0) for one in sitting.samples if one.load == load), default=0.0)
+    return label if streams is None or streams.median >= most else f"{label}, {streams.median:g} streams"
+
+
 def load_table(sitting: Sitting, load: str) -> str:
     """One load, every peer that carried it."""
     samples = sitting.samples
     columns = TABLES[load][1]
     timed = load in ("ttfb", "events") and bool(values(samples, load, "direct", "p50_us"))
     rows = []
-    for peer, label in sitting.facts["labels"].items():
+    for peer in sitting.facts["labels"]:
         if quote(samples, load, peer, "limit") is None:
             continue
-        row = [label, *(cell(quote(samples, load, peer, number)) for number in columns.values())]
+        row = [_label(sitting, load, peer), *(cell(quote(samples, load, peer, number)) for number in columns.values())]
         if timed:
             row += [cell(_added(samples, load, peer, "p50_us")), cell(_added(samples, load, peer, "p99_us"))]
         wrong = quote(samples, load, peer, "errors")

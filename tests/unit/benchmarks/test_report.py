@@ -148,3 +148,14 @@ def test_a_quick_run_does_not_replace_the_results() -> None:
 def test_the_command_is_quoted_without_the_place_that_it_wrote_to() -> None:
     assert command(["--results", "/somewhere", "--rounds", "2"]) == "python -m benchmarks --rounds 2"
     assert command(["--rounds", "2", "--results=/somewhere"]) == "python -m benchmarks --rounds 2"
+
+
+def test_who_carried_fewer_streams_is_shown_with_how_many() -> None:
+    samples = [
+        one("events", "streamproxy", cpu_us=25.0, streams=100),
+        one("events", "envoy", cpu_us=30.0, streams=100),
+        one("events", "recipe", cpu_us=90.0, streams=8),
+    ]
+    shown = load_table(Sitting(FACTS, samples, []), "events")
+    assert "| Envoy | 30.0" in shown
+    assert "| recipe & co, 8 streams | 90.0" in shown
