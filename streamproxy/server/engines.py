@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -118,23 +119,64 @@ class UvicornEngine:
 
 
 class _Connections(set[Any]):
-    """The server's open connections; says when the limit is reached and when there is room again."""
+    """The server's open connections; says when the limit is reached and when there is room again.
+
+    Those whose TLS handshake still goes on count too, without being members.
+    """
 
     def __init__(self, most: int, full: Callable[[], None], room: Callable[[], None]) -> None:
         super().__init__()
         self._most = most
         self._full = full
         self._room = room
+        self._shaking: set[weakref.ref[_Newcomer]] = set()
 
     def add(self, connection: Any) -> None:
         super().add(connection)
-        if len(self) >= self._most:
-            self._full()
+        self._look()
 
     def discard(self, connection: Any) -> None:
         super().discard(connection)
-        if len(self) < self._most:
+        self._look()
+
+    def expect(self, newcomer: _Newcomer) -> None:
+        """Count a connection that begins its handshake, for as long as the object lives, or until it has `arrived`."""
+        self._shaking.add(weakref.ref(newcomer, self._left))
+        # Not at once: a server can't be closed in the middle of its accept.
+        asyncio.get_running_loop().call_soon(self._look)
+
+    def arrived(self, newcomer: _Newcomer) -> None:
+        """A handshake has gone well, and the connection will be added in the same step."""
+        self._shaking.discard(weakref.ref(newcomer))
+
+    def _left(self, reference: weakref.ref[_Newcomer]) -> None:
+        if reference in self._shaking:
+            self._shaking.discard(reference)
+            self._look()
+
+    def _look(self) -> None:
+        if len(self) + len(self._shaking) >= self._most:
+            self._full()
+        else:
             self._room()
+
+
+class _Newcomer(asyncio.Protocol):
+    """A connection until its TLS handshake is over; then the protocol that ``make`` gives takes its place.
+
+    No loop tells a protocol of a handshake that failed, it only lets go of it: so its end is that of this object.
+    """
+
+    def __init__(self, make: Callable[[], asyncio.Protocol], connections: _Connections) -> None:
+        self._make = make
+        self._connections = connections
+        connections.expect(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        protocol = self._make()
+        self._connections.arrived(self)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
 
 
 class _Server(uvicorn.Server):
@@ -158,7 +200,8 @@ class _Server(uvicorn.Server):
         self._accepting = False
         self._draining = False
         self._reopening: asyncio.Task[None] | None = None
-        self.server_state.connections = _Connections(settings.max_connections, self._close_servers, self._reopen)
+        self._connections = _Connections(settings.max_connections, self._close_servers, self._reopen)
+        self.server_state.connections = self._connections
         self.servers: list[asyncio.base_events.Server] = []
 
     @contextlib.contextmanager
@@ -173,6 +216,9 @@ class _Server(uvicorn.Server):
         self.started = True
         self.ready.set()
 
+    def _accepted(self) -> asyncio.Protocol:
+        return _Newcomer(self._protocol, self._connections) if self._tls else self._protocol()
+
     def _protocol(self) -> asyncio.Protocol:
         make: Any = self.config.http_protocol_class
         protocol: asyncio.Protocol = make(
@@ -185,7 +231,7 @@ class _Server(uvicorn.Server):
         self._accepting = True
         for listener in self._sockets:
             create: Any = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-            server = await create(self._protocol, sock=listener.dup(), backlog=BACKLOG, **self._tls)
+            server = await create(self._accepted, sock=listener.dup(), backlog=BACKLOG, **self._tls)
             if self._accepting:
                 self.servers.append(server)
             else:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from tests.conftest import Connect, Serve
+from tests.doubles.certificates import Certificate
 from tests.doubles.client import RawClient
 from tests.doubles.connection import guarded
-from tests.doubles.upstream import Conn, response, stream_head
+from tests.doubles.upstream import Conn, answering, response, stream_head
 from tests.integration.conftest import RunProxy
 from tests.integration.proxy import RunningProxy, configuration
 
@@ -73,3 +74,20 @@ async def test_a_crowd_is_served_to_the_last_and_never_more_than_the_limit_at_on
         answers = await asyncio.gather(*(client.read_response() for client in clients))
     assert [answer.status for answer in answers] == [200] * 60
     assert max(seen) <= MOST
+
+
+async def test_connections_in_their_tls_handshake_count(
+    run_proxy: RunProxy, serve: Serve, dial: Connect, certificate: Certificate
+) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    tls = {"cert": str(certificate.cert), "key": str(certificate.key)}
+    proxy = await run_proxy(configuration(upstream.url, server={"max_connections": MOST, "tls": tls}))
+    plain = proxy.url.replace("https:", "http:")
+    silent = [await dial(plain) for _ in range(MOST)]  # they never begin their handshake
+    await turns(proxy, 5)
+    late = asyncio.create_task(dial(proxy.url, tls=certificate.client_context()))
+    await turns(proxy, 20)
+    assert not late.done()
+    await silent[1].send(b"this is no TLS\r\n\r\n")  # fails its handshake, and makes room
+    client = await late
+    assert (await client.get()).body == b"ok"
