@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
+from streamproxy.errors import DestinationUnavailable
+
 KEEP: Final = 10.0  # seconds until a name is looked up again
 PATIENCE: Final = 0.25  # seconds that somebody waits who could use the addresses of before
 GONE: Final = 60.0  # seconds
@@ -71,7 +73,10 @@ class Resolver:
         return not self._fixed
 
     async def addresses(self) -> list[Address]:
-        """The addresses to try, in order; at least one. Raises socket.gaierror for a name without any."""
+        """The addresses to try, in order; at least one.
+
+        Raises socket.gaierror for a name without any, and DestinationUnavailable when the client closes meanwhile.
+        """
         if self._fixed:
             return self._fixed
         loop = asyncio.get_running_loop()
@@ -82,7 +87,13 @@ class Resolver:
             await asyncio.wait([lookup], timeout=PATIENCE)
             if not lookup.done():
                 return self._known
-        return await asyncio.shield(lookup)
+        try:
+            return await asyncio.shield(lookup)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if lookup.cancelled() and task is not None and not task.cancelling():
+                raise DestinationUnavailable("The upstream is being removed") from None  # `close`
+            raise
 
     def refresh(self) -> None:
         """Have the name looked up if that is due; nobody waits for it."""
@@ -130,7 +141,7 @@ class Resolver:
             self.on_gone({address.peer for address in gone})
 
     def close(self) -> None:
-        """Give up a look-up that nobody waits for any more."""
+        """Give up a look-up that goes on."""
         if self._lookup is not None:
             self._lookup.cancel()
 

@@ -306,6 +306,17 @@ async def test_idle_connections_are_closed_after_their_time(serve: Serve, native
     assert client._pool._timer is None
 
 
+async def test_without_a_time_idle_connections_stay(serve: Serve, native: MakeClient) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    client = native(upstream, idle_timeout=float("inf"))
+    await fetch(client)
+    await asyncio.sleep(0.01)
+    await fetch(client)
+    assert len(upstream.connections) == 1
+    client._pool._sweep()
+    assert client.idle == 1
+
+
 async def test_the_timer_goes_on_for_connections_that_came_back_later(serve: Serve, native: MakeClient) -> None:
     upstream = await serve(held)
     client = native(upstream, idle_timeout=0.05)

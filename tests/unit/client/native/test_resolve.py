@@ -9,7 +9,7 @@ import pytest
 
 from streamproxy.client.native import NativeClient
 from streamproxy.client.native.resolve import GONE, KEEP, Address, Resolver
-from streamproxy.errors import ExchangeError
+from streamproxy.errors import DestinationUnavailable, ExchangeError
 from tests.conftest import Serve
 from tests.doubles.connection import guarded
 from tests.doubles.upstream import Conn, Upstream, answering, response, stream_head
@@ -66,6 +66,20 @@ async def test_who_asks_at_the_same_time_shares_the_answer_and_cancels_only_itse
     names.go.set()
     assert await asyncio.gather(*asking[1:]) == [[V4[0]], [V4[0]]]
     assert names.asked == 1
+
+
+async def test_who_waits_for_a_name_when_the_client_closes_is_told_so_and_not_cancelled(
+    native: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Names([V4[0]])
+    names.go.clear()
+    client = native("http://slow.example")
+    monkeypatch.setattr(client._connector.resolver, "_look_up", names)
+    asking = asyncio.ensure_future(fetch(client))
+    await until(lambda: names.asked)
+    await client.aclose()
+    with pytest.raises(DestinationUnavailable):
+        await asking
 
 
 async def test_a_failed_look_up_is_not_remembered() -> None:
