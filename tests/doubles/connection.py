@@ -135,7 +135,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # by its interface: uvloop's is no subclass
-        self.transport.set_write_buffer_limits(0)  # `send` returns when the kernel has taken everything
+        # `send` returns when the kernel has taken everything. TLS pauses at its limit: 0 would be for ever.
+        self.transport.set_write_buffer_limits(high=1 if self.tls else 0, low=0)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data

@@ -96,7 +96,7 @@ class TlsTransport:
         write, size = self._tls.write, len(data)
         try:
             sent = write(data) if data else 0
-            if sent < size:  # a record holds 16 KiB
+            if sent < size:  # all, so far; OpenSSL can be set to take a record at a time
                 view = memoryview(data)
                 while sent < size:
                     sent += write(view[sent:])
@@ -152,8 +152,9 @@ class TlsTransport:
         """Hand on what can be decrypted, in one piece."""
         tls, incoming, parts = self._tls, self._incoming, []
         try:
-            # To ask is cheaper than the exception that says that there is no more.
-            while incoming.pending or tls.pending():
+            # To ask is cheaper than the exception that says that there is no more. OpenSSL itself holds nothing back: a
+            # read takes the whole record.
+            while incoming.pending:
                 part = tls.read(_RECORD)
                 if not part:
                     self.ended = True
@@ -165,7 +166,7 @@ class TlsTransport:
             self.ended = True
         except ssl.SSLError as error:
             self._break(error)
-        if self._outgoing.pending:
+        if self._outgoing.pending:  # the answer to new keys
             self._flush()
         if parts:
             self._above.data_received(parts[0] if len(parts) == 1 else b"".join(parts))

@@ -466,7 +466,10 @@ async def test_progress_tells_when_the_whole_request_is_out(serve: Serve, native
     assert steps == ["connect", "request", "head"]
 
 
-async def test_a_big_upload_and_a_big_download_cross(serve: Serve, native: MakeClient) -> None:
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_a_big_upload_and_a_big_download_cross(
+    secure: bool, serve: Serve, native: MakeClient, certificate: Certificate
+) -> None:
     size = 8 << 20
 
     async def content() -> AsyncIterator[bytes]:
@@ -481,7 +484,9 @@ async def test_a_big_upload_and_a_big_download_cross(serve: Serve, native: MakeC
         assert len(await conn.read_body(head)) == size
         await conn.wait_ended()
 
-    async with ask(native(await serve(script)), "POST", content=content()) as answer:
+    upstream = await serve(script, tls=certificate.server_context() if secure else None)
+    client = native(upstream, tls=certificate.client_context() if secure else None)
+    async with guarded("both"), ask(client, "POST", content=content()) as answer:
         got, fault = await read(answer)
     assert (len(got), fault) == (size, None)
 

@@ -8,6 +8,7 @@ import pytest
 
 from streamproxy.errors import BadResponse, ConnectionTerminated, ResponseIncomplete
 from tests.conftest import Serve
+from tests.doubles.certificates import Certificate
 from tests.doubles.connection import guarded
 from tests.doubles.upstream import Conn, Script, answering, response, stream_head
 from tests.unit.client.native.asking import ask, body_of, fetch, read, until
@@ -318,8 +319,11 @@ async def test_bytes_behind_a_response_cost_the_connection_and_not_the_response(
     assert (await fetch(client)).body == b"next"
 
 
-async def test_reading_stops_above_the_buffer_and_goes_on_when_it_is_drained(serve: Serve, native: MakeClient) -> None:
-    total = 64 << 20
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+async def test_reading_stops_above_the_buffer_and_goes_on_when_it_is_drained(
+    secure: bool, serve: Serve, native: MakeClient, certificate: Certificate
+) -> None:
+    total = 32 << 20
 
     async def script(conn: Conn) -> None:
         await conn.read_head()
@@ -328,8 +332,9 @@ async def test_reading_stops_above_the_buffer_and_goes_on_when_it_is_drained(ser
             await conn.send(b"x" * (1 << 20))
 
     buffer, one_read = 65536, 262144
-    upstream = await serve(script)
-    async with guarded("the body"), ask(native(upstream, buffer=buffer)) as answer:
+    upstream = await serve(script, tls=certificate.server_context() if secure else None)
+    client = native(upstream, tls=certificate.client_context() if secure else None, buffer=buffer)
+    async with guarded("the body"), ask(client) as answer:
         connection = answer._connection
         assert connection is not None
         await until(lambda: connection._paused)

@@ -71,6 +71,7 @@ class Server:
     def step(self, data: bytes) -> bytes:
         """Take a flight of the handshake, give the next."""
         self.incoming.write(data)
+        self.heard = ""
         try:
             self.tls.do_handshake()
         except ssl.SSLError as error:  # wants more, or was told something
@@ -98,15 +99,19 @@ class Server:
 
 
 class Pair:
-    """The client's side and the server's, after a handshake in reads of ``size`` bytes."""
+    """The client's side and the server's, after a handshake in reads of ``size`` bytes.
 
-    def __init__(self, client: ssl.SSLContext, server: ssl.SSLContext, size: int = 65536) -> None:
+    The server says ``at_once`` what it has to say, in the flight that ends its handshake.
+    """
+
+    def __init__(self, client: ssl.SSLContext, server: ssl.SSLContext, size: int = 65536, at_once: bytes = b"") -> None:
         self.below, self.above, self.server = Below(), Above(), Server(server)
         self.tls = TlsTransport(client, "localhost", self.above, asyncio.get_running_loop())
         self.size = size
         self.tls.connection_made(cast(asyncio.BaseTransport, self.below))
         while self.below.sent:
-            self.receive(self.server.step(self.take()))
+            flight = self.server.step(self.take())
+            self.receive(flight + (self.server.says(at_once) if at_once and not self.server.heard else b""))
 
     def take(self) -> bytes:
         sent, self.below.sent = self.below.sent, b""
@@ -126,13 +131,13 @@ MakePair = Callable[..., Pair]
 
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
 def pair(request: pytest.FixtureRequest, certificate: Certificate) -> MakePair:
-    def make(size: int = 65536, *, wants_certificate: bool = False) -> Pair:
+    def make(size: int = 65536, *, wants_certificate: bool = False, at_once: bytes = b"") -> Pair:
         server = certificate.server_context()
         server.minimum_version = server.maximum_version = request.param
         if wants_certificate:
             server.verify_mode = ssl.CERT_REQUIRED
             server.load_verify_locations(certificate.cert)
-        return Pair(client_context(ca=str(certificate.cert)), server, size)
+        return Pair(client_context(ca=str(certificate.cert)), server, size, at_once)
 
     return make
 
@@ -153,6 +158,10 @@ async def test_bytes_come_whole_and_in_order_however_they_are_split(pair: MakePa
 
 
 async def test_what_came_with_the_end_of_the_handshake_is_handed_on(pair: MakePair) -> None:
+    assert pair(at_once=b"hello").above.got == b"hello"
+
+
+async def test_the_end_is_told_once_and_behind_what_came_before(pair: MakePair) -> None:
     both = pair()
     both.receive(both.server.says(b"a") + both.server.says(b"b") + both.server.ends())
     assert both.above.got == b"ab"
