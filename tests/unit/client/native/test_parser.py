@@ -59,7 +59,7 @@ def responses(draw: st.DrawFn) -> tuple[str, bytes]:
     method = draw(st.sampled_from(["GET", "GET", "POST", "HEAD"]))
     interim = b"".join(
         b"HTTP/1.1 %d X\r\n%s\r\n" % (status, b"".join(draw(fields())))
-        for status in draw(st.lists(st.sampled_from([100, 102, 103]), max_size=2))
+        for status in draw(st.lists(st.sampled_from([100, 102, 103, 104]), max_size=2))
     )
     status = draw(st.sampled_from([200, 200, 201, 204, 206, 304, 404, 413, 500, 599]))
     version = draw(st.sampled_from([b"1.1", b"1.1", b"1.0"]))

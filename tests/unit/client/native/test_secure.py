@@ -11,7 +11,10 @@ import pytest
 
 from streamproxy.client.native import client_context
 from streamproxy.client.native.secure import TlsTransport
+from streamproxy.errors import TlsFailed
 from tests.doubles.certificates import Certificate
+from tests.unit.client.native.asking import fetch
+from tests.unit.client.native.conftest import MakeClient
 
 
 class Below:
@@ -225,3 +228,23 @@ async def test_backpressure_goes_through(pair: MakePair) -> None:
     both.tls.pause_writing()
     both.tls.resume_writing()
     assert both.above.heard == ["made", "pause", "resume"]
+
+
+async def test_an_upstream_that_refuses_our_certificate_is_told_from_one_that_closes(
+    native: MakeClient, certificate: Certificate
+) -> None:
+    """Its word comes when the request is on its way, with a reset behind it."""
+    context = certificate.server_context()
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate.cert)
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server = Server(context)
+        while "RETURN_A_CERTIFICATE" not in server.heard.upper().replace(" ", "_"):
+            writer.write(server.step(await reader.read(65536)))
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        with pytest.raises(TlsFailed):
+            await fetch(native(f"https://localhost:{port}", tls=client_context(ca=str(certificate.cert))))
