@@ -83,6 +83,36 @@ async def test_the_page_shows_a_stream_and_stops_it_when_that_is_confirmed(
     assert await chromium.console() == []
 
 
+async def test_the_focus_stays_in_the_table_when_the_stream_that_had_it_ends(
+    run_proxy: RunProxy, chromium: Browser, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(for_ever)
+    proxy = await run_proxy(configuration(upstream.url))
+    for number in range(3):
+        client = await dial(proxy.url)
+        await client.request("/", headers=[("X-Request-Id", f"id-{number}")])
+        await client.read_head()
+    await chromium.open(f"{proxy.admin}/")
+    buttons = "Array.from(document.querySelectorAll('#stream-table td button'))"
+    await until(chromium, f"{buttons}.length === 3")
+    await chromium.evaluate(f"({buttons}[1].focus(), true)")
+
+    upstream.connections[1].go.set()
+    await until(chromium, f"{buttons}.length === 2")
+    assert await chromium.evaluate("document.activeElement.ariaLabel.endsWith('id-2')")
+    upstream.connections[2].go.set()
+    await until(chromium, f"{buttons}.length === 1")
+    assert await chromium.evaluate("document.activeElement.ariaLabel.endsWith('id-0')")
+
+    await chromium.press(ENTER)  # the question is open while its stream ends
+    upstream.connections[0].go.set()
+    await until(chromium, f"{buttons}.length === 0")
+    tell = "() => { document.body.dataset.focus = document.activeElement.className; }"
+    await chromium.evaluate(f"(document.querySelector('dialog').addEventListener('close', {tell}), true)")
+    await chromium.press(ESCAPE)
+    await until(chromium, "document.body.dataset.focus === 'scroll'")
+
+
 async def test_what_a_client_sends_stays_text_on_the_page(
     run_proxy: RunProxy, chromium: Browser, serve: Serve, dial: Connect
 ) -> None:

@@ -79,6 +79,7 @@ function element(name, className, text) {
 function rows(body, items, key, make, fill) {
   const old = new Map(Array.from(body.rows, row => [row.key, row]));
   const focused = body.contains(document.activeElement) ? document.activeElement : null;
+  const at = focused === null ? 0 : focused.closest("tr").sectionRowIndex;
   let place = body.firstElementChild;
   for (const item of items) {
     const name = key(item);
@@ -94,8 +95,11 @@ function rows(body, items, key, make, fill) {
     else body.insertBefore(row, place);
   }
   for (const row of old.values()) row.remove();
-  // A row that was moved has lost the focus that was in it.
-  if (focused !== null && focused.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
+  // A row that was moved has lost the focus that was in it; of one that is gone, the row that took its place has it.
+  if (focused === null || document.activeElement === focused) return;
+  const next = body.rows[Math.min(at, body.rows.length - 1)];
+  const heir = focused.isConnected ? focused : next && next.querySelector("button") || body.closest(".scroll");
+  heir.focus({ preventScroll: true });
 }
 
 /** A row of cells of these classes; the first one is the row's header. */
@@ -369,6 +373,9 @@ byId("pause").addEventListener("click", pause);
 byId("route").addEventListener("change", () => { wanted.route = byId("route").value; connect(); });
 byId("stop").addEventListener("close", () => {
   if (byId("stop").returnValue === "stop") stop(byId("stop").item);
+  // The button that asked may be gone with its stream; the focus is then still in here, or nowhere.
+  const focused = document.activeElement;
+  if (focused === document.body || byId("stop").contains(focused)) byId("stream-table").closest(".scroll").focus({ preventScroll: true });
 });
 for (const button of document.querySelectorAll("[data-sort]")) button.addEventListener("click", () => sort(button.dataset.sort));
 for (const input of document.querySelectorAll("[name=span]")) input.addEventListener("change", () => latest && showRoutes(latest));
