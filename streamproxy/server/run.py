@@ -24,6 +24,7 @@ from streamproxy.admin.app import Admin, Reloaded
 from streamproxy.app import Application, create_app
 from streamproxy.config.model import Config
 from streamproxy.server import notify
+from streamproxy.server.descriptors import raise_limit
 from streamproxy.server.drain import REPLACED, Stop, drain
 from streamproxy.server.engines import FOREVER, Engine, EngineSettings, UvicornEngine, hypercorn_engine
 from streamproxy.server.memory import keep_buffers
@@ -48,6 +49,7 @@ def run(config: Config, say: Say, source: Source | None = None, *, takeover: boo
     """
     _be_the_first_process(reloads=source is not None)
     keep_buffers()
+    raise_limit()
     opened = Opened()
     try:
         opened.open(config, os.environ, say, takeover=takeover)
@@ -180,6 +182,10 @@ def on_signals() -> Stop:
     return stop
 
 
+async def _too_late() -> Reloaded:
+    return Reloaded(problems=("the proxy is about to end, and its configuration stays as it is",))
+
+
 class _Reloads(Protocol):
     reloader: Callable[[], Awaitable[Reloaded]] | None
 
@@ -209,7 +215,7 @@ async def reloading(app: _Reloads, reloader: Reloader | None) -> AsyncIterator[N
     finally:
         # A process that ends does not change any more; a SIGHUP must not kill it.
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
-        app.reloader = None
+        app.reloader = _too_late
         over.set()
         for task in (following, *asked):
             task.cancel()
