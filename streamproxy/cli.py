@@ -55,7 +55,7 @@ def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level
         return _override(load_config(file), listen, admin, log_level)
 
     source = Source(file, load)
-    serve(load(), _say, source, takeover=takeover)
+    serve(load(), _tell, source, takeover=takeover)
 
 
 @cli.command()
@@ -81,7 +81,7 @@ def demo(listen: str, admin: str) -> None:
     """Serve an embedded LLM-like upstream behind the proxy; needs no file and no key."""
     from streamproxy.server.demo import run_demo
 
-    run_demo(listen, admin, _say)
+    run_demo(listen, admin, _tell)
 
 
 @cli.command()
@@ -129,6 +129,15 @@ def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
 def _say(line: str) -> None:
     click.echo(line)
     sys.stdout.flush()
+
+
+def _tell(line: str) -> None:
+    """Say it, if there is somebody left to hear it: that nobody reads its output is no reason not to serve."""
+    try:
+        _say(line)
+    except OSError:
+        # What could not be written would be tried again at the end, and be the status of the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:

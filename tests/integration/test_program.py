@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -13,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Connect, Serve
-from tests.doubles.client import fetch
+from tests.doubles.client import connect, fetch
 from tests.doubles.connection import guarded
+from tests.doubles.parts import require
 from tests.doubles.upstream import Conn, answering, response, stream_head, streaming
 from tests.integration.conftest import RunProxy
 from tests.integration.process import Process
@@ -161,7 +164,42 @@ async def test_the_application_runs_under_another_server(
         assert (await client.read_rest()).complete
         assert (await fetch(f"{url}/-/healthz")).status == 200
         metrics = await fetch(f"{url}/-/metrics")
-        assert b"\nstreamproxy_build_info{build=" in metrics.body
+        assert b"\nstreamproxy_build_info{" in metrics.body
         assert b"engine=" not in metrics.body  # what the configuration says of it does not count here
         await process.stop()
     assert "Traceback" not in process.output
+
+
+async def accepts(url: str) -> bool:
+    try:
+        async with await connect(url):
+            return True
+    except OSError:
+        return False
+
+
+async def test_it_serves_where_nobody_can_take_its_output(dial: Connect, tmp_path: Path) -> None:
+    main = tmp_path / "main.sock"
+    config = configuration("http://127.0.0.1:9", server={"listen": f"unix:{main}"}, admin={"listen": "off"})
+    file = write_configuration(tmp_path, config)
+    command = f"exec {sys.executable} -m streamproxy run -c {file} > /dev/full"
+    with Process([require("sh"), "-c", command]) as process:
+        async with guarded("the listener"):
+            while not await accepts(f"unix:{main}"):
+                await asyncio.sleep(0.01)
+        client = await dial(f"unix:{main}")
+        assert (await client.get("/")).status == 502
+        assert await process.stop() == 0
+    assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_it_takes_as_many_descriptors_as_the_system_gives(tmp_path: Path, workers: int) -> None:
+    file = write_configuration(tmp_path, configuration("http://127.0.0.1:9", server={"workers": workers}))
+    command = f"ulimit -Sn 100 && exec {sys.executable} -m streamproxy run -c {file}"
+    with Process([require("sh"), "-c", command]) as process:
+        admin = (await process.line(r"^admin on (http://\S+)"))[1]
+        metrics = (await fetch(f"{admin}/metrics")).body.decode()
+        (limit,) = re.findall(r"^process_max_fds (\S+)$", metrics, re.MULTILINE)
+        assert float(limit) == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        assert await process.stop() == 0
