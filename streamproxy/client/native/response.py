@@ -154,7 +154,7 @@ class ResponseParser:
             self.feed(data[:at])
         if self.fault is None and self.headers is None:
             self._fail("NUL in the head")
-        elif self.fault is None:
+        elif self.fault is None and not self.stray:  # a parser that has refused something takes no more
             self.feed(data[at:])
 
     @property

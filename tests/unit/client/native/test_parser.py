@@ -6,6 +6,7 @@ import itertools
 from typing import NamedTuple
 
 import h11
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -202,6 +203,13 @@ def test_random_bytes_are_refused(noise: bytes, cuts: list[int]) -> None:
             assert isinstance(parser.fault, BadResponse | ResponseIncomplete)
         else:
             assert outcome.complete or not parser.done
+
+
+@pytest.mark.parametrize("stray", [b"\0", b"x", b"x\0", b"x\0\0y", b"0\r\n\r\n\0", b"HTTP/1.1 200 OK\r\n\0"])
+@pytest.mark.parametrize("head", [b"204 No Content\r\n", b"200 OK\r\nContent-Length: 0\r\n"])
+def test_a_nul_behind_a_response_is_not_fed_to_a_parser_that_has_refused_it(head: bytes, stray: bytes) -> None:
+    parser, outcome = ours("GET", [b"HTTP/1.1 " + head + b"\r\n" + stray])
+    assert (parser.stray, parser.fault, outcome.complete) == (True, None, True)
 
 
 def test_an_upstreams_word_on_idle_connections_is_heard() -> None:

@@ -294,7 +294,15 @@ async def test_many_small_reads_are_no_endless_trailer(serve: Serve, native: Mak
     assert (await fetch(native(await serve(script)))).body == b"a" * 100
 
 
-STRAY = [b"x", b"5\r\n", b"5\r\nhello\r\nzz", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"\0"]
+STRAY = [
+    b"x",
+    b"5\r\n",
+    b"5\r\nhello\r\nzz",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"\0",
+    b"x\0",
+    b"0\r\n\r\n\0",
+]
 
 
 @pytest.mark.parametrize("stray", STRAY)
