@@ -52,7 +52,8 @@ compiled: install-test
 	rm -rf $(COMPILED)
 	STREAMPROXY_COMPILE=1 $(BIN)/pip install --quiet --no-deps --target $(COMPILED) .
 	PYTHONPATH=$(COMPILED) PYTHONSAFEPATH=1 \
-		$(BIN)/python -m pytest --build compiled -o pythonpath='$(COMPILED) .' tests/conformance tests/faults
+		$(BIN)/python -m pytest --build compiled -o pythonpath='$(COMPILED) .' tests/conformance tests/faults \
+		tests/integration/test_drain.py tests/integration/test_workers.py
 
 ## bench: measure beside nginx, HAProxy, Caddy (those that are installed) and Envoy; BENCH=--help shows how to choose
 bench: install-bench

@@ -15,6 +15,15 @@ from streamproxy.observe.series import Histogram, Series, Totals
 _COUNTERS = ("requests", "disconnects", "upstream_errors", "connections")
 
 
+def attributes(kind: type) -> tuple[str, ...]:
+    """The names of what the objects of a class have. mypyc, which compiles some classes, drops their ``__slots__``."""
+    names: tuple[str, ...] = getattr(kind, "__slots__", ()) or vars(kind)["__mypyc_attrs__"]
+    return names
+
+
+_SERIES = attributes(Series)
+
+
 def pack(totals: Totals) -> dict[str, Any]:
     """Totals as what JSON knows."""
     return {
@@ -40,7 +49,7 @@ def unpack(data: dict[str, Any]) -> Totals:
 
 
 def _packed(series: Series) -> dict[str, Any]:
-    values = ((name, getattr(series, name)) for name in Series.__slots__)
+    values = ((name, getattr(series, name)) for name in _SERIES)
     return {name: _histogram(value) if isinstance(value, Histogram) else value for name, value in values}
 
 
@@ -51,7 +60,7 @@ def _histogram(histogram: Histogram) -> dict[str, Any]:
 def _unpacked(packed: dict[str, Any]) -> Series:
     series = Series()
     for name, value in packed.items():
-        mine = getattr(series, name, None) if name in Series.__slots__ else None
+        mine = getattr(series, name, None) if name in _SERIES else None
         if isinstance(mine, Histogram):
             _add(mine, tuple(value["bounds"]), value["counts"], float(value["sum"]))
         elif mine is not None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, UpstreamError
 from streamproxy.exchange import TIME_BUCKETS, Exchange, Phase
@@ -67,6 +68,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # mypyc's own way to pickle a compiled object calls `__init__` without arguments.
+        return _histogram, (self.bounds, self.counts, self.sum)
+
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
@@ -75,6 +80,12 @@ class Histogram:
         """Add observations that were counted elsewhere, by the same bounds."""
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, counts, strict=True)]
         self.sum += total
+
+
+def _histogram(bounds: tuple[float, ...], counts: list[int], total: float) -> Histogram:
+    histogram = Histogram(bounds)
+    histogram.add(counts, total)
+    return histogram
 
 
 class Series:

@@ -20,13 +20,13 @@ import pickle
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from streamproxy.admin.app import Reloaded, create_admin
 from streamproxy.admin.ended import KEPT_COMPLETE, KEPT_OTHERS, Ending, rows
 from streamproxy.admin.visitors import known_hosts
 from streamproxy.config import Config
-from streamproxy.errors import ExchangeError, StreamproxyError
+from streamproxy.errors import StreamproxyError
 from streamproxy.exchange import Exchange, Ledger
 from streamproxy.observe.log import configure
 from streamproxy.observe.metrics import Metrics
@@ -47,25 +47,34 @@ _ID = FIELDS.index("id")
 _CARRIED = tuple((place, name) for place, name in enumerate(FIELDS) if name != "id")
 
 
-class Mirror(Exchange):
-    """An exchange of a worker, as it was when it was last looked at. Its ``id`` is unique among all workers'."""
+class _Remote:
+    """What runs an exchange of a worker: the operator can end it from here, and nobody else does."""
 
-    __slots__ = ("_remote", "_worker")
-
-    def __init__(self, worker: Worker, row: tuple[Any, ...]) -> None:
-        super().__init__(request_id=row[_ID], route="", upstream="", method="", path="")
+    def __init__(self, worker: Worker, id: str) -> None:
         self._worker = worker
-        self._remote: str = row[_ID]
-        self.update(row)
+        self._id = id
 
-    def update(self, row: tuple[Any, ...]) -> None:
-        """What a later look says."""
-        for place, name in _CARRIED:
-            setattr(self, name, row[place])
+    def cancel(self) -> bool:
+        """Have the worker end it."""
+        self._worker.send(Interrupt(self._id))
+        return True
 
-    def interrupt(self, reason: ExchangeError) -> None:
-        """End the exchange where it is; the only reason from here is the operator's."""
-        self._worker.send(Interrupt(self._remote))
+
+def mirror_of(worker: Worker, row: tuple[Any, ...]) -> Exchange:
+    """An exchange of a worker, as it was when it was last looked at.
+
+    An `Exchange` itself and no subclass, which a compiled class can't have.
+    """
+    mirror = Exchange(request_id=row[_ID], route="", upstream="", method="", path="")
+    mirror.task = cast(Any, _Remote(worker, row[_ID]))
+    update(mirror, row)
+    return mirror
+
+
+def update(mirror: Exchange, row: tuple[Any, ...]) -> None:
+    """What a later look says; but the ``id``, which is unique among all workers'."""
+    for place, name in _CARRIED:
+        setattr(mirror, name, row[place])
 
 
 class MergedEnds:
@@ -144,7 +153,7 @@ class Fleet:
         self.admin = create_admin(self, ends := MergedEnds())
         self.changing = asyncio.Lock()  # held while a worker is given a configuration
         self._ends = ends
-        self._mirrors: dict[Worker, dict[str, Mirror]] = {}
+        self._mirrors: dict[Worker, dict[str, Exchange]] = {}
         self._looking = {streams: asyncio.Lock() for streams in (False, True)}
         self._looked = {False: 0.0, True: 0.0}
         self._adopted(config)
@@ -204,10 +213,10 @@ class Fleet:
         for row in found:
             mirror = before.get(row[_ID])
             if mirror is None or mirror.started_at != row[_START]:
-                mirror = Mirror(worker, row)
+                mirror = mirror_of(worker, row)
                 self.ledger.open(mirror)
             else:
-                mirror.update(row)
+                update(mirror, row)
             now[row[_ID]] = mirror
         for key, mirror in before.items():
             if now.get(key) is not mirror:

@@ -26,6 +26,7 @@ from streamproxy.app import Application, create_app
 from streamproxy.compose import Deployment
 from streamproxy.errors import StoppedByOperator, StreamproxyError
 from streamproxy.exchange import Exchange
+from streamproxy.observe.carried import attributes
 from streamproxy.observe.series import Totals
 from streamproxy.server.aside import aside
 from streamproxy.server.channel import (
@@ -60,7 +61,7 @@ _BATCH = 100  # exchanges between two turns of the event loop: about a milliseco
 
 # What the supervisor sees of a live exchange; the rest are objects of this process, or secret.
 _OWN = {"error", "interruption", "principal", "task", "trace", "tracker"}
-FIELDS = tuple(name for name in Exchange.__slots__ if name not in _OWN)
+FIELDS = tuple(name for name in attributes(Exchange) if name not in _OWN)
 row_of = attrgetter(*FIELDS)
 
 

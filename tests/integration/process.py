@@ -20,9 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import streamproxy
 from tests.doubles.connection import GUARD
 
-ROOT = Path(__file__).parents[2]  # where the package is, installed or not
+ROOT = Path(__file__).parents[2]
+# A child runs the build that is tested here, installed or not.
+PATHS = os.pathsep.join((str(Path(streamproxy.__file__).parents[1]), str(ROOT)))
 
 
 class Process:
@@ -45,7 +48,7 @@ class Process:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**os.environ, "PYTHONPATH": PATHS, "PYTHONUNBUFFERED": "1", **(env or {})},
             cwd=cwd,
             pass_fds=pass_fds,
             text=True,
