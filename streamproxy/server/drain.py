@@ -37,7 +37,7 @@ logger = logging.getLogger("streamproxy.server")
 MOMENT = 1.0  # seconds for an event to be completed
 FLUSH = 1.0  # seconds for interrupted exchanges to end
 NEWCOMERS = 0.15  # seconds for the first request of a connection that was accepted last
-REPLACED = 3.0  # seconds for the next request of idle connections, in a process that another has taken over
+REPLACED = 10.0  # seconds for the next request of idle connections, in a process that another has taken over
 _LOOK = 0.01  # seconds between two looks at the streams that are inside an event
 
 
@@ -77,6 +77,9 @@ class Closing(Protocol):
 
     def drain(self, patience: float = ...) -> None: ...
 
+    @property
+    def connections(self) -> int: ...
+
 
 async def drain(app: Draining, engine: Closing, stop: Stop, *, delay: float, timeout: float | None) -> None:
     """Bring all exchanges to their end. ``delay`` and ``timeout`` are seconds; a timeout of None waits for ever."""
@@ -90,12 +93,21 @@ async def drain(app: Draining, engine: Closing, stop: Stop, *, delay: float, tim
         engine.drain()
     stop.released.set()
     if not stop.at_once.is_set():
-        await _first(stop, asyncio.sleep(NEWCOMERS + REPLACED * stop.replaced))
+        await _first(stop, asyncio.sleep(NEWCOMERS))
+        if stop.replaced:
+            await _first(stop, _closed(engine), timeout=REPLACED)
         await _first(stop, app.ledger.wait_empty(), timeout=timeout)
     if app.ledger.live:
         logger.info("ending %d exchanges that still run", len(app.ledger.live))
     await _end_streams(app.ledger, stop)
     await _first(None, app.ledger.wait_empty(), timeout=FLUSH)
+
+
+async def _closed(engine: Closing) -> None:
+    while True:
+        if not engine.connections:
+            return
+        await asyncio.sleep(NEWCOMERS)
 
 
 async def _end_streams(ledger: Ledger, stop: Stop) -> None:

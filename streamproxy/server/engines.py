@@ -52,6 +52,11 @@ class Engine(Protocol):
         """
         ...
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        ...
+
     async def stop(self) -> None:
         """End what still runs, and the application's lifespan."""
         ...
@@ -104,6 +109,10 @@ class UvicornEngine:
         self._shut_down(patience)
         # Some were accepted in this turn of the loop, and enter in the next.
         asyncio.get_running_loop().call_later(NEWCOMER / 2, self._shut_down, patience)
+
+    @property
+    def connections(self) -> int:
+        return len(self._server.server_state.connections)
 
     def _shut_down(self, patience: float) -> None:
         connections: list[Any] = list(self._server.server_state.connections)

@@ -88,6 +88,10 @@ class HypercornEngine:
         if self._ending is None:
             self._ending = asyncio.get_running_loop().call_later(patience, self._end_idle)
 
+    @property
+    def connections(self) -> int:
+        return len(self._tasks)
+
     def _end_idle(self) -> None:
         self._keep(asyncio.get_running_loop().create_task(self._context.terminated.set()))
 

@@ -178,6 +178,10 @@ class _Announced:
         self._engine.drain(patience)
         self._line.send(Closed())
 
+    @property
+    def connections(self) -> int:
+        return self._engine.connections
+
 
 async def work(boot: Boot, end: socket.socket) -> None:
     """Serve until the supervisor says otherwise, or is gone."""
