@@ -105,21 +105,16 @@ class UvicornEngine:
         await until_ready(self._task, self._server.ready)
 
     def drain(self, patience: float = NEWCOMER) -> None:
-        self._server.stop_accepting()
-        self._shut_down(patience)
-        # Some were accepted in this turn of the loop, and enter in the next.
-        asyncio.get_running_loop().call_later(NEWCOMER / 2, self._shut_down, patience)
-
-    @property
-    def connections(self) -> int:
-        return len(self._server.server_state.connections)
-
-    def _shut_down(self, patience: float) -> None:
-        connections: list[Any] = list(self._server.server_state.connections)
-        for connection in connections:
+        def shut_down(connection: Any) -> None:
             # uvicorn would have its WebSockets closed at once; they are streams, and go on like others.
             if isinstance(connection, Http11Protocol) and not connection.stopping:
                 connection.shutdown(patience)
+
+        self._server.stop_accepting(shut_down)
+
+    @property
+    def connections(self) -> int:
+        return self._server.open_connections
 
     async def stop(self) -> None:
         self._server.should_exit = True
@@ -139,14 +134,29 @@ class _Connections(set[Any]):
         self._full = full
         self._room = room
         self._shaking: set[weakref.ref[_Newcomer]] = set()
+        self._shut_down: Callable[[Any], None] | None = None
 
     def add(self, connection: Any) -> None:
         super().add(connection)
         self._look()
+        if self._shut_down is not None:
+            # It is not ready yet, and no response begins before that.
+            asyncio.get_running_loop().call_soon(self._shut_down, connection)
 
     def discard(self, connection: Any) -> None:
         super().discard(connection)
         self._look()
+
+    @property
+    def count(self) -> int:
+        return len(self) + len(self._shaking)
+
+    def leave(self, shut_down: Callable[[Any], None]) -> None:
+        """Call this with each connection that there is, and with those that have been accepted already and enter in a
+        later turn of the loop, or after their handshake."""
+        self._shut_down = shut_down
+        for connection in list(self):
+            shut_down(connection)
 
     def expect(self, newcomer: _Newcomer) -> None:
         """Count a connection that begins its handshake, for as long as the object lives, or until it has `arrived`."""
@@ -164,7 +174,7 @@ class _Connections(set[Any]):
             self._look()
 
     def _look(self) -> None:
-        if len(self) + len(self._shaking) >= self._most:
+        if self.count >= self._most:
             self._full()
         else:
             self._room()
@@ -217,6 +227,11 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    @property
+    def open_connections(self) -> int:
+        """How many there are, those in their TLS handshake too."""
+        return self._connections.count
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
         if self.lifespan.should_exit:
@@ -257,12 +272,13 @@ class _Server(uvicorn.Server):
             self._accepting = True
             self._reopening = asyncio.get_running_loop().create_task(self._open_servers())
 
-    def stop_accepting(self) -> None:
-        """Close the listening sockets for good."""
+    def stop_accepting(self, shut_down: Callable[[Any], None]) -> None:
+        """Close the listening sockets for good, and shut down every connection, also those that enter later."""
         self._draining = True
         self._close_servers()
         for listener in self._sockets:
             close(listener)
+        self._connections.leave(shut_down)
 
 
 def hypercorn_engine(app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings) -> Engine:

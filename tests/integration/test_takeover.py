@@ -357,3 +357,29 @@ async def test_without_being_told_a_second_process_does_not_take_over(
                 assert await second.exited() == 1
                 assert "Address already in use" in second.output
             assert (await fetch(f"{proxy.url}/")).body == b"abc"
+
+
+async def test_a_handshake_that_is_slow_ends_in_a_connection_that_may_ask_once(
+    serve: Serve, tmp_path: Path, address: str, certificate: Certificate
+) -> None:
+    upstream = await serve(ticking)
+    tls = {"cert": str(certificate.cert), "key": str(certificate.key)}
+    file = write_configuration(tmp_path, quiet(upstream, address, tls=tls))
+    host, _, port = address.partition(":")
+    with program(file) as old:
+        await served(old, file)
+        reader, writer = await asyncio.open_connection(host, int(port))
+        # Another connection is answered, so this one has been accepted.
+        async with await connect(f"https://{address}", tls=certificate.client_context()) as other:
+            await other.get("/")
+        with program(file, "--takeover") as new:
+            await new.line("^listening on")
+            await writer.start_tls(certificate.client_context(), server_hostname=host)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with guarded("the answer, and the end"):
+                answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"\r\nconnection: close\r\n" in answer.lower()
+            writer.close()
+            assert await old.exited() == 0
+            assert await new.stop() == 0
