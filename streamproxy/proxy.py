@@ -37,7 +37,6 @@ from streamproxy.wire.headers import (
     MAX_HOPS,
     NO_EDIT,
     Edit,
-    Forwarded,
     Headers,
     RequestFields,
     ResponseFields,
@@ -101,11 +100,11 @@ class Exchanger:
         fields = RequestFields(scope["headers"])
         request_id = fields.noted.get(b"x-request-id")
         exchange = Exchange(
-            request_id=request_id.decode() if request_id and sane_request_id(request_id) else new_request_id(),
-            route=self._name,
-            upstream=self._upstream_name,
-            method=scope["method"],
-            path=target.path.decode("latin-1"),
+            request_id.decode() if request_id and sane_request_id(request_id) else new_request_id(),
+            self._name,
+            self._upstream_name,
+            scope["method"],
+            target.path.decode("latin-1"),
         )
         exchange.task = asyncio.current_task()
         watch = Watch(self._limits, exchange, self._nursery)
@@ -247,7 +246,7 @@ class Forwarder(Exchanger):
         headers = request_headers(
             fields,
             host=None if settings.preserve_host else settings.host or authority,
-            forwarded=Forwarded(downstream.peer.encode() or b"unix:", downstream.scheme.encode(), exchange.trusted),
+            forwarded=(downstream.peer.encode() or b"unix:", downstream.scheme.encode(), exchange.trusted),
             request_id=request_id,
             identity=identity,
         )

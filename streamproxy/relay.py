@@ -24,7 +24,7 @@ from streamproxy.downstream import Downstream
 from streamproxy.errors import ClientDisconnected, ClientError, ExchangeError
 from streamproxy.exchange import TIME_BUCKETS, Exchange
 from streamproxy.watch import CHUNK, FOREVER, WRITE, Watch
-from streamproxy.wire.headers import Headers, ResponseFields
+from streamproxy.wire.headers import ResponseFields
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, STREAMING, media_type
 from streamproxy.wire.problem import error_event
 from streamproxy.wire.sse import KeepaliveShape, LineCounter, SseTracker
@@ -53,11 +53,11 @@ class Relay:
         self._tracker: SseTracker | LineCounter | None = None
         self._pending: asyncio.Task[None] | None = None  # a keepalive on its way
 
-    def _classify(self, status: int, fields: ResponseFields) -> Headers:
-        """Find out what kind of stream it is, if one; gives the headers to send."""
+    def _classify(self, status: int, fields: ResponseFields) -> None:
+        """Find out what kind of stream it is, if one."""
         media = media_type(fields.noted.get(b"content-type", b""))
         if media not in STREAMING:
-            return fields.kept
+            return
         self._exchange.streaming = True
         if fields.plain:
             if media == EVENT_STREAM:
@@ -68,7 +68,8 @@ class Relay:
                     self._watch.keepalive_since = monotonic()
             elif media in NDJSON:
                 self._tracker = LineCounter()
-        return fields.unbuffered() if self._settings.anti_buffering else fields.kept
+        if self._settings.anti_buffering:
+            fields.unbuffer()
 
     async def run(self, status: int, fields: ResponseFields, chunks: AsyncIterator[bytes]) -> None:
         """Send the head, then every chunk as it comes, then the end.
@@ -76,12 +77,12 @@ class Relay:
         Raises the ExchangeError of an upstream that does not finish, and ClientDisconnected when the server says so
         on a send.
         """
-        headers = self._classify(status, fields)
+        self._classify(status, fields)
         exchange, watch, downstream = self._exchange, self._watch, self._downstream
         exchange.phase = "body"
         watch.waits, watch.since = WRITE, monotonic()
         try:
-            waiting = downstream.begin(status, headers)
+            waiting = downstream.begin(status, fields.kept)
             if waiting is not None:
                 await waiting
             watch.since = monotonic()

@@ -15,11 +15,11 @@ from streamproxy.wire.headers import (
     hops,
     request_headers,
     sane_request_id,
-    unbuffered,
+    streaming_cache_control,
 )
 
-STRANGER = Forwarded(b"192.0.2.7", b"http", False)
-FRIEND = Forwarded(b"10.0.0.1", b"http", True)
+STRANGER: Forwarded = (b"192.0.2.7", b"http", False)
+FRIEND: Forwarded = (b"10.0.0.1", b"http", True)
 NAMES = st.sampled_from(
     [b"host", b"accept", b"x-a", b"cookie", b"connection", b"te", b"upgrade", b"keep-alive", b"x-forwarded-for", b"via"]
 )
@@ -35,6 +35,12 @@ def forward(headers: Headers, forwarded: Forwarded = STRANGER, **options: object
 def response_headers(headers: Headers, *, request_id: bytes) -> Headers:
     fields = ResponseFields(headers)
     fields.pass_on(request_id)
+    return fields.kept
+
+
+def unbuffered(headers: Headers) -> Headers:
+    fields = ResponseFields(headers)
+    fields.unbuffer()
     return fields.kept
 
 
@@ -181,10 +187,19 @@ def test_hops_counts_only_this_proxys() -> None:
     assert hops(b"1.1 streamproxy, 1.0 fred, 1.1 streamproxy (x), streamproxy") == 2
 
 
-@given(st.lists(st.sampled_from([b"no-store", b"private", b"max-age=1"]), max_size=2))
-def test_both_ways_to_the_anti_buffering_fields_agree(directives: list[bytes]) -> None:
-    headers = [(b"content-type", b"text/event-stream"), *((b"cache-control", value) for value in directives)]
-    assert ResponseFields(headers).unbuffered() == unbuffered(headers)
+@given(
+    st.lists(st.sampled_from([b"no-store", b"private", b"max-age=1"]), max_size=2),
+    st.lists(st.sampled_from([b"yes", b"no"]), max_size=2),
+    st.sampled_from([[], [(b"connection", b"cache-control")], [(b"connection", b"x-accel-buffering, x-a")]]),
+)
+def test_every_way_to_the_anti_buffering_fields_leaves_one_of_each(
+    directives: list[bytes], buffering: list[bytes], connection: Headers
+) -> None:
+    others = [(b"content-type", b"text/event-stream"), (b"x-b", b"1")]
+    caching = [(b"cache-control", value) for value in directives]
+    headers = unbuffered([*caching, *others, *((b"x-accel-buffering", value) for value in buffering), *connection])
+    kept = b"" if connection[:1] == [(b"connection", b"cache-control")] else b", ".join(directives)
+    assert headers == [*others, (b"cache-control", streaming_cache_control(kept)), (b"x-accel-buffering", b"no")]
 
 
 @pytest.mark.parametrize(
