@@ -34,10 +34,8 @@ from uvicorn.server import ServerState
 from streamproxy.errors import BadRequest, ClientLeft, ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
 from streamproxy.exchange import new_request_id
 from streamproxy.server.flow import Flow
-from streamproxy.server.http11_head import field, head_fields
-from streamproxy.wire.headers import Headers
+from streamproxy.server.http11_head import connection_field, expects_continue, head_fields, with_defaults
 from streamproxy.wire.http1 import NO_BODY
-from streamproxy.wire.media import is_streaming
 from streamproxy.wire.problem import error_response
 from streamproxy.wire.request import RequestHead
 
@@ -47,8 +45,7 @@ Message = MutableMapping[str, Any]
 
 _UNSTARTED, _NO_BODY, _SIZED, _CHUNKED, _TO_CLOSE = range(5)
 _HEAD_END = b"\r\n"
-_CHUNKED_FIELD = b"transfer-encoding: chunked\r\n"
-_CHUNKED_END = _CHUNKED_FIELD + _HEAD_END
+_CHUNKED_END = b"transfer-encoding: chunked\r\n" + _HEAD_END
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Above this a chunk is not copied between its size and its CRLF: three buffers in one writev are cheaper.
 _COPY_UP_TO = 48 * 1024
@@ -143,7 +140,7 @@ class RequestCycle:
             self.body_complete = framing.length == 0
             if not self.body_complete:
                 self._pieces = deque()
-                self._expects_continue = head.version == "1.1" and _expects_continue(head.headers)
+                self._expects_continue = head.version == "1.1" and expects_continue(head.headers)
         # The response.
         self._open = False  # its head was sent, and its body is wanted
         self._framing = _UNSTARTED
@@ -335,7 +332,7 @@ class RequestCycle:
 
     def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         if self._state.default_headers:
-            headers = self._with_defaults(headers)
+            headers = with_defaults(self._state.default_headers, headers)
         fields, length, closes = head_fields(status, headers)
         # A client that waits for a 100 may send its body, or the next request in its place: nobody can tell.
         if closes or self._connection.stopping or self._expects_continue:
@@ -352,10 +349,10 @@ class RequestCycle:
             self.keep_alive = False
         self._framing = framing
         self._open = True
-        if self.keep_alive and self._version == "1.1":
-            self._cork = [fields, _CHUNKED_END if framing == _CHUNKED else _HEAD_END]
-        else:
-            self._cork = [fields, self._closing_fields(fields)]
+        end = _CHUNKED_END if framing == _CHUNKED else _HEAD_END
+        if not self.keep_alive or self._version == "1.0":
+            end = connection_field(fields, keep_alive=self.keep_alive) + end
+        self._cork = [fields, end]
         self._loop.call_soon(self._uncork)
 
     def _uncork(self) -> None:
@@ -364,22 +361,6 @@ class RequestCycle:
         if cork is not None:
             self._streams = self._framing == _CHUNKED
             self._transport.write(b"".join(cork))
-
-    def _with_defaults(self, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-        """The application's fields, and before them the server's own that it did not give (Date, Server)."""
-        given = list(headers)
-        names = {name.lower() for name, _ in given}
-        return [pair for pair in self._state.default_headers if pair[0].lower() not in names] + given
-
-    def _closing_fields(self, fields: bytes) -> bytes:
-        """The end of a head with these fields, when the connection will not stay, or would not by itself."""
-        if self.keep_alive:
-            connection = b"connection: keep-alive\r\n"  # HTTP/1.0
-        elif is_streaming(field(fields, b"content-type")):
-            connection = b""  # Node's fetch takes a cut stream for a finished one when it reads "close"
-        else:
-            connection = b"connection: close\r\n"
-        return (_CHUNKED_FIELD if self._framing == _CHUNKED else b"") + connection + _HEAD_END
 
     def _send_body(self, body: bytes, more: bool) -> None:
         """Send some of the body, or cork it; what is corked goes with the last of it."""
@@ -411,7 +392,3 @@ class RequestCycle:
             self._transport.write(b"".join(parts))
         if self._left and not more:
             raise RuntimeError("the body is shorter than its Content-Length")
-
-
-def _expects_continue(headers: Headers) -> bool:
-    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)

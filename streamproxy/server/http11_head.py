@@ -6,6 +6,7 @@ import http
 from collections.abc import Iterable
 
 from streamproxy.wire.headers import TOKEN, Headers
+from streamproxy.wire.media import is_streaming
 
 _PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
 _STATUS_LINES = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}".encode() for code in range(200, 600)}
@@ -52,9 +53,25 @@ def head_fields(status: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[by
     return data, length, closes
 
 
-def field(fields: bytes, name: bytes) -> bytes:
-    """The value of one field of what `head_fields` gave; empty if it has none."""
-    return fields.partition(b"\r\n" + name + b": ")[2].partition(b"\r\n")[0]
+def with_defaults(defaults: Headers, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """An application's fields, and before them the server's own that it did not give (Date, Server)."""
+    given = list(headers)
+    names = {name.lower() for name, _ in given}
+    return [pair for pair in defaults if pair[0].lower() not in names] + given
+
+
+def connection_field(fields: bytes, *, keep_alive: bool) -> bytes:
+    """The line of Connection behind what `head_fields` gave, for HTTP/1.0 and before the connection's end."""
+    if keep_alive:
+        return b"connection: keep-alive\r\n"
+    if is_streaming(fields.partition(b"\r\ncontent-type: ")[2].partition(b"\r\n")[0]):
+        return b""  # Node's fetch takes a cut stream for a finished one when it reads "close"
+    return b"connection: close\r\n"
+
+
+def expects_continue(headers: Headers) -> bool:
+    """Whether the client waits for a word before it sends the body (RFC 9110 section 10.1.1)."""
+    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
 
 
 def whole_response(status: int, headers: Headers, body: bytes) -> bytes:
