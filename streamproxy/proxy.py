@@ -220,12 +220,11 @@ class Forwarder(Exchanger):
             downstream.carry_on = settings.carry_on
             downstream.hold(settings.buffer)
             relay = Relay(exchange, downstream, watch, settings.relay)
+            chunks = response.aiter_raw()
             try:
-                await relay.run(response.status_code, fields, response.aiter_raw())
-            except (ExchangeError, asyncio.CancelledError) as fault:
-                error = exchange.interruption or fault  # a time-out or a drain comes as a cancellation
-                if isinstance(error, ExchangeError):
-                    await relay.explain(error)
+                await relay.run(response.status_code, fields, chunks)
+            except BaseException as fault:
+                await relay.fail(fault, chunks)
                 raise
         if downstream.gone:
             raise ClientDisconnected()

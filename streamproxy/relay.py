@@ -16,9 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streamproxy.downstream import Downstream
 from streamproxy.errors import ClientDisconnected, ClientError, ExchangeError
@@ -65,57 +65,33 @@ class Relay:
                 keepalive = self._settings.keepalive
                 if keepalive is not None and status == 200 and b"content-length" not in fields.noted:
                     self._watch.on_idle = self._keepalive
-                    self._watch.keepalive_since = monotonic()
+                    self._watch.keepalive_since = self._exchange.head_at
             elif media in NDJSON:
                 self._tracker = LineCounter()
         if self._settings.anti_buffering:
             fields.unbuffer()
 
-    async def run(self, status: int, fields: ResponseFields, chunks: AsyncIterator[bytes]) -> None:
-        """Send the head, then every chunk as it comes, then the end.
+    def run(self, status: int, fields: ResponseFields, chunks: AsyncIterator[bytes]) -> Coroutine[Any, Any, None]:
+        """Send the head; gives the coroutine that sends every chunk as it comes, and the end.
 
-        Raises the ExchangeError of an upstream that does not finish, and ClientDisconnected when the server says so
-        on a send.
+        It raises the ExchangeError of an upstream that does not finish, and OSError when a send finds that the client
+        has left. Whatever it raises is for `fail`.
         """
         self._classify(status, fields)
-        exchange, watch, downstream = self._exchange, self._watch, self._downstream
-        exchange.phase = "body"
-        watch.waits, watch.since = WRITE, monotonic()
-        try:
-            waiting = downstream.begin(status, fields.kept)
-            if waiting is not None:
-                await waiting
-            watch.since = monotonic()
-            watch.waits = CHUNK
-            await self._chunks(chunks)
-            watch.waits, watch.since = WRITE, monotonic()
-            if isinstance(self._tracker, LineCounter):
-                self._tracker.finish()
-                exchange.events = self._tracker.events
-            if not downstream.gone:
-                waiting = downstream.write(b"", False)
-                if waiting is not None:
-                    await waiting
-        except BaseException as fault:
-            # A generator that is left in the middle would be closed by the garbage collector, in a task of its own.
-            if isinstance(chunks, AsyncGenerator):
-                await chunks.aclose()
-            if isinstance(fault, OSError):
-                raise ClientDisconnected() from fault  # ASGI: send() after the client left
-            raise
-        finally:
-            watch.keepalive_since = FOREVER
-            if self._pending is not None:
-                self._pending.cancel()
+        self._exchange.phase = "body"
+        watch = self._watch
+        watch.waits, watch.since = CHUNK, self._exchange.head_at
+        return self._run(self._downstream.begin(status, fields.kept), chunks)
 
-    async def _chunks(self, chunks: AsyncIterator[bytes]) -> None:
+    async def _run(self, begun: Awaitable[None] | None, chunks: AsyncIterator[bytes]) -> None:
         exchange, watch, downstream, tracker = self._exchange, self._watch, self._downstream, self._tracker
-        write = downstream.write
+        write, streaming, idles = downstream.write, exchange.streaming, watch.keepalive_since != FOREVER
         gaps: list[int] | None = None
-        idles = watch.keepalive_since != FOREVER
+        if begun is not None:
+            await self._taken(begun, exchange.head_at)
         async for chunk in chunks:
             now = monotonic()
-            if exchange.last_read_at and exchange.streaming:
+            if streaming and exchange.last_read_at:
                 if gaps is None:
                     gaps = exchange.gap_counts = [0] * (len(TIME_BUCKETS) + 1)
                 gap = now - exchange.last_read_at
@@ -130,24 +106,62 @@ class Relay:
             if downstream.gone:
                 watch.since = now
                 continue
-            watch.waits, watch.since = WRITE, now
-            if self._pending is not None:
-                await self._pending
-            try:
-                waiting = write(chunk, True)
-                if waiting is not None:
-                    await waiting
-            except OSError:
-                if not downstream.gone:
-                    raise
-            after = monotonic()
-            exchange.backpressure += after - now
+            waiting = write(chunk, True) if self._pending is None else self._write_after(self._pending, chunk)
+            if waiting is not None:
+                now = await self._taken(waiting, now)
             if not exchange.first_byte_at:
-                exchange.first_byte_at = after
-            watch.since = after
+                exchange.first_byte_at = now
+            watch.since = now
             if idles:
-                watch.keepalive_since = after
-            watch.waits = CHUNK
+                watch.keepalive_since = now
+        if tracker is not None:
+            tracker.finish()
+            exchange.events = tracker.events
+        waiting = write(b"", False) if not downstream.gone else None
+        if waiting is not None:
+            await self._taken(waiting, monotonic())
+        self._stop_keepalives()
+
+    async def _taken(self, waiting: Awaitable[None], since: float) -> float:
+        """Wait for the client to take what was sent at ``since``; gives the time."""
+        exchange, watch = self._exchange, self._watch
+        watch.waits, watch.since = WRITE, since
+        try:
+            await waiting
+        except OSError:
+            if not self._downstream.gone:
+                raise
+        now = watch.since = monotonic()
+        exchange.backpressure += now - since
+        watch.waits = CHUNK
+        return now
+
+    async def _write_after(self, keepalive: asyncio.Task[None], chunk: bytes) -> None:
+        await keepalive
+        waiting = self._downstream.write(chunk, True)
+        if waiting is not None:
+            await waiting
+
+    def _stop_keepalives(self) -> None:
+        self._watch.keepalive_since = FOREVER
+        if self._pending is not None:
+            self._pending.cancel()
+
+    async def fail(self, fault: BaseException, chunks: AsyncIterator[bytes]) -> None:
+        """After ``run`` has raised ``fault``: read and send no more, and explain it to the client.
+
+        Raises ClientDisconnected when the fault was that the client has left.
+        """
+        self._stop_keepalives()
+        # A generator that is left in the middle would be closed by the garbage collector, in a task of its own.
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()
+        if isinstance(fault, OSError):
+            raise ClientDisconnected() from fault  # ASGI: send() after the client left
+        if isinstance(fault, ExchangeError | asyncio.CancelledError):
+            error = self._exchange.interruption or fault  # a time-out or a drain comes as a cancellation
+            if isinstance(error, ExchangeError):
+                await self._explain(error)
 
     def _keepalive(self) -> None:
         """Called by the watch when nothing went downstream for the interval, while a chunk is waited for."""
@@ -176,7 +190,7 @@ class Relay:
         finally:
             self._pending = None
 
-    async def explain(self, error: ExchangeError) -> None:
+    async def _explain(self, error: ExchangeError) -> None:
         """Before the abort, tell an SSE client what happened, if its route wants that and no event would be cut."""
         if (
             self._settings.error_event

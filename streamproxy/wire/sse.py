@@ -64,6 +64,9 @@ class SseTracker:
         self._feed_lines(chunk)
         self._whole = not (self._mid_line or self._in_event or self._after_cr or self._start)
 
+    def finish(self) -> None:
+        """The stream has ended: what is left of an event that has no end is none."""
+
     def _feed_lines(self, chunk: bytes) -> None:
         if not chunk:
             return
