@@ -134,8 +134,8 @@ class Downstream:
         if self._connection is not None:
             self._connection.set_write_limit(size)
 
-    def begin(self, status: int, headers: Headers) -> Awaitable[None] | None:
-        """Send the response head; gives what to wait for, or None."""
+    def begin(self, status: int, headers: Headers, whole: bool) -> Awaitable[None] | None:
+        """Send the response head; gives what to wait for, or None. ``whole``: the body follows without a wait."""
         if self.dress is not None:
             headers = self.dress(headers)
         self.started = True
@@ -143,12 +143,12 @@ class Downstream:
         if self._send is not None:
             return self._send({"type": "http.response.start", "status": status, "headers": headers})
         assert self._connection is not None
-        self._connection.begin(status, headers)
+        self._connection.begin(status, headers, whole)
         return None
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response."""
-        waiting = self.begin(status, headers)
+        waiting = self.begin(status, headers, True)
         if waiting is not None:
             await waiting
         waiting = self.write(body, False)

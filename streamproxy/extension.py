@@ -47,8 +47,8 @@ class DownstreamConnection(Protocol):
         """ASGI's send: for who is to know whether the one that came with the scope is it, or something around it."""
         ...
 
-    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Send the head, as by ``send``."""
+    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], whole: bool = False) -> None:
+        """Send the head, as by ``send``. ``whole`` says that the body follows at once, with no wait for anything."""
         ...
 
     def write(self, body: bytes, more: bool) -> Awaitable[None] | None:

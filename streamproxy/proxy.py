@@ -222,7 +222,7 @@ class Forwarder(Exchanger):
             relay = Relay(exchange, downstream, watch, settings.relay)
             chunks = response.aiter_raw()
             try:
-                await relay.run(response.status_code, fields, chunks)
+                await relay.run(response, fields, chunks)
             except BaseException as fault:
                 await relay.fail(fault, chunks)
                 raise

@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine
 from time import monotonic
 from typing import Any, NamedTuple
 
+from streamproxy.client.base import Response
 from streamproxy.downstream import Downstream
 from streamproxy.errors import ClientDisconnected, ClientError, ExchangeError
 from streamproxy.exchange import TIME_BUCKETS, Exchange
@@ -71,17 +72,20 @@ class Relay:
         if self._settings.anti_buffering:
             fields.unbuffer()
 
-    def run(self, status: int, fields: ResponseFields, chunks: AsyncIterator[bytes]) -> Coroutine[Any, Any, None]:
+    def run(
+        self, response: Response, fields: ResponseFields, chunks: AsyncIterator[bytes]
+    ) -> Coroutine[Any, Any, None]:
         """Send the head; gives the coroutine that sends every chunk as it comes, and the end.
 
         It raises the ExchangeError of an upstream that does not finish, and OSError when a send finds that the client
         has left. Whatever it raises is for `fail`.
         """
+        status = response.status_code
         self._classify(status, fields)
         self._exchange.phase = "body"
         watch = self._watch
         watch.waits, watch.since = CHUNK, self._exchange.head_at
-        return self._run(self._downstream.begin(status, fields.kept), chunks)
+        return self._run(self._downstream.begin(status, fields.kept, response.complete), chunks)
 
     async def _run(self, begun: Awaitable[None] | None, chunks: AsyncIterator[bytes]) -> None:
         exchange, watch, downstream, tracker = self._exchange, self._watch, self._downstream, self._tracker

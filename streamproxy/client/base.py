@@ -47,6 +47,11 @@ class Response(Protocol):
     @property
     def headers(self) -> RawHeaders: ...
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of the body has come with the head, so that reading it waits for nothing; False if unknown."""
+        ...
+
     def aiter_raw(self) -> AsyncIterator[bytes]:
         """The body as it comes, transfer coding removed and content coding kept; raises when it ends short."""
         ...

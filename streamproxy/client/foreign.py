@@ -51,6 +51,8 @@ class ForeignResponse:
 
     __slots__ = ("_response",)
 
+    complete = False  # nobody knows
+
     def __init__(self, response: Any) -> None:
         self._response = response
 

@@ -115,8 +115,8 @@ def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> 
 class Stream:
     """One request with its response: an asynchronous context manager of itself.
 
-    Before it is entered there is no response; then there are ``status_code``, ``headers`` and the body, which is read
-    by iterating `aiter_raw()`.
+    Before it is entered there is no response; then there are ``status_code``, ``headers``, whether the body is
+    ``complete`` already, and the body, which is read by iterating `aiter_raw()`.
 
     Between `__aenter__` and `__aexit__` it owns a place in the pool and what stands on it. Whatever goes wrong, and
     wherever it is cancelled, `_finish` gives both back, once and without waiting.
@@ -133,12 +133,14 @@ class Stream:
         "_method",
         "_pool",
         "_sender",
+        "complete",
         "raw",
         "status_code",
     )
 
     status_code: int
     raw: Headers
+    complete: bool
 
     def __init__(
         self,
@@ -174,7 +176,7 @@ class Stream:
                         break
                     await connection.wait()
                 else:
-                    self.status_code, self.raw = connection.status, connection.headers
+                    self.status_code, self.raw, self.complete = connection.status, connection.headers, connection.done
                     return self
                 if not (idle and self._repeatable(connection)):
                     raise connection.fault
