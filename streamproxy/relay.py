@@ -17,8 +17,9 @@ import asyncio
 import contextlib
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine
+from dataclasses import dataclass
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 from streamproxy.client.base import Response
 from streamproxy.downstream import Downstream
@@ -33,7 +34,8 @@ from streamproxy.wire.sse import KeepaliveShape, LineCounter, SseTracker
 EXPLAIN_TIMEOUT = 1.0  # seconds for a client to take the last event of a stream that is aborted
 
 
-class RelaySettings(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
     """What a route says of its responses, bound when the configuration is loaded."""
 
     keepalive: KeepaliveShape | None

@@ -149,7 +149,8 @@ class ProxyRouter(Router):
             for route in self.routes:
                 if type(route) is Route:
                     if route.takes(target, path, scope):
-                        return route.handler(target, scope, receive, send)
+                        handler = route.handler
+                        return handler(target, scope, receive, send)
                 elif route.matches(scope)[0] is Match.FULL:
                     break
         return super().__call__(scope, receive, send)

@@ -16,8 +16,7 @@ The head is corked: it is written at the end of the event loop's turn, together 
 the body until then, so that a short response is one write (the write is most of what it costs). It never waits for
 anything to happen. After that every chunk is written when it is sent.
 
-What is done for every request and every chunk is written for few instructions: a request that has no body makes no
-queue for one, and a waiter is made by who waits.
+What is done for every request is written for few instructions: one without a body makes no queue for it.
 """
 
 from __future__ import annotations
@@ -288,8 +287,7 @@ class RequestCycle:
     def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], whole: bool = False) -> None:
         """Send the head of the response. Raises as `send`.
 
-        ``whole`` says that the body follows before anything is waited for: to see to the head at the end of the turn
-        would only cost 3,500 instructions.
+        ``whole`` says that the body follows at once, with no wait: to come back for the head costs 3,500 instructions.
         """
         if self.disconnected:
             raise ClientLeft("the client has left")
