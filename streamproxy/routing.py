@@ -19,6 +19,8 @@ from streamproxy.wire.headers import Headers, first
 from streamproxy.wire.hosts import Hosts
 from streamproxy.wire.target import climbs, normal_path, strip_prefix
 
+_DOT = ord(".")
+
 Served = Coroutine[Any, Any, None]
 Handler = Callable[["Target", Scope, Receive, Send], Served]
 
@@ -116,7 +118,7 @@ class Route(BaseRoute):
         matcher = self._matcher
         if not (matcher.path(path) and (matcher.only_path or matcher.rest(scope["method"], scope["headers"]))):
             return False
-        if path.find(b"/.") >= 0:
+        if _DOT in path:
             target.climbs = matcher.climbs(path)
         return True
 

@@ -77,7 +77,7 @@ class NativeClient:
         target: bytes = extensions.get("target") or target_of(url)
         if content is None:
             head = encode_head(method, target, headers, chunked=False)
-            refuse_body_fields(head, headers)
+            refuse_body_fields(headers)
         elif isinstance(content, bytes):
             head = _with_body(method, target, headers, content)
         else:

@@ -13,6 +13,7 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
 _METHODS: Final = {method: f"{method} ".encode() for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH")}
 _SPACE: Final = ord(" ")
+_BODY_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class BodyFraming(NamedTuple):
@@ -59,16 +60,15 @@ def encode_head(method: str, target: bytes, headers: Headers, *, chunked: bool) 
     lines += map(b": ".join, headers)
     if chunked:
         lines.append(b"transfer-encoding: chunked")
-    lines.append(b"\r\n")
-    head = b"\r\n".join(lines)
-    # Three looks at the whole cost 0.2 µs; a check of each field costs twenty times that. One byte is looked for by
-    # its number: CPython 3.11 takes 0.3 µs to see that b"\0" is not one.
-    count = len(lines)
-    if head.count(b"\n") != count or head.count(b"\r") != count or 0 in head:
+    # Three looks at the whole cost less than one at each field; and to join the lines for them costs half of counting
+    # line ends in the head. A byte is looked for by its number: CPython 3.11 takes 0.3 µs to see that b"\0" is not one.
+    whole = b"".join(lines)
+    if 10 in whole or 13 in whole or 0 in whole:
         raise ValueError("CR, LF or NUL inside a request head")
     if _SPACE in target or not target:
         raise ValueError("a target that is empty or holds a space")
-    return head
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
 
 
 def _begin(method: str) -> bytes:
@@ -77,11 +77,11 @@ def _begin(method: str) -> bytes:
     return method.encode("ascii") + b" "
 
 
-def refuse_body_fields(head: bytes, headers: Headers) -> None:
-    """Raise ValueError when the head of a request without a body announces one: the upstream would wait for it."""
-    if head.find(b"\r\ntransfer-encoding:") >= 0:  # not "in", as in `encode_head`
-        raise ValueError("Transfer-Encoding without a body")
-    if head.find(b"\r\ncontent-length:") >= 0:
-        for name, value in headers:
-            if name == b"content-length" and value.strip(b"0"):
+def refuse_body_fields(headers: Headers) -> None:
+    """Raise ValueError when the fields of a request without a body announce one: the upstream would wait for it."""
+    for name, value in headers:
+        if name in _BODY_FIELDS:
+            if name == b"transfer-encoding":
+                raise ValueError("Transfer-Encoding without a body")
+            if value.strip(b"0"):
                 raise ValueError("Content-Length without a body")
