@@ -8,11 +8,11 @@ swaps them in one turn of the loop.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
@@ -119,6 +119,14 @@ class Application(Starlette):
         for middleware, args, kwargs in reversed(self.user_middleware):
             app = middleware(app, *args, **kwargs)
         return app
+
+    def serve(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """What a call of the application does, without a coroutine of its own around it, which would cost a request
+        900 instructions and a chunk 250: for a server that is told that this is ASGI 3."""
+        scope["app"] = self
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        return cast("Coroutine[Any, Any, None]", self.middleware_stack(scope, receive, send))
 
     async def _default(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

@@ -85,6 +85,7 @@ class UvicornEngine:
         )
         config = uvicorn.Config(
             app,
+            interface="asgi3",  # uvicorn would look for a coroutine function
             http=http11_protocol(limits),
             ws="websockets-sansio",
             lifespan="on" if lifespan else "off",

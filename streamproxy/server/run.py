@@ -170,7 +170,7 @@ def main_engine(
     app.metrics.engine = config.server.engine
     if config.server.engine == "hypercorn":
         return hypercorn_engine(app, listeners, settings)
-    return UvicornEngine(app, listeners, settings)
+    return UvicornEngine(app.serve, listeners, settings)
 
 
 def on_signals() -> Stop:

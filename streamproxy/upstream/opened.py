@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from streamproxy.client.base import Response
 from streamproxy.exchange import Exchange
@@ -57,14 +57,13 @@ class Opened:
             endpoint.streams -= 1
             raise
 
-    async def __aexit__(
+    # The client's own coroutine, and none around it.
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         assert self._stream is not None
-        try:
-            await self._stream.__aexit__(kind, error, trace)
-        finally:
-            self._endpoint.streams -= 1
+        self._endpoint.streams -= 1
+        return cast("Coroutine[Any, Any, None]", self._stream.__aexit__(kind, error, trace))
 
 
 class Watched(Opened):
