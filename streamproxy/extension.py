@@ -55,6 +55,14 @@ class DownstreamConnection(Protocol):
         """Send some of the body, as by ``send``; gives what to wait for, or None when there is nothing."""
         ...
 
+    def receive(self) -> Awaitable[Any]:
+        """ASGI's receive, as ``send`` is ASGI's send."""
+        ...
+
+    def take_body(self) -> bytes | None:
+        """What is left of the request's body, if all of it has come; then ``receive`` gives no more of it."""
+        ...
+
     def set_write_limit(self, high: int) -> None:
         """Let at most about ``high`` bytes wait for the client before a send waits too."""
         ...

@@ -15,8 +15,6 @@ completes is given to `Connection.unfinished`, which sees to it that it does not
 The head is corked: it is written at the end of the event loop's turn, together with what the application has sent of
 the body until then, so that a short response is one write (the write is most of what it costs). It never waits for
 anything to happen. After that every chunk is written when it is sent.
-
-What is done for every request is written for few instructions: one without a body makes no queue for it.
 """
 
 from __future__ import annotations
@@ -34,6 +32,7 @@ from streamproxy.errors import BadRequest, ClientLeft, ExchangeAborted, Exchange
 from streamproxy.exchange import new_request_id
 from streamproxy.server.flow import Flow
 from streamproxy.server.http11_head import connection_field, expects_continue, head_fields, with_defaults
+from streamproxy.wire.chunked import SIZE_LINES
 from streamproxy.wire.http1 import NO_BODY
 from streamproxy.wire.problem import error_response
 from streamproxy.wire.request import RequestHead
@@ -50,8 +49,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _COPY_UP_TO = 48 * 1024
 _CORK_UP_TO = 16 * 1024  # bytes of a chunk that may wait with the head
 _MOST_CORKED = 40  # parts that may wait with the head, three a chunk
-_SMALL = 2048  # bytes; of smaller chunks the size's line is looked up, which is cheaper than to format it
-_SIZE_LINES = [b"%x\r\n" % size for size in range(_SMALL)]
+_SMALL = len(SIZE_LINES)
 
 
 class Connection(Protocol):
@@ -74,13 +72,9 @@ class Connection(Protocol):
 
 
 class RequestCycle:
-    """One request with its response; in ``scope["extensions"]["streamproxy.connection"]`` for the application.
+    """One request with its response; for the application it is a `streamproxy.extension.DownstreamConnection`.
 
-    For the application: ``target`` are the exact bytes of the request target, in origin form; ``body_complete`` says
-    whether the request's body was received to its end, ``disconnected`` whether the client has left;
-    ``on_disconnect`` is called once, when the client leaves before the response is complete, or when its body turns
-    out malformed, which ``fault`` says (and the connection answers); ``task`` runs the application, while it does;
-    ``begin`` and ``write`` are what ``send`` does with a message, without the message and the coroutine.
+    ``body_complete`` says whether the request's body was received to its end.
     """
 
     __slots__ = (
@@ -158,6 +152,17 @@ class RequestCycle:
         if not self.complete and not self.disconnected:
             self._connection.flow.limit(high)
 
+    def take_body(self) -> bytes | None:
+        """What is left of the body, if all of it has come; then ``receive`` gives no more of it."""
+        if not self.body_complete or self._told_end or not self._pieces:
+            return None
+        body = b"".join(self._pieces)
+        self._pieces.clear()
+        self.held, self._told_end = 0, True
+        if not self._flow.reading:
+            self._connection.update_reading()
+        return body
+
     # For the connection.
 
     @property
@@ -197,8 +202,6 @@ class RequestCycle:
         for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
-
-    # Running the application.
 
     def start(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         """Run the application in a task of its own, which is among the server's until it ends."""
@@ -261,9 +264,7 @@ class RequestCycle:
                 self._told_end = True
                 return {"type": "http.request", "body": b"", "more_body": False}
             waiter = self._loop.create_future()
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
+            self._waiters = [*(self._waiters or ()), waiter]
             await waiter
         return {"type": "http.disconnect"}
 
@@ -308,7 +309,7 @@ class RequestCycle:
             raise RuntimeError("http.response.body out of turn")
         if more and self._streams and 0 < len(body) < _SMALL:
             # Most chunks of most streams; the general way costs them 800 instructions more.
-            self._transport.write(_SIZE_LINES[len(body)] + body + b"\r\n")
+            self._transport.write(SIZE_LINES[len(body)] + body + b"\r\n")
         else:
             self._send_body(body, more)
         if self._flow.paused:
@@ -372,7 +373,7 @@ class RequestCycle:
         parts: tuple[bytes, ...]
         if self._framing == _CHUNKED:
             if size:
-                line = _SIZE_LINES[size] if size < _SMALL else b"%x\r\n" % size
+                line = SIZE_LINES[size] if size < _SMALL else b"%x\r\n" % size
                 parts = (line, body, b"\r\n" if more else b"\r\n0\r\n\r\n")
             else:
                 parts = () if more else (b"0\r\n\r\n",)

@@ -24,6 +24,9 @@ _SIZE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?
 _TRAILER = re.compile(TOKEN.pattern + rb":[\t\x20-\x7e\x80-\xff]*")
 _TRAILER_BEGUN = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\r?")
 
+# The line before a small chunk, by its size in bytes: to look it up is cheaper than to format it.
+SIZE_LINES = [b"%x\r\n" % size for size in range(2048)]
+
 _IN_SIZE, _IN_DATA, _IN_DATA_END, _IN_TRAILER = range(4)
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
+from streamproxy.client.base import WholeBody
 from streamproxy.client.native.body import BodySender
 from streamproxy.client.native.connect import Connector
 from streamproxy.client.native.connection import Connection
@@ -69,7 +70,8 @@ class NativeClient:
         """A request, to be entered with ``async with``; nothing is sent before.
 
         As `streamproxy.client.base.Client.stream`, and beyond it: ``content`` may be the whole body as bytes, which
-        goes out in one write with the head and can be sent again; ``extensions["informational"]`` is called with the
+        goes out in one write with the head and can be sent again, as does a `WholeBody`, unless 100 (Continue) is to be
+        waited for; ``extensions["informational"]`` is called with the
         status and the fields of each 1xx response but 100. Raises ValueError for a request that can't be written.
         """
         if extensions is None:
@@ -83,6 +85,8 @@ class NativeClient:
         else:
             framing = body_framing(headers)
             head = encode_head(method, target, headers, chunked=framing.length is None)
+            if isinstance(content, WholeBody) and framing.length == content.size and not framing.expects_continue:
+                return Stream(self._pool, self._connector, method, head + content.take(), extensions, None)
             return Stream(self._pool, self._connector, method, head, extensions, (content, framing))
         return Stream(self._pool, self._connector, method, head, extensions, None)
 
@@ -177,6 +181,7 @@ class Stream:
                     await connection.wait()
                 else:
                     self.status_code, self.raw, self.complete = connection.status, connection.headers, connection.done
+                    self._head = b""  # it may have a body behind it, and a stream may last
                     return self
                 if not (idle and self._repeatable(connection)):
                     raise connection.fault

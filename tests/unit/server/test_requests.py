@@ -104,6 +104,45 @@ async def test_the_task_of_a_request_is_the_one_that_the_application_runs_in(own
     protocol.connection_lost(None)
 
 
+@pytest.mark.parametrize(
+    ("reads", "whole"),
+    [
+        pytest.param([b"abcde"], b"abcde", id="in-one-read"),
+        pytest.param([b"ab", b"cde"], b"abcde", id="in-two"),
+        pytest.param([b"abc"], None, id="not-yet"),
+    ],
+)
+async def test_a_body_that_has_come_can_be_taken_whole_and_is_given_once(
+    reads: list[bytes], whole: bytes | None
+) -> None:
+    taken: list[bytes | None] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope["extensions"]["streamproxy.connection"]
+        assert receive == connection.receive
+        taken.extend([connection.take_body(), connection.take_body()])
+        if taken[0] is None:
+            assert await read_body(receive) == b"abcde"
+        else:
+            left.append(asyncio.ensure_future(receive()))
+        await send(start_message(204))
+        await send(body_message())
+
+    left: list[asyncio.Task[Any]] = []
+    protocol, transport = wired(app)
+    protocol.data_received(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+    for read in reads:
+        protocol.data_received(read)
+    await turns()
+    if whole is None:
+        protocol.data_received(b"de")
+        await turns()
+    assert taken == [whole, None]
+    assert transport.data.startswith(b"HTTP/1.1 204 No Content\r\n")
+    assert [await task for task in left] == [{"type": "http.disconnect"}] * len(left)
+    protocol.connection_lost(None)
+
+
 async def test_no_request_sees_the_scope_of_another(start: Start, dial: Connect) -> None:
     app = Recorder()
     server = await start(app, app_state={"shared": 1})

@@ -481,6 +481,39 @@ async def test_send_waits_for_a_client_that_does_not_read(start: Start, dial: Co
     assert (len(answer.body), answer.complete) == (400 * 65536, True)
 
 
+async def test_the_head_of_a_response_that_is_whole_goes_out_with_its_end() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope["extensions"]["streamproxy.connection"]
+        connection.begin(200, [], True)
+        await turns()
+        written.append(transport.data)
+        assert connection.write(b"a", True) is None
+        assert connection.write(b"", False) is None
+
+    written: list[bytes] = []
+    protocol, transport = wired(app)
+    protocol.data_received(GET)
+    await turns(6)
+    assert written == [b""]
+    assert [write.partition(b"\r\n\r\n")[2] for write in transport.writes] == [b"1\r\na\r\n0\r\n\r\n"]
+    protocol.connection_lost(None)
+
+
+async def test_an_application_that_fails_does_not_keep_the_head_that_it_began() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope["extensions"]["streamproxy.connection"]
+        connection.begin(200, [], True)
+        connection.write(b"a", True)
+        raise ExchangeAborted("test")
+
+    protocol, transport = wired(app)
+    protocol.data_received(GET)
+    await turns()
+    assert transport.data.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert transport.data.endswith(b"1\r\na\r\n")
+    protocol.connection_lost(None)
+
+
 async def test_the_write_limit_is_of_one_exchange_only(start: Start, dial: Connect) -> None:
     limits: list[tuple[int, int]] = []
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from streamproxy.client.base import WholeBody
 from streamproxy.errors import BadRequest, ClientDisconnected, ConnectionTerminated, ResponseIncomplete
 from streamproxy.wire.headers import Headers
 from tests.conftest import Serve
@@ -64,6 +65,32 @@ async def test_a_body_as_bytes_goes_out_with_its_length(serve: Serve, native: Ma
     assert (await fetch(client, "POST", headers=sized(5), content=b"abcde")).body == b"abcde"
     with pytest.raises(ValueError, match="Content-Length"):
         ask(client, "POST", headers=sized(4), content=b"abcde")
+
+
+@pytest.mark.parametrize(
+    ("headers", "reported"),
+    [
+        pytest.param(sized(5), ["connect", "head"], id="with-the-head"),
+        pytest.param([*sized(5), (b"expect", b"100-continue")], ["connect", "request", "head"], id="after-a-100"),
+        pytest.param(HOST, ["connect", "request", "head"], id="chunked"),
+    ],
+)
+async def test_a_body_that_has_come_goes_out_with_the_head_where_it_may(
+    serve: Serve, native: MakeClient, headers: Headers, reported: list[str]
+) -> None:
+    async def script(conn: Conn) -> None:
+        head = await conn.read_head()
+        if head.get("expect"):
+            await conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await conn.send(response(await conn.read_body(head)))
+        await conn.wait_ended()
+
+    client = native(await serve(script))
+    steps: list[str] = []
+    whole = WholeBody(b"abcde")
+    assert (await fetch(client, "POST", headers=headers, content=whole, progress=steps.append)).body == b"abcde"
+    assert steps == reported
+    assert (whole.take(), whole.size) == (b"", 5)
 
 
 async def test_an_empty_body_is_complete(serve: Serve, native: MakeClient) -> None:
