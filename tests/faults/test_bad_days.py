@@ -32,6 +32,7 @@ LONG = SECONDS >= 30
 STREAMS = 200 if LONG else 45
 WORKERS = 50 if LONG else 10  # connections of clients that send requests
 RATE = {"native": 500 if LONG else 100, "httpx": 150 if LONG else 50}  # requests a second, all workers together
+PROBES = "1s" if LONG else "500ms"  # a machine under such a load needs its time for an answer
 NAMES = ("a", "b", "c")
 
 
@@ -145,7 +146,7 @@ async def scene(client: str, folder: Path) -> AsyncIterator[tuple[RunningProxy, 
         pool: dict[str, Any] = {
             "endpoints": [f"http://127.0.0.1:{port}" for port in backends.ports.values()],
             "client": client,
-            "health": {"interval": "300ms", "timeout": "300ms", "unhealthy_after": 2},
+            "health": {"interval": PROBES, "timeout": PROBES, "unhealthy_after": 2},
             # The streams that die with their backend would have it ejected at once: leave some requests to be retried.
             "outlier": {"consecutive_failures": STREAMS // 3 + 8, "eject_for": "500ms"},
         }
