@@ -16,6 +16,7 @@ ask for metrics and health by the name of a service.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -28,6 +29,7 @@ from streamproxy.wire.hosts import Hosts, bare_host
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _LOCAL = ("localhost", "*.localhost")  # names that never leave the machine (RFC 6761, section 6.3)
+_SINGLE_LABEL = re.compile(rb"[A-Za-z0-9_-]+")
 
 
 def known_hosts(config: Config) -> Hosts:
@@ -37,9 +39,10 @@ def known_hosts(config: Config) -> Hosts:
 
 
 class KnownHost:
-    """Refuses a request whose Host is neither an address nor one of the names that ``hosts`` gives.
+    """Refuses a request whose Host is neither an address, nor a single label, nor one of the names of ``hosts``.
 
-    A unix socket has no name, and no browser asks it. A request without a Host is no browser's either.
+    Nobody can have a page under a name without a dot, such as that of a container: the DNS has no addresses at its
+    top (RFC 7085). A unix socket has no name, and no browser asks it. A request without a Host is no browser's either.
     """
 
     def __init__(self, app: ASGIApp, hosts: Callable[[], Hosts]) -> None:
@@ -48,7 +51,7 @@ class KnownHost:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = Request(scope).headers.get("host")
-        if host is None or _is_unix(scope) or _is_address(host) or self._hosts().match(host.encode("latin-1")):
+        if host is None or _is_unix(scope) or _is_own(host) or self._hosts().match(host.encode("latin-1")):
             await self._app(scope, receive, send)
             return
         detail = f"{host} is no name of this listener: ask it by its address or as localhost, or add to admin.hosts"
@@ -60,9 +63,13 @@ def _is_unix(scope: Scope) -> bool:
     return server is None or server[1] is None
 
 
-def _is_address(host: str) -> bool:
+def _is_own(host: str) -> bool:
+    """Whether it is an address or a single label."""
+    bare = bare_host(host.encode("latin-1"))
+    if _SINGLE_LABEL.fullmatch(bare):
+        return True
     try:
-        ipaddress.ip_address(bare_host(host.encode("latin-1")).decode("latin-1").removeprefix("[").removesuffix("]"))
+        ipaddress.ip_address(bare.decode("latin-1").removeprefix("[").removesuffix("]"))
     except ValueError:
         return False
     return True

@@ -50,7 +50,11 @@ async def test_a_name_that_somebody_else_may_own_is_refused(method: str, path: s
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 @pytest.mark.parametrize(
-    "host", ["admin.example", "ADMIN.example:1", "127.0.0.1:9090", "10.0.0.7", "[::1]", "[2001:db8::1]:9090"]
+    "host",
+    [
+        *("admin.example", "ADMIN.example:1", "127.0.0.1:9090", "10.0.0.7", "[::1]", "[2001:db8::1]:9090"),
+        *("streamproxy", "llm-proxy_1:9090"),
+    ],
 )
 async def test_addresses_and_known_names_may_ask(method: str, path: str, host: str) -> None:
     assert await ask(method, path, host) in {"/": (200,), "/streams/one": (202,)}.get(path, (200, 400, 501))
