@@ -195,7 +195,7 @@ def upstream_settings(upstream: model.Upstream) -> UpstreamSettings:
         else HealthSettings(
             path=health.path,
             interval=health.interval,
-            timeout=min(health.timeout, health.interval),  # the default may be longer than a short interval
+            timeout=health.timeout,
             healthy_after=health.healthy_after,
             unhealthy_after=health.unhealthy_after,
             status=frozenset(health.status),

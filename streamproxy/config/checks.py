@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from streamproxy.config.certificates import unusable_authorities, unusable_pair
 from streamproxy.config.document import Document, Finding
-from streamproxy.config.model import Admin, Health, Route, Server, default_name
+from streamproxy.config.model import Admin, Route, Server, default_name
 from streamproxy.config.redact import Path
 from streamproxy.config.references import why_unreadable
 from streamproxy.config.units import is_off
@@ -45,7 +45,6 @@ def find(document: Document) -> Iterator[Finding]:
     """Everything that is wrong between the keys of a file."""
     yield from _unknown_upstreams(document)
     yield from _double_endpoints(document)
-    yield from _slow_probes(document)
     yield from _double_names(document)
     yield from _dead_routes(document)
     yield from _principals(document)
@@ -85,17 +84,6 @@ def _double_endpoints(document: Document) -> Iterator[Finding]:
 
 def _has_socket(endpoint: object) -> bool:
     return isinstance(endpoint, dict) and not is_off(endpoint.get("socket"))
-
-
-def _slow_probes(document: Document) -> Iterator[Finding]:
-    for path in document.match(("upstreams", "*", "health", "timeout")):
-        given = document.get(path[:-1])
-        try:
-            health = Health.model_validate({key: given[key] for key in ("interval", "timeout") if key in given})
-        except ValidationError:
-            continue
-        if health.timeout > health.interval:
-            yield Finding(path, f"must not be longer than the interval between two probes, {health.interval:g}s")
 
 
 def _double_names(document: Document) -> Iterator[Finding]:

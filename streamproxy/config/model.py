@@ -114,7 +114,7 @@ class Health(Section):
 
     path: Annotated[str, BeforeValidator(values.route_path)] = setting("/health", "what is asked for")
     interval: t.Interval = setting("5s", "between two probes")
-    timeout: t.Interval = setting("2s", "for the answer; no longer than the interval")
+    timeout: t.Interval = setting("2s", "for the answer")
     healthy_after: t.Count = setting(2, "good probes in a row")
     unhealthy_after: t.Count = setting(3, "bad probes in a row")
     status: Annotated[tuple[t.FinalStatus, ...], BeforeValidator(t.some)] = setting([200], "the statuses that are good")
