@@ -21,7 +21,7 @@ from typing import Any
 from streamproxy.client.base import WholeBody
 from streamproxy.errors import BodyTooLarge, ClientDisconnected
 from streamproxy.exchange import Exchange
-from streamproxy.extension import CONNECTION, DownstreamConnection
+from streamproxy.extension import CONNECTION, Cancellable, DownstreamConnection
 from streamproxy.routing import Target
 from streamproxy.watch import Watch
 from streamproxy.wire.headers import Headers, RequestFields
@@ -92,6 +92,10 @@ class Downstream:
         else:
             self.write = partial(_write, send)
         self._reader: _Reader | None = None
+
+    def task(self) -> Cancellable | None:
+        """The task that the exchange runs in, where the server tells it and no middleware may have made another."""
+        return self._connection.task if self._connection is not None and self._send is None else None
 
     def open(self, *, body_limit: int | None, read_ahead: int) -> None:
         """Begin to listen, and say what ``content`` is.

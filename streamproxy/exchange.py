@@ -16,13 +16,15 @@ the reason and cancels the exchange's task; the forwarder turns the cancellation
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from streamproxy.errors import End, ExchangeError
+from streamproxy.extension import Cancellable
 from streamproxy.wire.trace import Trace
 
 logger = logging.getLogger("streamproxy.exchange")
@@ -31,7 +33,7 @@ Phase = Literal["queue", "connect", "request", "head", "body"]
 Observer = Callable[["Exchange"], None]
 
 # Upper bounds of every histogram of seconds: models think long, and an added millisecond matters.
-TIME_BUCKETS = tuple(
+TIME_BUCKETS: Final = tuple(
     float(bound)  # a float is compared with another at half of what it takes with an integer
     for bound in (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 )
@@ -46,17 +48,15 @@ class Boundary(Protocol):
         ...
 
 
-_DOT_SEGMENTS = frozenset({".", ".."})  # browsers take them out of a path, percent-encoded too
+_DOT_SEGMENTS: Final = frozenset({".", ".."})  # browsers take them out of a path, percent-encoded too
 
-_PROCESS = secrets.token_hex(8)
-_counter = 0
+_PROCESS: Final = secrets.token_hex(8)
+_numbers: Final = itertools.count(1 << 32)  # from there on they have a ninth digit, which is cut off
 
 
 def new_request_id() -> str:
     """A request id: 24 hexadecimal characters, unique, and not to be guessed from outside the process."""
-    global _counter
-    _counter += 1
-    return f"{_PROCESS}{_counter:08x}"
+    return _PROCESS + hex(next(_numbers))[3:]  # a quarter of what a format costs
 
 
 class Exchange:
@@ -146,7 +146,7 @@ class Exchange:
         self.status = 0  # what the client was sent; 0 before
         self.error: ExchangeError | None = None
         self.interruption: ExchangeError | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: Cancellable | None = None
 
     @property
     def end(self) -> End:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 from starlette.types import Receive, Scope, Send
 
+from streamproxy.client.base import Response
 from streamproxy.downstream import Downstream
 from streamproxy.errors import (
     BadRequest,
@@ -108,9 +110,9 @@ class Exchanger:
             scope["method"],
             target.path.decode("latin-1"),
         )
-        exchange.task = asyncio.current_task()
         watch = Watch(self._limits, exchange, self._nursery)
         downstream = Downstream(scope, receive, send, target, fields, watch)
+        exchange.task = downstream.task() or asyncio.current_task()
         self._introduce(exchange, downstream)
         self._ledger.open(exchange)
         try:
@@ -118,10 +120,11 @@ class Exchanger:
                 await self._serve(exchange, downstream, watch)
             except (Exception, asyncio.CancelledError) as fault:
                 cancelled_by_server = isinstance(fault, asyncio.CancelledError) and exchange.interruption is None
-                error = exchange.error = reason_of(fault, exchange)
+                exchange.error = reason_of(fault, exchange)
                 if cancelled_by_server:
                     raise
-                await self._fail(error, exchange, downstream, watch)
+            if exchange.error is not None:  # not in the handler: compiled code may not wait there
+                await self._fail(exchange.error, exchange, downstream, watch)
         finally:
             watch.close()
             downstream.close()
@@ -213,7 +216,12 @@ class Forwarder(Exchanger):
             {**settings.extensions, "target": self._target(downstream.target), "progress": watch.enter},
         )
         exchange.phase = "connect"
-        async with self._upstream.open(endpoint, request, exchange, settings.retry) as response:
+        opened = self._upstream.open(endpoint, request, exchange, settings.retry)
+        response = await opened.__aenter__()
+        # In place of "async with", and with nothing to wait for in the handlers: compiled code may not wait there.
+        relay = Relay(exchange, downstream, watch, settings.relay)
+        fault: BaseException | None = None
+        try:
             exchange.head_at = monotonic()
             fields = ResponseFields(response.headers.raw)
             fields.pass_on(request_id)
@@ -221,13 +229,16 @@ class Forwarder(Exchanger):
                 fields = ResponseFields(settings.response_edit.apply(fields.kept))
             downstream.carry_on = settings.carry_on
             downstream.hold(settings.buffer)
-            relay = Relay(exchange, downstream, watch, settings.relay)
-            chunks = response.aiter_raw()
+            await relay.run(response, fields, response.aiter_raw())
+        except BaseException as error:
+            fault = error
+        if fault is None:
+            await opened.__aexit__(None, None, None)
+        else:
             try:
-                await relay.run(response, fields, chunks)
-            except BaseException as fault:
-                await relay.fail(fault, chunks)
-                raise
+                await _leave(opened, relay, fault)
+            finally:
+                fault = None  # it holds this frame, which would hold it
         if downstream.gone:
             raise ClientDisconnected()
 
@@ -260,6 +271,20 @@ class Forwarder(Exchanger):
             trace.opened_at, trace.target = monotonic(), self._target(downstream.target)
             headers = trace.carry(headers)
         return self._settings.request_edit.apply(headers)
+
+
+async def _leave(opened: AbstractAsyncContextManager[Response], relay: Relay, fault: BaseException | None) -> NoReturn:
+    """Have the relay end what ``fault`` has broken, close the response, and raise."""
+    assert fault is not None
+    try:
+        await relay.fail(fault)
+    except BaseException as another:
+        fault = another
+    try:
+        await opened.__aexit__(type(fault), fault, fault.__traceback__)
+        raise fault
+    finally:
+        fault = None  # it holds this frame, which would hold it
 
 
 def reason_of(fault: BaseException, exchange: Exchange) -> ExchangeError:

@@ -22,6 +22,7 @@ from time import monotonic
 from typing import Any
 
 from streamproxy.client.base import Response
+from streamproxy.client.native import Stream
 from streamproxy.downstream import Downstream
 from streamproxy.errors import ClientDisconnected, ClientError, ExchangeError
 from streamproxy.exchange import TIME_BUCKETS, Exchange
@@ -46,7 +47,7 @@ class RelaySettings:
 class Relay:
     """Carries one response. ``run`` sends it to its end, or raises why it could not."""
 
-    __slots__ = ("_downstream", "_exchange", "_pending", "_settings", "_tracker", "_watch")
+    __slots__ = ("_chunks", "_downstream", "_exchange", "_pending", "_settings", "_tracker", "_watch")
 
     def __init__(self, exchange: Exchange, downstream: Downstream, watch: Watch, settings: RelaySettings) -> None:
         self._exchange = exchange
@@ -55,6 +56,7 @@ class Relay:
         self._settings = settings
         self._tracker: SseTracker | LineCounter | None = None
         self._pending: asyncio.Task[None] | None = None  # a keepalive on its way
+        self._chunks: AsyncIterator[bytes] | None = None
 
     def _classify(self, status: int, fields: ResponseFields) -> None:
         """Find out what kind of stream it is, if one."""
@@ -83,6 +85,7 @@ class Relay:
         has left. Whatever it raises is for `fail`.
         """
         status = response.status_code
+        self._chunks = chunks
         self._classify(status, fields)
         self._exchange.phase = "body"
         watch = self._watch
@@ -92,17 +95,22 @@ class Relay:
     async def _run(self, begun: Awaitable[None] | None, chunks: AsyncIterator[bytes]) -> None:
         exchange, watch, downstream, tracker = self._exchange, self._watch, self._downstream, self._tracker
         write, streaming, idles = downstream.write, exchange.streaming, watch.keepalive_since != FOREVER
-        gaps: list[int] | None = None
         if begun is not None:
             await self._taken(begun, exchange.head_at)
-        async for chunk in chunks:
+        stream = chunks if isinstance(chunks, Stream) else None
+        while True:
+            if stream is None:
+                chunk = await anext(chunks, None)
+            else:
+                chunk = stream.ready()
+                while chunk is None and not stream.ended:
+                    await stream.change()
+                    chunk = stream.ready()
+            if chunk is None:
+                break
             now = monotonic()
             if streaming and exchange.last_read_at:
-                if gaps is None:
-                    gaps = exchange.gap_counts = [0] * (len(TIME_BUCKETS) + 1)
-                gap = now - exchange.last_read_at
-                gaps[bisect_left(TIME_BUCKETS, gap)] += 1
-                exchange.gap_sum += gap
+                self._count_gap(now - exchange.last_read_at)
             exchange.last_read_at = now
             exchange.chunks += 1
             exchange.response_bytes += len(chunk)
@@ -127,6 +135,13 @@ class Relay:
         if waiting is not None:
             await self._taken(waiting, monotonic())
         self._stop_keepalives()
+
+    def _count_gap(self, gap: float) -> None:
+        exchange = self._exchange
+        if exchange.gap_counts is None:
+            exchange.gap_counts = [0] * (len(TIME_BUCKETS) + 1)
+        exchange.gap_counts[bisect_left(TIME_BUCKETS, gap)] += 1
+        exchange.gap_sum += gap
 
     async def _taken(self, waiting: Awaitable[None], since: float) -> float:
         """Wait for the client to take what was sent at ``since``; gives the time."""
@@ -153,15 +168,15 @@ class Relay:
         if self._pending is not None:
             self._pending.cancel()
 
-    async def fail(self, fault: BaseException, chunks: AsyncIterator[bytes]) -> None:
+    async def fail(self, fault: BaseException) -> None:
         """After ``run`` has raised ``fault``: read and send no more, and explain it to the client.
 
         Raises ClientDisconnected when the fault was that the client has left.
         """
         self._stop_keepalives()
         # A generator that is left in the middle would be closed by the garbage collector, in a task of its own.
-        if isinstance(chunks, AsyncGenerator):
-            await chunks.aclose()
+        if isinstance(self._chunks, AsyncGenerator):
+            await self._chunks.aclose()
         if isinstance(fault, OSError):
             raise ClientDisconnected() from fault  # ASGI: send() after the client left
         if isinstance(fault, ExchangeError | asyncio.CancelledError):
@@ -207,7 +222,6 @@ class Relay:
         ):
             event = error_event(error, self._exchange.request_id)
             with contextlib.suppress(OSError, TimeoutError):  # the client left, or takes nothing
-                async with asyncio.timeout(EXPLAIN_TIMEOUT):
-                    waiting = self._downstream.write(event, True)
-                    if waiting is not None:
-                        await waiting
+                waiting = self._downstream.write(event, True)
+                if waiting is not None:
+                    await asyncio.wait_for(waiting, EXPLAIN_TIMEOUT)

@@ -7,7 +7,7 @@ Routes are tried in order and the first that matches serves.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from starlette.routing import BaseRoute, Match, NoMatchFound, Router
@@ -19,7 +19,7 @@ from streamproxy.wire.headers import Headers, first
 from streamproxy.wire.hosts import Hosts
 from streamproxy.wire.target import climbs, normal_path, strip_prefix
 
-_DOT = ord(".")
+_DOT: Final = ord(".")
 
 Served = Coroutine[Any, Any, None]
 Handler = Callable[["Target", Scope, Receive, Send], Served]

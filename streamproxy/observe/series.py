@@ -16,20 +16,20 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, UpstreamError
 from streamproxy.exchange import TIME_BUCKETS, Exchange, Phase
 
-SIZE_BUCKETS = tuple(float(1024 * 4**n) for n in range(11))  # 1 KiB to 1 GiB
-PHASES: tuple[Phase, ...] = ("queue", "connect", "request", "head", "body")
-SIDES = ("client", "upstream")
-CLIENT_LEFT = 499  # the status of an exchange that had sent none: nginx's "client closed request"
-NO_ROUTE = "-"
-OTHER_METHOD = "OTHER"
+SIZE_BUCKETS: Final = tuple(float(1024 * 4**n) for n in range(11))  # 1 KiB to 1 GiB
+PHASES: Final[tuple[Phase, ...]] = ("queue", "connect", "request", "head", "body")
+SIDES: Final = ("client", "upstream")
+CLIENT_LEFT: Final = 499  # the status of an exchange that had sent none: nginx's "client closed request"
+NO_ROUTE: Final = "-"
+OTHER_METHOD: Final = "OTHER"
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
-_UPSTREAM_ERRORS = tuple(sorted({kind.error for kind in UpstreamError.__subclasses__()}))
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
+_UPSTREAM_ERRORS: Final = tuple(sorted({kind.error for kind in UpstreamError.__subclasses__()}))
 
 Pair = tuple[str, str]  # the names of a route and of its upstream
 

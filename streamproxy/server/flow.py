@@ -13,14 +13,15 @@ import math
 import socket
 import struct
 from collections.abc import Callable
+from typing import Final
 
 from streamproxy.server.peer import PeerWatch
 
-WRITE_LIMIT = 64 * 1024  # bytes; also what transports start with
+WRITE_LIMIT: Final = 64 * 1024  # bytes; also what transports start with
 
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing sends RST
-NEVER = math.inf
-_TICK = 0.002  # seconds: loops count in milliseconds and may fire a little early
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing sends RST
+NEVER: Final = math.inf
+_TICK: Final = 0.002  # seconds: loops count in milliseconds and may fire a little early
 
 
 class Flow:

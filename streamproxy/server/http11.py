@@ -28,7 +28,7 @@ import contextvars
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from uvicorn.server import ServerState
 
@@ -43,12 +43,16 @@ from streamproxy.wire.http1 import MAX_FIELDS
 from streamproxy.wire.problem import error_response
 from streamproxy.wire.request import RequestHead
 
-BODY_LIMIT = 64 * 1024  # bytes of a request body that are held, or drained when nobody wants them
+BODY_LIMIT: Final = 64 * 1024  # bytes of a request body that are held, or drained when nobody wants them
 
-FLUSH_TIMEOUT = 60.0  # seconds in which a client has to take the end of its last response
-NEWCOMER = 0.1  # seconds in which a connection without a request may still send its first, while the server ends
+FLUSH_TIMEOUT: Final = 60.0  # seconds in which a client has to take the end of its last response
+NEWCOMER: Final = 0.1  # seconds in which a connection without a request may still send its first, while the server ends
 
-_HEAD, _RESPONSE, _DRAIN, _LINGER, _CLOSED = range(5)
+_HEAD: Final = 0
+_RESPONSE: Final = 1
+_DRAIN: Final = 2
+_LINGER: Final = 3
+_CLOSED: Final = 4
 
 
 @dataclass(frozen=True)

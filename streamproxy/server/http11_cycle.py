@@ -23,7 +23,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
@@ -41,15 +41,19 @@ logger = logging.getLogger("streamproxy.error")
 
 Message = MutableMapping[str, Any]
 
-_UNSTARTED, _NO_BODY, _SIZED, _CHUNKED, _TO_CLOSE = range(5)
-_HEAD_END = b"\r\n"
-_CHUNKED_END = b"transfer-encoding: chunked\r\n" + _HEAD_END
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_UNSTARTED: Final = 0
+_NO_BODY: Final = 1
+_SIZED: Final = 2
+_CHUNKED: Final = 3
+_TO_CLOSE: Final = 4
+_HEAD_END: Final = b"\r\n"
+_CHUNKED_END: Final = b"transfer-encoding: chunked\r\n" + _HEAD_END
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 # Above this a chunk is not copied between its size and its CRLF: three buffers in one writev are cheaper.
-_COPY_UP_TO = 48 * 1024
-_CORK_UP_TO = 16 * 1024  # bytes of a chunk that may wait with the head
-_MOST_CORKED = 40  # parts that may wait with the head, three a chunk
-_SMALL = len(SIZE_LINES)
+_COPY_UP_TO: Final = 48 * 1024
+_CORK_UP_TO: Final = 16 * 1024  # bytes of a chunk that may wait with the head
+_MOST_CORKED: Final = 40  # parts that may wait with the head, three a chunk
+_SMALL: Final = len(SIZE_LINES)
 
 
 class Connection(Protocol):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import http
 from collections.abc import Iterable
+from typing import Final
 
 from streamproxy.wire.headers import TOKEN, Headers
 from streamproxy.wire.media import is_streaming
 
-_PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
-_STATUS_LINES = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}".encode() for code in range(200, 600)}
-_SPECIAL = frozenset({b"connection", b"content-length", b"keep-alive", b"transfer-encoding"})
+_PHRASES: Final = {status.value: status.phrase for status in http.HTTPStatus}
+_STATUS_LINES: Final = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}".encode() for code in range(200, 600)}
+_SPECIAL: Final = frozenset({b"connection", b"content-length", b"keep-alive", b"transfer-encoding"})
 _NUL, _LF, _CR = 0, 10, 13  # bytes are searched for a number at a tenth of the cost
 
-_MOST_NAMES = 1024
-_plain_names: dict[bytes, bytes] = {}  # names that were found good, and how their lines begin
+_MOST_NAMES: Final = 1024
+_plain_names: Final[dict[bytes, bytes]] = {}  # names that were found good, and how their lines begin
 
 
 def head_fields(status: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, int | None, bool]:

@@ -13,21 +13,25 @@ is known to the byte, so that whatever follows (the next request) is not touched
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from streamproxy.errors import BadRequest
 from streamproxy.wire.headers import TOKEN
 
-MAX_LINE = 4096  # bytes of a chunk's size with its extensions
+MAX_LINE: Final = 4096  # bytes of a chunk's size with its extensions
 # 15 digits are more bytes than anyone has, and are never mistaken for a negative number.
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
-_SIZE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?")
-_TRAILER = re.compile(TOKEN.pattern + rb":[\t\x20-\x7e\x80-\xff]*")
-_TRAILER_BEGUN = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\r?")
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_SIZE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?")
+_TRAILER: Final = re.compile(TOKEN.pattern + rb":[\t\x20-\x7e\x80-\xff]*")
+_TRAILER_BEGUN: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\r?")
 
 # The line before a small chunk, by its size in bytes: to look it up is cheaper than to format it.
-SIZE_LINES = [b"%x\r\n" % size for size in range(2048)]
+SIZE_LINES: Final = [b"%x\r\n" % size for size in range(2048)]
 
-_IN_SIZE, _IN_DATA, _IN_DATA_END, _IN_TRAILER = range(4)
+_IN_SIZE: Final = 0
+_IN_DATA: Final = 1
+_IN_DATA_END: Final = 2
+_IN_TRAILER: Final = 3
 
 
 class ChunkedDecoder:

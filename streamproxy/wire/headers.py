@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 Headers = list[tuple[bytes, bytes]]
 
-TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
-_SANE_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+VALUE: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+_SANE_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -31,16 +31,18 @@ HOP_BY_HOP = frozenset(
     }
 )
 # Fields that a peer cannot remove by naming them in Connection: they frame, route or authorise the message.
-_PROTECTED = frozenset({b"host", b"content-length", b"authorization", b"via", b"x-request-id", b"content-encoding"})
-_FORWARDED = b"x-forwarded-"
-_PLAIN_CONNECTION = frozenset({b"keep-alive", b"close"})
-_ADDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
-PSEUDONYM = b"streamproxy"
-_VIA = (b"via", b"1.1 streamproxy")
-_IDENTITY = (b"accept-encoding", b"identity")
-_NO_CACHE = (b"cache-control", b"no-cache, no-transform")
-_NO_BUFFER = (b"x-accel-buffering", b"no")
-MAX_HOPS = 8
+_PROTECTED: Final = frozenset(
+    {b"host", b"content-length", b"authorization", b"via", b"x-request-id", b"content-encoding"}
+)
+_FORWARDED: Final = b"x-forwarded-"
+_PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
+_ADDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
+PSEUDONYM: Final = b"streamproxy"
+_VIA: Final = (b"via", b"1.1 streamproxy")
+_IDENTITY: Final = (b"accept-encoding", b"identity")
+_NO_CACHE: Final = (b"cache-control", b"no-cache, no-transform")
+_NO_BUFFER: Final = (b"x-accel-buffering", b"no")
+MAX_HOPS: Final = 8
 
 
 class Edit(NamedTuple):
@@ -55,7 +57,7 @@ class Edit(NamedTuple):
         return [pair for pair in headers if pair[0] not in gone] + self.set + self.add
 
 
-NO_EDIT = Edit([], [], frozenset())
+NO_EDIT: Final = Edit([], [], frozenset())
 
 
 def edit(set_: Mapping[str, str], add: Mapping[str, str], remove: Iterable[str]) -> Edit:
@@ -104,8 +106,13 @@ Forwarded = tuple[bytes, bytes, bool]
 
 
 # What is done with the fields that are not simply passed on.
-_DROP, _CONNECTION, _TE, _HOST, _NOTE, _NOTE_AND_DROP = range(6)
-_REQUEST_FIELDS = dict.fromkeys(HOP_BY_HOP, _DROP) | {
+_DROP: Final = 0
+_CONNECTION: Final = 1
+_TE: Final = 2
+_HOST: Final = 3
+_NOTE: Final = 4
+_NOTE_AND_DROP: Final = 5
+_REQUEST_FIELDS: Final = dict.fromkeys(HOP_BY_HOP, _DROP) | {
     b"connection": _CONNECTION,
     b"te": _TE,
     b"host": _HOST,
@@ -214,7 +221,7 @@ def request_headers(
 
 
 _CODING, _CACHING, _BUFFERING = range(6, 9)
-_RESPONSE_FIELDS = dict.fromkeys(HOP_BY_HOP, _DROP) | {
+_RESPONSE_FIELDS: Final = dict.fromkeys(HOP_BY_HOP, _DROP) | {
     b"connection": _CONNECTION,
     b"x-request-id": _NOTE,
     b"content-type": _NOTE,

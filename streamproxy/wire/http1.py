@@ -8,17 +8,19 @@ it lets through is refused here. Names are lower-case when they come in. RFC 911
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from streamproxy.wire.headers import Headers
 
-MAX_FIELDS = 100
+MAX_FIELDS: Final = 100
 
-_FRAMING = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding"})
-_HOST = re.compile(rb"[^\x00-\x20\x7f-\xff/?#@\\,]*")
-_MOST_HOSTS, _LONGEST_HOST = 256, 256
-_hosts: set[bytes] = set()  # that were found good: a server has few, and to look costs a quarter of checking again
-_ABSOLUTE = re.compile(rb"https?://([^\x00-\x20\x7f-\xff/?#@\\,]+)((?:[/?].*)?)", re.IGNORECASE)
+_FRAMING: Final = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding"})
+_HOST: Final = re.compile(rb"[^\x00-\x20\x7f-\xff/?#@\\,]*")
+_MOST_HOSTS: Final = 256
+_LONGEST_HOST: Final = 256
+# Those that were found good: a server has few, and to look costs a quarter of checking again.
+_hosts: Final[set[bytes]] = set()
+_ABSOLUTE: Final = re.compile(rb"https?://([^\x00-\x20\x7f-\xff/?#@\\,]+)((?:[/?].*)?)", re.IGNORECASE)
 
 
 class AmbiguousHead(ValueError):
@@ -33,8 +35,8 @@ class Framing(NamedTuple):
     keep_alive: bool
 
 
-NO_BODY = Framing(0, False, True)  # the usual: compare with ``is``
-_NO_BODY_LAST = Framing(0, False, False)
+NO_BODY: Final = Framing(0, False, True)  # the usual: compare with ``is``
+_NO_BODY_LAST: Final = Framing(0, False, False)
 
 
 def _number(value: bytes) -> int:

@@ -7,8 +7,9 @@ is what is remembered.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Final
 
-STREAMING = frozenset(
+STREAMING: Final = frozenset(
     {
         b"text/event-stream",
         b"application/x-ndjson",
@@ -20,8 +21,8 @@ STREAMING = frozenset(
         b"multipart/x-mixed-replace",
     }
 )
-NDJSON = frozenset({b"application/x-ndjson", b"application/ndjson", b"application/jsonl"})
-EVENT_STREAM = b"text/event-stream"
+NDJSON: Final = frozenset({b"application/x-ndjson", b"application/ndjson", b"application/jsonl"})
+EVENT_STREAM: Final = b"text/event-stream"
 
 
 @lru_cache(maxsize=256)

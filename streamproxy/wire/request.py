@@ -12,7 +12,7 @@ that it is not given; then the next head gets a new one.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -29,17 +29,19 @@ from streamproxy.wire.http1 import (
     request_framing,
 )
 
-_VERSIONS = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
+_VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 # What frames a request, and what llhttp takes for Connection.
-_NOTED = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"proxy-connection"})
+_NOTED: Final = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"proxy-connection"})
 
 
 # Method, target, version, the authority of a target in absolute form, and the target's path, raw path and query.
 # (A plain tuple, because a named one is unpacked item by item.)
 RequestLine = tuple[str, bytes, str, bytes | None, str, bytes, bytes]
 
-_MOST_LINES, _LONGEST_LINE = 256, 512
-_lines: dict[bytes, RequestLine] = {}  # that were found good: clients of an API ask for the same few, again and again
+_MOST_LINES: Final = 256
+_LONGEST_LINE: Final = 512
+# Those that were found good: clients of an API ask for the same few, again and again.
+_lines: Final[dict[bytes, RequestLine]] = {}
 
 
 def _read_line(line: bytes) -> RequestLine:

@@ -16,14 +16,14 @@ never joins, splits or decodes what it sees.
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Final, Literal
 
 Shape = Literal["block", "line", "blank", "auto"]
 
-_LINE_END = re.compile(rb"\r\n|\n|\r")
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _CR, _LF = 13, 10
-_BOM = b"\xef\xbb\xbf"
-_PREFIX = 8  # enough of a line to know its field's name, behind a byte order mark
+_BOM: Final = b"\xef\xbb\xbf"
+_PREFIX: Final = 8  # enough of a line to know its field's name, behind a byte order mark
 
 
 class SseTracker:

@@ -6,20 +6,20 @@ https://www.w3.org/TR/trace-context/, sections 3.2 and 3.3. Ids are text, in low
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from streamproxy.wire.headers import Headers
 
-SAMPLED = 0x01
-_RANDOM = 0x02  # level 2: the trace id is random; said on by everybody
+SAMPLED: Final = 0x01
+_RANDOM: Final = 0x02  # level 2: the trace id is random; said on by everybody
 
-_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[^,]*)?")
+_TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[^,]*)?")
 _NO_TRACE, _NO_SPAN = b"0" * 32, b"0" * 16
-_MEMBER = re.compile(
+_MEMBER: Final = re.compile(
     rb"([a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
     rb"=([\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e])"
 )
-_MOST_MEMBERS = 32
+_MOST_MEMBERS: Final = 32
 
 
 class Parent(NamedTuple):

@@ -294,12 +294,14 @@ async def test_a_fault_of_our_own_is_a_500_with_its_traceback_in_the_log_only(
     upstream = await serve(answering(response(b"ok")))
     proxy = await stack(upstream.url)
 
-    def fail(*args: object) -> None:
-        raise ZeroDivisionError("secret inside")
+    class Faulty:
+        def stream(self, *args: object, **options: object) -> None:
+            raise ZeroDivisionError("secret inside")
 
-    monkeypatch.setattr("streamproxy.proxy.hops", fail)
+    (group,) = proxy.app.deployment.upstreams.values()
+    monkeypatch.setattr(group.endpoints[0], "client", Faulty())
     client = await dial(proxy.url)
-    answer = await client.get(headers=[("Via", "1.1 x")])
+    answer = await client.get()
     assert (answer.status, answer.get("proxy-status")) == (500, b"streamproxy; error=proxy_internal_error")
     assert b"secret" not in answer.body
     assert "ZeroDivisionError" in caplog.text

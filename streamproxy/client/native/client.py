@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
@@ -216,19 +217,36 @@ class Stream:
 
     # A coroutine: an asynchronous generator costs the same 1.5 µs a chunk, and has to be closed.
     async def __anext__(self) -> bytes:
+        while True:
+            chunk = self.ready()
+            if chunk is not None:
+                return chunk
+            if self.ended:
+                raise StopAsyncIteration
+            await self.change()
+
+    # The same for who knows that it is our response, without a coroutine a chunk and an exception at the end.
+
+    def ready(self) -> bytes | None:
+        """The next chunk, None while there is none. Raises as the iterator."""
         connection = self._connection
         if connection is None:
             raise RuntimeError("the response is closed")
-        chunks = connection.chunks
-        while not chunks:
-            if connection.done:
-                raise StopAsyncIteration
-            if connection.fault is not None:
-                raise connection.fault
-            await connection.wait()
-            if self._connection is None:
-                raise RuntimeError("the response was closed while it was read")
-        return connection.take()
+        if connection.chunks:
+            return connection.take()
+        if connection.fault is not None and not connection.done:
+            raise connection.fault
+        return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether there will be no more, when nothing is `ready`."""
+        return self._connection is None or self._connection.done
+
+    def change(self) -> asyncio.Future[None]:
+        """A future of the moment in which to look again, when nothing is `ready` and the response has not `ended`."""
+        assert self._connection is not None
+        return self._connection.wait()
 
     # The request.
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from streamproxy.wire.headers import Headers
 
 # RFC 9110 section 9.2.2: sending these twice does what sending them once does.
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
 
 _METHODS: Final = {method: f"{method} ".encode() for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH")}
