@@ -66,8 +66,20 @@ def compile_modules(modules: list[str], directory: Path) -> None:
     from mypyc.build import mypycify
     from setuptools import Distribution
 
+    # Types have been checked where everything is installed; here are no extras, and nobody's cache.
+    options = [
+        "--config-file=",
+        "--ignore-missing-imports",
+        "--follow-imports=silent",
+        f"--cache-dir={directory}/cache",
+    ]
     extensions = mypycify(
-        modules, opt_level="3", debug_level="0", group_name=GROUP, multi_file=True, target_dir=str(directory / "c")
+        [*options, *modules],
+        opt_level="3",
+        debug_level="0",
+        group_name=GROUP,
+        multi_file=True,
+        target_dir=str(directory / "c"),
     )
     command = Distribution({"name": GROUP, "ext_modules": extensions}).get_command_obj("build_ext")
     command.build_lib = str(directory / "lib")
