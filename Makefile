@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 # The compiled build lies apart: in the virtual environment the package is the source tree.
 COMPILED := $(CURDIR)/build/compiled
 
-.PHONY: demo test bench lint types unit compiled install install-test install-bench parts clean
+# The suites are processes of their own, and most of them wait most of the time: two at once. Output comes as each ends.
+TOGETHER := --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
+.PHONY: demo test bench lint types behaviour rest compiled install install-test install-bench parts clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -32,7 +35,9 @@ demo: install
 	$(BIN)/streamproxy demo
 
 ## test: install what the tests need (Debian packages too, where that is allowed), then run everything
-test: install-test parts lint types unit compiled
+test: install-test parts lint types
+	@echo 'the suites run now, two at once; each shows what it did when it ends'
+	@$(MAKE) $(TOGETHER) behaviour rest compiled
 
 parts:
 	sh tests/install-parts.sh
@@ -44,8 +49,11 @@ lint: install-test
 types: install-test
 	$(BIN)/mypy
 
-unit: install-test
-	$(BIN)/python -m pytest
+behaviour: install-test
+	$(BIN)/python -m pytest tests/conformance tests/faults
+
+rest: install-test
+	$(BIN)/python -m pytest --ignore=tests/conformance --ignore=tests/faults
 
 ## compiled: compile the hot modules, and run the behaviour suites on what comes of it
 compiled: install-test
