@@ -96,7 +96,7 @@ def retry_after(headers: Headers, now: datetime) -> float | None:
                 return float(text)
             try:
                 date = parsedate_to_datetime(text)
-            except ValueError:
+            except (ValueError, OverflowError):  # the second: a year or a zone of more digits than a number has
                 return None
             return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds())
     return None

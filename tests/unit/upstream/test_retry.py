@@ -101,6 +101,9 @@ NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
         ([(b"retry-after", b"-3")], None),
         ([(b"retry-after", b"9" * 400)], None),
         ([(b"retry-after", b"\xb2")], None),
+        ([(b"retry-after", b"Thu, 01 Jan 99999999999999999999 12:00:00 GMT")], None),
+        ([(b"retry-after", b"Thu, 01 Jan 2026 12:00:00 +99999999999999999999")], None),
+        ([(b"retry-after", b"Thu, 01 Jan 2026 12:00:00 +9999")], None),
     ],
 )
 def test_retry_after_is_read_in_both_forms(headers: Headers, seconds: float | None) -> None:
