@@ -112,7 +112,8 @@ class Pool:
             return await future
         except asyncio.CancelledError:
             if future.cancelled():
-                self._waiters.remove(future)
+                if future in self._waiters:  # a place that came free since has found it cancelled, and taken it out
+                    self._waiters.remove(future)
             elif future.exception() is None:
                 self._give_back(future.result())
             raise

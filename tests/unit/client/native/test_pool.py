@@ -250,7 +250,9 @@ async def test_a_place_given_to_who_is_cancelled_in_the_same_moment_is_passed_on
         second.cancel()
     async with guarded("the third"):
         assert await third == 200
-    assert second.cancelled() or (await asyncio.gather(second, return_exceptions=True))
+    async with guarded("the second"):
+        await asyncio.wait([second])
+    assert second.cancelled()
     assert (client.active, client.idle, client._pool.waiting) == (0, 1, 0)
 
 
