@@ -21,7 +21,8 @@ from typing import Final, Literal
 Shape = Literal["block", "line", "blank", "auto"]
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
-_CR, _LF = 13, 10
+_CR: Final = 13
+_LF: Final = 10
 _BOM: Final = b"\xef\xbb\xbf"
 _PREFIX: Final = 8  # enough of a line to know its field's name, behind a byte order mark
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from streamproxy.wire.headers import Headers
+from streamproxy.wire.headers import Headers, breaks_lines
 
 # RFC 9110 section 9.2.2: sending these twice does what sending them once does.
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
@@ -60,10 +60,8 @@ def encode_head(method: str, target: bytes, headers: Headers, *, chunked: bool) 
     lines += map(b": ".join, headers)
     if chunked:
         lines.append(b"transfer-encoding: chunked")
-    # Three looks at the whole cost less than one at each field; and to join the lines for them costs half of counting
-    # line ends in the head. A byte is looked for by its number: CPython 3.11 takes 0.3 µs to see that b"\0" is not one.
-    whole = b"".join(lines)
-    if 10 in whole or 13 in whole or 0 in whole:
+    # To join the lines for this costs half of counting line ends in the head.
+    if breaks_lines(b"".join(lines)):
         raise ValueError("CR, LF or NUL inside a request head")
     if _SPACE in target or not target:
         raise ValueError("a target that is empty or holds a space")
