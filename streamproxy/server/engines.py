@@ -62,16 +62,6 @@ class Engine(Protocol):
         ...
 
 
-async def until_ready(server: asyncio.Task[None], ready: asyncio.Event) -> None:
-    """Wait until a server accepts connections. Raises what ended it before."""
-    waiting = asyncio.get_running_loop().create_task(ready.wait())
-    await asyncio.wait({server, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if server.done():
-        server.result()
-        raise RuntimeError("the server ended while it started")
-
-
 class UvicornEngine:
     """uvicorn with our HTTP/1.1 protocol."""
 
@@ -103,7 +93,12 @@ class UvicornEngine:
 
     async def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._server.serve())
-        await until_ready(self._task, self._server.ready)
+        ready = asyncio.get_running_loop().create_task(self._server.ready.wait())
+        await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._task.done():
+            self._task.result()
+            raise RuntimeError("the server ended while it started")
 
     def drain(self, patience: float = NEWCOMER) -> None:
         def shut_down(connection: Any) -> None:
