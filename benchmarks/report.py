@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from benchmarks.sitting import Sample, Sitting
 from benchmarks.summary import GOALS, Goal, Quoted, added, held_back, quote, values, verdict
 
+_BULK = {"CPU s": "cpu_s", "CPU µs a MB": "cpu_us", "MB a second": "mb_per_second"}
+
 # Of each load: its title, and its numbers by the heads of their columns.
 TABLES: dict[str, tuple[str, dict[str, str]]] = {
     "tiny": (
@@ -37,14 +39,8 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "streams": "streams",
         },
     ),
-    "download": (
-        "A download of {download}",
-        {"CPU s": "cpu_s", "CPU µs a MB": "cpu_us", "MB a second": "mb_per_second"},
-    ),
-    "upload": (
-        "Uploads of {download} in all",
-        {"CPU s": "cpu_s", "CPU µs a MB": "cpu_us", "MB a second": "mb_per_second"},
-    ),
+    "download": ("A download of {download}", _BULK),
+    "upload": ("Uploads of {download} in all", _BULK),
     "abort": (
         "A stream opened and left after its first event",
         {"CPU µs a stream": "cpu_us", "a second": "per_second", "left open": "left_open"},
