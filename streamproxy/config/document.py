@@ -21,9 +21,8 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge"))
 _MERGE = _TAG + "merge"
 _NULL = _TAG + "null"
-_MOST_REPEATED = (
-    100_000  # values: ten aliases, each a list of ten times the one before, would make ten thousand millions
-)
+# Values: ten aliases, each a list of ten times the one before, would make ten thousand millions.
+_MOST_REPEATED = 100_000
 _BARE_IPV6 = re.compile(r"(?<![\"'])\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]:[0-9]")
 
 
