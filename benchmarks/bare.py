@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from streamproxy import cli, compose
+from streamproxy import cli, deployment
 from streamproxy.client.base import Response
-from streamproxy.exchange import Exchange
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream import Endpoint, RetrySettings, Upstream, UpstreamRequest
 from streamproxy.wire.headers import Headers
 
@@ -43,10 +43,10 @@ class Bare:
 
 
 def bare(build: Callable[..., Upstream]) -> Callable[..., Any]:
-    """A function like `compose.build_upstream` whose upstreams are bare."""
+    """A function like `deployment.build_upstream` whose upstreams are bare."""
     return lambda *arguments: Bare(build(*arguments))
 
 
 if __name__ == "__main__":
-    setattr(compose, "build_upstream", bare(compose.build_upstream))  # noqa: B010 - mypy takes no other assignment
+    setattr(deployment, "build_upstream", bare(deployment.build_upstream))  # noqa: B010 - mypy takes no other assignment
     cli.main()

@@ -23,12 +23,13 @@ from streamproxy.admin.app import Reloaded, create_admin
 from streamproxy.admin.ended import Ended
 from streamproxy.admin.visitors import known_hosts
 from streamproxy.auth import examine
-from streamproxy.compose import Deployment, LocalFile
 from streamproxy.config import Config
-from streamproxy.exchange import Ledger, Observer
+from streamproxy.deployment import Deployment, LocalFile
+from streamproxy.exchange.ledger import Ledger, Observer
+from streamproxy.exchange.target import target_of
 from streamproxy.observe.log import configure
 from streamproxy.observe.metrics import Metrics
-from streamproxy.routing import ProxyRouter, target_of
+from streamproxy.routing.route import ProxyRouter
 from streamproxy.upstream.retired import Retired
 from streamproxy.wire.hosts import Hosts
 

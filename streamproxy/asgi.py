@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from streamproxy.app import create_app, load_config
-from streamproxy.server.reload import Reloader, Source
+from streamproxy.process.reload import Reloader, Source
 
 _file = Path(os.environ.get("STREAMPROXY_CONFIG", "streamproxy.yaml"))
 _source = Source(_file, partial(load_config, _file))

@@ -46,8 +46,8 @@ def cli() -> None:
 @click.option("--takeover", is_flag=True, help="Take the place of the process that serves server.listen.")
 def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level: str | None, takeover: bool) -> None:
     """Serve until a signal ends it."""
-    from streamproxy.server.reload import Source
-    from streamproxy.server.run import run as serve
+    from streamproxy.process.reload import Source
+    from streamproxy.process.run import run as serve
 
     file = _file(path)
 
@@ -79,7 +79,7 @@ def schema() -> None:
 @click.option("--admin", default="127.0.0.1:9090", show_default=True, metavar="ADDRESS")
 def demo(listen: str, admin: str) -> None:
     """Serve an embedded LLM-like upstream behind the proxy; needs no file and no key."""
-    from streamproxy.server.demo import run_demo
+    from streamproxy.process.demo import run_demo
 
     run_demo(listen, admin, _tell)
 

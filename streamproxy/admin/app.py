@@ -27,7 +27,7 @@ from streamproxy.admin.problem import NO_STORE, problem
 from streamproxy.admin.state import AdminState, Reloaded
 from streamproxy.admin.visitors import KnownHost, SameOrigin
 from streamproxy.errors import StoppedByOperator
-from streamproxy.observe.access import encode, record
+from streamproxy.observe.access_log import encode, record
 
 __all__ = ["Admin", "AdminState", "Reloaded", "create_admin"]
 

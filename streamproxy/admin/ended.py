@@ -13,8 +13,8 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
-from streamproxy.exchange import Exchange
-from streamproxy.observe.access import hide_values, timestamp
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.observe.access_log import hide_values, timestamp
 from streamproxy.observe.series import final_status, ttfb
 
 KEPT_COMPLETE = 20

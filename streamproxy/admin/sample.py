@@ -18,7 +18,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from streamproxy.exchange import Exchange, Ledger
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.ledger import Ledger
 from streamproxy.observe.metrics import Metrics
 from streamproxy.observe.series import Series, Totals
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from streamproxy.exchange import Ledger
+from streamproxy.exchange.ledger import Ledger
 from streamproxy.observe.metrics import Metrics
 from streamproxy.wire.hosts import Hosts
 

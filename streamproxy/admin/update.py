@@ -12,8 +12,8 @@ from itertools import accumulate
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from streamproxy.admin.sample import Look, Rates, Sample
-from streamproxy.exchange import Exchange
-from streamproxy.observe.access import record
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.observe.access_log import record
 from streamproxy.observe.series import Histogram
 
 Sort = Literal["age", "bytes", "events", "rate"]

@@ -5,7 +5,6 @@ load       `load_config` and `parse_config`: a file to a `Config`, or every prob
 schema     the JSON Schema of the file, for editors
 """
 
-from streamproxy.config.access import Limits
 from streamproxy.config.load import load_config, parse_config
 from streamproxy.config.model import (
     Admin,
@@ -22,6 +21,7 @@ from streamproxy.config.model import (
     Upstream,
     UpstreamTls,
 )
+from streamproxy.config.route import Limits
 from streamproxy.config.schema import json_schema
 from streamproxy.config.values import Address
 

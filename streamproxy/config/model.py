@@ -14,8 +14,8 @@ from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_
 
 from streamproxy.config import types as t
 from streamproxy.config import units, values
-from streamproxy.config.access import Auth, Cors, Limits
 from streamproxy.config.redact import Path, redact
+from streamproxy.config.route import Auth, Cors, Limits
 from streamproxy.config.section import OrOff, Section, setting
 from streamproxy.config.tracing import Tracing
 

@@ -13,7 +13,7 @@ import traceback
 from typing import Literal, TextIO
 
 from streamproxy.errors import ExchangeAborted
-from streamproxy.observe.access import (
+from streamproxy.observe.access_log import (
     ACCESS_LOGGER,
     AccessHandler,
     AccessLog,

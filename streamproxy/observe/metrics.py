@@ -24,7 +24,8 @@ from prometheus_client.metrics_core import InfoMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from streamproxy.exchange import Exchange, Ledger
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.ledger import Ledger
 from streamproxy.observe.series import Histogram, Pair, Totals
 from streamproxy.version import BUILD, __version__
 

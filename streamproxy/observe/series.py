@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, UpstreamError
-from streamproxy.exchange import TIME_BUCKETS, Exchange, Phase
+from streamproxy.exchange.exchange import TIME_BUCKETS, Exchange, Phase
 
 SIZE_BUCKETS: Final = tuple(float(1024 * 4**n) for n in range(11))  # 1 KiB to 1 GiB
 PHASES: Final[tuple[Phase, ...]] = ("queue", "connect", "request", "head", "body")

@@ -28,8 +28,8 @@ from opentelemetry.sdk.version import __version__ as sdk_version
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from streamproxy.errors import ClientDisconnected, ClientError, ExchangeError, InternalError, UpstreamError
-from streamproxy.exchange import Exchange
-from streamproxy.observe.access import hide_values
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.observe.access_log import hide_values
 from streamproxy.observe.series import METHODS, NO_ROUTE
 from streamproxy.version import __version__
 from streamproxy.wire.trace import Trace, parse_tracestate

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from streamproxy.config.tracing import Tracing
 from streamproxy.errors import StreamproxyError
-from streamproxy.exchange import Exchange
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.wire.headers import Headers, first, joined
 from streamproxy.wire.trace import SAMPLED, Trace, parse_traceparent
 

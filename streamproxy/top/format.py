@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from streamproxy.observe.access import printable
+from streamproxy.observe.access_log import printable
 
 NOTHING = "-"
 _BLOCKS = "▁▂▃▄▅▆▇█"

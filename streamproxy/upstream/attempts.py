@@ -23,7 +23,7 @@ from typing import Protocol
 
 from streamproxy.client.base import Response
 from streamproxy.errors import UpstreamError
-from streamproxy.exchange import Exchange, Phase
+from streamproxy.exchange.exchange import Exchange, Phase
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.opened import Opened, UpstreamRequest
 from streamproxy.upstream.replay import Replay

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from streamproxy.client.base import Response
-from streamproxy.exchange import Exchange
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.outlier import FAILED_STATUSES, failed_by
 from streamproxy.upstream.roster import Roster

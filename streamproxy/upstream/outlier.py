@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from streamproxy.errors import ExchangeError, HeadTimeout, ReadTimeout, UpstreamError
-from streamproxy.exchange import Exchange
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream.endpoint import Endpoint
 
 MOST = 10  # times eject_for is the longest ejection, and the time after which earlier ones are forgotten

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 
-from streamproxy.exchange import Exchange, Ledger
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.ledger import Ledger
 from streamproxy.upstream.upstream import Upstream
 
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from streamproxy.errors import DestinationUnavailable
-from streamproxy.exchange import Exchange
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream.attempts import Attempts
-from streamproxy.upstream.balance import BALANCERS, Balancer
+from streamproxy.upstream.balance.policies import BALANCERS, Balancer
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.health import HealthSettings
 from streamproxy.upstream.key import Key, key_source

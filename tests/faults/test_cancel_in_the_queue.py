@@ -11,7 +11,7 @@ import pytest
 from streamproxy.app import Application, create_app
 from streamproxy.config import parse_config
 from streamproxy.errors import StoppedByOperator
-from streamproxy.exchange import Exchange
+from streamproxy.exchange.exchange import Exchange
 from tests.conftest import Serve
 from tests.doubles.leaks import LeakCheck
 from tests.faults.test_cancel_everywhere import CancelAt, Client, answer, scope

@@ -230,8 +230,8 @@ async def test_workers_do_not_outlive_their_supervisor(serve: Serve, tmp_path: P
 # The program, but for the silence after which a worker hangs: 5 s instead of 30.
 IMPATIENT = """
 import sys
-from streamproxy.server import pulse
-pulse.SILENCE = 5
+from streamproxy.process import watchdog
+watchdog.SILENCE = 5
 from streamproxy.cli import main
 main()
 """

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from streamproxy.admin.app import Reloaded
-from streamproxy.exchange import Exchange, Ledger
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.ledger import Ledger
 from streamproxy.observe.metrics import EndpointView, Metrics
 from streamproxy.wire.hosts import Hosts
 from tests.unit.observe.exchanges import new_exchange

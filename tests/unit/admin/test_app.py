@@ -15,8 +15,9 @@ from starlette.types import ASGIApp
 
 from streamproxy import errors
 from streamproxy.admin.app import Reloaded, create_admin
-from streamproxy.exchange import Exchange, Ledger
-from streamproxy.observe.access import FIELDS
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.ledger import Ledger
+from streamproxy.observe.access_log import FIELDS
 from streamproxy.observe.metrics import Metrics
 from streamproxy.wire.hosts import Hosts
 from tests.unit.observe.exchanges import new_exchange, streaming

@@ -13,7 +13,7 @@ from streamproxy.admin.ended import Ended
 from streamproxy.admin.overview import MOST_ROUTES, Overviews
 from streamproxy.admin.sample import Sampler
 from streamproxy.admin.update import Sort, Update, View, quantile
-from streamproxy.exchange import TIME_BUCKETS
+from streamproxy.exchange.exchange import TIME_BUCKETS
 from tests.unit.admin.proxy import OneEndpoint, OneUpstream, SeenProxy
 
 BOUNDS = (1.0, 2.0, 4.0)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from streamproxy.auth import examine
-from streamproxy.compose import LocalFile
 from streamproxy.config import parse_config
+from streamproxy.deployment import LocalFile
 from streamproxy.errors import ConfigError
 
 HEAD = "routes:\n  - path: /*\n    upstream: http://a\n"

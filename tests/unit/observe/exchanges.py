@@ -7,7 +7,7 @@ import random
 from hypothesis import strategies as st
 
 from streamproxy import errors
-from streamproxy.exchange import TIME_BUCKETS, Exchange
+from streamproxy.exchange.exchange import TIME_BUCKETS, Exchange
 from streamproxy.observe.series import PHASES
 
 ROUTES = (("chat", "llm"), ("events", "clock"), ("files", "llm"))

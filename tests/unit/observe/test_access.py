@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamproxy import errors
-from streamproxy.exchange import Exchange
-from streamproxy.observe.access import (
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.observe.access_log import (
     ACCESS_LOGGER,
     FIELDS,
     AccessHandler,
@@ -179,7 +179,7 @@ def test_a_program_that_configures_nothing_gets_records(caplog: pytest.LogCaptur
 
 def test_a_record_that_nobody_wants_is_not_made() -> None:
     silent = mock.patch.multiple(ACCESS_LOGGER, handlers=[], isEnabledFor=lambda level: False)
-    with silent, mock.patch("streamproxy.observe.access.json_line") as made:
+    with silent, mock.patch("streamproxy.observe.access_log.json_line") as made:
         AccessLog().observe(streaming(new_exchange()))
     assert not made.called
 

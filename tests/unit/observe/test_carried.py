@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streamproxy.exchange import Ledger
+from streamproxy.exchange.ledger import Ledger
 from streamproxy.observe.carried import attributes, pack, unpack
 from streamproxy.observe.metrics import Metrics
 from streamproxy.observe.series import Series, Totals

@@ -7,7 +7,8 @@ from unittest import mock
 
 import pytest
 
-from streamproxy.exchange import Exchange, Ledger
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.ledger import Ledger
 from tests.unit.observe.exchanges import new_exchange
 
 

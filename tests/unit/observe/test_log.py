@@ -13,7 +13,7 @@ import pytest
 
 from streamproxy.errors import ExchangeAborted
 from streamproxy.observe import log
-from streamproxy.observe.access import AccessLog
+from streamproxy.observe.access_log import AccessLog
 from streamproxy.observe.log import Format, Level
 from tests.unit.observe.exchanges import new_exchange, streaming
 

@@ -18,7 +18,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from streamproxy import __version__, errors
-from streamproxy.exchange import TIME_BUCKETS, Exchange, Ledger
+from streamproxy.exchange.exchange import TIME_BUCKETS, Exchange
+from streamproxy.exchange.ledger import Ledger
 from streamproxy.observe.metrics import FAMILIES, OPENMETRICS, TEXT, Metrics
 from streamproxy.version import BUILD
 from tests.unit.observe.exchanges import ERRORS, ROUTES, new_exchange, step, streaming

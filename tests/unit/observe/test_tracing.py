@@ -30,7 +30,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from streamproxy import errors
 from streamproxy.config.tracing import Tracing
 from streamproxy.errors import StreamproxyError
-from streamproxy.exchange import Exchange, Phase
+from streamproxy.exchange.exchange import Exchange, Phase
 from streamproxy.observe import otlp
 from streamproxy.observe.otlp import OtlpExporter
 from streamproxy.observe.spans import SpanSink, resource, spans_of

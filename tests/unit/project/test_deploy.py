@@ -18,7 +18,7 @@ from streamproxy import __version__
 from streamproxy.config import Config, parse_config
 from streamproxy.config.units import duration
 from streamproxy.observe.metrics import FAMILIES
-from streamproxy.server.drain import FLUSH, MOMENT
+from streamproxy.process.drain import FLUSH, MOMENT
 from tests.doubles.parts import require
 from tests.unit.project.dockerfile import ROOT, read_dockerfile
 

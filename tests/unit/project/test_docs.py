@@ -15,7 +15,7 @@ from streamproxy.cli import cli
 from streamproxy.config import Config, parse_config
 from streamproxy.config.pending import PENDING
 from streamproxy.errors import StreamproxyError
-from streamproxy.observe.access import FIELDS
+from streamproxy.observe.access_log import FIELDS
 from streamproxy.observe.metrics import FAMILIES, Counts, Distributions
 from tests.doubles.certificates import Certificate
 from tests.unit.config.test_examples import all_keys

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from streamproxy.exchange import Exchange
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream import Endpoint, UpstreamRequest
 from streamproxy.wire.headers import Headers
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamproxy.upstream.balance import BALANCERS, Hash, LeastStreams, RandomTwo, RoundRobin
+from streamproxy.upstream.balance.policies import BALANCERS, Hash, LeastStreams, RandomTwo, RoundRobin
 
 
 class Fake:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproxy import errors
-from streamproxy.exchange import Phase
+from streamproxy.exchange.exchange import Phase
 from streamproxy.upstream import Endpoint
 from streamproxy.upstream.outlier import Outliers, OutlierSettings, failed_by
 from tests.unit.upstream.fakes import endpoint, new_exchange

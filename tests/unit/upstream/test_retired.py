@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from streamproxy.exchange import Exchange, Ledger
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.ledger import Ledger
 from streamproxy.upstream import Upstream
 from streamproxy.upstream.retired import Retired
 from tests.unit.upstream.fakes import FakeClient, endpoint

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streamproxy import errors
-from streamproxy.exchange import Exchange
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream import Endpoint, RetrySettings, Upstream, UpstreamSettings
 from streamproxy.upstream.opened import Watched
 from streamproxy.upstream.outlier import OutlierSettings

@@ -1,0 +1,192 @@
+"""Making a connection: addresses, TCP or a unix socket, TLS; within one time limit for all of it.
+
+Happy eyeballs (RFC 8305): addresses are tried in turn with 250 ms between the starts, a failed attempt starts the
+next one at once, the first that connects wins and the others are abandoned. Written on ``sock_connect``, which
+asyncio and uvloop have alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from streamproxy.client.http1.connection import Connection, Owner
+from streamproxy.client.resolve import Address, Resolver
+from streamproxy.client.secure import TlsTransport
+from streamproxy.client.translate import connect_error
+from streamproxy.errors import ConnectTimeout, TlsFailed
+
+ATTEMPT_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
+# A peer that vanished without a word is found out in a quiet stream, too, two minutes after its last byte. And what
+# translates addresses on the way sees that the connection lives: much of it forgets a silent one after 350 s, and a
+# model may think for longer. The system's own first probe comes after two hours.
+_TCP_OPTIONS: Final = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+        if hasattr(socket, name)  # not on every system
+    ),
+]
+# A unix socket whose queue is full is tried again after so many seconds, then after twice as many, up to the most.
+_FULL_QUEUE_PAUSE: Final = 0.002
+_FULL_QUEUE_MOST: Final = 0.1
+
+
+class Connector:
+    """Connects to one endpoint: an http or https URL, or the unix socket at ``path`` that stands behind it.
+
+    ``ssl_context`` and ``server_name`` only matter for https; the server's name is the URL's host by default.
+    ``buffer`` is what each connection may hold, in bytes. Raises ValueError for a URL of another scheme. ``resolver``
+    looks the host up; it is None for a unix socket.
+    """
+
+    def __init__(
+        self, url: str, path: str | None, ssl_context: ssl.SSLContext | None, server_name: str | None, buffer: int
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("an upstream's URL begins with http:// or https:// and has a host")
+        secure = parts.scheme == "https"
+        if secure and ssl_context is None:
+            raise ValueError("https needs an SSL context")
+        self._ssl = ssl_context if secure else None
+        # A name is a host's, too, with the dot that ends it; a certificate has it without (RFC 6066 section 3).
+        self._server_name = (server_name or parts.hostname.rstrip(".")) if secure else None
+        self._path = path
+        self.resolver = Resolver(parts.hostname, parts.port or (443 if secure else 80)) if path is None else None
+        self._buffer = buffer
+
+    async def connect(self, owner: Owner, seconds: float | None) -> Connection:
+        """A connection that is ready for a request.
+
+        Raises ConnectTimeout after ``seconds``, and the UpstreamError of whatever else kept it from connecting.
+        """
+        deadline = asyncio.timeout(seconds)
+        try:
+            async with deadline:
+                return await self._connect(owner)
+        except OSError as error:
+            if self.resolver is not None:
+                self.resolver.forget()
+            if deadline.expired():
+                raise ConnectTimeout() from error
+            raise connect_error(error) from error
+
+    async def _connect(self, owner: Owner) -> Connection:
+        loop = asyncio.get_running_loop()
+        if self.resolver is None:
+            sock = await open_socket(Address(socket.AF_UNIX, self._path))
+        else:
+            sock = await first_to_connect(await self.resolver.addresses())
+
+        connection = Connection(owner, loop, sock, self._buffer)
+        if self.resolver is not None and self.resolver.changes:
+            connection.address = sock.getpeername()[:2]
+        if self._ssl is None:
+            await _over(loop, sock, connection)
+            return connection
+        try:
+            tls = TlsTransport(self._ssl, self._server_name, connection, loop)
+        except ValueError as error:
+            sock.close()
+            raise TlsFailed(note=f"{self._server_name!r} is no name of a server: {error}") from error
+        try:
+            await _secure(tls, sock)
+        except ConnectionError as error:  # TCP was there, so this is the handshake
+            raise TlsFailed(note=f"closed during the handshake: {type(error).__name__} {error}") from error
+        return connection
+
+    def close(self) -> None:
+        """Give up what goes on in the background."""
+        if self.resolver is not None:
+            self.resolver.close()
+
+
+async def _over(loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: Any) -> asyncio.Transport:
+    """Put what has a protocol's methods over a connected socket; gives the transport."""
+    if sock.family == socket.AF_UNIX:
+        return (await loop.create_unix_connection(lambda: protocol, sock=sock))[0]
+    return (await loop.create_connection(lambda: protocol, sock=sock))[0]
+
+
+async def _secure(tls: TlsTransport, sock: socket.socket) -> None:
+    """Shake hands over a connected socket. Raises ssl.SSLError, and ConnectionError when the peer leaves."""
+    transport = await _over(asyncio.get_running_loop(), sock, tls)
+    try:
+        await tls.made
+    except asyncio.CancelledError:
+        transport.abort()
+        raise
+    if tls.fault is not None:
+        raise tls.fault
+
+
+async def open_socket(address: Address) -> socket.socket:
+    """A connected socket. Raises OSError; a socket that did not connect is closed."""
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if address.family == socket.AF_UNIX:
+            await _connect_unix(sock, address.sockaddr)
+        else:
+            for level, option, value in _TCP_OPTIONS:
+                sock.setsockopt(level, option, value)
+            await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _connect_unix(sock: socket.socket, path: str) -> None:
+    """Connect to a unix socket, once there is room in its queue.
+
+    A burst of requests fills the queue of a busy server. connect(2) then says EAGAIN, and nothing tells of room; the
+    loops' ``sock_connect`` wait until the socket can be written to, which it can at once, and take it for connected.
+    """
+    pause = _FULL_QUEUE_PAUSE
+    while True:
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _FULL_QUEUE_MOST)
+        else:
+            return
+
+
+async def first_to_connect(addresses: list[Address], delay: float = ATTEMPT_DELAY) -> socket.socket:
+    """A socket connected to whichever address answers first. Raises OSError when none does."""
+    if len(addresses) == 1:
+        return await open_socket(addresses[0])
+    loop = asyncio.get_running_loop()
+    left = list(reversed(addresses))
+    attempts: set[asyncio.Task[socket.socket]] = set()
+    faults: list[BaseException] = []
+    try:
+        while left or attempts:
+            if left:
+                attempts.add(loop.create_task(open_socket(left.pop())))
+            done, _ = await asyncio.wait(attempts, timeout=delay if left else None, return_when=asyncio.FIRST_COMPLETED)
+            for attempt in done:
+                attempts.remove(attempt)
+                fault = attempt.exception()
+                if fault is None:
+                    return attempt.result()
+                faults.append(fault)
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+            attempt.add_done_callback(_close_loser)
+    # A refusal says more than an address family that is not connected.
+    raise next((fault for fault in faults if isinstance(fault, ConnectionRefusedError)), faults[0])
+
+
+def _close_loser(attempt: asyncio.Task[socket.socket]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()

@@ -1,0 +1,87 @@
+"""Sending a request body while its response may already be coming."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from streamproxy.client.http1.connection import Connection
+from streamproxy.client.http1.request import BodyFraming
+from streamproxy.errors import BadRequest
+
+# RFC 9110 section 10.1.1: a client does not wait for 100 (Continue) for ever; old servers never send it.
+CONTINUE_TIMEOUT: Final = 1.0
+
+
+class BodySender:
+    """Sends one body, as a task from `start` to its end or to `cancel`.
+
+    ``pulled`` says whether ``content`` has been asked for anything: if not, the request can still be repeated.
+    """
+
+    __slots__ = ("_connection", "_content", "_framing", "_progress", "_task", "pulled")
+
+    def __init__(
+        self,
+        connection: Connection,
+        content: AsyncIterator[bytes],
+        framing: BodyFraming,
+        progress: Callable[[str], None] | None,
+    ) -> None:
+        self._connection = connection
+        self._content = content
+        self._framing = framing
+        self._progress = progress
+        self._task: asyncio.Task[None] | None = None
+        self.pulled = False
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def cancel(self) -> None:
+        """Send no more; nothing happens when the body is out."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        """Send the body, as fast as the transport takes it; what goes wrong with it fails the exchange."""
+        connection = self._connection
+        try:
+            if self._framing.expects_continue:
+                await connection.continued(CONTINUE_TIMEOUT)
+                if connection.headers is not None:
+                    return  # a final response came instead
+            if connection.closed:
+                return
+            self.pulled = True
+            if self._framing.length is None:
+                await self._send_chunked(connection)
+            else:
+                await self._send_sized(connection, self._framing.length)
+        except Exception as error:
+            connection.fail(error)
+        else:
+            connection.sent = True
+            if self._progress is not None and not connection.closed:
+                self._progress("head")
+
+    async def _send_sized(self, connection: Connection, length: int) -> None:
+        left = length
+        async for chunk in self._content:
+            left -= len(chunk)
+            if left < 0:
+                raise BadRequest("The request body is longer than its Content-Length")
+            if chunk:
+                connection.write(chunk)
+            await connection.drained()
+        if left:
+            raise BadRequest("The request body is shorter than its Content-Length")
+
+    async def _send_chunked(self, connection: Connection) -> None:
+        async for chunk in self._content:
+            if chunk:
+                connection.writelines([b"%x\r\n" % len(chunk), chunk, b"\r\n"])
+            await connection.drained()
+        connection.write(b"0\r\n\r\n")

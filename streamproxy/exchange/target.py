@@ -1,0 +1,37 @@
+"""What a request asks for, byte for byte where the server tells it."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from starlette.types import Scope
+
+from streamproxy.exchange.extension import CONNECTION
+from streamproxy.wire.target import strip_prefix
+
+
+class Target:
+    """What a request asks for: the raw path and the query as they came, both without the mount's prefix."""
+
+    __slots__ = ("climbs", "path", "query")
+
+    def __init__(self, path: bytes, query: bytes | None) -> None:
+        self.path = path
+        self.query = query  # None when there is no question mark
+        self.climbs = False  # its dot segments lead above the route's prefix
+
+
+def target_of(scope: Scope) -> Target:
+    """The target of a request, byte for byte where the server tells it."""
+    extensions = scope.get("extensions")
+    connection = extensions.get(CONNECTION) if extensions else None
+    if connection is not None:
+        path, question, query = connection.target.partition(b"?")
+        target = Target(path, query if question else None)
+    else:
+        raw_path: bytes = scope.get("raw_path") or quote(scope["path"], safe="/!$&'()*+,;=:@-._~").encode()
+        target = Target(raw_path.partition(b"?")[0], scope.get("query_string") or None)
+    root_path: str = scope.get("root_path", "")
+    if root_path:
+        target.path = strip_prefix(target.path, root_path.encode())
+    return target

@@ -1,0 +1,189 @@
+"""The one timer of an exchange: its time-outs and its keepalives.
+
+Theory of operation. At any moment an exchange waits for one thing, and the forwarder says which by storing ``waits``
+and ``since``: for nothing that is limited (NOTHING), for the upstream's head (HEAD), for its next chunk (CHUNK), or
+for the client to take one (WRITE). The body of the request may still be coming meanwhile: ``body_since`` is the time
+since which the client owes a part of it, 0.0 when it owes none.
+
+A step forward only stores a time. `Deadlines.decide` is a pure function of those times: it says what is due now, and
+when to look again. The timer fires at the earliest moment at which anything could be due, looks, acts or sleeps for
+the rest. It is armed once an exchange and never per chunk: storing a time costs 0.05 µs, re-arming a timer 1 µs and
+more, and `asyncio.timeout` 3 µs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final, Literal
+
+from streamproxy.errors import ExchangeError, HeadTimeout, ReadTimeout, RequestTimeout, WriteTimeout
+from streamproxy.exchange.exchange import Exchange, Phase
+
+NOTHING: Final = 0
+HEAD: Final = 1
+CHUNK: Final = 2
+WRITE: Final = 3
+
+KEEPALIVE: Final = "keepalive"
+FOREVER: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The time-outs of a route in seconds, ``inf`` for what is off.
+
+    ``by_wait`` are those of each thing that an exchange waits for, ``step`` the shortest of all: whatever begins to be
+    waited for is due no earlier than that.
+    """
+
+    request: float = FOREVER
+    first_byte: float = FOREVER
+    idle: float = FOREVER
+    write: float = FOREVER
+    total: float = FOREVER
+    keepalive: float = FOREVER
+    by_wait: tuple[float, ...] = field(init=False)
+    step: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        by_wait = (FOREVER, self.first_byte, self.idle, self.write)
+        object.__setattr__(self, "by_wait", by_wait)
+        object.__setattr__(self, "step", min(*by_wait, self.request, self.total, self.keepalive))
+
+
+Due = type[ExchangeError] | Literal["keepalive"] | None
+
+
+class Deadlines:
+    """The times of one exchange, and what follows from them. Holds no clock: ``now`` is always an argument."""
+
+    __slots__ = ("body_since", "keepalive_since", "limits", "since", "started", "waits")
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self.limits = limits
+        self.started = now
+        self.waits = NOTHING
+        self.since = now
+        self.body_since = 0.0
+        self.keepalive_since = FOREVER  # the last byte that went downstream; inf while no keepalive may be sent
+
+    def decide(self, now: float) -> tuple[Due, float]:
+        """What is due at ``now``, and when to look again (inf for never)."""
+        limits = self.limits
+        again = min(self.started + limits.total, now + limits.step)
+        if self.started + limits.total <= now:
+            return (HeadTimeout if self.waits <= HEAD else ReadTimeout), again
+        if self.body_since:
+            # The client owes a part of the body: the upstream can't be blamed for waiting.
+            if self.body_since + limits.request <= now:
+                return RequestTimeout, again
+            again = min(again, self.body_since + limits.request)
+            if self.waits == HEAD:
+                return None, again
+        due = self.since + limits.by_wait[self.waits]
+        if due <= now:
+            return (None, HeadTimeout, ReadTimeout, WriteTimeout)[self.waits], again
+        again = min(again, due)
+        if self.waits == CHUNK:
+            due = self.keepalive_since + limits.keepalive
+            if due <= now:
+                return KEEPALIVE, again
+            again = min(again, due)
+        return None, again
+
+
+class Nursery:
+    """The timer of young exchanges, one for a route.
+
+    Nothing of an exchange can be due before it is as old as the shortest of its limits, and most are over by then:
+    they get no timer of their own, which costs more (1.2 µs) than all else that is done for their time-outs. Four
+    times in that span the old enough are given one.
+    """
+
+    __slots__ = ("_handle", "_loop", "_step", "_young")
+
+    def __init__(self, limits: Limits) -> None:
+        self._step = limits.step
+        self._young: dict[Watch, None] = {}
+        self._handle: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def add(self, watch: Watch) -> None:
+        """Take a watch in, until it is old enough or closed."""
+        if self._step == FOREVER:
+            return
+        self._young[watch] = None
+        if self._handle is None:
+            self._loop = asyncio.get_running_loop()
+            self._handle = self._loop.call_later(self._step / 4, self._look)
+
+    def discard(self, watch: Watch) -> None:
+        """Forget a watch that is closed."""
+        self._young.pop(watch, None)
+
+    def _look(self) -> None:
+        self._handle = None
+        assert self._loop is not None
+        oldest = monotonic() - self._step / 2
+        for watch in list(self._young):
+            if watch.started > oldest:
+                break  # they are in the order of their birth
+            del self._young[watch]
+            watch.fire()
+        if self._young:
+            self._handle = self._loop.call_later(self._step / 4, self._look)
+
+
+class Watch(Deadlines):
+    """`Deadlines` with a timer: interrupts its exchange when a time-out is due, calls ``on_idle`` for a keepalive."""
+
+    __slots__ = ("_handle", "_nursery", "exchange", "on_idle")
+
+    def __init__(self, limits: Limits, exchange: Exchange, nursery: Nursery) -> None:
+        self.limits = limits
+        self.started = self.since = exchange.started_at
+        self.waits = NOTHING
+        self.body_since = 0.0
+        self.keepalive_since = FOREVER
+        self.exchange = exchange
+        self._nursery = nursery
+        self._handle: asyncio.TimerHandle | None = None
+        self.on_idle: Callable[[], None] = _nothing
+        nursery.add(self)
+
+    def enter(self, phase: Phase) -> None:
+        """Take note of a step towards the head; clients report "connect", "request" and "head" through this."""
+        exchange, now = self.exchange, monotonic()
+        if phase == "head":
+            exchange.sent_at = now
+        if not exchange.head_at:  # an upstream may answer before it has the whole request
+            exchange.phase = phase
+            self.waits = NOTHING if phase == "connect" else HEAD
+            self.since = now
+
+    def fire(self) -> None:
+        """Look at what is due, act, and come back when something else may be."""
+        now = monotonic()
+        due, again = self.decide(now)
+        if due == KEEPALIVE:
+            self.on_idle()
+        elif due is not None:
+            self.exchange.interrupt(due())
+        if again != FOREVER:
+            # uvloop rounds down to a millisecond; without the floor a timer could fire many times in its last one.
+            self._handle = asyncio.get_running_loop().call_later(max(again - now, 0.001), self.fire)
+
+    def close(self) -> None:
+        """Stop the timer, and let go of the relay, which holds the watch: a cycle is work for the garbage collector."""
+        self.on_idle = _nothing
+        self._nursery.discard(self)
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+def _nothing() -> None:
+    pass

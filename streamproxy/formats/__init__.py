@@ -1,0 +1,1 @@
+"""Event streams and newline-delimited JSON: boundaries and keepalives. No I/O."""

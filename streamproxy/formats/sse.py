@@ -1,0 +1,148 @@
+r"""Where a server-sent event stream stands: the boundary tracker behind keepalives and event counts.
+
+Theory of operation (WHATWG HTML, section 9.2.6 "Interpreting an event stream"). A line ends with CRLF, LF or CR;
+an event ends with a blank line; a line that begins with a colon is a comment. The tracker reads each chunk as it goes
+by, keeps no more of it than the first bytes of an unfinished line, and knows four things of the position after it:
+
+- ``inside a line``: the last byte ended no line;
+- ``after CR``: the last byte was a CR, whose LF may follow in the next chunk;
+- ``inside an event``: a line that is not a comment has come since the last blank line;
+- otherwise the position is *between events*, the only one where something may be inserted.
+
+So a keepalive never stands inside a line, between the lines of an event, or between a CR and its LF. The tracker
+never joins, splits or decodes what it sees.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+Shape = Literal["block", "line", "blank", "auto"]
+
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_CR: Final = 13
+_LF: Final = 10
+_BOM: Final = b"\xef\xbb\xbf"
+_PREFIX: Final = 8  # enough of a line to know its field's name, behind a byte order mark
+
+
+class SseTracker:
+    """Follows an event stream chunk by chunk.
+
+    ``events`` counts the events that a client dispatches, i.e. blocks with a ``data`` field. ``saw_id`` says whether
+    an ``id`` field has gone by.
+    """
+
+    __slots__ = ("_after_cr", "_has_data", "_in_event", "_line", "_mid_line", "_start", "_whole", "events", "saw_id")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.saw_id = False
+        self._whole = True  # between events, and no byte order mark to come but one that begins a chunk
+        self._start = True  # nothing has come yet: a byte order mark may
+        self._in_event = False
+        self._has_data = False
+        self._mid_line = False
+        self._line = b""
+        self._after_cr = False
+
+    @property
+    def between_events(self) -> bool:
+        """Whether something may be inserted here without touching an event."""
+        return not (self._mid_line or self._in_event or self._after_cr)
+
+    def feed(self, chunk: bytes) -> None:
+        """Take note of the next bytes of the stream."""
+        # Nearly every chunk of an LLM is whole events with LF line ends: 0.2 µs here against 2 µs below. A byte is
+        # looked for by its number, in 150 instructions: CPython 3.11 takes 1,000 for `find`, and 2,200 for `in`, which
+        # raises and drops a TypeError first.
+        if self._whole and chunk[-2:] == b"\n\n" and _CR not in chunk:
+            events = whole_events(chunk)
+            if events:
+                self.events += events
+                self._start = False
+                return
+        self._feed_lines(chunk)
+        self._whole = not (self._mid_line or self._in_event or self._after_cr or self._start)
+
+    def finish(self) -> None:
+        """The stream has ended: what is left of an event that has no end is none."""
+
+    def _feed_lines(self, chunk: bytes) -> None:
+        if not chunk:
+            return
+        if self._after_cr and chunk[:1] == b"\n":
+            chunk = chunk[1:]
+            self._after_cr = False
+            if not chunk:
+                return
+        *lines, rest = chunk.split(b"\n") if _CR not in chunk else _LINE_END.split(chunk)  # thrice as fast
+        for line in lines:
+            self._end_line(self._line + line[:_PREFIX] if self._mid_line else line[:_PREFIX])
+            self._mid_line = False
+            self._line = b""
+        self._after_cr = not rest and chunk[-1:] == b"\r"
+        if rest:
+            if len(self._line) < _PREFIX:
+                self._line += rest[:_PREFIX]
+            self._mid_line = True
+
+    def _end_line(self, line: bytes) -> None:
+        if self._start:
+            self._start = False
+            line = line.removeprefix(_BOM)
+        if not line:
+            self.events += self._has_data
+            self._in_event = self._has_data = False
+        elif line[:1] != b":":
+            self._in_event = True
+            name = line.partition(b":")[0]
+            if name == b"data":
+                self._has_data = True
+            elif name == b"id":
+                self.saw_id = True
+
+
+def whole_events(chunk: bytes) -> int:
+    """How many events a chunk of whole blocks with LF line ends is; 0 for one that needs a closer look.
+
+    That is one with a block that has no data, or lines other than those of data and of an event's name.
+    """
+    blocks = chunk.split(b"\n\n")
+    blocks.pop()
+    for block in blocks:
+        if (block[:5] != b"data:" or _LF in block) and not _is_plain(block):
+            return 0
+    return len(blocks)
+
+
+def _is_plain(block: bytes) -> bool:
+    has_data = False
+    for line in block.split(b"\n"):
+        if line[:5] == b"data:":
+            has_data = True
+        elif line[:6] != b"event:":
+            return False
+    return has_data
+
+
+class KeepaliveShape:
+    """The bytes of a keepalive, for the stream's state.
+
+    ``block`` is a comment and a blank line, ``line`` the comment alone, ``blank`` an empty line. ``auto`` sends a block
+    until the stream has carried an ``id``, and the comment alone afterwards: after an id, clients that dispatch on
+    every blank line would take a block for an event without data.
+    """
+
+    __slots__ = ("_after_id", "_before_id")
+
+    def __init__(self, comment: str, shape: Shape) -> None:
+        line = b": " + comment.encode() + b"\n"
+        shapes = {"block": line + b"\n", "line": line, "blank": b"\n"}
+        self._before_id = shapes["block" if shape == "auto" else shape]
+        self._after_id = shapes["line" if shape == "auto" else shape]
+
+    def render(self, saw_id: bool) -> bytes:
+        """The bytes to insert."""
+        return self._after_id if saw_id else self._before_id

@@ -1,0 +1,206 @@
+"""The access log: one line an exchange, written at its end.
+
+`record` gives the fields; the log writes them as JSON or for a reader, and the admin listener shows those of the
+live exchanges. Whatever a client put into its request, a line stays one line and carries no control character:
+JSON escapes everything outside printable ASCII, and so does the console form. Values of queries are hidden, since
+tokens travel in them.
+
+Lines are written straight to the handler's stream: a record of `logging` would cost more than the line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextlib import suppress
+from functools import lru_cache
+from typing import Literal, TextIO
+
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.observe.series import final_status, ttfb, upstream_ttfb
+
+ACCESS_LOGGER = logging.getLogger("streamproxy.access")
+
+Record = dict[str, object]
+LineFormat = Literal["console", "json"]
+
+HIDDEN = "***"
+FIELDS = (
+    "time",
+    "request_id",
+    "client",
+    "method",
+    "path",
+    "route",
+    "upstream",
+    "endpoint",
+    "status",
+    "ttfb_ms",
+    "upstream_ttfb_ms",
+    "duration_ms",
+    "request_bytes",
+    "response_bytes",
+    "chunks",
+    "events",
+    "keepalives",
+    "end",
+    "phase",
+    "error",
+    "trace_id",
+)
+_BARE = frozenset({"time", "request_id", "client", "method", "path", "status", "end"})  # clear without their names
+_RED, _YELLOW, _GREEN, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
+
+encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+_quote = json.encoder.encode_basestring_ascii
+
+
+def record(exchange: Exchange, now: float, *, live: bool = False) -> Record:
+    """The access-log fields of an exchange, in their order.
+
+    ``now`` is the time of its end, or of the look at a ``live`` one, in seconds of the monotonic clock. ``time`` is
+    when the request came, in UTC. What has not happened or does not apply is None; a live exchange has no ``end``.
+    An exchange that ended before a status was sent has 499.
+    """
+    error = exchange.error
+    return {
+        "time": timestamp(exchange.started_wall),
+        "request_id": exchange.request_id,
+        "client": exchange.client or None,
+        "method": exchange.method,
+        "path": f"{exchange.path}?{hide_values(exchange.query)}" if exchange.query else exchange.path,
+        "route": exchange.route,
+        "upstream": exchange.upstream or None,
+        "endpoint": exchange.endpoint or None,
+        "status": (exchange.status or None) if live else final_status(exchange),
+        "ttfb_ms": _milliseconds(ttfb(exchange)),
+        "upstream_ttfb_ms": _milliseconds(upstream_ttfb(exchange)),
+        "duration_ms": _milliseconds(now - exchange.started_at),
+        "request_bytes": exchange.request_bytes,
+        "response_bytes": exchange.response_bytes,
+        "chunks": exchange.chunks,
+        "events": exchange.events,
+        "keepalives": exchange.keepalives,
+        "end": None if live else exchange.end,
+        "phase": exchange.phase,
+        "error": error.error if error is not None else None,
+        "trace_id": exchange.trace_id or None,
+    }
+
+
+def hide_values(query: bytes) -> str:
+    """A raw query with its names kept and every value hidden: ``token=***&x=***``.
+
+    A part without ``=`` may be a value as well as a name, and is hidden whole. Never raises; the result may hold any
+    character up to U+00FF, as the query may.
+    """
+    parts = query.split(b"&")
+    return "&".join([_hide(part) for part in parts])
+
+
+def _hide(part: bytes) -> str:
+    name, equals, _ = part.partition(b"=")
+    if equals:
+        return name.decode("latin-1") + "=" + HIDDEN
+    return HIDDEN if part else ""
+
+
+def printable(text: str) -> str:
+    """``text`` as one line of printable ASCII, other characters escaped as in a Python string."""
+    if text.isascii() and text.isprintable():
+        return text
+    return text.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def timestamp(wall: float) -> str:
+    """RFC 3339 in UTC, with milliseconds, of seconds since the epoch."""
+    whole = int(wall)
+    return f"{_second(whole)}.{int((wall - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(whole: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return round(seconds * 1000, 3) if seconds is not None else None
+
+
+def json_line(exchange: Exchange, now: float) -> str:
+    """The `record` of an exchange that has ended, as one JSON object; half the cost of encoding the dictionary."""
+    x, error = exchange, exchange.error
+    path = f"{x.path}?{hide_values(x.query)}" if x.query else x.path
+    return (
+        f'{{"time":"{timestamp(x.started_wall)}","request_id":{_quote(x.request_id)},"client":{_text(x.client)},'
+        f'"method":{_quote(x.method)},"path":{_quote(path)},"route":{_quote(x.route)},'
+        f'"upstream":{_text(x.upstream)},"endpoint":{_text(x.endpoint)},"status":{final_status(x)},'
+        f'"ttfb_ms":{_number(ttfb(x))},"upstream_ttfb_ms":{_number(upstream_ttfb(x))},'
+        f'"duration_ms":{_number(now - x.started_at)},"request_bytes":{x.request_bytes},'
+        f'"response_bytes":{x.response_bytes},"chunks":{x.chunks},"events":{x.events},"keepalives":{x.keepalives},'
+        f'"end":"{x.end}","phase":"{x.phase}","error":{_text(error.error if error is not None else "")},'
+        f'"trace_id":{_text(x.trace_id)}}}'
+    )
+
+
+def _text(value: str) -> str:
+    return _quote(value) if value else "null"
+
+
+def _number(seconds: float | None) -> str:
+    return "null" if seconds is None else f"{seconds * 1000:.3f}"
+
+
+def console_line(fields: Record, *, colour: bool) -> str:
+    """The `record` of an exchange for a reader, in its order; what is None or zero is left out."""
+    words = []
+    for name, value in fields.items():
+        if value is None or value == 0:
+            continue
+        text = f"{value:.1f}" if isinstance(value, float) else printable(str(value)).replace(" ", "\\x20")
+        if colour and name == "status":
+            text = _paint(fields) + text + _RESET
+        words.append(text if name in _BARE else f"{name}={text}")
+    return " ".join(words)
+
+
+def _paint(fields: Record) -> str:
+    status = fields["status"]
+    assert isinstance(status, int)
+    if status >= 500 or fields["end"] != "complete":
+        return _RED
+    return _YELLOW if status >= 400 else _GREEN
+
+
+class AccessHandler(logging.StreamHandler[TextIO]):
+    """Where access lines go, on the logger ``streamproxy.access``; other records of that logger go there too."""
+
+    def __init__(self, stream: TextIO, line_format: LineFormat, *, colour: bool = False) -> None:
+        super().__init__(stream)
+        self._json = line_format == "json"
+        self._colour = colour
+
+    def write(self, exchange: Exchange) -> None:
+        """Write the line of an exchange that has ended. A log that can't be written costs no exchange."""
+        now = time.monotonic()
+        line = json_line(exchange, now) if self._json else console_line(record(exchange, now), colour=self._colour)
+        with suppress(OSError, ValueError):  # the reader is gone, or the stream is closed
+            self.stream.write(line + "\n")
+            self.stream.flush()
+
+
+class AccessLog:
+    """Writes a line for each exchange that ends; `observe` is an observer of the ledger.
+
+    Where `streamproxy.observe.log.configure` has put an `AccessHandler`, it gets the exchange as it is. A program
+    that embeds the proxy and configures nothing gets the JSON lines as records of ``streamproxy.access``, level info.
+    """
+
+    def observe(self, exchange: Exchange) -> None:
+        for handler in ACCESS_LOGGER.handlers:
+            if isinstance(handler, AccessHandler):
+                handler.write(exchange)
+                return
+        if ACCESS_LOGGER.isEnabledFor(logging.INFO):
+            ACCESS_LOGGER.info("%s", json_line(exchange, time.monotonic()))

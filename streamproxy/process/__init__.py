@@ -1,0 +1,1 @@
+"""The program: listeners, signals, workers, reload, drain, takeover."""

@@ -1,0 +1,264 @@
+"""All workers as one proxy, for the admin application.
+
+Theory of operation. The supervisor serves no exchange; its ledger holds a `Mirror` of every live one, brought up to
+date before each look by a report of every worker. Numbers come with the same reports, and are added up::
+
+    shown = what was counted by workers that are gone + the last report of each that is there
+
+A worker that does not answer in time is shown as it was last known, so no number goes back, and none is one worker's by
+chance. Of a worker that dies the last report counts for ever: that of the last look, or of the last second.
+
+The live exchanges and the finished ones of a report belong together, so there are two reports of each worker: the last
+of all, for the metrics, and the last with live exchanges, for the live view.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, cast
+
+from streamproxy.admin.app import Reloaded, create_admin
+from streamproxy.admin.ended import KEPT_COMPLETE, KEPT_OTHERS, Ending, rows
+from streamproxy.admin.visitors import known_hosts
+from streamproxy.config import Config
+from streamproxy.errors import StreamproxyError
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.ledger import Ledger
+from streamproxy.observe.log import configure
+from streamproxy.observe.metrics import Metrics
+from streamproxy.observe.series import Totals
+from streamproxy.process.channel import Commit, Discard, Interrupt, Report
+from streamproxy.process.processes import Processes
+from streamproxy.process.worker import FIELDS
+from streamproxy.process.workers import Worker
+from streamproxy.wire.hosts import Hosts
+
+logger = logging.getLogger("streamproxy.server")
+
+PATIENCE = 2.0  # seconds for a worker to report
+_ADOPTING = 60.0  # seconds for a worker to make a configuration ready: it may look names up
+
+_START = FIELDS.index("started_at")
+_ID = FIELDS.index("id")
+_CARRIED = tuple((place, name) for place, name in enumerate(FIELDS) if name != "id")
+
+
+class _Remote:
+    """What runs an exchange of a worker: the operator can end it from here, and nobody else does."""
+
+    def __init__(self, worker: Worker, id: str) -> None:
+        self._worker = worker
+        self._id = id
+
+    def cancel(self) -> bool:
+        """Have the worker end it."""
+        self._worker.send(Interrupt(self._id))
+        return True
+
+
+def mirror_of(worker: Worker, row: tuple[Any, ...]) -> Exchange:
+    """An exchange of a worker, as it was when it was last looked at.
+
+    An `Exchange` itself and no subclass, which a compiled class can't have.
+    """
+    mirror = Exchange(request_id=row[_ID], route="", upstream="", method="", path="")
+    mirror.task = cast(Any, _Remote(worker, row[_ID]))
+    update(mirror, row)
+    return mirror
+
+
+def update(mirror: Exchange, row: tuple[Any, ...]) -> None:
+    """What a later look says; but the ``id``, which is unique among all workers'."""
+    for place, name in _CARRIED:
+        setattr(mirror, name, row[place])
+
+
+class MergedEnds:
+    """The ends of all workers' exchanges."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._number = 0
+        self._seen: dict[Worker, tuple[int, Counter[str]]] = {}
+        self._complete: deque[Ending] = deque(maxlen=KEPT_COMPLETE)
+        self._others: deque[Ending] = deque(maxlen=KEPT_OTHERS)
+
+    def add(self, worker: Worker, report: Report) -> None:
+        """Take in what is new of a worker's."""
+        last, counted = self._seen.get(worker, (0, Counter()))
+        for one in sorted(report.ended, key=lambda one: one.number):
+            if one.number > last:
+                self._number += 1
+                kept = self._others if one.error else self._complete
+                kept.append(one._replace(number=self._number))
+                last = one.number
+        self.counts.update(report.ends - counted)
+        self._seen[worker] = last, report.ends
+
+    def forget(self, worker: Worker) -> None:
+        """A worker is gone; what is known of it stays."""
+        self._seen.pop(worker, None)
+
+    def newest(self, now: float) -> list[dict[str, Any]]:
+        """The last ones, the latest end first."""
+        return rows(sorted((*self._complete, *self._others), key=lambda one: -one.ended_at), now)
+
+
+class FleetMetrics(Metrics):
+    """The sum of the workers' numbers, of those that are gone too."""
+
+    def __init__(self, ledger: Ledger, *, engine: str, children: Callable[[], Iterable[int]]) -> None:
+        super().__init__(ledger, lambda: (), engine=engine, process=Processes(children))
+        self.last: dict[Worker, Report] = {}
+        self.seen: dict[Worker, Report] = {}
+
+    def snapshot(self) -> Totals:
+        totals = self._counted()
+        for report in self.last.values():
+            totals.merge(report.finished)
+            totals.merge(report.running)
+        return totals
+
+    def finished(self) -> Totals:
+        totals = self._counted()
+        for report in self.seen.values():
+            totals.merge(report.finished)
+        return totals
+
+    def settle(self, worker: Worker) -> None:
+        """A worker is gone: what it has counted stays."""
+        self.seen.pop(worker, None)
+        report = self.last.pop(worker, None)
+        if report is not None:
+            report.finished.merge(report.running)
+            report.finished.settle()
+            self._totals.merge(report.finished)
+
+
+class Fleet:
+    """What the admin application is told of the proxy: all workers as one."""
+
+    def __init__(self, config: Config) -> None:
+        self.in_force = config
+        self.draining = False
+        self.reloader: Callable[[], Awaitable[Reloaded]] | None = None
+        self.reload_problems: tuple[str, ...] = ()
+        self.ledger = Ledger()
+        self.workers: set[Worker] = set()
+        self.metrics = FleetMetrics(self.ledger, engine=config.server.engine, children=self._pids)
+        self.admin = create_admin(self, ends := MergedEnds())
+        self.changing = asyncio.Lock()  # held while a worker is given a configuration
+        self._ends = ends
+        self._mirrors: dict[Worker, dict[str, Exchange]] = {}
+        self._looking = {streams: asyncio.Lock() for streams in (False, True)}
+        self._looked = {False: 0.0, True: 0.0}
+        self._adopted(config)
+
+    def _adopted(self, config: Config) -> None:
+        self.in_force = config
+        self.metrics.declare((route.name, route.upstream) for route in config.routes)
+        configure(config.log.level, config.log.format, config.log.access)
+
+    def _pids(self) -> list[int]:
+        return [worker.process.pid for worker in self.workers]
+
+    def joined(self, worker: Worker) -> None:
+        """Here is a worker that has been started."""
+        worker.on_report = lambda report: self._reported(worker, report)
+        self.workers.add(worker)
+
+    def left(self, worker: Worker) -> None:
+        """A worker is gone."""
+        self.workers.discard(worker)
+        self.metrics.settle(worker)
+        self._ends.forget(worker)
+        for mirror in self._mirrors.pop(worker, {}).values():
+            self.ledger.live.pop(mirror.id, None)
+
+    def _reported(self, worker: Worker, report: Report) -> None:
+        self.metrics.last[worker] = report
+        self._ends.add(worker, report)
+
+    async def refresh(self, *, streams: bool) -> None:
+        """Have every worker report. A look that began after this was asked for serves as well as another."""
+        asked = time.monotonic()
+        async with self._looking[streams]:
+            if self._looked[streams] > asked:
+                return
+            began = time.monotonic()
+            serving = [worker for worker in self.workers if worker.serving]
+            await asyncio.gather(*(self._look(worker, streams) for worker in serving))
+            self._looked[streams] = began
+
+    async def _look(self, worker: Worker, streams: bool) -> None:
+        report = await worker.look(streams=streams, timeout=PATIENCE)
+        if report is None:
+            logger.warning("worker %d does not report, and is shown as it was", worker.number)
+        if report is None or report.live is None:
+            return
+        found: list[tuple[Any, ...]] = []
+        for batch in report.live:
+            found += pickle.loads(batch)
+            await asyncio.sleep(0)
+        if worker in self.workers:
+            self._mirror(worker, report, found)
+
+    def _mirror(self, worker: Worker, report: Report, found: list[tuple[Any, ...]]) -> None:
+        """Make the ledger show what a worker's report says; without an await, so that all of it belongs together."""
+        before, now = self._mirrors.get(worker, {}), {}
+        for row in found:
+            mirror = before.get(row[_ID])
+            if mirror is None or mirror.started_at != row[_START]:
+                mirror = mirror_of(worker, row)
+                self.ledger.open(mirror)
+            else:
+                update(mirror, row)
+            now[row[_ID]] = mirror
+        for key, mirror in before.items():
+            if now.get(key) is not mirror:
+                self.ledger.live.pop(mirror.id, None)
+        self._mirrors[worker] = now
+        self.metrics.seen[worker] = report
+
+    def ready(self) -> list[str]:
+        """Why the proxy is not ready: it drains, no worker serves, or what a worker says of itself."""
+        reasons = ["draining"] if self.draining else []
+        serving = [worker for worker in self.workers if worker.serving]
+        if not serving and not self.draining:
+            reasons.append("no worker serves")
+        told = (reason for worker in serving if worker in self.metrics.last for reason in self._told(worker))
+        return list(dict.fromkeys([*reasons, *told]))
+
+    def _told(self, worker: Worker) -> Iterable[str]:
+        # One that drains by itself is about to be replaced, while others serve.
+        return (reason for reason in self.metrics.last[worker].reasons if reason != "draining")
+
+    @property
+    def hosts(self) -> Hosts:
+        """The names by which the admin application may be asked."""
+        return known_hosts(self.in_force)
+
+    def config(self) -> dict[str, Any]:
+        """The configuration in force, secrets hidden."""
+        return self.in_force.redacted()
+
+    async def reload(self) -> Reloaded | None:
+        """Read the configuration again and give it to every worker; None where there is nothing to read it from."""
+        return None if self.reloader is None else await self.reloader()
+
+    async def adopt(self, config: Config) -> None:
+        """Put another configuration into force in every worker, or in none. Raises StreamproxyError."""
+        async with self.changing:
+            serving = [worker for worker in self.workers if worker.serving]
+            answers = await asyncio.gather(*(worker.prepare(config, timeout=_ADOPTING) for worker in serving))
+            problems = [problem for problem in answers if problem is not None]
+            for worker in serving:
+                worker.send(Discard() if problems else Commit())
+            if problems:
+                raise StreamproxyError(problems[0])
+            self._adopted(config)

@@ -1,0 +1,68 @@
+"""The listening sockets that a process begins with: passed on by the service manager, handed over by the process that
+serves, or its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+
+from streamproxy.config import Address, Config
+from streamproxy.process.activation import activated
+from streamproxy.process.handover import Handed, place_of, take
+from streamproxy.process.succession import Succession
+from streamproxy.server.sockets import Listener, bind_several, close, where, widen
+
+
+class Opened:
+    """The sockets of the main and of the admin listener, and what to do for the processes before and after this."""
+
+    def __init__(self) -> None:
+        self.main: list[socket.socket] = []
+        self.admin: list[socket.socket] = []
+        self.succession = Succession()
+
+    def open(self, config: Config, environ: Mapping[str, str], say: Callable[[str], None], *, takeover: bool) -> None:
+        """Listen at what ``config`` says. Raises StreamproxyError; then some may be open already.
+
+        Sockets that the service manager passed on are used in place of the configured addresses. With ``takeover``
+        those of the process that serves are, as far as they are of an address that is configured.
+        """
+        passed = activated(environ, os.getpid())
+        self.main += passed.main
+        self.admin += passed.admin
+        handed = None
+        if takeover:
+            first = self.main[0].getsockname() if self.main else where(config.server.listen[0])
+            handed = take(_place(first))
+            say(f"takes over from process {handed.pid}" if handed else "there is no process to take over from")
+        if not passed.main:
+            self._listen(self.main, config.server.listen, config.server.workers, handed.main if handed else ())
+        if not passed.admin:
+            self._listen(self.admin, config.admin.listen, 1, handed.admin if handed else ())
+        if handed is not None:
+            self._drop_rest(handed)
+        self.succession = Succession(_place(self.main[0].getsockname()), handed)
+
+    def _listen(
+        self, listeners: list[socket.socket], addresses: Iterable[Address], count: int, handed: Iterable[Listener]
+    ) -> None:
+        for address in addresses:
+            there: list[socket.socket] = [one for one in handed if one.getsockname() == where(address)]
+            listeners += there
+            listeners += widen(there, count)[len(there) :] if there else bind_several(address, count)
+
+    def _drop_rest(self, handed: Handed) -> None:
+        for listener in (*handed.main, *handed.admin):
+            if listener not in self.main and listener not in self.admin:
+                listener.close()
+
+    def close(self) -> None:
+        """Close all, and remove the files of unix sockets that are this process's."""
+        for listener in (*self.main, *self.admin):
+            close(listener)
+
+
+def _place(address: object) -> str:
+    """The meeting place for an address as `socket.getsockname` gives it."""
+    return place_of(os.path.abspath(address) if isinstance(address, str) else str(address))

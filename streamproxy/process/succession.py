@@ -1,0 +1,210 @@
+"""What a process does for the one before it, and for the one after it.
+
+Theory of operation::
+
+    main listener accepts ──▶ take_over ──▶ admin listener accepts ──▶ offer ──a successor serves──▶ drain, with reports
+                              the one before                             │     (`Stop.succeeded`)
+                              drains                                     └──SIGTERM──▶ drain as ever
+
+The sockets are shared from the moment they are handed over, so a connection finds somebody who accepts it, or waits in
+the queue for a few milliseconds. The admin listener goes over in order: the old process has let go of it before the
+new one answers there.
+
+The old one's numbers come over when it lets go and while it drains, and stay when it is gone: `/metrics` shows the sum
+of both, and no counter goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+
+from streamproxy.observe.carried import pack, unpack
+from streamproxy.observe.metrics import Metrics
+from streamproxy.process.drain import Stop
+from streamproxy.process.handover import (
+    PATIENCE,
+    VERSION,
+    Handed,
+    Listening,
+    decode,
+    encode,
+    give,
+    is_own_user,
+    meet,
+)
+from streamproxy.server.sockets import Listener
+
+logger = logging.getLogger("streamproxy.server")
+
+REPORT = 1.0  # seconds between two reports to the successor
+STARTING = 180.0  # seconds for a successor to serve; others who want to succeed wait meanwhile
+_LONGEST = 64 * 1024 * 1024  # bytes of a report: a thousand routes make about one million
+
+Sockets = Callable[[], tuple[list[socket.socket], list[socket.socket]]]  # the main listener's, the admin listener's
+
+
+class Succession:
+    """``place`` is where a successor finds this process (None: nowhere), ``handed`` what it was given when it came."""
+
+    def __init__(self, place: str | None = None, handed: Handed | None = None) -> None:
+        self._place = place
+        self._handed = handed
+        self._meeting: socket.socket | None = None
+        self._successor: asyncio.StreamWriter | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._offering: asyncio.Task[None] | None = None
+
+    async def offer(self, stop: Stop, metrics: Metrics, sockets: Sockets) -> None:
+        """From here on another process may come after this one."""
+        if self._place is None:
+            return
+        try:
+            self._meeting = meet(self._place) if self._handed is None else self._handed.meeting
+        except OSError as error:
+            logger.warning("this process can't be taken over: %s", error.strerror)
+            return
+        self._offering = asyncio.create_task(self._offer(stop, metrics, sockets), name="succession")
+
+    async def take_over(self, metrics: Metrics) -> None:
+        """This process accepts connections, and the one before it, if there is one, may go.
+
+        Returns once that accepts no more; its numbers are added to ``metrics``.
+        """
+        handed = self._handed
+        if handed is None:
+            return
+        handed.line.setblocking(False)
+        reader, writer = await asyncio.open_unix_connection(sock=handed.line, limit=_LONGEST)
+        for listener in handed.to_own:
+            listener.owned = True
+        writer.write(encode(serving=True))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                line = await reader.readline()
+        except TimeoutError:
+            line = b""
+            logger.warning("process %d has not said that it accepts no more connections", handed.pid)
+        self._took(line, metrics)
+        logger.info("took over from process %d, which ends its streams", handed.pid)
+        self._following = asyncio.create_task(self._follow(handed.pid, reader, writer, metrics), name="predecessor")
+
+    def _took(self, line: bytes, metrics: Metrics) -> None:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # what is told otherwise can't be counted
+            metrics.inherit(unpack(decode(line)["totals"]))
+
+    async def _follow(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: Metrics) -> None:
+        """Hear what the process before this one still counts, until it is gone."""
+        try:
+            with contextlib.suppress(OSError):
+                while line := await reader.readline():
+                    self._took(line, to)
+            logger.info("process %d, which was taken over, has ended", pid)
+        finally:
+            to.settle_inherited()
+            writer.close()
+
+    async def _offer(self, stop: Stop, metrics: Metrics, sockets: Sockets) -> None:
+        assert self._meeting is not None
+        while self._successor is None:
+            line, _ = await asyncio.get_running_loop().sock_accept(self._meeting)
+            try:
+                self._successor = await self._hand_over(line, Listening(*sockets(), self._meeting))
+            except (OSError, TimeoutError, ValueError) as error:
+                logger.warning("a successor did not take over, nothing has changed: %s", str(error) or "it is too slow")
+        self._close_meeting()
+        logger.info("another process has taken over")
+        stop.succeeded()
+        await stop.released.wait()
+        while True:
+            await self._report(metrics)
+            await asyncio.sleep(REPORT)
+
+    async def _hand_over(self, line: socket.socket, listening: Listening) -> asyncio.StreamWriter:
+        """Let the process at the other end take over; returns once it serves, and raises when it does not."""
+        close: Callable[[], None] = line.close
+        lent = _Lent([*listening.main, *listening.admin])
+        try:
+            await self._send(line, listening, lent)
+            reader, writer = await asyncio.open_unix_connection(sock=line)
+            close = writer.close
+            async with asyncio.timeout(STARTING):
+                said = await reader.readline()
+            if not said:
+                raise ValueError("it ended before it served")
+        except asyncio.CancelledError:
+            close()  # this process ends while another begins: the files are that one's
+            raise
+        except BaseException:
+            close()
+            lent.take_back()
+            raise
+        return writer
+
+    async def _send(self, line: socket.socket, listening: Listening, lent: _Lent) -> None:
+        if not is_own_user(line):
+            raise ValueError("it is another user's")
+        line.setblocking(False)
+        async with asyncio.timeout(PATIENCE):
+            hello = decode(await asyncio.get_running_loop().sock_recv(line, 4096))
+        line.settimeout(PATIENCE)
+        if hello.get("takeover") != VERSION:
+            line.send(encode(pid=os.getpid(), error="the process that serves speaks another version; restart it"))
+            raise ValueError("it speaks another version")
+        await asyncio.to_thread(give, line, listening, lent.owned)
+        line.setblocking(False)
+
+    async def _report(self, metrics: Metrics) -> None:
+        if self._successor is not None and not self._successor.is_closing():
+            self._successor.write(encode(totals=pack(metrics.snapshot())))
+            with contextlib.suppress(OSError):
+                await self._successor.drain()
+
+    def withdraw(self) -> None:
+        """Offer the sockets no more, unless a successor has them."""
+        if self._successor is None and self._offering is not None:
+            self._offering.cancel()
+            self._close_meeting()
+
+    def _close_meeting(self) -> None:
+        if self._meeting is not None:
+            self._meeting.close()
+
+    async def end(self, stop: Stop, metrics: Metrics) -> None:
+        """Say the last numbers to the successor, and let go of everything.
+
+        As long as the process before this one drains, what it counts comes to the successor through here; a second
+        signal does not wait for that.
+        """
+        self.withdraw()
+        if self._successor is not None and self._following is not None:
+            hurry = asyncio.create_task(stop.at_once.wait())
+            await asyncio.wait({self._following, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+        tasks = [task for task in (self._following, self._offering) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._report(metrics)
+        if self._successor is not None:
+            self._successor.close()
+            with contextlib.suppress(OSError):
+                await self._successor.wait_closed()
+
+
+class _Lent:
+    """Leaves the files of unix sockets alone, until they are taken back."""
+
+    def __init__(self, listeners: list[socket.socket]) -> None:
+        self.owned = [one for one in listeners if isinstance(one, Listener) and one.owned]
+        for listener in self.owned:
+            listener.owned = False
+
+    def take_back(self) -> None:
+        """Own them again."""
+        for listener in self.owned:
+            listener.owned = True

@@ -1,0 +1,250 @@
+"""`server.workers` above 1: processes that serve, and this one, which keeps them going.
+
+Theory of operation. The supervisor has the listening sockets and the admin listener, and serves no exchange. Workers
+inherit sockets (`Shares` says which), whose queues outlive them: a connection that was not yet accepted is not lost
+with a worker that dies. A worker is started as a new program (not by fork, since event loops and threads do not survive
+that), ends by itself when the supervisor is gone, and is replaced when it dies, later each time when it keeps dying.
+One that hangs is killed (`streamproxy.process.watchdog`).
+
+Signals and changes of the configuration come here and are passed on in order::
+
+    reload   read and check once ──▶ every worker prepares ──▶ all come into force, or none
+    drain    not ready ──▶ every worker drains ──▶ their sockets closed: close ours ──▶ all gone ──▶ admin, end
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+
+from streamproxy.config import Config
+from streamproxy.config.advice import advice
+from streamproxy.errors import StreamproxyError
+from streamproxy.process import notify, watchdog
+from streamproxy.process.drain import FLUSH, MOMENT, Stop
+from streamproxy.process.fleet import Fleet
+from streamproxy.process.reload import Reloader, Source
+from streamproxy.process.run import (
+    ADMIN_CONNECTIONS,
+    Say,
+    announce,
+    engine_settings,
+    leave_to_successor,
+    on_signals,
+    reloading,
+)
+from streamproxy.process.shares import Shares
+from streamproxy.process.succession import Succession
+from streamproxy.process.workers import Backoff, Worker, ending
+from streamproxy.server.engines import UvicornEngine
+from streamproxy.server.sockets import BindError
+
+logger = logging.getLogger("streamproxy.server")
+
+STARTING = 60.0  # seconds for a worker to accept connections
+_GRACE = 5.0  # seconds that a worker may take to end beyond those that it was given
+
+
+class StartFailed(StreamproxyError):
+    """A worker could not start; the text says why."""
+
+
+class Supervisor:
+    """Keeps so many workers serving on sockets that listen already."""
+
+    def __init__(self, fleet: Fleet, listeners: list[socket.socket]) -> None:
+        self._fleet = fleet
+        self._count = fleet.in_force.server.workers
+        self._shares = Shares(listeners, self._count)
+        self._stopping = asyncio.Event()
+        self._places: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def listeners(self) -> list[socket.socket]:
+        """The main listener's sockets."""
+        return self._shares.all()
+
+    async def start(self) -> None:
+        """Start all workers; returns once they accept connections. Raises StartFailed."""
+        started = await asyncio.gather(*(self._start(number) for number in range(1, self._count + 1)))
+        for worker in started:
+            await self._await_ready(worker)
+        loop = asyncio.get_running_loop()
+        self._places = [loop.create_task(self._keep(worker), name=f"place {worker.number}") for worker in started]
+        self._watching = loop.create_task(self._watch(), name="pulse")
+
+    async def _start(self, number: int) -> Worker:
+        worker = await Worker.start(number, self._fleet.in_force, self._shares.of(number - 1))
+        self._fleet.joined(worker)
+        return worker
+
+    async def _await_ready(self, worker: Worker) -> None:
+        done, _ = await asyncio.wait({worker.ready}, timeout=STARTING)
+        problem = worker.ready.result() if done else "a worker does not start"
+        if problem is not None:
+            raise StartFailed(problem)
+
+    async def _keep(self, worker: Worker) -> None:
+        """Wait for the end of a worker and start another in its place, again and again."""
+        backoff, number = Backoff(), worker.number
+        while True:
+            began = time.monotonic()
+            await worker.gone.wait()
+            self._fleet.left(worker)
+            if self._stopping.is_set():
+                return
+            pause = backoff.after(time.monotonic() - began)
+            if pause:
+                self._shares.withdraw(number - 1)
+            how = ending(worker.process.returncode)
+            logger.error("worker %d ended with %s; another is started in %.1f s", number, how, pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
+            if self._stopping.is_set():
+                return
+            worker = await self._replace(number)
+
+    async def _replace(self, number: int) -> Worker:
+        """Start a worker; it may fail, which shows as its end."""
+        # Not while the configuration changes: it would begin with the one, and miss the other.
+        async with self._fleet.changing:
+            while True:
+                try:
+                    self._shares.restore(number - 1)
+                    worker = await self._start(number)
+                    break
+                except (OSError, BindError) as error:
+                    logger.error("worker %d can't be started: %s", number, error)
+                    await asyncio.sleep(1.0)
+            if self._stopping.is_set():
+                worker.stop(at_once=True)
+            try:
+                await self._await_ready(worker)
+            except StartFailed as error:
+                logger.error("worker %d did not start: %s", number, error)
+                worker.process.kill()
+        return worker
+
+    async def _watch(self) -> None:
+        """Kill workers that hang, for ever; who keeps their places sees them end."""
+        beat: watchdog.Pulse[Worker] = watchdog.Pulse(watchdog.SILENCE)
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(watchdog.TURN)
+            heard = {worker: worker.heard for worker in self._fleet.workers if worker.serving}
+            for worker in beat.turn(time.monotonic() - began, heard):
+                logger.error("worker %d hangs: it lives, but says nothing any more; it is killed", worker.number)
+                worker.process.kill()
+
+    async def drain(self, stop: Stop) -> None:
+        """Let all workers drain, and end them at once at the second signal; returns when they are gone."""
+        self._stopping.set()
+        self._fleet.draining = not stop.replaced
+        logger.info("draining: %d workers", len(self._fleet.workers))
+        workers = list(self._fleet.workers)
+        for worker in workers:
+            worker.stop(replaced=stop.replaced)
+        hurry = asyncio.get_running_loop().create_task(self._hurry(stop, workers))
+        server = self._fleet.in_force.server
+        limit = None if server.drain_timeout is None else server.drain_delay + server.drain_timeout + _OVER
+        ends = [asyncio.ensure_future(worker.end(limit)) for worker in workers]
+        for worker in workers:
+            await worker.closed.wait()
+        self._shares.close()
+        stop.released.set()
+        await asyncio.gather(*ends)
+        hurry.cancel()
+        await asyncio.gather(hurry, return_exceptions=True)
+        await asyncio.gather(*self._places)
+
+    async def _hurry(self, stop: Stop, workers: list[Worker]) -> None:
+        await stop.at_once.wait()
+        for worker in workers:
+            worker.stop(at_once=True)
+        await asyncio.gather(*(worker.end(_OVER) for worker in workers))
+
+    async def abort(self) -> None:
+        """End all workers now that are left, after a drain or a start that failed half-way."""
+        self._stopping.set()
+        for task in (*self._places, *filter(None, [self._watching])):
+            task.cancel()
+        for worker in self._fleet.workers:
+            worker.stop(at_once=True)
+        await asyncio.gather(*(worker.end(_OVER) for worker in self._fleet.workers))
+
+
+_OVER = MOMENT + FLUSH + _GRACE
+
+
+async def supervise(
+    config: Config,
+    listeners: list[socket.socket],
+    admins: list[socket.socket],
+    say: Say,
+    source: Source | None = None,
+    succession: Succession | None = None,
+) -> None:
+    """Serve with several workers on sockets that listen already, until a signal, or until a successor does.
+
+    Raises StreamproxyError.
+    """
+    stop, succession = on_signals(), succession or Succession()
+    fleet = Fleet(config)
+    for sentence in advice(config):
+        logger.warning("%s", sentence)
+    supervisor = Supervisor(fleet, listeners)
+    _reap_orphans(fleet)
+    settings = engine_settings(config, lambda status, reason: None)._replace(max_connections=ADMIN_CONNECTIONS)
+    admin = UvicornEngine(fleet.admin, admins, settings, lifespan=False)
+    reloader = Reloader(fleet, source, None) if source is not None else None
+    try:
+        await supervisor.start()
+        await succession.take_over(fleet.metrics)
+        if admins:
+            await admin.start()
+        async with reloading(fleet, reloader):
+            await succession.offer(stop, fleet.metrics, lambda: (supervisor.listeners, admins))
+            announce(config, listeners, admins, say)
+            await stop.begun.wait()
+            fleet.draining = not stop.replaced
+            notify.tell(os.environ, notify.STOPPING)
+        succession.withdraw()
+        if stop.replaced:
+            await leave_to_successor(fleet.admin, admin)
+        await supervisor.drain(stop)
+    finally:
+        await supervisor.abort()
+        admin.drain()
+        await fleet.admin.aclose()
+        await admin.stop()
+        await succession.end(stop, fleet.metrics)
+
+
+def _reap_orphans(fleet: Fleet) -> None:
+    """As the first process of a container, wait for whatever ends there."""
+    if os.getpid() != 1:
+        return
+
+    def reap() -> None:
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                worker = next((one for one in fleet.workers if one.process.pid == ended.si_pid), None)
+                if worker is None:
+                    os.waitpid(ended.si_pid, 0)
+                else:
+                    worker.process.poll()
+
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int, frame: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(reap)
+
+    signal.signal(signal.SIGCHLD, on_signal)  # not by the loop: uvloop keeps this signal for itself

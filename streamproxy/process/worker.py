@@ -1,0 +1,241 @@
+"""One of several processes that serve: what the supervisor starts, and what it hears of it.
+
+Theory of operation. A worker inherits the listening sockets and one end of a line. The first message on it says what
+to serve; then the worker says that it is ready, and from there on two things happen beside its serving: it does what
+the supervisor asks, and it reports its numbers every `PUSH` seconds, so that no more is lost when it dies.
+
+    boot ──▶ ready ──▶ draining ──▶ last report, end
+                       by the supervisor's word, by SIGTERM, or when the supervisor is gone
+
+SIGTERM begins the drain and no more: a terminal, and a service manager, send their signals to every process of a
+group, and the second of two must not be one that was meant for somebody else. SIGHUP is the supervisor's alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
+
+from streamproxy.app import Application, create_app
+from streamproxy.deployment import Deployment
+from streamproxy.errors import StoppedByOperator, StreamproxyError
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.observe.carried import attributes
+from streamproxy.observe.series import Totals
+from streamproxy.process.channel import (
+    Answer,
+    Boot,
+    Closed,
+    Commit,
+    Discard,
+    Failed,
+    Interrupt,
+    Line,
+    Look,
+    Message,
+    Prepare,
+    Prepared,
+    Question,
+    Ready,
+    Report,
+    read_boot,
+)
+from streamproxy.process.channel import Stop as StopMessage
+from streamproxy.process.drain import Stop, drain
+from streamproxy.process.memory import keep_buffers
+from streamproxy.process.run import loop_factory, main_engine
+from streamproxy.process.threads import aside
+from streamproxy.server.engines import Engine
+from streamproxy.server.http1.protocol import NEWCOMER
+from streamproxy.server.sockets import close, inherit
+from streamproxy.server.tls import ListenerTls
+
+PUSH = 1.0  # seconds between two reports that nobody asked for
+_BATCH = 100  # exchanges between two turns of the event loop: about a millisecond
+
+# What the supervisor sees of a live exchange; the rest are objects of this process, or secret.
+_OWN = {"error", "interruption", "principal", "task", "trace", "tracker"}
+FIELDS = tuple(name for name in attributes(Exchange) if name not in _OWN)
+row_of = attrgetter(*FIELDS)
+
+
+class Service:
+    """What a worker answers: numbers of the application, and another configuration for it."""
+
+    def __init__(self, app: Application, tls: ListenerTls | None, stop: Stop) -> None:
+        self._app = app
+        self._tls = tls
+        self._stop = stop
+        self._prepared: tuple[Deployment, Callable[[], None] | None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def listen(self, line: Line) -> None:
+        """Do what the supervisor says, until it is gone; then drain."""
+        while (message := await line.receive()) is not None:
+            await self._hear(message, line)
+        self._stop.begun.set()
+
+    async def _hear(self, message: Message, line: Line) -> None:
+        match message:
+            case Question():
+                # Aside: whatever takes long must not hold up a stop.
+                task = asyncio.get_running_loop().create_task(self._answer(message, line))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case Interrupt():
+                exchange = self._app.ledger.live.get(message.id)
+                if exchange is not None:
+                    exchange.interrupt(StoppedByOperator())
+            case Commit():
+                await self._commit()
+            case Discard():
+                await self._discard()
+            case StopMessage():
+                self._stop.replaced |= message.replaced
+                self._stop.begun.set()
+                if message.at_once:
+                    self._stop.at_once.set()
+
+    async def _answer(self, question: Question, line: Line) -> None:
+        match question.ask:
+            case Look(streams):
+                line.send(Answer(question.number, await self.report(streams=streams)))
+            case Prepare():
+                line.send(Answer(question.number, Prepared(await self._prepare(question.ask))))
+
+    async def report(self, *, streams: bool) -> Report:
+        """The numbers of this moment, and the live exchanges when they are wanted.
+
+        An exchange that ends meanwhile keeps its numbers and is among the live ones, so that each is counted once.
+        """
+        app = self._app
+        finished, live, running = app.metrics.finished(), list(app.ledger.live.values()), Totals()
+        ended, ends = tuple(app.ended.kept()), app.ended.counts.copy()
+        batches: list[bytes] = []
+        for start in range(0, len(live), _BATCH):
+            batch = live[start : start + _BATCH]
+            for exchange in batch:
+                running.progress(exchange)
+            if streams:
+                batches.append(pickle.dumps([row_of(exchange) for exchange in batch], pickle.HIGHEST_PROTOCOL))
+            await asyncio.sleep(0)
+        rows = tuple(batches) if streams else None
+        return Report(finished, running, rows, ended, ends, tuple(app.ready()))
+
+    async def push(self, line: Line) -> None:
+        """Report every `PUSH` seconds, for ever."""
+        while True:
+            await asyncio.sleep(PUSH)
+            line.send(await self.report(streams=False))
+            await line.flush()
+
+    async def _prepare(self, ask: Prepare) -> str | None:
+        await self._discard()
+        try:
+            swap = None
+            if self._tls is not None and ask.config.server.tls is not None:
+                swap = await aside(partial(self._tls.prepare, ask.config.server.tls))
+            self._prepared = await self._app.prepare(ask.config), swap
+        except (StreamproxyError, OSError, ValueError) as error:
+            return str(error)
+        return None
+
+    async def _commit(self) -> None:
+        if self._prepared is None:
+            return
+        (deployment, swap), self._prepared = self._prepared, None
+        if swap is not None:
+            swap()
+        await self._app.commit(deployment)
+
+    async def _discard(self) -> None:
+        if self._prepared is not None:
+            (deployment, _), self._prepared = self._prepared, None
+            await deployment.discard()
+
+    async def aclose(self) -> None:
+        """Answer nothing more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._discard()
+
+
+class _Announced:
+    """An engine whose drain is told to the supervisor, which then closes its own copies of the sockets."""
+
+    def __init__(self, engine: Engine, line: Line) -> None:
+        self._engine = engine
+        self._line = line
+
+    def drain(self, patience: float = NEWCOMER) -> None:
+        self._engine.drain(patience)
+        self._line.send(Closed())
+
+    @property
+    def connections(self) -> int:
+        return self._engine.connections
+
+
+async def work(boot: Boot, end: socket.socket) -> None:
+    """Serve until the supervisor says otherwise, or is gone."""
+    line, stop = await Line.over(end), Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.begun.set)
+    try:
+        await _serve(boot, line, stop)
+    except (StreamproxyError, OSError, ImportError) as error:
+        line.send(Failed(str(error)))
+    finally:
+        await line.aclose()
+
+
+async def _serve(boot: Boot, line: Line, stop: Stop) -> None:
+    config, loop = boot.config, asyncio.get_running_loop()
+    listeners: list[socket.socket] = [inherit(number) for number in boot.listeners]
+    tls = ListenerTls(config.server.tls) if config.server.tls is not None else None
+    app = create_app(config)
+    service = Service(app, tls, stop)
+    # Together they take as many connections as one process would; who is full leaves them to the others.
+    most = max(1, config.server.max_connections // config.server.workers)
+    engine = main_engine(config, app, listeners, tls, max_connections=most)
+    aside = [loop.create_task(service.listen(line), name="supervisor")]
+    try:
+        await engine.start()
+        line.send(Ready())
+        aside.append(loop.create_task(service.push(line), name="reports"))
+        await stop.begun.wait()
+        app.draining = not stop.replaced
+        server = app.in_force.server
+        await drain(app, _Announced(engine, line), stop, delay=server.drain_delay, timeout=server.drain_timeout)
+    finally:
+        await engine.stop()
+        for task in aside:
+            task.cancel()
+        await asyncio.gather(*aside, return_exceptions=True)
+        await service.aclose()
+        line.send(await service.report(streams=False))
+        for listener in listeners:
+            close(listener)
+
+
+def main() -> None:
+    """The entry point of a worker; the last argument is the number of its end of the line."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    keep_buffers()
+    end = socket.socket(fileno=int(sys.argv[-1]))
+    end.set_inheritable(False)
+    try:
+        boot = read_boot(end)
+    except EOFError:
+        sys.exit(0)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(work(boot, end))

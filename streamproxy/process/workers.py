@@ -1,0 +1,194 @@
+"""The supervisor's side of a worker: its process, its line, and what is known of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+from streamproxy.config import Config
+from streamproxy.process.channel import (
+    Answer,
+    Boot,
+    Closed,
+    Failed,
+    Line,
+    Look,
+    Message,
+    Prepare,
+    Prepared,
+    Question,
+    Ready,
+    Report,
+    Stop,
+)
+
+logger = logging.getLogger("streamproxy.server")
+
+# A worker finds its modules where this process does; `-m` would also look into the working directory.
+_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from streamproxy.process.worker import main; main()"
+
+LONGEST_PAUSE = 30.0  # seconds before a worker that keeps dying is started again
+_FIRST_PAUSE = 0.1
+_HANGS = 15.0  # seconds between the end of a line and that of its process
+_LASTED = 30.0  # seconds: who has lived so long is started again at once
+
+
+class Backoff:
+    """How long to wait before a process is started again."""
+
+    def __init__(self) -> None:
+        self._pause = 0.0
+
+    def after(self, lived: float) -> float:
+        """Seconds to wait after a life of so many: none for the first death, then longer each time."""
+        if lived >= _LASTED:
+            self._pause = 0.0
+        pause, self._pause = self._pause, min(max(self._pause * 2, _FIRST_PAUSE), LONGEST_PAUSE)
+        return pause
+
+
+class Worker:
+    """A worker process. ``on_report`` is called with each report that comes.
+
+    ``ready`` becomes None once it accepts connections, or the reason why it never will; ``closed`` is set once it
+    accepts no more, and ``gone`` once the process is no more and has been waited for.
+    """
+
+    def __init__(self, number: int, process: subprocess.Popen[bytes], line: Line) -> None:
+        loop = asyncio.get_running_loop()
+        self.number = number
+        self.process = process
+        self.on_report: Callable[[Report], None] = lambda report: None
+        self.ready: asyncio.Future[str | None] = loop.create_future()
+        self.heard = 0  # messages
+        self.closed = asyncio.Event()
+        self.gone = asyncio.Event()
+        self._line = line
+        self._numbers = itertools.count()
+        self._asked: dict[int, asyncio.Future[Report | Prepared | None]] = {}
+        self._reading = loop.create_task(self._read(), name=f"worker {number}")
+
+    @classmethod
+    async def start(cls, number: int, config: Config, listeners: Sequence[socket.socket]) -> Worker:
+        """Start a process that serves ``config`` on these sockets. Raises OSError when the system has none to give."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            numbers = tuple(listener.fileno() for listener in listeners)
+            try:
+                process = _spawn(theirs.fileno(), numbers)
+            except OSError:
+                ours.close()
+                raise
+        line = await Line.over(ours)
+        line.send(Boot(config, numbers))
+        return cls(number, process, line)
+
+    @property
+    def serving(self) -> bool:
+        """Whether it accepts connections, or has and ends what runs."""
+        return self.ready.done() and self.ready.result() is None and not self.gone.is_set()
+
+    def send(self, message: Message) -> None:
+        """Tell it something; lost when it is gone."""
+        self._line.send(message)
+
+    async def look(self, *, streams: bool, timeout: float) -> Report | None:
+        """Its report; None when it does not answer within ``timeout`` seconds, or is gone."""
+        answer = await self._ask(Look(streams), timeout)
+        return answer if isinstance(answer, Report) else None
+
+    async def prepare(self, config: Config, *, timeout: float) -> str | None:
+        """Have it make a configuration ready. Gives what is wrong; a worker that is gone has nothing against it."""
+        answer = await self._ask(Prepare(config), timeout)
+        if isinstance(answer, Prepared):
+            return answer.problem
+        return None if self.gone.is_set() else f"worker {self.number} does not answer"
+
+    async def _ask(self, ask: Look | Prepare, timeout: float) -> Report | Prepared | None:
+        if self._reading.done():
+            return None
+        number = next(self._numbers)
+        future: asyncio.Future[Report | Prepared | None] = asyncio.get_running_loop().create_future()
+        self._asked[number] = future
+        self.send(Question(number, ask))
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            return None
+        finally:
+            del self._asked[number]
+
+    async def _read(self) -> None:
+        """Hear the worker until its end, and wait for the process."""
+        try:
+            while (message := await self._line.receive()) is not None:
+                self._hear(message)
+        finally:
+            await self._line.aclose()
+            await self._reap()
+            self.gone.set()
+            self.closed.set()
+            if not self.ready.done():
+                self.ready.set_result(f"a worker ended while it started: {ending(self.process.returncode)}")
+            for future in self._asked.values():
+                if not future.done():
+                    future.set_result(None)
+
+    async def _reap(self) -> None:
+        """Wait for a process whose line has ended: it is about to be over, or else it hangs."""
+        deadline = asyncio.get_running_loop().time() + _HANGS
+        while self.process.poll() is None:
+            await asyncio.sleep(0.01)
+            if asyncio.get_running_loop().time() > deadline:
+                self.process.kill()
+
+    def _hear(self, message: Message) -> None:
+        self.heard += 1
+        match message:
+            case Ready():
+                self.ready.set_result(None)
+            case Failed(why):
+                if not self.ready.done():
+                    self.ready.set_result(why)
+            case Answer(number, content):
+                future = self._asked.get(number)
+                if isinstance(content, Report):
+                    self.on_report(content)
+                if future is not None and not future.done():
+                    future.set_result(content)
+            case Report():
+                self.on_report(message)
+            case Closed():
+                self.closed.set()
+
+    def stop(self, *, at_once: bool = False, replaced: bool = False) -> None:
+        """Ask it to drain, or to end at once; ``replaced`` when another process serves on its sockets."""
+        self.send(Stop(at_once, replaced))
+
+    async def end(self, timeout: float | None) -> None:
+        """Wait for its end; after so many seconds it is killed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.gone.wait()
+        if not self.gone.is_set():
+            logger.error("worker %d does not end, and is killed", self.number)
+            self.process.kill()
+            await self.gone.wait()
+
+
+def _spawn(end: int, listeners: tuple[int, ...]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", "-c", _START, json.dumps(sys.path), str(end)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(end, *listeners))
+
+
+def ending(status: int) -> str:
+    """How a process ended, in words."""
+    return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -1,0 +1,251 @@
+"""Admission: how many exchanges of a route run at once, and who is next.
+
+Theory of operation. `Places` is the state machine; it holds no clock, no lock and no task, and ``now`` is always an
+argument. A request is in one of these states::
+
+    asks ──▶ holds a place ──────────────────────────────▶ gone
+      │            ▲                                         ▲
+      ├──▶ waits ──┘ (a place came free, first come first)   │
+      │      ├──── gives up (the client left) ───────────────┤
+      │      └──── waited for too long ──────────────────────┤
+      └──── refused: its client has its fill, or the queue is full
+
+What can't happen: more requests that hold a place than there are places; a free place while somebody waits; a place
+given to who came later; a client with more requests, holding and waiting together, than its own limit.
+
+A client counts from the moment it asks. So a client's own limit never queues: over it a request is refused at once,
+with 429, since only that client's own streams can make room, and no client fills the queue that all share.
+
+`Admission` adds the loop: a future for each that waits and one timer for the queue. A place is handed over by the one
+who leaves, within the same turn of the loop, so nobody can come between. When the new holder was cancelled in that
+very turn, the place goes to the next one. Without a queue nothing is ever awaited.
+
+The limits are those of one process: with several workers each keeps its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from enum import Enum
+from time import monotonic
+from typing import NamedTuple
+
+from streamproxy.errors import ClientLimitReached, LimitReached
+from streamproxy.exchange.exchange import Exchange
+
+FOREVER = float("inf")
+# A Retry-After in seconds: within these bounds, and this while no place has ever come free.
+SOONEST, LATEST, UNKNOWN = 1.0, 60.0, 5.0
+_WEIGHT = 0.2  # of the newest place that came free, in the mean time that a place is held
+
+
+class AdmissionLimits(NamedTuple):
+    """What a route's limits are; None is no limit, ``queue_timeout`` is in seconds."""
+
+    max_streams: int | None = None
+    max_per_client: int | None = None
+    queue: int = 0
+    queue_timeout: float = FOREVER
+
+
+class State(Enum):
+    """Where a request stands."""
+
+    HOLDS = "holds"
+    WAITS = "waits"
+    GONE = "gone"
+
+
+class Ticket:
+    """One request's place, or its wait for one. ``since`` is the time at which its state began."""
+
+    __slots__ = ("client", "future", "since", "state")
+
+    def __init__(self, client: Hashable, state: State, since: float) -> None:
+        self.client = client
+        self.state = state
+        self.since = since
+        self.future: asyncio.Future[None] | None = None  # who waits for it, in the loop
+
+
+class Places:
+    """The places of one route, its queue, and what each client has of them."""
+
+    def __init__(self, limits: AdmissionLimits) -> None:
+        self.limits = limits
+        self.held = 0
+        self.clients: dict[Hashable, int] = {}  # holding and waiting
+        self._queue: OrderedDict[Ticket, None] = OrderedDict()
+        self._mean_hold = 0.0  # seconds; 0.0 while nothing is known
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._queue)
+
+    def ask(self, client: Hashable, now: float) -> Ticket:
+        """A ticket that holds a place, or waits for one.
+
+        Raises ClientLimitReached when the client has all that it may have, LimitReached when there is no place and
+        no room in the queue either.
+        """
+        limits = self.limits
+        if limits.max_per_client is not None and self.clients.get(client, 0) >= limits.max_per_client:
+            raise ClientLimitReached(retry_after=self._retry_after(0, limits.max_per_client))
+        if not self._room():
+            if len(self._queue) >= limits.queue:
+                raise LimitReached(retry_after=self._retry_after(len(self._queue), limits.max_streams))
+            ticket = Ticket(client, State.WAITS, now)
+            self._queue[ticket] = None
+        else:
+            ticket = Ticket(client, State.HOLDS, now)
+            self.held += 1
+        self.clients[client] = self.clients.get(client, 0) + 1
+        return ticket
+
+    def leave(self, ticket: Ticket, now: float) -> list[Ticket]:
+        """Give back whatever a ticket has: a place, or its place in the queue. Leaving twice changes nothing.
+
+        Gives the tickets that hold a place from now on.
+        """
+        if ticket.state is State.GONE:
+            return []
+        if ticket.state is State.HOLDS:
+            self.held -= 1
+            hold = now - ticket.since
+            self._mean_hold += (hold - self._mean_hold) * (_WEIGHT if self._mean_hold else 1.0)
+        else:
+            del self._queue[ticket]
+        self._forget(ticket)
+        return self._fill(now)
+
+    def expire(self, now: float) -> list[Ticket]:
+        """Take those out of the queue that have waited for ``queue_timeout``; gives them."""
+        expired: list[Ticket] = []
+        while self._queue and self.deadline() <= now:
+            ticket, _ = self._queue.popitem(last=False)
+            self._forget(ticket)
+            expired.append(ticket)
+        return expired
+
+    def deadline(self) -> float:
+        """When the next one has waited for too long; inf when nobody waits."""
+        return next(iter(self._queue)).since + self.limits.queue_timeout if self._queue else FOREVER
+
+    def change(self, limits: AdmissionLimits, now: float) -> list[Ticket]:
+        """Go on under other limits; gives the tickets that hold a place because of it.
+
+        Nobody loses a place: while more are held than there are now, none comes free.
+        """
+        self.limits = limits
+        return self._fill(now)
+
+    def refusal(self) -> LimitReached:
+        """What a request is told that has waited for too long."""
+        return LimitReached(retry_after=self._retry_after(len(self._queue), self.limits.max_streams))
+
+    def _room(self) -> bool:
+        return self.limits.max_streams is None or self.held < self.limits.max_streams
+
+    def _fill(self, now: float) -> list[Ticket]:
+        admitted: list[Ticket] = []
+        while self._queue and self._room():
+            ticket, _ = self._queue.popitem(last=False)
+            ticket.state, ticket.since = State.HOLDS, now
+            self.held += 1
+            admitted.append(ticket)
+        return admitted
+
+    def _forget(self, ticket: Ticket) -> None:
+        ticket.state = State.GONE
+        left = self.clients[ticket.client] - 1
+        if left:
+            self.clients[ticket.client] = left
+        else:
+            del self.clients[ticket.client]
+
+    def _retry_after(self, ahead: int, places: int | None) -> float:
+        """When a place should come free for one with so many ahead of it, in seconds.
+
+        Places that are all taken come free at the rate of their number divided by the time that one is held, of
+        which the mean is kept, recent ones weighing more. `UNKNOWN` before the first came free; never under
+        `SOONEST` or over `LATEST`, since a guess too far ahead keeps clients away for longer than they need.
+        """
+        if not self._mean_hold or not places:
+            return UNKNOWN
+        return min(max((ahead + 1) * self._mean_hold / places, SOONEST), LATEST)
+
+
+class Admission:
+    """The limits of one route, for its exchanges.
+
+    ``ticket = await admission.enter(client, exchange)`` gives a place, and ``admission.leave(ticket)`` gives it back;
+    what stands between belongs into a ``try``.
+    """
+
+    def __init__(self, limits: AdmissionLimits, *, clock: Callable[[], float] = monotonic) -> None:
+        self.places = Places(limits)
+        self._clock = clock
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def enter(self, client: Hashable, exchange: Exchange) -> Ticket:
+        """A place for an exchange, of the client with that key; waits in the queue where there is one.
+
+        Writes down in the exchange that and for how long it waited. Raises LimitReached (503) and ClientLimitReached
+        (429), both with what Retry-After should say. Cancelled while it waits, it leaves nothing behind.
+        """
+        now = self._clock()
+        ticket = self.places.ask(client, now)
+        if ticket.state is State.HOLDS:
+            return ticket
+        loop = asyncio.get_running_loop()
+        ticket.future = loop.create_future()
+        exchange.queued_at = now
+        if self._timer is None:
+            self._arm(loop, now)
+        try:
+            await ticket.future
+        except BaseException:
+            self.leave(ticket)  # it may have got its place in the same turn
+            raise
+        finally:
+            exchange.queued = self._clock() - now
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give a place back; the first that waits has it at once."""
+        self._tell(self.places.leave(ticket, self._clock()))
+
+    def take_over(self, previous: Admission) -> None:
+        """Go on with the places of a route's admission before a reload, under the limits of this one.
+
+        Who has a place keeps it, who waits goes on waiting, and both admissions count together from now on.
+        """
+        limits, now = self.places.limits, self._clock()
+        self.places = previous.places
+        self._tell(self.places.change(limits, now))
+        if self._timer is not None:
+            self._timer.cancel()
+        self._arm(asyncio.get_running_loop(), now)
+
+    def _tell(self, admitted: list[Ticket]) -> None:
+        for ticket in admitted:
+            if ticket.future is not None and not ticket.future.done():
+                ticket.future.set_result(None)
+        if self._timer is not None and not self.places.waiting:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, now: float) -> None:
+        deadline = self.places.deadline()
+        # uvloop rounds down to a millisecond; without the floor the timer could fire many times in its last one.
+        self._timer = loop.call_later(max(deadline - now, 0.001), self._expire) if deadline != FOREVER else None
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for ticket in self.places.expire(now):
+            if ticket.future is not None and not ticket.future.done():
+                ticket.future.set_exception(self.places.refusal())
+        self._arm(asyncio.get_running_loop(), now)

@@ -1,0 +1,63 @@
+"""The conditions of one route: path, method, host and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from streamproxy.wire.cors import is_preflight
+from streamproxy.wire.headers import Headers, first
+from streamproxy.wire.hosts import Hosts
+from streamproxy.wire.target import climbs, normal_path
+
+
+class Matcher:
+    """The conditions of one route, in the form that a request is tested with."""
+
+    def __init__(
+        self,
+        paths: Collection[str],
+        *,
+        methods: Collection[str] = (),
+        hosts: Collection[str] = (),
+        headers: Mapping[str, str] | None = None,
+        preflight: bool = False,
+    ) -> None:
+        normal = [normal_path(path.encode()) for path in paths]
+        self._exact = frozenset(path for path in normal if not path.endswith(b"/*"))
+        self._prefixes = tuple(path[:-1] for path in normal if path.endswith(b"/*"))
+        self._methods = frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
+        self._hosts = Hosts(hosts) if hosts else None
+        self._preflight = preflight  # take the preflights of browsers for what the route takes
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+        self.only_path = not (self._methods or hosts or self._headers)  # `rest` takes anything
+
+    def path(self, path: bytes) -> bool:
+        """Whether a normal path is one of the route's, or below one of its prefixes."""
+        return path.startswith(self._prefixes) or path in self._exact
+
+    def climbs(self, path: bytes) -> bool:
+        """Whether a normal path leads above the prefix that it matched."""
+        if path in self._exact:
+            return False
+        return any(path.startswith(prefix) and climbs(path, prefix[:-1]) for prefix in self._prefixes)
+
+    def rest(self, method: str, headers: Headers) -> bool:
+        """Whether method, Host and headers are the route's.
+
+        A preflight has the Host of the request it is for, and says its method; its headers are not there yet.
+        """
+        if self._preflight and is_preflight(method, headers):
+            method = (first(headers, b"access-control-request-method") or b"").decode("latin-1")
+            return (not self._methods or method in self._methods) and self._host(headers)
+        if self._methods and method not in self._methods:
+            return False
+        if not self._host(headers):
+            return False
+        for name, wanted in self._headers:
+            value = first(headers, name)
+            if value is None or (wanted != b"*" and value != wanted):
+                return False
+        return True
+
+    def _host(self, headers: Headers) -> bool:
+        return self._hosts is None or self._hosts.match(first(headers, b"host") or b"")

@@ -1,0 +1,75 @@
+"""A configured route as one of Starlette's: matches the raw path, and hands the request to its forwarder.
+
+Starlette's own routes match the decoded path, where ``%2F`` and ``/`` are the same; a proxy must not mix them up.
+Routes are tried in order and the first that matches serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from starlette.routing import BaseRoute, Match, NoMatchFound, Router
+from starlette.types import Receive, Scope, Send
+
+from streamproxy.exchange.target import Target, target_of
+from streamproxy.routing.matcher import Matcher
+from streamproxy.wire.target import normal_path
+
+_DOT: Final = ord(".")
+
+Served = Coroutine[Any, Any, None]
+Handler = Callable[[Target, Scope, Receive, Send], Served]
+
+
+class Route(BaseRoute):
+    """One route: ``matcher`` decides, ``handler`` serves."""
+
+    def __init__(self, name: str, matcher: Matcher, handler: Handler) -> None:
+        self.name = name
+        self.handler = handler
+        self._matcher = matcher
+
+    def takes(self, target: Target, path: bytes, scope: Scope) -> bool:
+        """Whether a request is this route's; ``path`` is the normal form of its target's."""
+        matcher = self._matcher
+        if not (matcher.path(path) and (matcher.only_path or matcher.rest(scope["method"], scope["headers"]))):
+            return False
+        if _DOT in path:
+            target.climbs = matcher.climbs(path)
+        return True
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        target = target_of(scope)
+        if not self.takes(target, normal_path(target.path), scope):
+            return Match.NONE, {}
+        return Match.FULL, {"streamproxy.target": target}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.handler(scope["streamproxy.target"], scope, receive, send)
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> Any:
+        raise NoMatchFound(name, path_params)
+
+
+class ProxyRouter(Router):
+    """Starlette's router, with a short way to our own routes.
+
+    Its general way through matches, child scopes and handlers costs each request 4 µs more, and each chunk the
+    resumption of three more coroutines. So what is called here only picks the coroutine that serves, and is none.
+    """
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Served:
+        if scope["type"] == "http":
+            target = target_of(scope)
+            path = normal_path(target.path)
+            for route in self.routes:
+                if type(route) is Route:
+                    if route.takes(target, path, scope):
+                        handler = route.handler
+                        return handler(target, scope, receive, send)
+                elif route.matches(scope)[0] is Match.FULL:
+                    break
+        return super().__call__(scope, receive, send)

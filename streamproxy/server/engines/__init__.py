@@ -1,0 +1,19 @@
+"""The ASGI servers that can carry the proxy."""
+
+from __future__ import annotations
+
+import socket
+
+from starlette.types import ASGIApp
+
+from streamproxy.server.engines.base import FOREVER, Engine, EngineSettings
+from streamproxy.server.engines.uvicorn import UvicornEngine
+
+__all__ = ["FOREVER", "Engine", "EngineSettings", "UvicornEngine", "hypercorn_engine"]
+
+
+def hypercorn_engine(app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings) -> Engine:
+    """hypercorn; an extra, so it is imported only when it is asked for. Raises ImportError without it."""
+    from streamproxy.server.engines.hypercorn import HypercornEngine
+
+    return HypercornEngine(app, sockets, settings)

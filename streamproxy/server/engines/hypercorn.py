@@ -1,0 +1,137 @@
+"""hypercorn as an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from hypercorn.asyncio.lifespan import Lifespan
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.utils import wrap_app
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streamproxy.server.engines.base import EngineSettings
+from streamproxy.server.http1.protocol import NEWCOMER
+from streamproxy.server.sockets import BACKLOG, close
+from streamproxy.wire.headers import first
+from streamproxy.wire.media import is_streaming
+
+_PATIENCE = 2.0  # seconds for connections to end by themselves when the engine is stopped
+
+
+class HypercornEngine:
+    """hypercorn's connections and lifespan in this process, on sockets of ours.
+
+    Its own `serve` ends idle connections in the moment in which it stops accepting, those too whose first request is on
+    its way. So the accepting is done here, and connections are told to end a moment later.
+
+    hypercorn has no limit on connections and no time-out for a slow head of its own; ``max_connections`` and
+    ``head_timeout`` are kept by the uvicorn engine only.
+    """
+
+    def __init__(self, app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings) -> None:
+        self._farewell = _Farewell(app)
+        self._sockets = sockets
+        self._tls: dict[str, Any] = {}
+        if settings.tls is not None:
+            self._tls = {"ssl": settings.tls, "ssl_handshake_timeout": settings.head_timeout}
+        self._config = Config()
+        self._config.include_server_header = False
+        self._config.include_date_header = False
+        self._config.accesslog = None
+        self._config.errorlog = None
+        self._config.h11_max_incomplete_size = settings.max_header_size
+        self._config.keep_alive_timeout = settings.keepalive_timeout
+        self._context = WorkerContext(None)
+        self._state: dict[str, Any] = {}
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()  # one a connection, and one that ends them
+        self._ending: asyncio.TimerHandle | None = None
+        self._lifespan: Lifespan | None = None
+        self._living: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        app: Any = self._farewell
+        self._app = wrap_app(app, self._config.wsgi_max_body_size, "asgi")
+        self._lifespan = Lifespan(self._app, self._config, loop, self._state)
+        self._living = loop.create_task(self._lifespan.handle_lifespan(), name="lifespan")
+        await self._lifespan.wait_for_startup()
+        if self._living.done():
+            self._living.result()
+            raise RuntimeError("the application ended while it started")
+        for listener in self._sockets:
+            self._servers.append(
+                await asyncio.start_server(self._serve, sock=listener.dup(), backlog=BACKLOG, **self._tls)
+            )
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        self._keep(asyncio.current_task())
+        await TCPServer(self._app, loop, self._config, self._context, self._state, reader, writer)
+
+    def _keep(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def drain(self, patience: float = NEWCOMER) -> None:
+        self._farewell.draining = True
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for listener in self._sockets:
+            close(listener)
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().call_later(patience, self._end_idle)
+
+    @property
+    def connections(self) -> int:
+        return len(self._tasks)
+
+    def _end_idle(self) -> None:
+        self._keep(asyncio.get_running_loop().create_task(self._context.terminated.set()))
+
+    async def stop(self) -> None:
+        self.drain()
+        if self._ending is not None:
+            self._ending.cancel()
+        await self._context.terminated.set()
+        # A connection whose client takes nothing would never end; the lifespan ends all the same.
+        if self._tasks:
+            _, endless = await asyncio.wait(self._tasks, timeout=_PATIENCE)
+            for task in endless:
+                task.cancel()
+            await asyncio.gather(*endless, return_exceptions=True)
+        if self._lifespan is not None and self._living is not None:
+            await self._lifespan.wait_for_shutdown()
+            self._living.cancel()
+            await asyncio.gather(self._living, return_exceptions=True)
+
+
+class _Farewell:
+    """While it drains, has each response say that its connection will be closed; hypercorn only closes it.
+
+    Not a streaming one: Node's fetch takes a cut stream for a finished one when it reads ``Connection: close``.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["http_version"] not in ("1.0", "1.1"):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_farewell(message: Message) -> None:
+            if message["type"] == "http.response.start" and self.draining:
+                headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+                if not is_streaming(first(headers, b"content-type") or b""):
+                    message = {**message, "headers": [*headers, (b"connection", b"close")]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_farewell)

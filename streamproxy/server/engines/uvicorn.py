@@ -1,0 +1,234 @@
+"""uvicorn with our HTTP/1.1 protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from streamproxy.server.engines.base import EngineSettings
+from streamproxy.server.http1.protocol import NEWCOMER, Http11Limits, Http11Protocol, http11_protocol
+from streamproxy.server.sockets import BACKLOG, close
+
+TLS_GOODBYE = 1.0  # seconds for a client to answer the end of its TLS connection
+
+
+class UvicornEngine:
+    """uvicorn with our HTTP/1.1 protocol."""
+
+    def __init__(
+        self, app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings, *, lifespan: bool = True
+    ) -> None:
+        limits = Http11Limits(
+            max_header_size=settings.max_header_size,
+            head_timeout=settings.head_timeout,
+            on_rejected=settings.on_rejected,
+        )
+        config = uvicorn.Config(
+            app,
+            interface="asgi3",  # uvicorn would look for a coroutine function
+            http=http11_protocol(limits),
+            ws="websockets-sansio",
+            lifespan="on" if lifespan else "off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=settings.keepalive_timeout,  # type: ignore[arg-type]  # a loop takes fractions too
+            timeout_graceful_shutdown=1,
+        )
+        self._server = _Server(config, sockets, settings)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._server.serve())
+        ready = asyncio.get_running_loop().create_task(self._server.ready.wait())
+        await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._task.done():
+            self._task.result()
+            raise RuntimeError("the server ended while it started")
+
+    def drain(self, patience: float = NEWCOMER) -> None:
+        def shut_down(connection: Any) -> None:
+            # uvicorn would have its WebSockets closed at once; they are streams, and go on like others.
+            if isinstance(connection, Http11Protocol) and not connection.stopping:
+                connection.shutdown(patience)
+
+        self._server.stop_accepting(shut_down)
+
+    @property
+    def connections(self) -> int:
+        return self._server.open_connections
+
+    async def stop(self) -> None:
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+
+
+class _Connections(set[Any]):
+    """The server's open connections; says when the limit is reached and when there is room again.
+
+    Those whose TLS handshake still goes on count too, without being members.
+    """
+
+    def __init__(self, most: int, full: Callable[[], None], room: Callable[[], None]) -> None:
+        super().__init__()
+        self._most = most
+        self._full = full
+        self._room = room
+        self._shaking: set[weakref.ref[_Newcomer]] = set()
+        self._shut_down: Callable[[Any], None] | None = None
+
+    def add(self, connection: Any) -> None:
+        super().add(connection)
+        self._look()
+        if self._shut_down is not None:
+            # It is not ready yet, and no response begins before that.
+            asyncio.get_running_loop().call_soon(self._shut_down, connection)
+
+    def discard(self, connection: Any) -> None:
+        super().discard(connection)
+        self._look()
+
+    @property
+    def count(self) -> int:
+        return len(self) + len(self._shaking)
+
+    def leave(self, shut_down: Callable[[Any], None]) -> None:
+        """Call this with each connection that there is, and with those that have been accepted already and enter in a
+        later turn of the loop, or after their handshake."""
+        self._shut_down = shut_down
+        for connection in list(self):
+            shut_down(connection)
+
+    def expect(self, newcomer: _Newcomer) -> None:
+        """Count a connection that begins its handshake, for as long as the object lives, or until it has `arrived`."""
+        self._shaking.add(weakref.ref(newcomer, self._left))
+        # Not at once: a server can't be closed in the middle of its accept.
+        asyncio.get_running_loop().call_soon(self._look)
+
+    def arrived(self, newcomer: _Newcomer) -> None:
+        """A handshake has gone well, and the connection will be added in the same step."""
+        self._shaking.discard(weakref.ref(newcomer))
+
+    def _left(self, reference: weakref.ref[_Newcomer]) -> None:
+        if reference in self._shaking:
+            self._shaking.discard(reference)
+            self._look()
+
+    def _look(self) -> None:
+        if self.count >= self._most:
+            self._full()
+        else:
+            self._room()
+
+
+class _Newcomer(asyncio.Protocol):
+    """A connection until its TLS handshake is over; then the protocol that ``make`` gives takes its place.
+
+    No loop tells a protocol of a handshake that failed, it only lets go of it: so its end is that of this object.
+    """
+
+    def __init__(self, make: Callable[[], asyncio.Protocol], connections: _Connections) -> None:
+        self._make = make
+        self._connections = connections
+        connections.expect(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        protocol = self._make()
+        self._connections.arrived(self)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals alone and stops accepting when it has connections enough.
+
+    A loop can't pause a server, but it can close one: each server gets a duplicate of the listening socket, whose
+    original stays open, so that connections wait in the listen queue until the next server takes them.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], settings: EngineSettings) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+        self._sockets = sockets
+        self._tls: dict[str, Any] = {}
+        if settings.tls is not None:
+            self._tls = {
+                "ssl": settings.tls,
+                "ssl_handshake_timeout": settings.head_timeout,
+                "ssl_shutdown_timeout": TLS_GOODBYE,
+            }
+        self._accepting = False
+        self._draining = False
+        self._reopening: asyncio.Task[None] | None = None
+        self._connections = _Connections(settings.max_connections, self._close_servers, self._reopen)
+        self.server_state.connections = self._connections
+        self.servers: list[asyncio.base_events.Server] = []
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @property
+    def open_connections(self) -> int:
+        """How many there are, those in their TLS handshake too."""
+        return self._connections.count
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise RuntimeError("the application did not start")
+        await self._open_servers()
+        self.started = True
+        self.ready.set()
+
+    def _accepted(self) -> asyncio.Protocol:
+        return _Newcomer(self._protocol, self._connections) if self._tls else self._protocol()
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
+
+    async def _open_servers(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._accepting = True
+        for listener in self._sockets:
+            create: Any = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+            server = await create(self._accepted, sock=listener.dup(), backlog=BACKLOG, **self._tls)
+            if self._accepting:
+                self.servers.append(server)
+            else:
+                server.close()
+
+    def _close_servers(self) -> None:
+        self._accepting = False
+        for server in self.servers:
+            server.close()
+        self.servers.clear()
+
+    def _reopen(self) -> None:
+        if not self._accepting and not self._draining and (self._reopening is None or self._reopening.done()):
+            self._accepting = True
+            self._reopening = asyncio.get_running_loop().create_task(self._open_servers())
+
+    def stop_accepting(self, shut_down: Callable[[Any], None]) -> None:
+        """Close the listening sockets for good, and shut down every connection, also those that enter later."""
+        self._draining = True
+        self._close_servers()
+        for listener in self._sockets:
+            close(listener)
+        self._connections.leave(shut_down)

@@ -1,0 +1,396 @@
+"""Our HTTP/1.1 server protocol, for uvicorn to run: strict with requests, lean with responses, honest about ends.
+
+Theory of operation. A connection is in one state at a time::
+
+    HEAD ──▶ RESPONSE ──▶ HEAD                 one request after the other
+      │          │   └──▶ DRAIN ──▶ HEAD       responded, but a small rest of the request's body is still to come
+      │          ▼
+      └────▶ LINGER ──▶ CLOSED                 said everything; waits for the client to hear it
+      └────▶ CLOSED                            the transport is closing, or gone
+
+Bytes are read for one request at a time: its head (`RequestHead`), then its body, counted or unchunked. What comes
+after that while its response is not complete is a pipelined request; it waits unparsed, and past ``max_header_size``
+bytes of it the transport is no longer read. So responses can't change their order, a malformed request is answered
+after those before it, and a flood costs no more than its bytes. Reading goes on as long as it can, because its end
+means that the client has left, and the application is told at once; while it can't, `Flow` watches the peer.
+
+Closing a socket that has unread input resets it, and the reset takes away the response that the client has not read
+yet. So a connection that ends before the request was read is half-closed first, and reads on for a bounded time
+(LINGER; RFC 9112 section 9.6).
+
+One timer serves all states: the time a head may take, or an idle connection may last, or the end of patience.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, cast
+
+from uvicorn.server import ServerState
+
+from streamproxy.dialects.http import error_response
+from streamproxy.errors import BadRequest, Rejected, RequestTimeout
+from streamproxy.exchange.exchange import new_request_id
+from streamproxy.server.flow import NEVER, WRITE_LIMIT, Deadline, Flow
+from streamproxy.server.http1.cycle import RequestCycle
+from streamproxy.server.http1.head import whole_response
+from streamproxy.server.http1.scope import connection_scope, request_scope
+from streamproxy.wire.chunked import ChunkedDecoder
+from streamproxy.wire.http1 import MAX_FIELDS
+from streamproxy.wire.request import RequestHead
+
+BODY_LIMIT: Final = 64 * 1024  # bytes of a request body that are held, or drained when nobody wants them
+
+FLUSH_TIMEOUT: Final = 60.0  # seconds in which a client has to take the end of its last response
+NEWCOMER: Final = 0.1  # seconds in which a connection without a request may still send its first, while the server ends
+
+_HEAD: Final = 0
+_RESPONSE: Final = 1
+_DRAIN: Final = 2
+_LINGER: Final = 3
+_CLOSED: Final = 4
+
+
+@dataclass(frozen=True)
+class Http11Limits:
+    """What a connection may take: ``max_header_size`` in bytes, times in seconds.
+
+    ``linger`` is how long a connection that ends early waits for the client to read its last response, and how long
+    an aborted one may take to flush. ``on_rejected`` hears of each request that is refused before the application
+    sees it, with the status and the reason.
+    """
+
+    max_header_size: int = 64 * 1024
+    max_fields: int = MAX_FIELDS
+    head_timeout: float = 30.0
+    linger: float = 5.0
+    on_rejected: Callable[[int, str], None] | None = None
+
+
+def http11_protocol(limits: Http11Limits) -> Any:
+    """What makes protocols with these limits, for ``uvicorn.Config(http=…)``."""
+    return partial(Http11Protocol, limits)
+
+
+class Http11Protocol:
+    """One connection. Made by uvicorn, which knows it by its arguments, `shutdown` and the server's state.
+
+    An `asyncio.Protocol` in all but name: loops call its methods and ask for no more, and a class with a base in
+    Python can't be compiled.
+    """
+
+    def __init__(
+        self,
+        limits: Http11Limits,
+        config: Any,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.limits = limits
+        if not config.loaded:
+            config.load()
+        self._config = config
+        self._app: Any = config.loaded_app
+        self._state = server_state
+        self._connections: Any = server_state.connections  # a set of the engine's own kind, which counts
+        self._app_state = app_state
+        self._keepalive = float(config.timeout_keep_alive)  # an int, says uvicorn
+        self.loop = _loop or asyncio.get_running_loop()
+        self.plain_tasks = self.loop.get_task_factory() is None
+        # Of the connection.
+        self.transport: asyncio.Transport
+        self.flow: Flow
+        self.stopping = False  # the server wants to end
+        self._status = _HEAD
+        self._deadline = Deadline(self.loop, self._expired)
+        self._fresh = True  # has not had a request
+        self._scope: dict[str, Any] = {}  # what is the same for all its requests
+        self._head = RequestHead(self.limits.max_header_size, self.limits.max_fields)
+        self._begun = False  # a head, which has only so much time to end
+        self._backlog = b""  # bytes after the current request
+        # Of the current request.
+        self._cycle: RequestCycle | None = None
+        self._chunks: ChunkedDecoder | None = None
+        self._left = 0  # bytes of its body that have not come, if it has a length
+        self._drained = 0  # bytes of its body that nobody wanted
+
+    # From the event loop.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's only look like one
+        self.flow = Flow(transport, self.loop, self._client_left)
+        self._scope = connection_scope(transport, self._config.root_path)
+        self._deadline.set(self.limits.head_timeout)
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._status = _CLOSED
+        self._connections.discard(self)
+        self._deadline.close()
+        self.flow.close()
+        self._backlog = b""
+        self._head.close()
+        self._chunks = None
+        cycle, self._cycle = self._cycle, None
+        if cycle is not None:
+            cycle.disconnect()
+
+    def eof_received(self) -> bool:
+        if self._status == _RESPONSE:
+            self._client_left()
+        elif self.flow.flushing:
+            self.flow.reset()  # an aborted response: to close in good order would make it look finished
+        return False  # the transport closes, once it has flushed what it holds
+
+    def pause_writing(self) -> None:
+        self.flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.flow.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        status = self._status
+        if status == _HEAD:
+            self._read_head(data)
+        elif status == _RESPONSE:
+            assert self._cycle is not None
+            if self._cycle.body_complete:
+                self._hold(data)
+            else:
+                self._read_body(data)
+        elif status == _DRAIN:
+            self._read_body(data)
+
+    def shutdown(self, patience: float = NEWCOMER) -> None:
+        """From uvicorn: end the connection, at once if it is idle, else after the response that it is busy with.
+
+        A first request is on its way, and would be answered with a reset, so it has ``patience`` seconds. With more
+        than the default another request may come as well.
+        """
+        self.stopping = True
+        if self._status == _HEAD and not self._begun and not self._backlog:
+            if self._fresh or patience > NEWCOMER:
+                self._deadline.set(patience)
+            else:
+                self._close()
+
+    # Reading.
+
+    def _read_head(self, data: bytes) -> None:
+        if self._backlog:
+            data, self._backlog = self._backlog + data, b""
+        head = self._head
+        try:
+            rest = head.feed(data)
+        except Rejected as error:
+            self._refuse(error)
+            return
+        if rest is None:
+            if head.begun and not self._begun:  # else empty lines only
+                self._begun = True
+                self._deadline.set(self.limits.head_timeout)
+            return
+        self._begun = False
+        self._deadline.at = NEVER
+        if head.wants_websocket and self._config.ws_protocol_class is not None:
+            self._upgrade(head, rest)
+        else:
+            self._begin(head, rest)
+
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
+        """Start the application on a request whose head is complete."""
+        self._status = _RESPONSE
+        if self.flow.high != WRITE_LIMIT:
+            self.flow.limit()
+        cycle = self._cycle = RequestCycle(self, head, self._state)
+        framing = head.framing
+        cycle.start(self._app, request_scope(self._scope, head, self._app_state, cycle))
+        head.forget()
+        if not cycle.body_complete:
+            self._left = framing.length or 0
+            self._chunks = ChunkedDecoder(self.limits.max_header_size) if framing.chunked else None
+            self._drained = 0
+            if rest:
+                self._read_body(rest)
+        elif rest:
+            self._hold(rest)
+
+    def _read_body(self, data: bytes) -> None:
+        chunks = self._chunks
+        if chunks is None:
+            piece = data[: self._left]
+            self._left -= len(piece)
+            last = not self._left
+            rest = data[len(piece) :]
+        else:
+            try:
+                piece = chunks.feed(data)
+            except BadRequest as error:
+                self._refuse_body(error)
+                return
+            last = chunks.done
+            rest = chunks.rest
+        if self._status == _DRAIN:
+            self._drop(piece, rest, last=last)
+            return
+        assert self._cycle is not None
+        self._cycle.feed(piece, last=last)
+        if rest:
+            self._hold(rest)
+        elif self._cycle.held > BODY_LIMIT:
+            self.flow.read(False)
+
+    def _drop(self, piece: bytes, rest: bytes, *, last: bool) -> None:
+        """Part of a body that came after its response."""
+        self._drained += len(piece)
+        if last and self.stopping:
+            self._close()
+        elif last:
+            self._backlog = rest
+            self._next()
+        elif self._drained > BODY_LIMIT:
+            self._linger()
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what comes after the current request."""
+        self._backlog += data
+        self.update_reading()
+
+    def update_reading(self) -> None:
+        """Read on, or not, by what is held now. Also from the cycle, when it holds less than before."""
+        cycle = self._cycle
+        held = cycle.held if cycle is not None else 0
+        self.flow.read(held <= BODY_LIMIT and len(self._backlog) <= self.limits.max_header_size)
+
+    # Ends of requests.
+
+    def responded(self, cycle: RequestCycle) -> None:
+        """From the cycle: its response is complete."""
+        self._state.total_requests += 1
+        self._cycle = None
+        if not self.flow.reading:
+            self.flow.read(True)
+        if cycle.body_complete:
+            if cycle.keep_alive and not self.stopping:
+                self._next()
+            elif self._backlog:
+                self._linger()
+            else:
+                self._close()
+        elif cycle.keep_alive and not self.stopping and self._left <= BODY_LIMIT:
+            self._status = _DRAIN
+            self._deadline.set(self.limits.linger)
+        else:
+            self._linger()
+
+    def _next(self) -> None:
+        """Turn to the next request, or become idle."""
+        self._status = _HEAD
+        self._fresh = False
+        self._chunks = None
+        self._deadline.set(self._keepalive)
+        if self._backlog:
+            # Not from here: this is the task of the request before, with its context.
+            self.loop.call_soon(self._read_backlog, context=contextvars.Context())
+
+    def _read_backlog(self) -> None:
+        if self._status == _HEAD and self._backlog:  # else data came meanwhile, and took it along
+            self._read_head(b"")
+
+    def unfinished(self, cycle: RequestCycle) -> None:
+        """From the cycle: its response will never be complete, and must not look so."""
+        self._cycle = None
+        if cycle.ends_with_close:
+            self._status = _CLOSED
+            self._deadline.set(self.limits.linger)
+            self.flow.when_flushed(self.flow.reset)
+        elif cycle.body_complete:
+            self._close(self.limits.linger)
+        else:
+            self._linger(finished=False)
+
+    def _refuse(self, error: Rejected) -> None:
+        """Answer a request that the application will not see, and end the connection."""
+        if self.limits.on_rejected is not None:
+            self.limits.on_rejected(error.status, error.detail)
+        self._answer(error)
+
+    def _answer(self, error: Rejected) -> None:
+        """Answer in the application's place, and end the connection."""
+        headers, body = error_response(error, new_request_id())
+        self.transport.write(whole_response(error.status, headers, body))
+        self._linger()
+
+    def _refuse_body(self, error: BadRequest) -> None:
+        """The request's body turned out to be malformed: nothing after this point can be trusted."""
+        cycle, self._cycle = self._cycle, None
+        if cycle is None:  # the response is complete already
+            self._linger()
+            return
+        cycle.fault = error
+        cycle.disconnect()
+        if cycle.started:
+            self.unfinished(cycle)
+        else:
+            self._answer(error)
+
+    def _client_left(self) -> None:
+        """The client closed, or half-closed, before its response was complete."""
+        cycle, self._cycle = self._cycle, None
+        if cycle is None:
+            return
+        self._status = _CLOSED
+        if cycle.ends_with_close:
+            self.flow.reset()
+        else:
+            self.transport.abort()
+        cycle.disconnect()
+
+    # Ends of connections.
+
+    def _expired(self) -> None:
+        if self._status == _HEAD and self._begun:
+            self._refuse(RequestTimeout("The request head did not come in time"))
+        elif self._status == _HEAD:
+            self._close()
+        else:
+            self.transport.abort()
+
+    def _close(self, patience: float = FLUSH_TIMEOUT) -> None:
+        """Close once everything was flushed; a client that doesn't take it is not waited for for ever."""
+        self._status = _CLOSED
+        self._deadline.set(patience)
+        self.transport.close()
+
+    def _linger(self, *, finished: bool = True) -> None:
+        """Say that nothing more will come, and read on until the client closes too."""
+        self._status = _LINGER
+        self._backlog = b""
+        self._chunks = None
+        self._deadline.set(self.limits.linger)
+        self.flow.read(True)
+        if self.transport.can_write_eof():
+            try:
+                self.transport.write_eof()
+            except OSError:
+                self.transport.abort()  # the client has reset the connection
+        elif not finished:
+            self._close(self.limits.linger)  # over TLS only closing says so, and the client must hear it
+
+    def _upgrade(self, head: RequestHead, rest: bytes) -> None:
+        """Hand the connection to uvicorn's WebSocket protocol, with the bytes of the handshake."""
+        self._status = _CLOSED
+        self._connections.discard(self)
+        self._deadline.close()
+        self.flow.limit()
+        protocol: Any = self._config.ws_protocol_class
+        websocket = protocol(config=self._config, server_state=self._state, app_state=self._app_state)
+        websocket.connection_made(self.transport)
+        websocket.data_received(head.raw + rest)
+        self.transport.set_protocol(websocket)
+        head.close()

@@ -1,0 +1,1 @@
+"""How an endpoint is picked among those that are available."""

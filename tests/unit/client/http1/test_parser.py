@@ -1,0 +1,222 @@
+"""The parser's side of a connection against h11, and against garbage; no loop is needed."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import h11
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamproxy.client.http1.response import FOREVER, ResponseParser, announced_lifetime
+from streamproxy.errors import BadResponse, ResponseIncomplete
+from streamproxy.wire.headers import Headers
+
+TOKEN = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789!#$%&'*+-.^_`|~", min_size=1, max_size=12)
+VISIBLE = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100))
+VALUE = st.lists(st.binary(min_size=1, max_size=8).map(lambda raw: bytes(VISIBLE[byte % len(VISIBLE)] for byte in raw)))
+SPACE = st.sampled_from([b"", b" ", b"\t", b"  "])
+FRAMES = (b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"proxy-connection", b"keep-alive")
+
+
+class Outcome(NamedTuple):
+    """What came of a response: h11's view or ours."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    complete: bool
+
+
+@st.composite
+def fields(draw: st.DrawFn) -> list[bytes]:
+    """Field lines that say nothing of framing."""
+    return [
+        name + b":" + draw(SPACE) + b" ".join(draw(VALUE)) + draw(SPACE) + b"\r\n"
+        for name in draw(st.lists(TOKEN.map(str.encode), max_size=5))
+        if name.lower() not in FRAMES
+    ]
+
+
+@st.composite
+def chunked(draw: st.DrawFn, body: bytes) -> bytes:
+    """A body cut into chunks, with extensions and trailers."""
+    out = b""
+    while body:
+        size = draw(st.integers(1, len(body)))
+        spelling = draw(st.sampled_from([b"%x", b"%X", b"0%x", b"000%X"])) % size
+        extension = draw(st.sampled_from([b"", b";a", b";a=b", b';a="b c"', b";a=b;c"]))
+        out += spelling + extension + b"\r\n" + body[:size] + b"\r\n"
+        body = body[size:]
+    trailers = draw(st.sampled_from([b"", b"X-T: 1\r\n", b"X-T: 1\r\nX-U:\r\n"]))
+    return out + draw(st.sampled_from([b"0", b"000", b"0;a=b"])) + b"\r\n" + trailers + b"\r\n"
+
+
+@st.composite
+def responses(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A request's method, and the bytes of a response to it that is complete when the connection ends."""
+    method = draw(st.sampled_from(["GET", "GET", "POST", "HEAD"]))
+    interim = b"".join(
+        b"HTTP/1.1 %d X\r\n%s\r\n" % (status, b"".join(draw(fields())))
+        for status in draw(st.lists(st.sampled_from([100, 102, 103, 104]), max_size=2))
+    )
+    status = draw(st.sampled_from([200, 200, 201, 204, 206, 304, 404, 413, 500, 599]))
+    version = draw(st.sampled_from([b"1.1", b"1.1", b"1.0"]))
+    body = draw(st.binary(max_size=200))
+    framing = draw(st.sampled_from(["sized", "chunked", "close"] if version == b"1.1" else ["sized", "close"]))
+    lines = draw(fields())
+    if framing == "sized":
+        lines.append(b"Content-Length: %d\r\n" % len(body))
+    elif framing == "chunked":
+        lines.append(draw(st.sampled_from([b"Transfer-Encoding: chunked\r\n", b"transfer-encoding:chunked \r\n"])))
+        body = draw(chunked(body))
+    head = b"HTTP/%s %d %s\r\n" % (version, status, draw(st.sampled_from([b"OK", b"", b"Two words"])))
+    if method == "HEAD" or status in (204, 304):
+        body = b""
+    return method, interim + head + b"".join(draw(st.permutations(lines))) + b"\r\n" + body
+
+
+def split(data: bytes, cuts: list[int]) -> list[bytes]:
+    """The data in reads; no read is empty."""
+    edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(edges) if end > start]
+
+
+def ours(method: str, reads: list[bytes]) -> tuple[ResponseParser, Outcome]:
+    """The response as our parser sees it, up to the end of the connection."""
+    parser = ResponseParser()
+    parser.begin(method)
+    for data in reads:
+        if parser.done or parser.fault is not None:
+            break
+        parser.feed(data)
+    complete = parser.done or (parser.ends_with_connection and parser.fault is None)
+    return parser, Outcome(parser.status, parser.headers or [], b"".join(parser.chunks), complete)
+
+
+def h11s(method: str, reads: list[bytes]) -> Outcome:
+    """The response as h11 sees it."""
+    connection = h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
+    connection.send(h11.EndOfMessage())
+    status, headers, body, complete = 0, [], b"", False
+    try:
+        for data in [*reads, b""]:
+            connection.receive_data(data)
+            while (event := connection.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+                if isinstance(event, h11.Response):
+                    status, headers = event.status_code, list(event.headers)
+                elif isinstance(event, h11.Data):
+                    body += event.data
+                elif isinstance(event, h11.EndOfMessage):
+                    complete = True
+                    break
+                elif isinstance(event, h11.ConnectionClosed):
+                    break
+            if complete:
+                break
+    except h11.RemoteProtocolError:
+        pass
+    return Outcome(status, headers, body, complete)
+
+
+@settings(max_examples=400, deadline=None)
+@given(responses(), st.lists(st.integers(0, 2000), max_size=12))
+def test_any_response_in_any_reads_is_what_h11_says(response: tuple[str, bytes], cuts: list[int]) -> None:
+    method, data = response
+    reads = split(data, cuts)
+    parser, outcome = ours(method, reads)
+    assert parser.fault is None
+    assert outcome == h11s(method, reads)
+    assert outcome.complete
+
+
+@settings(max_examples=300, deadline=None)
+@given(responses(), st.integers(0, 2000), st.lists(st.integers(0, 2000), max_size=5))
+def test_a_response_cut_anywhere_is_complete_only_if_h11_says_so(
+    response: tuple[str, bytes], end: int, cuts: list[int]
+) -> None:
+    method, data = response
+    reads = split(data[: end % len(data)], cuts)
+    _, outcome = ours(method, reads)
+    assert outcome == h11s(method, reads)
+
+
+@settings(max_examples=150, deadline=None)
+@given(responses(), responses(), st.lists(st.integers(0, 2000), max_size=8))
+def test_the_next_response_on_the_connection_is_not_touched_by_the_one_before(
+    first: tuple[str, bytes], second: tuple[str, bytes], cuts: list[int]
+) -> None:
+    parser, _ = ours(first[0], split(first[1], cuts))
+    if not parser.done or not parser.framing.keep_alive or parser.stray:
+        return
+    parser.chunks.clear()
+    parser.begin(second[0])
+    for data in split(second[1], cuts):
+        parser.feed(data)
+    assert parser.fault is None
+    assert (parser.status, parser.headers, b"".join(parser.chunks)) == h11s(second[0], [second[1]])[:3]
+
+
+def mutated(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    """The data with some of it replaced."""
+    for position, length, replacement in edits:
+        start = position % (len(data) + 1)
+        data = data[:start] + replacement + data[start + length :]
+    return data
+
+
+EDITS = st.lists(
+    st.tuples(
+        st.integers(0, 2000),
+        st.integers(0, 4),
+        st.one_of(st.binary(max_size=3), st.sampled_from([b"\r\n", b"\n", b"\r", b"\0", b":", b" ", b"0\r\n\r\n"])),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(responses(), EDITS, st.lists(st.integers(0, 2000), max_size=20))
+def test_garbage_gives_a_response_or_one_of_our_errors_whatever_the_reads(
+    response: tuple[str, bytes], edits: list[tuple[int, int, bytes]], cuts: list[int]
+) -> None:
+    method, data = response
+    data = mutated(data, edits)
+    whole, outcome = ours(method, [data] if data else [])
+    parts, outcome_of_parts = ours(method, split(data, cuts))
+    assert outcome == outcome_of_parts
+    assert type(whole.fault) is type(parts.fault)
+    assert isinstance(whole.fault, BadResponse | ResponseIncomplete | None)
+    assert isinstance(whole.fault, BadResponse) == (whole.fault is not None and whole.headers is None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300), st.lists(st.integers(0, 2000), max_size=5))
+def test_random_bytes_are_refused(noise: bytes, cuts: list[int]) -> None:
+    for data in (noise, b"HTTP/1.1 200 OK\r\n" + noise):
+        parser, outcome = ours("GET", split(data, cuts))
+        if parser.fault is not None:
+            assert isinstance(parser.fault, BadResponse | ResponseIncomplete)
+        else:
+            assert outcome.complete or not parser.done
+
+
+@pytest.mark.parametrize("stray", [b"\0", b"x", b"x\0", b"x\0\0y", b"0\r\n\r\n\0", b"HTTP/1.1 200 OK\r\n\0"])
+@pytest.mark.parametrize("head", [b"204 No Content\r\n", b"200 OK\r\nContent-Length: 0\r\n"])
+def test_a_nul_behind_a_response_is_not_fed_to_a_parser_that_has_refused_it(head: bytes, stray: bytes) -> None:
+    parser, outcome = ours("GET", [b"HTTP/1.1 " + head + b"\r\n" + stray])
+    assert (parser.stray, parser.fault, outcome.complete) == (True, None, True)
+
+
+def test_an_upstreams_word_on_idle_connections_is_heard() -> None:
+    assert announced_lifetime([(b"keep-alive", b"timeout=5")]) == 4
+    assert announced_lifetime([(b"keep-alive", b"max=100, Timeout=75")]) == 74
+    assert announced_lifetime([(b"keep-alive", b"timeout=1")]) == 0.5
+    assert 0 < announced_lifetime([(b"keep-alive", b"timeout=0")]) < 0.1
+    assert announced_lifetime([(b"keep-alive", b"nottimeout=5")]) == FOREVER
+    assert announced_lifetime([(b"keep-alive", b"max=5")]) == FOREVER
+    assert announced_lifetime([]) == FOREVER

@@ -1,0 +1,134 @@
+"""What the supervisor decides: when to start again, and who listens where; and what is said of several workers."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from streamproxy.config import Address, parse_config
+from streamproxy.config.advice import advice
+from streamproxy.errors import ConfigError
+from streamproxy.process.activation import ActivationError, activated
+from streamproxy.process.processes import Processes
+from streamproxy.process.shares import Shares
+from streamproxy.process.watchdog import Pulse
+from streamproxy.process.workers import LONGEST_PAUSE, Backoff
+from streamproxy.server.sockets import BindError, bind, bind_several, close
+
+ROUTE = "routes: [{name: chat, path: /*, upstream: http://a%s}]\n"
+
+
+def test_the_first_death_costs_no_pause_and_later_ones_more_and_more() -> None:
+    backoff = Backoff()
+    pauses = [backoff.after(0.0) for _ in range(12)]
+    assert pauses[0] == 0.0
+    assert pauses[1:] == sorted(pauses[1:])
+    assert pauses[1] > 0.0
+    assert pauses[-1] == LONGEST_PAUSE
+    assert backoff.after(3600.0) == 0.0
+
+
+def test_a_worker_hangs_that_has_said_nothing_for_so_many_turns() -> None:
+    pulse: Pulse[str] = Pulse(3)
+    for number in range(10):
+        assert pulse.turn(1.0, {"quick": number, "slow": number // 3}) == []
+    assert [pulse.turn(1.0, {"quick": number, "slow": 3}) for number in range(10, 13)] == [[], [], ["slow"]]
+    assert pulse.turn(1.0, {"quick": 13}) == []
+
+
+def test_no_worker_hangs_on_a_machine_that_does() -> None:
+    pulse: Pulse[str] = Pulse(3)
+    for _ in range(2):
+        assert pulse.turn(1.0, {"one": 1}) == []
+    for _ in range(100):
+        assert pulse.turn(5.0, {"one": 1}) == []
+    assert pulse.turn(5.0, {"one": 2}) == []
+    assert [pulse.turn(1.0, {"one": 2}) for _ in range(3)] == [[], [], ["one"]]
+
+
+def test_each_worker_has_a_socket_of_its_own_on_one_port() -> None:
+    listeners = bind_several(Address(host="127.0.0.1", port=0), 2)
+    shares = Shares(listeners, 2)
+    try:
+        (one,), (two,) = shares.of(0), shares.of(1)
+        assert one is not two
+        assert one.getsockname() == two.getsockname()
+    finally:
+        shares.close()
+
+
+def test_a_withdrawn_place_listens_again_on_its_port_and_the_last_is_never_withdrawn() -> None:
+    shares = Shares(bind_several(Address(host="127.0.0.1", port=0), 2), 2)
+    try:
+        port = shares.of(0)[0].getsockname()
+        shares.withdraw(0)
+        shares.withdraw(1)
+        assert [len(shares.of(place)) for place in (0, 1)] == [0, 1]
+        shares.restore(0)
+        assert shares.of(0)[0].getsockname() == port
+    finally:
+        shares.close()
+
+
+def test_one_socket_is_shared_by_all() -> None:
+    listener = bind(Address(host="127.0.0.1", port=0))
+    shares = Shares([listener], 2)
+    assert shares.of(0) == shares.of(1) == [listener]
+    shares.close()
+
+
+def test_a_port_that_others_share_is_in_use_all_the_same() -> None:
+    first = bind_several(Address(host="127.0.0.1", port=0), 2)
+    try:
+        with pytest.raises(BindError, match="in use"):
+            bind_several(Address(host="127.0.0.1", port=first[0].getsockname()[1]), 2)
+    finally:
+        for listener in first:
+            close(listener)
+
+
+def test_the_memory_of_two_processes_is_more_than_that_of_one() -> None:
+    def memory(processes: Processes) -> float:
+        found = {metric.name: metric.samples[0].value for metric in processes.collect()}
+        return float(found["process_resident_memory_bytes"])
+
+    alone = memory(Processes(lambda: ()))
+    assert memory(Processes(lambda: [os.getpid()])) > 1.5 * alone
+
+
+def test_limits_are_told_of_where_each_worker_has_its_own() -> None:
+    limited = ROUTE % ", limits: {max_streams: 8}"
+    (sentence,) = advice(parse_config("server: {workers: 4}\n" + limited, name="f.yaml"))
+    assert "max_streams: 8" in sentence
+    assert list(advice(parse_config(limited, name="f.yaml"))) == []
+    assert list(advice(parse_config("server: {workers: 4}\n" + ROUTE % "", name="f.yaml"))) == []
+
+
+def test_the_admin_pages_of_one_of_several_workers_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"f\.yaml:2:16: admin.mount: would show one of several workers"):
+        parse_config("server: {workers: 2}\nadmin: {mount: /admin}\n" + ROUTE % "", name="f.yaml")
+
+
+def test_sockets_for_another_process_are_left_alone() -> None:
+    environ = {"LISTEN_PID": "1", "LISTEN_FDS": "1"}
+    assert activated(environ, 2) == ([], [])
+    assert activated({}, 2) == ([], [])
+
+
+def test_what_does_not_listen_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as idle:
+        monkeypatch.setattr("streamproxy.process.activation._FIRST", os.dup(idle.fileno()))
+        with pytest.raises(ActivationError, match="not a listening stream socket"):
+            activated({"LISTEN_PID": "2", "LISTEN_FDS": "1"}, 2)
+
+
+def test_passed_sockets_are_told_apart_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = bind(Address(host="127.0.0.1", port=0))
+    monkeypatch.setattr("streamproxy.process.activation._FIRST", os.dup(listener.fileno()))
+    passed = activated({"LISTEN_PID": "2", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "admin"}, 2)
+    assert passed.main == []
+    assert [one.getsockname() for one in passed.admin] == [listener.getsockname()]
+    for one in (*passed.admin, listener):
+        close(one)
