@@ -24,7 +24,7 @@ chunk keeps it for the next request. Errors are `streamproxy.errors`; a foreign 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -56,6 +56,77 @@ class WholeBody:
         if not data:
             raise StopAsyncIteration
         return data
+
+
+# Takes a chunk in the read itself, and the same chunk in HTTP/1.1's chunked framing where the read was exactly that (else
+# empty). Returns whether it takes another; it has taken this one in any case.
+Sink = Callable[[bytes, bytes], bool]
+
+
+class ChunkSource:
+    """The body of a response as it comes: pull, and push where the source can.
+
+    Pull is complete by itself: take what is `ready`; when that is nothing, the body has `ended`, or `change` is to be
+    awaited before the next look. A cancelled wait loses nothing.
+
+    Push spares the wait: after `pipe`, each chunk is handed to a sink in the callback of the read that brought it. The
+    first thing that is no chunk (the end, a fault, a sink that takes no more) ends the push and wakes `change`.
+    """
+
+    __slots__ = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there will be no more, when nothing is `ready`."""
+        raise NotImplementedError
+
+    @property
+    def trailers(self) -> Headers:
+        """The trailer fields that came behind the body, once it has ended: lower-case names, unfiltered."""
+        return []
+
+    def ready(self) -> bytes | None:
+        """The next chunk, None while there is none. Raises an ExchangeError when the body ends short."""
+        raise NotImplementedError
+
+    def change(self) -> Awaitable[None]:
+        """What to await before looking again, when nothing is `ready` and the body has not `ended`."""
+        raise NotImplementedError
+
+    def pipe(self, sink: Sink | None) -> bool:
+        """Hand chunks to ``sink`` from now on; None takes it back. Returns whether this source does; if not, pull.
+
+        Only while nothing is `ready`. The sink must not raise.
+        """
+        return False
+
+
+class IteratorSource(ChunkSource):
+    """Any asynchronous iterator of bytes as a source; it can't push."""
+
+    __slots__ = ("_chunk", "_chunks", "_ended")
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self._chunk: bytes | None = None
+        self._ended = False
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def ready(self) -> bytes | None:
+        chunk, self._chunk = self._chunk, None
+        return chunk
+
+    async def change(self) -> None:
+        self._chunk = await anext(self._chunks, None)
+        self._ended = self._chunk is None
+
+    async def aclose(self) -> None:
+        """Close a generator: one that is left in the middle would be closed by the garbage collector, later."""
+        if isinstance(self._chunks, AsyncGenerator):
+            await self._chunks.aclose()
 
 
 class RawHeaders(Protocol):
