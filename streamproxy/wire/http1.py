@@ -66,6 +66,14 @@ def connection_options(headers: Headers) -> list[bytes]:
     return options
 
 
+def takes_trailers(headers: Headers) -> bool:
+    """Whether a TE field says ``trailers``, which has no weight (RFC 9110 section 10.1.4)."""
+    return any(
+        name == b"te" and b"trailers" in [coding.strip(b" \t").lower() for coding in value.split(b",")]
+        for name, value in headers
+    )
+
+
 def _keep_alive(version: str, headers: Headers) -> bool:
     options = connection_options(headers)
     if b"close" in options:

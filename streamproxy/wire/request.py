@@ -27,11 +27,12 @@ from streamproxy.wire.http1 import (
     is_host,
     origin_form,
     request_framing,
+    takes_trailers,
 )
 
 _VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
-# What frames a request, and what llhttp takes for Connection.
-_NOTED: Final = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"proxy-connection"})
+# What frames a request, what llhttp takes for Connection, and what says how a response may end.
+_NOTED: Final = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"proxy-connection", b"te"})
 
 
 # Method, target, version, the authority of a target in absolute form, and the target's path, raw path and query.
@@ -72,8 +73,9 @@ class RequestHead:
 
     ``max_size`` is in bytes. After `feed` has given what follows the head, and until `forget`: ``method``;
     ``target`` in origin form (the exact bytes), and of it ``path``, decoded, ``raw_path`` and ``query``; ``version``
-    ("1.0" or "1.1"); ``headers`` with lower-case names; ``framing`` of the body; ``raw``, the head as it came; and
-    ``wants_websocket``, whether it is a WebSocket handshake (RFC 6455 section 4.1), in so far as a server must know it.
+    ("1.0" or "1.1"); ``headers`` with lower-case names; ``framing`` of the body; ``raw``, the head as it came;
+    ``takes_trailers``, whether the client said ``TE: trailers``; and ``wants_websocket``, whether it is a WebSocket
+    handshake (RFC 6455 section 4.1), in so far as a server must know it.
     """
 
     __slots__ = (
@@ -91,6 +93,7 @@ class RequestHead:
         "query",
         "raw",
         "raw_path",
+        "takes_trailers",
         "target",
         "version",
         "wants_websocket",
@@ -126,6 +129,7 @@ class RequestHead:
         self._noted: Headers = []
         self.headers: Headers = []
         self.raw = b""
+        self.takes_trailers = False
         self.wants_websocket = False
 
     def close(self) -> None:
@@ -219,6 +223,7 @@ class RequestHead:
     def _finish_framing(self) -> None:
         self._parser = None
         self.framing = request_framing(self.version, self._noted)
+        self.takes_trailers = self.version == "1.1" and takes_trailers(self._noted)
         if self._upgrade:
             self.wants_websocket = self._is_websocket()
 

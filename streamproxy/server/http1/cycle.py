@@ -1,16 +1,13 @@
-"""One request and its response on an HTTP/1.1 connection, as ASGI sees them.
+"""One request and its response on an HTTP/1.1 connection.
 
-Theory of operation. The connection feeds a cycle with the request's body and tells it when the client leaves; the
-application takes the one and hears of the other through ``receive()`` and ``on_disconnect``. The response goes from
-``send()`` straight to the transport. It moves through::
+Theory of operation. What does not depend on the protocol is in `streamproxy.server.cycle`. Here the response goes
+straight to the transport, in one of four framings (RFC 9112 section 6.3)::
 
-    no head sent ──▶ head sent, in one of four framings ──▶ complete
-                     NO_BODY | SIZED | CHUNKED | TO_CLOSE
+    UNSTARTED ──begin()──▶ NO_BODY | SIZED | CHUNKED | TO_CLOSE
 
-and stops in any of them when the client leaves (``disconnected``) or the application fails. A response is complete
-when its last byte was written and the transport holds no more than it may; only then may the connection turn to the
-next request, so a client that takes nothing can't make the server hold more than one response. A response that never
-completes is given to `Connection.unfinished`, which sees to it that it does not look finished.
+Only when it is complete may the connection turn to the next request, so a client that takes nothing can't make the
+server hold more than one response. A response that never completes is given to `Connection.unfinished`, which sees to
+it that it does not look finished.
 
 The head is corked: it is written at the end of the event loop's turn, together with what the application has sent of
 the body until then, so that a short response is one write (the write is most of what it costs). It never waits for
@@ -20,26 +17,25 @@ anything to happen. After that every chunk is written when it is sent.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Iterable
+from typing import Final, Protocol
 
-from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
-from streamproxy.dialects.http import error_response
-from streamproxy.errors import BadRequest, ClientLeft, ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
-from streamproxy.exchange.exchange import new_request_id
+from streamproxy.errors import ClientLeft
+from streamproxy.server.cycle import RequestCycle
 from streamproxy.server.flow import Flow
-from streamproxy.server.http1.head import connection_field, expects_continue, head_fields, with_defaults
+from streamproxy.server.http1.head import (
+    connection_field,
+    expects_continue,
+    head_fields,
+    informational_head,
+    trailer_section,
+    with_defaults,
+)
 from streamproxy.wire.chunked import SIZE_LINES
 from streamproxy.wire.http1 import NO_BODY
 from streamproxy.wire.request import RequestHead
-
-logger = logging.getLogger("streamproxy.error")
-
-Message = MutableMapping[str, Any]
 
 _UNSTARTED: Final = 0
 _NO_BODY: Final = 1
@@ -63,263 +59,133 @@ class Connection(Protocol):
     loop: asyncio.AbstractEventLoop
     flow: Flow
     stopping: bool
-    plain_tasks: bool  # whether its loop has no task factory
 
     def update_reading(self) -> None:
         """The application has taken some of the body while the transport was not being read."""
 
-    def responded(self, cycle: RequestCycle) -> None:
+    def responded(self, cycle: Http11Cycle) -> None:
         """The response is complete."""
 
-    def unfinished(self, cycle: RequestCycle) -> None:
+    def unfinished(self, cycle: Http11Cycle) -> None:
         """The response will never be complete."""
 
 
-class RequestCycle:
-    """One request with its response; for the application it is a `streamproxy.exchange.extension.DownstreamConnection`.
-
-    ``body_complete`` says whether the request's body was received to its end.
-    """
+class Http11Cycle(RequestCycle):
+    """One request with its response over HTTP/1.1. ``keep_alive``: the connection may take another after it."""
 
     __slots__ = (
         "_connection",
         "_cork",
-        "_expects_continue",
         "_flow",
         "_framing",
         "_left",
-        "_loop",
         "_method",
-        "_open",
-        "_pieces",
-        "_state",
         "_streams",
-        "_told_end",
+        "_takes_trailers",
         "_transport",
         "_version",
-        "_waiters",
-        "body_complete",
-        "complete",
-        "disconnected",
-        "fault",
-        "held",
         "keep_alive",
-        "on_disconnect",
-        "target",
-        "task",
     )
 
-    __deletable__ = ("task",)
-
-    task: asyncio.Task[None]
-
     def __init__(self, connection: Connection, head: RequestHead, state: ServerState) -> None:
+        framing = head.framing
+        has_body = framing is not NO_BODY and framing.length != 0
+        super().__init__(connection.loop, state, head.target, has_body)
         self._connection = connection
         self._transport = connection.transport
         self._flow = connection.flow
-        self._loop = connection.loop
-        self._state = state
-        # The request.
         self._method = head.method
         self._version = head.version
-        self.target = head.target
-        # The body.
-        self._expects_continue = False
-        self._pieces: deque[bytes] | None = None
-        self.held = 0  # bytes that the application has not taken
-        self._told_end = False
-        self._waiters: list[asyncio.Future[None]] | None = None
-        framing = head.framing
-        if framing is NO_BODY:
-            self.keep_alive = self.body_complete = True
-        else:
-            self.keep_alive = framing.keep_alive
-            self.body_complete = framing.length == 0
-            if not self.body_complete:
-                self._pieces = deque()
-                self._expects_continue = head.version == "1.1" and expects_continue(head.headers)
-        # The response.
-        self._open = False  # its head was sent, and its body is wanted
+        self.keep_alive = framing.keep_alive
+        if has_body:
+            self._expects_continue = head.version == "1.1" and expects_continue(head.headers)
+        self._takes_trailers = head.takes_trailers and head.method != "HEAD"
         self._framing = _UNSTARTED
         self._left = 0  # bytes that Content-Length still promises
         self._cork: list[bytes] | None = None  # what is sent but not written, in the turn of the head
         self._streams = False  # chunked, and nothing is corked any more
-        self.complete = False
-        self.disconnected = False
-        self.fault: BadRequest | None = None
-        self.on_disconnect: Callable[[], None] | None = None
 
     # For the application, beyond ASGI.
 
     def set_write_limit(self, high: int) -> None:
-        """Let the transport hold about ``high`` bytes of this response before ``send()`` waits."""
+        """Let the transport hold about ``high`` bytes of this response before a send waits."""
         if not self.complete and not self.disconnected:
-            self._connection.flow.limit(high)
-
-    def take_body(self) -> bytes | None:
-        """What is left of the body, if all of it has come; then ``receive`` gives no more of it."""
-        if not self.body_complete or self._told_end or not self._pieces:
-            return None
-        body = b"".join(self._pieces)
-        self._pieces.clear()
-        self.held, self._told_end = 0, True
-        if not self._flow.reading:
-            self._connection.update_reading()
-        return body
-
-    # For the connection.
+            self._flow.limit(high)
 
     @property
-    def started(self) -> bool:
-        """Whether the response's head was sent."""
-        return self._framing != _UNSTARTED
+    def takes_trailers(self) -> bool:
+        """Whether the client said ``TE: trailers``, and the response is chunked if it has begun."""
+        return self._takes_trailers and (self._framing == _CHUNKED or self._framing == _UNSTARTED)
+
+    # For the connection.
 
     @property
     def ends_with_close(self) -> bool:
         """Whether the client takes the connection's end for the end of the body."""
         return self._framing == _TO_CLOSE
 
-    def feed(self, piece: bytes, *, last: bool) -> None:
-        """Some of the body came."""
-        self._expects_continue = False
-        if piece and self._pieces is not None:
-            self._pieces.append(piece)
-            self.held += len(piece)
-        self.body_complete = last
-        self._wake()
+    # The response.
 
-    def disconnect(self) -> None:
-        """The client left. Does nothing when that was known, or when the response is complete."""
-        if self.disconnected or self.complete:
-            return
-        self.disconnected = True
-        self._open = False
-        self._cork = None
-        self._pieces = None
-        self._wake()
-        if self.on_disconnect is not None:
-            call, self.on_disconnect = self.on_disconnect, None
-            call()
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def start(self, app: ASGIApp, scope: dict[str, Any]) -> None:
-        """Run the application in a task of its own, which is among the server's until it ends."""
-        loop, work = self._loop, self.run(app, scope)
-        if self._connection.plain_tasks:
-            # As the loop would, but without making up a name for each: an eighth less of what a task costs.
-            self.task = asyncio.Task(work, loop=loop, name="request")
-        else:
-            self.task = loop.create_task(work)
-        self._state.tasks.add(self.task)
-
-    async def run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
-        """Call the application, and see to it that its response has an end, good or bad."""
-        fault: type[ExchangeError] | None = InternalError
-        try:
-            await app(scope, self.receive, self.send)
-            if not self.complete and not self.disconnected:
-                logger.error("the application returned without completing its response")
-        except asyncio.CancelledError:
-            fault = StoppedByShutdown  # a server that stops cancels what still runs
-            raise
-        except ExchangeAborted:
-            fault = None
-        except ClientLeft:
-            pass
-        except Exception as error:
-            logger.error("the application failed", exc_info=error)
-        finally:
-            if not self.complete and not self.disconnected:
-                self._give_up(fault() if fault is not None else None)
-            self._state.tasks.discard(self.task)
-            del self.task
-
-    def _give_up(self, error: ExchangeError | None) -> None:
-        """Answer with an error in the application's place, or leave what it began unfinished."""
-        if self.started or error is None:
-            self._uncork()
-            self._connection.unfinished(self)
-            return
-        headers, body = error_response(error, new_request_id())
-        self.keep_alive = False
-        self._send_head(error.status, headers)
-        self._send_body(body, more=False)
-        self._complete()
-
-    async def receive(self) -> Message:
-        """ASGI's receive: the body piece by piece, then ``http.disconnect`` once there is something to tell."""
-        if self._expects_continue and not self.started and not self.disconnected:
-            self._expects_continue = False
-            self._transport.write(_CONTINUE)
-        while not self.disconnected and not self.complete:
-            if self._pieces:
-                piece = self._pieces.popleft()
-                self.held -= len(piece)
-                if not self._connection.flow.reading:
-                    self._connection.update_reading()
-                self._told_end = self.body_complete and not self._pieces
-                return {"type": "http.request", "body": piece, "more_body": not self._told_end}
-            if self.body_complete and not self._told_end:
-                self._told_end = True
-                return {"type": "http.request", "body": b"", "more_body": False}
-            waiter = self._loop.create_future()
-            self._waiters = [*(self._waiters or ()), waiter]
-            await waiter
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        """ASGI's send. Waits only while the transport holds more than it may.
-
-        Raises ClientLeft after the client left, RuntimeError for a message that is out of turn and for a body that is
-        not as long as its Content-Length, and ValueError for a head that is not valid.
-        """
-        kind = message["type"]
-        if kind == "http.response.body":
-            waiting = self.write(message.get("body", b""), message.get("more_body", False))
-        elif kind == "http.response.start":
-            self.begin(message["status"], message.get("headers", ()))
-            waiting = self._drain(True) if self._flow.paused else None
-        else:
-            raise RuntimeError(f"{kind} out of turn")
-        if waiting is not None:
-            await waiting
-
-    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], whole: bool = False) -> None:
-        """Send the head of the response. Raises as `send`.
-
-        ``whole`` says that the body follows at once, with no wait: to come back for the head costs 3,500 instructions.
-        """
+    def informational(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send a 1xx response before the head. HTTP/1.0 has none (RFC 9110 section 15.2)."""
         if self.disconnected:
             raise ClientLeft("the client has left")
-        if self._framing != _UNSTARTED:
-            raise RuntimeError("http.response.start out of turn")
-        self._send_head(status, headers)
+        if self._version != "1.0" and self._framing == _UNSTARTED:
+            self._transport.write(informational_head(status, headers))
+
+    def begin(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], whole: bool = False, reason: bytes = b""
+    ) -> None:
+        """Send the head of the response. Without ``whole`` the loop comes back for it at the end of its turn."""
+        if self.disconnected or self._framing != _UNSTARTED:
+            self._refuse_turn("the head")
+        self._send_head(status, headers, reason)
         if not whole:
             self._loop.call_soon(self._uncork)
 
     def write(self, body: bytes, more: bool) -> Awaitable[None] | None:
-        """Send some of the body, the last of it when there is no ``more``; gives what to wait for, None for nothing.
-
-        Raises as `send`, and so may the wait.
-        """
+        """Send some of the body, the last of it when there is no ``more``; returns what to wait for."""
         if not self._open:
-            if self.disconnected:
-                raise ClientLeft("the client has left")
-            raise RuntimeError("http.response.body out of turn")
+            self._refuse_turn("the body")
         if more and self._streams and 0 < len(body) < _SMALL:
-            # Most chunks of most streams; the general way costs them 800 instructions more.
-            self._transport.write(SIZE_LINES[len(body)] + body + b"\r\n")
+            self._transport.write(SIZE_LINES[len(body)] + body + b"\r\n")  # most chunks of most streams
         else:
             self._send_body(body, more)
         if self._flow.paused:
             return self._drain(more)
         if not more:
             self._complete()
+        return None
+
+    def push(self, chunk: bytes, framed: bytes) -> bool:
+        """Send one chunk of a body that goes on; whether the transport may take more."""
+        if not self._open:
+            self._refuse_turn("the body")
+        if not self._streams:
+            self._send_body(chunk, True)
+        elif framed:
+            self._transport.write(framed)
+        elif 0 < len(chunk) < _SMALL:
+            self._transport.write(SIZE_LINES[len(chunk)] + chunk + b"\r\n")
+        else:
+            self._send_body(chunk, True)
+        return not self._flow.paused
+
+    async def drained(self) -> None:
+        """Wait until the transport takes more. Raises ClientLeft when the client leaves meanwhile."""
+        if self._flow.paused:
+            await self._drain(True)
+
+    def finish(self, trailers: Iterable[tuple[bytes, bytes]]) -> Awaitable[None] | None:
+        """End the body with trailer fields, if the client takes them (RFC 9112 section 7.1.2)."""
+        section = trailer_section(trailers) if self.takes_trailers else b""
+        if not section or not self._open:
+            return self.write(b"", False)
+        cork, self._cork = self._cork, None
+        self._transport.write(b"".join((*(cork or ()), b"0\r\n", section, b"\r\n")))
+        if self._flow.paused:
+            return self._drain(False)
+        self._complete()
         return None
 
     async def _drain(self, more: bool) -> None:
@@ -331,19 +197,32 @@ class RequestCycle:
         if not more:
             self._complete()
 
-    def _complete(self) -> None:
-        self._open = False
-        self.complete = True
-        self.on_disconnect = None
-        self._pieces = None
-        if self._waiters is not None:
-            self._wake()
+    # What the other half asks for.
+
+    def _taken(self, size: int) -> None:
+        if not self._flow.reading:
+            self._connection.update_reading()
+
+    def _continue(self) -> None:
+        self._transport.write(_CONTINUE)
+
+    def _answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        self.keep_alive = False
+        self._send_head(status, headers, b"")
+        self._send_body(body, False)
+        self._complete()
+
+    def _abandon(self) -> None:
+        self._uncork()
+        self._connection.unfinished(self)
+
+    def _responded(self) -> None:
         self._connection.responded(self)
 
-    def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes) -> None:
         if self._state.default_headers:
             headers = with_defaults(self._state.default_headers, headers)
-        fields, length, closes = head_fields(status, headers)
+        fields, length, closes = head_fields(status, headers, reason)
         # A client that waits for a 100 may send its body, or the next request in its place: nobody can tell.
         if closes or self._connection.stopping or self._expects_continue:
             self.keep_alive = False
@@ -358,7 +237,7 @@ class RequestCycle:
             framing = _TO_CLOSE
             self.keep_alive = False
         self._framing = framing
-        self._open = True
+        self.started = self._open = True
         end = _CHUNKED_END if framing == _CHUNKED else _HEAD_END
         if not self.keep_alive or self._version == "1.0":
             end = connection_field(fields, keep_alive=self.keep_alive) + end
@@ -367,7 +246,7 @@ class RequestCycle:
     def _uncork(self) -> None:
         """Write the head, with what was sent since."""
         cork, self._cork = self._cork, None
-        if cork is not None:
+        if cork is not None and not self.disconnected:
             self._streams = self._framing == _CHUNKED
             self._transport.write(b"".join(cork))
 

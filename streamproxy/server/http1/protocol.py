@@ -36,7 +36,7 @@ from streamproxy.dialects.http import error_response
 from streamproxy.errors import BadRequest, Rejected, RequestTimeout
 from streamproxy.exchange.exchange import new_request_id
 from streamproxy.server.flow import NEVER, WRITE_LIMIT, Deadline, Flow
-from streamproxy.server.http1.cycle import RequestCycle
+from streamproxy.server.http1.cycle import Http11Cycle
 from streamproxy.server.http1.head import whole_response
 from streamproxy.server.http1.scope import connection_scope, request_scope
 from streamproxy.wire.chunked import ChunkedDecoder
@@ -101,7 +101,7 @@ class Http11Protocol:
         self._app_state = app_state
         self._keepalive = float(config.timeout_keep_alive)  # an int, says uvicorn
         self.loop = _loop or asyncio.get_running_loop()
-        self.plain_tasks = self.loop.get_task_factory() is None
+        self._plain_tasks = self.loop.get_task_factory() is None
         # Of the connection.
         self.transport: asyncio.Transport
         self.flow: Flow
@@ -114,7 +114,7 @@ class Http11Protocol:
         self._begun = False  # a head, which has only so much time to end
         self._backlog = b""  # bytes after the current request
         # Of the current request.
-        self._cycle: RequestCycle | None = None
+        self._cycle: Http11Cycle | None = None
         self._chunks: ChunkedDecoder | None = None
         self._left = 0  # bytes of its body that have not come, if it has a length
         self._drained = 0  # bytes of its body that nobody wanted
@@ -207,9 +207,9 @@ class Http11Protocol:
         self._status = _RESPONSE
         if self.flow.high != WRITE_LIMIT:
             self.flow.limit()
-        cycle = self._cycle = RequestCycle(self, head, self._state)
+        cycle = self._cycle = Http11Cycle(self, head, self._state)
         framing = head.framing
-        cycle.start(self._app, request_scope(self._scope, head, self._app_state, cycle))
+        cycle.start(self._app, request_scope(self._scope, head, self._app_state, cycle), self._plain_tasks)
         head.forget()
         if not cycle.body_complete:
             self._left = framing.length or 0
@@ -239,7 +239,7 @@ class Http11Protocol:
             self._drop(piece, rest, last=last)
             return
         assert self._cycle is not None
-        self._cycle.feed(piece, last=last)
+        self._cycle.feed(piece, last)
         if rest:
             self._hold(rest)
         elif self._cycle.held > BODY_LIMIT:
@@ -269,7 +269,7 @@ class Http11Protocol:
 
     # Ends of requests.
 
-    def responded(self, cycle: RequestCycle) -> None:
+    def responded(self, cycle: Http11Cycle) -> None:
         """From the cycle: its response is complete."""
         self._state.total_requests += 1
         self._cycle = None
@@ -302,7 +302,7 @@ class Http11Protocol:
         if self._status == _HEAD and self._backlog:  # else data came meanwhile, and took it along
             self._read_head(b"")
 
-    def unfinished(self, cycle: RequestCycle) -> None:
+    def unfinished(self, cycle: Http11Cycle) -> None:
         """From the cycle: its response will never be complete, and must not look so."""
         self._cycle = None
         if cycle.ends_with_close:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
 from streamproxy.wire.request import RequestHead
+
+# What ASGI itself has words for, beyond a head and a body.
+_EARLY_HINT: Final = "http.response.early_hint"
+_TRAILERS: Final = "http.response.trailers"
 
 
 def connection_scope(transport: asyncio.Transport, root_path: str) -> dict[str, Any]:
@@ -47,5 +51,10 @@ def request_scope(
     scope["query_string"] = head.query
     scope["headers"] = head.headers
     scope["state"] = state.copy()
-    scope["extensions"] = {CONNECTION: extension}
+    offers: dict[str, Any] = {CONNECTION: extension}
+    if head.version == "1.1":
+        offers[_EARLY_HINT] = {}
+    if extension.takes_trailers:
+        offers[_TRAILERS] = {}
+    scope["extensions"] = offers
     return scope

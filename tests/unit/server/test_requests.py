@@ -62,7 +62,7 @@ async def test_the_scope_says_what_was_sent(start: Start, dial: Connect) -> None
         "client": (host, port),
         "server": client.socket.getpeername(),
         "state": {"shared": 1},
-        "extensions": {},
+        "extensions": {"http.response.early_hint": {}},
     }
     assert body == b""
 

@@ -304,7 +304,7 @@ async def test_messages_out_of_turn_are_errors(messages: list[Message], caplog: 
     assert "RuntimeError" in caplog.text
 
 
-@pytest.mark.parametrize("status", [100, 101, 103, 600])
+@pytest.mark.parametrize("status", [100, 101, 103, 1000])
 async def test_only_the_status_of_a_final_response_is_sent(status: int, caplog: pytest.LogCaptureFixture) -> None:
     data, _ = await wire(GET, start_message(status))
     assert data.startswith(b"HTTP/1.1 500 ")

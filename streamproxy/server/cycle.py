@@ -1,0 +1,253 @@
+"""One request and its response as an ASGI application sees them, whatever protocol carries them.
+
+Theory of operation. The connection feeds a cycle with the request's body and tells it when the client leaves; the
+application takes the one and hears of the other through ``receive()`` and ``on_disconnect``. The response moves
+through::
+
+    not started ──begin()──▶ open ──last write() or finish()──▶ complete
+
+and stops where it is when the client leaves (``disconnected``) or the application fails. A response is complete when
+its last byte was written and the client's side holds no more than it may. One that never completes must not look
+finished, which is the subclass's to see to.
+
+`RequestCycle` is the half that is the same for every protocol: receive and send of ASGI, the queue of the body, the
+client's leaving, the application's task, and the answer in its place when it fails. A subclass for one protocol
+implements the response (``begin``, ``write``, ``push``, ``drained``, ``finish``, ``takes_trailers``,
+``informational``, ``set_write_limit``, and ``upgrade`` where there is one) and these hooks:
+
+- ``_taken(size)``: the application has taken so many bytes of the body, which are no longer ``held``.
+- ``_continue()``: tell the client, which waits for it, to send the body. Called at most once.
+- ``_answer(status, headers, body)``: a whole response in the application's place; nothing has been sent.
+- ``_abandon()``: the response will never be complete, whether it has begun or not.
+- ``_responded()``: the response is complete. Called once, by `_complete`.
+
+For its part it sets ``started`` and ``_open`` in ``begin``, refuses what is out of turn with `_refuse_turn`, and calls
+`_complete` behind the last byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+from starlette.types import ASGIApp
+from uvicorn.server import ServerState
+
+from streamproxy.dialects.http import error_response
+from streamproxy.errors import ClientLeft, ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
+from streamproxy.exchange.exchange import new_request_id
+from streamproxy.exchange.extension import DownstreamConnection
+from streamproxy.wire.headers import Headers
+
+logger = logging.getLogger("streamproxy.error")
+
+Message = MutableMapping[str, Any]
+
+
+class RequestCycle(DownstreamConnection):
+    """The half of a request that does not depend on its protocol.
+
+    ``body_complete`` says whether the request's body was received to its end, ``held`` how many bytes of it the
+    application has not taken, ``started`` whether the response's head was sent, ``complete`` whether the response is.
+    """
+
+    __slots__ = (
+        "_expects_continue",
+        "_loop",
+        "_open",
+        "_pieces",
+        "_state",
+        "_told_end",
+        "_trailers",
+        "_waiters",
+        "body_complete",
+        "complete",
+        "held",
+        "started",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, state: ServerState, target: bytes, has_body: bool) -> None:
+        self._loop = loop
+        self._state = state
+        self.target = target
+        self.wants_websocket = False
+        # The body.
+        self._pieces: deque[bytes] | None = deque() if has_body else None
+        self.body_complete = not has_body
+        self.held = 0
+        self._expects_continue = False  # the client waits for a word before it sends the body
+        self._told_end = False
+        self._waiters: list[asyncio.Future[None]] | None = None
+        # The response.
+        self.started = False
+        self._open = False  # its head was sent, and its body is wanted
+        self._trailers: Headers | None = None  # an application by plain ASGI has announced some
+        self.complete = False
+        self.disconnected = False
+        self.fault = None
+        self.on_disconnect = None
+
+    # For the application.
+
+    def take_body(self) -> bytes | None:
+        """What is left of the body, if all of it has come; then ``receive`` returns no more of it."""
+        if not self.body_complete or self._told_end or not self._pieces:
+            return None
+        body = b"".join(self._pieces)
+        self._pieces.clear()
+        self.held, self._told_end = 0, True
+        self._taken(len(body))
+        return body
+
+    async def receive(self) -> Message:
+        """ASGI's receive: the body piece by piece, then ``http.disconnect`` once there is something to tell."""
+        if self._expects_continue and not self.started and not self.disconnected:
+            self._expects_continue = False
+            self._continue()
+        while not self.disconnected and not self.complete:
+            if self._pieces:
+                piece = self._pieces.popleft()
+                self.held -= len(piece)
+                self._taken(len(piece))
+                self._told_end = self.body_complete and not self._pieces
+                return {"type": "http.request", "body": piece, "more_body": not self._told_end}
+            if self.body_complete and not self._told_end:
+                self._told_end = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            waiter = self._loop.create_future()
+            self._waiters = [*(self._waiters or ()), waiter]
+            await waiter
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """ASGI's send, with its trailers and early hints. Waits only while the client's side holds more than it may.
+
+        Raises ClientLeft after the client left, RuntimeError for a message that is out of turn and for a body that is
+        not as long as its Content-Length, and ValueError for a head that is not valid.
+        """
+        kind = message["type"]
+        if kind == "http.response.body":
+            more = message.get("more_body", False)
+            waiting = self.write(message.get("body", b""), more or self._trailers is not None)
+        elif kind == "http.response.start":
+            self.begin(message["status"], message.get("headers", ()))
+            self._trailers = [] if message.get("trailers", False) else None
+            waiting = self.drained()
+        elif kind == "http.response.trailers" and self._trailers is not None:
+            self._trailers += message.get("headers", ())
+            waiting = None if message.get("more_trailers", False) else self.finish(self._trailers)
+        elif kind == "http.response.early_hint" and not self.started:
+            self.informational(103, [(b"link", link) for link in message.get("links", ())])
+            waiting = None
+        else:
+            raise RuntimeError(f"{kind} out of turn")
+        if waiting is not None:
+            await waiting
+
+    # For the connection.
+
+    def feed(self, piece: bytes, last: bool) -> None:
+        """Some of the body came."""
+        self._expects_continue = False
+        if piece and self._pieces is not None:
+            self._pieces.append(piece)
+            self.held += len(piece)
+        self.body_complete = last
+        self._wake()
+
+    def disconnect(self) -> None:
+        """The client left. Does nothing when that was known, or when the response is complete."""
+        if self.disconnected or self.complete:
+            return
+        self.disconnected = True
+        self._open = False
+        self._pieces = None
+        self._wake()
+        if self.on_disconnect is not None:
+            call, self.on_disconnect = self.on_disconnect, None
+            call()
+
+    def start(self, app: ASGIApp, scope: dict[str, Any], plain_task: bool) -> None:
+        """Run the application in a task of its own, which is among the server's until it ends.
+
+        ``plain_task`` says that the loop has no task factory.
+        """
+        loop, work = self._loop, self.run(app, scope)
+        if plain_task:
+            # As the loop would, but without making up a name for each, which costs more than it seems.
+            self.task = asyncio.Task(work, loop=loop, name="request")
+        else:
+            self.task = loop.create_task(work)
+        self._state.tasks.add(self.task)
+
+    async def run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
+        """Call the application, and see to it that its response has an end, good or bad."""
+        fault: type[ExchangeError] | None = InternalError
+        try:
+            await app(scope, self.receive, self.send)
+            if not self.complete and not self.disconnected:
+                logger.error("the application returned without completing its response")
+        except asyncio.CancelledError:
+            fault = StoppedByShutdown  # a server that stops cancels what still runs
+            raise
+        except ExchangeAborted:
+            fault = None
+        except ClientLeft:
+            pass
+        except Exception as error:
+            logger.error("the application failed", exc_info=error)
+        finally:
+            if not self.complete and not self.disconnected:
+                self._give_up(fault() if fault is not None else None)
+            self._state.tasks.discard(self.task)
+            del self.task
+
+    # For the subclass.
+
+    def _give_up(self, error: ExchangeError | None) -> None:
+        """Answer with an error in the application's place, or leave what it began unfinished."""
+        if self.started or error is None:
+            self._abandon()
+        else:
+            headers, body = error_response(error, new_request_id())
+            self._answer(error.status, headers, body)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _complete(self) -> None:
+        """The last byte of the response was written."""
+        self._open = False
+        self.complete = True
+        self.on_disconnect = None
+        self._pieces = None
+        if self._waiters is not None:
+            self._wake()
+        self._responded()
+
+    def _refuse_turn(self, step: str) -> None:
+        """Raise what a step of the response raises when it can't be taken: ClientLeft or RuntimeError."""
+        if self.disconnected:
+            raise ClientLeft("the client has left")
+        raise RuntimeError(f"{step} out of turn")
+
+    def _taken(self, size: int) -> None:
+        raise NotImplementedError
+
+    def _continue(self) -> None:
+        raise NotImplementedError
+
+    def _answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        raise NotImplementedError
+
+    def _abandon(self) -> None:
+        raise NotImplementedError
+
+    def _responded(self) -> None:
+        raise NotImplementedError
