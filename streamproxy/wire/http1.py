@@ -22,6 +22,8 @@ _LONGEST_HOST: Final = 256
 _hosts: Final[set[bytes]] = set()
 _ABSOLUTE: Final = re.compile(rb"https?://([^\x00-\x20\x7f-\xff/?#@\\,]+)((?:[/?].*)?)", re.IGNORECASE)
 
+_WEBSOCKET_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
+
 
 class AmbiguousHead(ValueError):
     """A head that two parsers could read in two ways; its text says why."""
@@ -64,6 +66,11 @@ def connection_options(headers: Headers) -> list[bytes]:
         if name == b"connection":
             options += [option.strip(b" \t").lower() for option in value.split(b",")]
     return options
+
+
+def is_websocket_key(value: bytes) -> bool:
+    """Whether a Sec-WebSocket-Key is 16 bytes in base64 (RFC 6455 section 4.1)."""
+    return _WEBSOCKET_KEY.fullmatch(value) is not None
 
 
 def takes_trailers(headers: Headers) -> bool:

@@ -1,9 +1,13 @@
 """The heads of a connection's HTTP/1.1 requests, from bytes.
 
-httptools (llhttp, strict) checks the syntax as the bytes come, so that garbage is refused at once. It is given the
-head and nothing else: where the head ends is found here, by its empty line, which a strict parser can't see anywhere
-else. What comes after that is therefore never taken for a part of the head, whatever an Upgrade field, CONNECT, or a
-trailer section would make of it, and the head's size is known to the byte.
+Theory of operation. A head is read in two parts. Its first line is ours: any token is a method (RFC 9110 section 9.1),
+where a parser knows a list of them, and a target may hold bytes from 0x80 up, which pass as they are. Its fields are
+httptools' (llhttp, strict), which is given a line of its own in place of the first and checks the syntax as the bytes
+come. Either way garbage is refused at once, before the head ends.
+
+The parser is given the head and nothing else: where the head ends is found here, by its empty line, which a strict
+parser can't see anywhere else. What comes after that is therefore never taken for a part of the head, whatever an
+Upgrade field or a trailer section would make of it, and the head's size is known to the byte.
 
 To make a parser costs more than to parse a short head with one, so a parser that has seen a request end goes on to the
 next. After a head that announces a body, or says anything of its connection but keep-alive, it would expect something
@@ -12,19 +16,21 @@ that it is not given; then the next head gets a new one.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Final
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from streamproxy.errors import BadRequest, HeadTooLarge, NotImplementedHere
-from streamproxy.wire.headers import Headers
+from streamproxy.wire.headers import TOKEN, Headers
 from streamproxy.wire.http1 import (
     NO_BODY,
     AmbiguousHead,
     Framing,
     connection_options,
     is_host,
+    is_websocket_key,
     origin_form,
     request_framing,
     takes_trailers,
@@ -34,6 +40,14 @@ _VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 # What frames a request, what llhttp takes for Connection, and what says how a response may end.
 _NOTED: Final = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"proxy-connection", b"te"})
 
+
+# The line that the parser of the fields is given. It says nothing that the fields could contradict.
+_NEUTRAL: Final = b"GET / HTTP/1.1\r\n"
+_TARGET: Final = re.compile(rb"[\x21-\x7e\x80-\xff]+")
+_VERSION_BEGUN: Final = rb"(?:H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[01]\r?)?)?)?)?)?)?)?)?"
+_LINE_BEGUN: Final = re.compile(rb"(?:%b(?: (?:%b(?: %b)?)?)?)?" % (TOKEN.pattern, _TARGET.pattern, _VERSION_BEGUN))
+_LINE_PART: Final = re.compile(rb"[\x20-\x7e\x80-\xff]*\r?")
+_CHECKED_UP_TO: Final = 1024  # bytes of a line that has not ended; further on only its characters are
 
 # Method, target, version, the authority of a target in absolute form, and the target's path, raw path and query.
 # (A plain tuple, because a named one is unpacked item by item.)
@@ -46,20 +60,21 @@ _lines: Final[dict[bytes, RequestLine]] = {}
 
 
 def _read_line(line: bytes) -> RequestLine:
-    """Read a request line whose method and target were found good by the parser, and remember it.
-
-    Raises BadRequest, NotImplementedHere or AmbiguousHead.
-    """
+    """Read a request line, and remember it. Raises BadRequest, NotImplementedHere or AmbiguousHead."""
     parts = line.split(b" ")
-    # Exactly this: single spaces, and no version but 1.x (llhttp also takes 0.9, 2.0, RTSP and ICE).
+    # Exactly this: single spaces, and no version but 1.0 and 1.1.
     if len(parts) != 3 or parts[2] not in _VERSIONS:
         raise BadRequest("The request line is malformed")
     method, version = parts[0], _VERSIONS[parts[2]]
+    if TOKEN.fullmatch(method) is None:
+        raise BadRequest("The request's method is malformed")
     if method == b"CONNECT":
         raise NotImplementedHere("CONNECT is not served here")
+    if _TARGET.fullmatch(parts[1]) is None:
+        raise BadRequest("The request's target is malformed")
     target, authority = origin_form(method, parts[1])
     raw_path, _, query = target.partition(b"?")
-    path = unquote(raw_path.decode("ascii"))
+    path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
     read = (method.decode("ascii"), target, version, authority, path, raw_path, query)
     if len(line) <= _LONGEST_LINE:
         if len(_lines) >= _MOST_LINES:
@@ -73,25 +88,26 @@ class RequestHead:
 
     ``max_size`` is in bytes. After `feed` has given what follows the head, and until `forget`: ``method``;
     ``target`` in origin form (the exact bytes), and of it ``path``, decoded, ``raw_path`` and ``query``; ``version``
-    ("1.0" or "1.1"); ``headers`` with lower-case names; ``framing`` of the body; ``raw``, the head as it came;
-    ``takes_trailers``, whether the client said ``TE: trailers``; and ``wants_websocket``, whether it is a WebSocket
-    handshake (RFC 6455 section 4.1), in so far as a server must know it.
+    ("1.0" or "1.1"); ``headers`` with lower-case names; ``framing`` of the body; ``takes_trailers``, whether the
+    client said ``TE: trailers``; and ``wants_websocket``, whether it is a WebSocket handshake (RFC 6455 section 4.1)
+    that a tunnel may be made for: Upgrade is exactly ``websocket``, and the key is one.
     """
 
     __slots__ = (
+        "_authority",
         "_begun",
         "_complete",
         "_max_fields",
         "_max_size",
         "_noted",
         "_parser",
+        "_read",
         "_upgrade",
         "framing",
         "headers",
         "method",
         "path",
         "query",
-        "raw",
         "raw_path",
         "takes_trailers",
         "target",
@@ -124,11 +140,12 @@ class RequestHead:
     def forget(self) -> None:
         """Hold nothing of the last head, and be ready for the next."""
         self._begun: bytearray | None = None  # a head that comes in pieces
+        self._authority: bytes | None = None  # of a target in absolute form
+        self._read = False  # the first line of a head that comes in pieces
         self._complete = False
         self._upgrade = False  # the fields ask for another protocol
         self._noted: Headers = []
         self.headers: Headers = []
-        self.raw = b""
         self.takes_trailers = False
         self.wants_websocket = False
 
@@ -140,7 +157,7 @@ class RequestHead:
     @property
     def begun(self) -> bool:
         """Whether a byte of the head has come."""
-        return self._begun is not None or bool(self.raw)
+        return self._begun is not None or self._complete
 
     def feed(self, data: bytes) -> bytes | None:
         """Read on. Gives the bytes after the head once it is whole, None while it is not.
@@ -155,13 +172,14 @@ class RequestHead:
                 return None
         _, end, rest = data.partition(b"\r\n\r\n")  # half of what `find` costs on CPython 3.11
         if not end:
-            self._begun = bytearray(data)
-            self._parse(data, len(data))
-            return None
+            self._begun = bytearray()
+            return self._feed_more(self._begun, data)
         if rest:
             data = data[: -len(rest)]
-        self.raw = data
-        self._parse(data, len(data))
+        self._limit(len(data))
+        line, _, fields = data.partition(b"\r\n")
+        self._take_line(line)
+        self._parse(_NEUTRAL + fields)
         self._finish()
         return rest
 
@@ -169,18 +187,45 @@ class RequestHead:
         before = len(begun)
         begun += data
         end = begun.find(b"\r\n\r\n", max(0, before - 3)) + 4
+        size = len(begun) if end < 4 else end
+        self._limit(size)
+        if self._read:
+            self._parse(data if end < 4 else data[: end - before])
+        else:
+            line_end = begun.find(b"\r\n", max(0, before - 1))
+            if line_end < 0:
+                self._check_line(begun, data)
+                return None
+            self._take_line(bytes(begun[:line_end]))
+            self._read = True
+            self._parse(_NEUTRAL + begun[line_end + 2 : size])
         if end < 4:
-            self._parse(data, len(begun))
             return None
-        self.raw = bytes(begun[:end])
-        self._parse(data[: end - before], end)
         self._finish()
         return data[end - before :]
 
-    def _parse(self, data: bytes, size: int) -> None:
-        """Give the parser some of a head, of which there are ``size`` bytes by now."""
+    def _limit(self, size: int) -> None:
         if size > self._max_size:
             raise HeadTooLarge(f"The request head is over {self._max_size} bytes")
+
+    def _check_line(self, begun: bytearray, data: bytes) -> None:
+        """Refuse a first line that has not ended and can't become a good one, at a bounded cost a read."""
+        if len(begun) <= _CHECKED_UP_TO:
+            good = _LINE_BEGUN.fullmatch(begun) is not None
+        else:
+            good = _LINE_PART.fullmatch(data) is not None
+        if not good:
+            raise BadRequest("The request line is malformed")
+
+    def _take_line(self, begin: bytes) -> None:
+        try:
+            line = _lines.get(begin) or _read_line(begin)
+        except AmbiguousHead as error:
+            raise BadRequest(f"The request is refused: {error}") from None
+        self.method, self.target, self.version, self._authority, self.path, self.raw_path, self.query = line
+
+    def _parse(self, data: bytes) -> None:
+        """Give the parser some of a head."""
         if self._parser is None:
             self._parser = HttpRequestParser(self)
         try:
@@ -196,16 +241,13 @@ class RequestHead:
             raise BadRequest("The request is malformed")
         if len(self.headers) > self._max_fields:
             raise HeadTooLarge(f"The request has more than {self._max_fields} fields")
-        begin = self.raw.partition(b"\r\n")[0]
         try:
-            line = _lines.get(begin) or _read_line(begin)
-            self.method, self.target, self.version, authority, self.path, self.raw_path, self.query = line
             if not self._is_plain():
                 self._finish_framing()
         except AmbiguousHead as error:
             raise BadRequest(f"The request is refused: {error}") from None
-        if authority is not None:
-            self._replace_host(authority)
+        if self._authority is not None:
+            self._replace_host(self._authority)
 
     def _is_plain(self) -> bool:
         """Whether this is a request without a body on a connection that stays; then its framing is known."""
@@ -237,12 +279,15 @@ class RequestHead:
         headers.insert(0, (b"host", authority))
 
     def _is_websocket(self) -> bool:
+        if self.method != "GET" or self.version != "1.1" or self.framing.length != 0:
+            return False
+        asked = [value.lower() for name, value in self.headers if name == b"upgrade"]
+        keys = [value for name, value in self.headers if name == b"sec-websocket-key"]
         return (
-            self.method == "GET"
-            and self.version == "1.1"
-            and self.framing.length == 0
-            and any(name == b"upgrade" and value.lower() == b"websocket" for name, value in self.headers)
-            and b"upgrade" in connection_options(self.headers)
+            asked == [b"websocket"]
+            and b"upgrade" in connection_options(self._noted)
+            and len(keys) == 1
+            and is_websocket_key(keys[0])
         )
 
     # Called by the parser.

@@ -391,6 +391,6 @@ class Http11Protocol:
         protocol: Any = self._config.ws_protocol_class
         websocket = protocol(config=self._config, server_state=self._state, app_state=self._app_state)
         websocket.connection_made(self.transport)
-        websocket.data_received(head.raw + rest)
+        websocket.data_received(rest)
         self.transport.set_protocol(websocket)
         head.close()

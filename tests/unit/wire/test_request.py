@@ -50,7 +50,6 @@ def check(head: RequestHead, rest: bytes | None) -> None:
     assert (head.path, head.raw_path, head.query) == ("/a b//c", b"/a%20b//c", b"x=1&&y")
     assert head.headers == HEADERS
     assert head.framing == Framing(4, False, True)
-    assert head.raw == HEAD
     assert rest == b"body\r\n\r\n"
 
 
@@ -99,9 +98,14 @@ GOOD = b"Host: a\r\n\r\n"
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET /\r\n\r\n",
         b"GET\r\n\r\n",
-        b"get / HTTP/1.1\r\n" + GOOD,
-        b"BREW / HTTP/1.1\r\n" + GOOD,
-        b"GET /\xc3\xa4 HTTP/1.1\r\n" + GOOD,
+        b"G(T / HTTP/1.1\r\n" + GOOD,
+        b"G\xc3\xa4T / HTTP/1.1\r\n" + GOOD,
+        b"GET: / HTTP/1.1\r\n" + GOOD,
+        b"/ HTTP/1.1\r\n" + GOOD,
+        *(b"GET /a%bb HTTP/1.1\r\n" % bytes((byte,)) + GOOD for byte in (*range(0x21), 0x7F)),
+        b"GET /a\nX: HTTP/1.1\r\n" + GOOD,
+        b"GET /a\rX: HTTP/1.1\r\n" + GOOD,
+        b"GET http://b/\n HTTP/1.1\r\n" + GOOD,
         b"GET /a#b HTTP/1.1\r\n" + GOOD,
         b"GET * HTTP/1.1\r\n" + GOOD,
         b"GET / HTTP/1.1\nHost: a\n\n",
@@ -144,6 +148,55 @@ def test_garbage_is_refused_before_its_head_ends() -> None:
         read(b"GET / HTTP/1.1\nHost")
 
 
+@pytest.mark.parametrize("method", [b"BREW", b"Purge", b"get", b"M-SEARCH", b"!#$%&'*+-.^_`|~0aZ", b"X" * 2000, b"PRI"])
+def test_any_token_is_a_method_and_keeps_its_case(method: bytes) -> None:
+    raw = method + b" /a HTTP/1.1\r\nX: y\r\n" + GOOD
+    for pieces in ([raw], [raw[at : at + 1] for at in range(len(raw))]):
+        head, rest = read(*pieces)
+        assert (head.method.encode(), head.target, rest) == (method, b"/a", b"")
+        assert head.headers == [(b"x", b"y"), (b"host", b"a")]
+
+
+def test_bytes_from_0x80_up_pass_in_a_target() -> None:
+    target = b"/\xc3\xa4?q=" + bytes(range(0x80, 0x100))
+    head, _ = read(b"GET " + target + b" HTTP/1.1\r\n" + GOOD)
+    assert (head.target, head.path, head.query) == (target, "/ä", bytes(b"q=" + bytes(range(0x80, 0x100))))
+    assert read(b"GET /\xff HTTP/1.1\r\n" + GOOD)[0].path == "/\ufffd"
+
+
+@given(st.binary(max_size=12))
+def test_a_target_is_kept_byte_for_byte_or_refused(target: bytes) -> None:
+    raw = b"GET /" + target + b" HTTP/1.1\r\n" + GOOD
+    if any(byte <= 0x20 or byte == 0x7F or byte == ord("#") for byte in target):
+        with pytest.raises(BadRequest):
+            read(raw)
+    else:
+        assert read(raw)[0].target == b"/" + target
+
+
+@pytest.mark.parametrize("begun", [b"GET /a\n", b"G\x00", b"\x16", b"GET / HTTP/2", b"GET / / ", b"X" * 1500 + b"\x7f"])
+def test_a_first_line_that_can_not_become_good_is_refused_before_it_ends(begun: bytes) -> None:
+    with pytest.raises(BadRequest):
+        read(begun)
+    with pytest.raises(BadRequest):
+        read(*(begun[at : at + 1] for at in range(len(begun))))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (b"TE: trailers\r\n", True),
+        (b"Connection: TE\r\nTE: gzip;q=0.5, Trailers\r\n", True),
+        (b"TE: gzip\r\n", False),
+        (b"TE: trailers;q=0\r\n", False),
+        (b"", False),
+    ],
+)
+def test_a_client_that_takes_trailers_says_so(fields: bytes, expected: bool) -> None:
+    assert read(b"GET / HTTP/1.1\r\n" + fields + GOOD)[0].takes_trailers is expected
+    assert not read(b"GET / HTTP/1.0\r\n" + fields + GOOD)[0].takes_trailers
+
+
 def test_connect_is_not_implemented() -> None:
     with pytest.raises(NotImplementedHere):
         read(b"CONNECT a:443 HTTP/1.1\r\n" + GOOD)
@@ -181,13 +234,21 @@ def test_the_authority_of_an_absolute_target_replaces_host() -> None:
         read(b"GET http://b.example/ HTTP/1.1\r\n\r\n")
 
 
+KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        (b"Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n", True),
-        (b"Connection: upgrade\r\nUpgrade: h2c\r\n", False),
-        (b"Upgrade: websocket\r\n", False),
-        (b"Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n", False),
+        (b"Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n" + KEY, True),
+        (b"Connection: upgrade\r\nUpgrade: h2c\r\n" + KEY, False),
+        (b"Upgrade: websocket\r\n" + KEY, False),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n" + KEY, False),
+        (b"Connection: upgrade\r\nUpgrade: websocket, h2c\r\n" + KEY, False),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: websocket\r\n" + KEY, False),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\n", False),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\n" + KEY + KEY, False),
+        (b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: c2hvcnQ=\r\n", False),
         (b"", False),
     ],
 )
@@ -214,6 +275,7 @@ SEVERAL = [
     b"POST / HTTP/1.1\r\nContent-Length: 5\r\n" + GOOD,
     b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + GOOD,
     b"M-SEARCH / HTTP/1.1\r\n" + GOOD,
+    b"Brew /\xff HTTP/1.1\r\nTE: trailers\r\n" + GOOD,
     b"GET / HTTP/1.1\r\n\r\n",
     b"GET / HTTP/1.1\r\nX: a\0b\r\n" + GOOD,
     b"GET /\r\nX: HTTP/1.1\r\n\r\n",
@@ -227,7 +289,16 @@ def seen(head: RequestHead, *pieces: bytes) -> object:
     except Rejected as error:
         return type(error)
     target = (head.target, head.path, head.raw_path, head.query)
-    return head.method, target, head.version, head.headers, head.framing, head.raw, head.wants_websocket, rest
+    return (
+        head.method,
+        target,
+        head.version,
+        head.headers,
+        head.framing,
+        head.takes_trailers,
+        head.wants_websocket,
+        rest,
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from(SEVERAL), st.integers(0, 200)), min_size=2, max_size=8))
@@ -272,4 +343,4 @@ def test_no_bytes_make_the_reader_fail_in_another_way(raw: bytes, cuts: list[int
         for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True):
             if raw[a:b] and head.feed(raw[a:b]) is not None:
                 break
-    assert len(head.raw) <= 100 + len(raw)
+    assert head._begun is None or len(head._begun) <= 100 + len(raw)
