@@ -3,7 +3,9 @@
 Theory of operation. A stream begins with its reading held: what comes before `ByteStream.start` waits. Then it calls
 ``on_data`` for what comes, ``on_eof`` once the peer will send no more, and ``on_lost`` once, when nothing can pass in
 either direction any more, whatever the reason. Either side may end its own direction and still take what the other
-sends (a half-close), where the transport has a word for that; over TLS an end of one direction ends both.
+sends (a half-close), where the transport has a word for that; over TLS an end of one direction ends both. A stream
+whose two directions have ended is closed by itself; one that got ``on_eof`` waits for the owner's `write_eof` or
+`close`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ implements the response (``begin``, ``write``, ``push``, ``drained``, ``finish``
 - ``_responded()``: the response is complete. Called once, by `_complete`.
 
 For its part it sets ``started`` and ``_open`` in ``begin``, refuses what is out of turn with `_refuse_turn`, and calls
-`_complete` behind the last byte.
+`_complete` behind the last byte. What it has upgraded to it leaves in ``_stream``: that is closed when the application
+ends, and the response counts as complete.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from streamproxy.dialects.http import error_response
 from streamproxy.errors import ClientLeft, ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
 from streamproxy.exchange.exchange import new_request_id
 from streamproxy.exchange.extension import DownstreamConnection
+from streamproxy.exchange.stream import ByteStream
 from streamproxy.wire.headers import Headers
 
 logger = logging.getLogger("streamproxy.error")
@@ -60,6 +62,7 @@ class RequestCycle(DownstreamConnection):
         "_open",
         "_pieces",
         "_state",
+        "_stream",
         "_told_end",
         "_trailers",
         "_waiters",
@@ -85,6 +88,7 @@ class RequestCycle(DownstreamConnection):
         self.started = False
         self._open = False  # its head was sent, and its body is wanted
         self._trailers: Headers | None = None  # an application by plain ASGI has announced some
+        self._stream: ByteStream | None = None  # what the connection was upgraded to
         self.complete = False
         self.disconnected = False
         self.fault = None
@@ -200,7 +204,10 @@ class RequestCycle(DownstreamConnection):
         except Exception as error:
             logger.error("the application failed", exc_info=error)
         finally:
-            if not self.complete and not self.disconnected:
+            stream, self._stream = self._stream, None
+            if stream is not None:
+                stream.close()
+            elif not self.complete and not self.disconnected:
                 self._give_up(fault() if fault is not None else None)
             self._state.tasks.discard(self.task)
             del self.task

@@ -27,15 +27,34 @@ _TICK: Final = 0.002  # seconds: loops count in milliseconds and may fire a litt
 class Flow:
     """Pausing and resuming, for one transport.
 
-    ``left`` is called when the peer leaves while reading is paused. ``high`` is what `limit` last said.
+    ``left`` is called when the peer leaves while reading is paused; with ``half_close`` one that only ends its own
+    direction has not left. ``high`` is what `limit` last said.
     """
 
-    __slots__ = ("_drainers", "_flushed", "_left", "_loop", "_transport", "_watch", "high", "paused", "reading")
+    __slots__ = (
+        "_drainers",
+        "_flushed",
+        "_half_close",
+        "_left",
+        "_loop",
+        "_transport",
+        "_watch",
+        "high",
+        "paused",
+        "reading",
+    )
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, left: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        left: Callable[[], None],
+        half_close: bool = False,
+    ) -> None:
         self._transport = transport
         self._loop = loop
         self._left = left
+        self._half_close = half_close
         self._watch: PeerWatch | None = None  # made when reading is first paused
         self.reading = True
         self.high = WRITE_LIMIT
@@ -63,7 +82,7 @@ class Flow:
             connection: socket.socket | None = self._transport.get_extra_info("socket")
             if connection is None:
                 return
-            self._watch = PeerWatch(self._loop, connection.fileno(), self._left)
+            self._watch = PeerWatch(self._loop, connection.fileno(), self._left, self._half_close)
         self._watch.start()
 
     def limit(self, high: int = WRITE_LIMIT) -> None:

@@ -17,10 +17,13 @@ INTERVAL = 0.05  # seconds
 _HALF_CLOSED: int = getattr(select, "POLLRDHUP", 0)
 
 
-def has_left(fd: int) -> bool:
-    """Whether the peer of a connected socket has closed or reset it, or half-closed it."""
+def has_left(fd: int, half_close: bool = False) -> bool:
+    """Whether the peer of a connected socket has closed or reset it, or half-closed it.
+
+    With ``half_close`` a peer that sends no more has not left: only a reset says so, or, on a unix socket, a close.
+    """
     poller = select.poll()
-    poller.register(fd, _HALF_CLOSED)  # POLLHUP and POLLERR are always reported
+    poller.register(fd, 0 if half_close else _HALF_CLOSED)  # POLLHUP and POLLERR are always reported
     return bool(poller.poll(0))
 
 
@@ -31,12 +34,15 @@ class PeerWatch:
     paused and resumed.
     """
 
-    __slots__ = ("_fd", "_left", "_loop", "_on", "_timer")
+    __slots__ = ("_fd", "_half_close", "_left", "_loop", "_on", "_timer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, left: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, fd: int, left: Callable[[], None], half_close: bool = False
+    ) -> None:
         self._loop = loop
         self._fd = fd
         self._left = left
+        self._half_close = half_close
         self._on = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -61,7 +67,7 @@ class PeerWatch:
         self._timer = None
         if not self._on:
             return
-        if has_left(self._fd):
+        if has_left(self._fd, self._half_close):
             self._on = False
             self._left()
         else:

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from streamproxy.server.engines.base import EngineSettings
-from streamproxy.server.http1.protocol import NEWCOMER, Http11Limits, Http11Protocol, http11_protocol
+from streamproxy.server.http1.protocol import NEWCOMER, Http11Limits, http11_protocol
 from streamproxy.server.sockets import BACKLOG, close
 
 TLS_GOODBYE = 1.0  # seconds for a client to answer the end of its TLS connection
@@ -34,7 +34,7 @@ class UvicornEngine:
             app,
             interface="asgi3",  # uvicorn would look for a coroutine function
             http=http11_protocol(limits),
-            ws="websockets-sansio",
+            ws="none",  # a handshake is a request like any other, and a tunnel of ours behind it
             lifespan="on" if lifespan else "off",
             log_config=None,
             access_log=False,
@@ -59,8 +59,7 @@ class UvicornEngine:
 
     def drain(self, patience: float = NEWCOMER) -> None:
         def shut_down(connection: Any) -> None:
-            # uvicorn would have its WebSockets closed at once; they are streams, and go on like others.
-            if isinstance(connection, Http11Protocol) and not connection.stopping:
+            if not connection.stopping:
                 connection.shutdown(patience)
 
         self._server.stop_accepting(shut_down)

@@ -23,6 +23,7 @@ from typing import Final, Protocol
 from uvicorn.server import ServerState
 
 from streamproxy.errors import ClientLeft
+from streamproxy.exchange.stream import ByteStream
 from streamproxy.server.cycle import RequestCycle
 from streamproxy.server.flow import Flow
 from streamproxy.server.http1.head import (
@@ -31,6 +32,7 @@ from streamproxy.server.http1.head import (
     head_fields,
     informational_head,
     trailer_section,
+    upgrade_head,
     with_defaults,
 )
 from streamproxy.wire.chunked import SIZE_LINES
@@ -69,6 +71,9 @@ class Connection(Protocol):
     def unfinished(self, cycle: Http11Cycle) -> None:
         """The response will never be complete."""
 
+    def upgrade(self) -> ByteStream:
+        """The connection has left HTTP."""
+
 
 class Http11Cycle(RequestCycle):
     """One request with its response over HTTP/1.1. ``keep_alive``: the connection may take another after it."""
@@ -99,6 +104,7 @@ class Http11Cycle(RequestCycle):
         self.keep_alive = framing.keep_alive
         if has_body:
             self._expects_continue = head.version == "1.1" and expects_continue(head.headers)
+        self.wants_websocket = head.wants_websocket
         self._takes_trailers = head.takes_trailers and head.method != "HEAD"
         self._framing = _UNSTARTED
         self._left = 0  # bytes that Content-Length still promises
@@ -187,6 +193,21 @@ class Http11Cycle(RequestCycle):
             return self._drain(False)
         self._complete()
         return None
+
+    def upgrade(self, headers: Iterable[tuple[bytes, bytes]]) -> ByteStream:
+        """Answer a WebSocket handshake with 101 and these fields; from then on the connection is the stream's.
+
+        The connection's own ``Connection: upgrade`` is added.
+        """
+        if self.disconnected or self._framing != _UNSTARTED or not self.wants_websocket:
+            self._refuse_turn("an upgrade")
+        self._transport.write(upgrade_head(headers))
+        self._framing = _NO_BODY
+        self.started = self.complete = True
+        self.on_disconnect = None
+        stream = self._stream = self._connection.upgrade()
+        self._wake()
+        return stream
 
     async def _drain(self, more: bool) -> None:
         self._uncork()

@@ -79,6 +79,11 @@ def informational_head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> b
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, _PHRASES.get(status, "").encode(), _section(headers))
 
 
+def upgrade_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The head of a 101 with these fields and its Connection. Raises ValueError for a field that is not valid."""
+    return b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n%b\r\n" % _section(headers)
+
+
 def trailer_section(trailers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The lines of trailer fields, empty for none. Raises ValueError for one that is not valid.
 

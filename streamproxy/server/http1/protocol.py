@@ -35,17 +35,18 @@ from uvicorn.server import ServerState
 from streamproxy.dialects.http import error_response
 from streamproxy.errors import BadRequest, Rejected, RequestTimeout
 from streamproxy.exchange.exchange import new_request_id
+from streamproxy.exchange.stream import ByteStream
 from streamproxy.server.flow import NEVER, WRITE_LIMIT, Deadline, Flow
 from streamproxy.server.http1.cycle import Http11Cycle
 from streamproxy.server.http1.head import whole_response
 from streamproxy.server.http1.scope import connection_scope, request_scope
+from streamproxy.server.http1.upgraded import FLUSH_TIMEOUT, UpgradedConnection
 from streamproxy.wire.chunked import ChunkedDecoder
 from streamproxy.wire.http1 import MAX_FIELDS
 from streamproxy.wire.request import RequestHead
 
 BODY_LIMIT: Final = 64 * 1024  # bytes of a request body that are held, or drained when nobody wants them
 
-FLUSH_TIMEOUT: Final = 60.0  # seconds in which a client has to take the end of its last response
 NEWCOMER: Final = 0.1  # seconds in which a connection without a request may still send its first, while the server ends
 
 _HEAD: Final = 0
@@ -197,10 +198,7 @@ class Http11Protocol:
             return
         self._begun = False
         self._deadline.at = NEVER
-        if head.wants_websocket and self._config.ws_protocol_class is not None:
-            self._upgrade(head, rest)
-        else:
-            self._begin(head, rest)
+        self._begin(head, rest)
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """Start the application on a request whose head is complete."""
@@ -382,15 +380,13 @@ class Http11Protocol:
         elif not finished:
             self._close(self.limits.linger)  # over TLS only closing says so, and the client must hear it
 
-    def _upgrade(self, head: RequestHead, rest: bytes) -> None:
-        """Hand the connection to uvicorn's WebSocket protocol, with the bytes of the handshake."""
-        self._status = _CLOSED
-        self._connections.discard(self)
-        self._deadline.close()
-        self.flow.limit()
-        protocol: Any = self._config.ws_protocol_class
-        websocket = protocol(config=self._config, server_state=self._state, app_state=self._app_state)
-        websocket.connection_made(self.transport)
-        websocket.data_received(rest)
-        self.transport.set_protocol(websocket)
-        head.close()
+    def upgrade(self) -> ByteStream:
+        """From the cycle: the connection has left HTTP, and this object is done with it."""
+        transport, flow = self.transport, self.flow
+        stream = UpgradedConnection(transport, self.loop, self._connections)
+        backlog = self._backlog
+        flow.read(True)
+        stream.take_over(backlog, flow.high)
+        self._state.total_requests += 1
+        self.connection_lost(None)
+        return stream

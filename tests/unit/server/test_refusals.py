@@ -35,7 +35,7 @@ async def unreachable(scope: Scope, receive: Receive, send: Send) -> None:
         (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n" + GOOD, 400),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n" + GOOD, 400),
         (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n" + GOOD, 400),
-        (b"BREW / HTTP/1.1\r\n" + GOOD, 400),
+        (b"B(EW / HTTP/1.1\r\n" + GOOD, 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400),
         (b"CONNECT a:443 HTTP/1.1\r\n" + GOOD + b"\x16\x03", 501),
         (b"GET / HTTP/1.1\r\nX: " + b"a" * 2000 + b"\r\n" + GOOD, 431),

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
 import uvicorn
 
 from tests.conftest import Connect
@@ -95,37 +94,8 @@ async def test_a_shutdown_closes_idle_connections_and_lets_busy_ones_finish(leak
         assert (answer.body, answer.get("connection")) == (b"end", b"close")
 
 
-@pytest.mark.parametrize("implementation", ["websockets-sansio", "wsproto"])
-async def test_a_websocket_handshake_reaches_uvicorns_own_protocol(
-    leaks: LeakCheck, dial: Connect, implementation: str
-) -> None:
-    scopes: list[Scope] = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scopes.append(scope)
-        assert (await receive())["type"] == "websocket.connect"
-        await send({"type": "websocket.accept"})
-        message = await receive()
-        await send({"type": "websocket.send", "text": message["text"].upper()})
-        assert (await receive())["type"] == "websocket.disconnect"
-
-    async with running(app, ws=implementation) as one:
-        client = await dial(one.url)
-        await client.send(
-            b"GET /chat?x=1 HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        head = await client.read_head()
-        assert head.status == 101
-        assert head.get("sec-websocket-accept") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        await client.send(b"\x81\x83\0\0\0\0abc")  # the text "abc", masked with zeros
-        assert await client.read_exactly(5) == b"\x81\x03ABC"
-        client.close()
-    assert (scopes[0]["type"], scopes[0]["path"], scopes[0]["query_string"]) == ("websocket", "/chat", b"x=1")
-
-
-async def test_without_websockets_a_handshake_is_an_ordinary_request(leaks: LeakCheck, dial: Connect) -> None:
-    async with running(hello, ws="none") as one:
+async def test_a_websocket_handshake_is_an_ordinary_request(leaks: LeakCheck, dial: Connect) -> None:
+    async with running(hello) as one:
         client = await dial(one.url)
         await client.send(
             b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"

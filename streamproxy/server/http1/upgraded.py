@@ -1,0 +1,204 @@
+"""A connection after its upgrade: the client's end of a tunnel.
+
+Theory of operation. The HTTP/1.1 protocol hands its transport over and is gone; this takes its place among the
+server's open connections, and counts as one, until the transport is lost. States::
+
+    HELD ──start()──▶ OPEN ──close() or shutdown()──▶ CLOSING ──▶ LOST
+
+HELD: the transport is not read, and what came behind the handshake waits. OPEN: bytes go to ``on_data`` in the read
+itself, and the client's end of its direction is told by ``on_eof``, after which the other direction goes on until
+`write_eof` or `close` ends it. CLOSING: nothing
+is read, and the transport flushes what was written, for a bounded time. LOST follows from any of them.
+
+A drain does not cut a tunnel: whoever made it ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from streamproxy.exchange.stream import ByteStream
+from streamproxy.server.flow import Flow
+
+FLUSH_TIMEOUT: Final = 60.0  # seconds in which a client has to take what was written last
+
+_HELD: Final = 0
+_OPEN: Final = 1
+_CLOSING: Final = 2
+_LOST: Final = 3
+
+
+class UpgradedConnection(ByteStream):
+    """The client's end of a tunnel. An `asyncio.Protocol` in all but name, as the HTTP/1.1 protocol is.
+
+    ``connections`` is the server's set of open ones; ``first`` are the bytes that came behind the handshake.
+    """
+
+    __slots__ = (
+        "_connections",
+        "_ended",
+        "_finished",
+        "_first",
+        "_flow",
+        "_loop",
+        "_on_data",
+        "_on_eof",
+        "_on_lost",
+        "_paused",
+        "_status",
+        "_timer",
+        "stopping",
+        "transport",
+    )
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, connections: Any) -> None:
+        self.transport = transport
+        self.stopping = False
+        self._loop = loop
+        self._connections = connections
+        self._flow = Flow(transport, loop, self._left, half_close=True)
+        self._first = b""
+        self._ended = False  # the client's direction
+        self._finished = False  # ours
+        self._status = _HELD
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._on_data: Callable[[bytes], None] | None = None
+        self._on_eof: Callable[[], None] | None = None
+        self._on_lost: Callable[[], None] | None = None
+
+    def take_over(self, first: bytes, high: int) -> None:
+        """Become the transport's protocol. ``first`` came behind the handshake, ``high`` is the write limit."""
+        self._first = first
+        self._flow.high = high
+        self._connections.add(self)
+        self.transport.set_protocol(self)  # type: ignore[arg-type]  # a protocol in all but name
+        self._flow.read(False)
+
+    # The stream.
+
+    def start(self, on_data: Callable[[bytes], None], on_eof: Callable[[], None], on_lost: Callable[[], None]) -> None:
+        """Begin to read, in the loop's next turn."""
+        self._on_data, self._on_eof, self._on_lost = on_data, on_eof, on_lost
+        self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        if self._status == _LOST:
+            self._tell_lost()
+            return
+        if self._status != _HELD:
+            return
+        self._status = _OPEN
+        first, self._first = self._first, b""
+        if first and self._on_data is not None:
+            self._on_data(first)
+        if self._ended:
+            self.eof_received()
+        if self._status == _OPEN and not self._paused:  # else it was paused, or closed, by what came first
+            self._flow.read(True)
+
+    def write(self, data: bytes) -> bool:
+        """Send. Returns False when more waits for the client than may."""
+        if self._status <= _OPEN and not self._finished and not self.transport.is_closing():
+            self.transport.write(data)
+        return not self._flow.paused
+
+    async def drained(self) -> None:
+        """Wait until `write` may go on, or the stream is lost."""
+        while self._flow.paused:
+            await self._flow.drained()
+
+    def set_write_limit(self, high: int) -> None:
+        """Let about ``high`` bytes wait for the client before `write` returns False."""
+        if self._status <= _OPEN:
+            self._flow.limit(high)
+
+    def pause(self) -> None:
+        """Stop reading; a client that resets the connection is seen all the same."""
+        if self._status == _OPEN:
+            self._paused = True
+            self._flow.read(False)
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._status == _OPEN:
+            self._paused = False
+            self._flow.read(True)
+
+    def write_eof(self) -> None:
+        """Send no more. TLS has no half-close here: the connection ends in both directions."""
+        if self._status > _OPEN or self._finished:
+            return
+        if self._ended or not self.transport.can_write_eof():
+            self.close()
+            return
+        self._finished = True
+        try:
+            self.transport.write_eof()
+        except OSError:
+            self.transport.abort()  # the client has reset the connection
+
+    def close(self) -> None:
+        """End the stream once the client has taken what was written, or has had a minute for it."""
+        if self._status <= _OPEN:
+            self._status = _CLOSING
+            self._first = b""
+            self._timer = self._loop.call_later(FLUSH_TIMEOUT, self.transport.abort)
+            self.transport.close()
+
+    def abort(self) -> None:
+        """End the stream at once."""
+        if self._status != _LOST:
+            self.transport.abort()
+
+    # From the server.
+
+    def shutdown(self, patience: float | None = None) -> None:
+        """A drain names its patience, and does not cut a tunnel; the end of the server does neither."""
+        if patience is None:
+            self.close()
+
+    # From the event loop.
+
+    def data_received(self, data: bytes) -> None:
+        if self._status == _OPEN and self._on_data is not None:
+            self._on_data(data)
+        elif self._status == _HELD:
+            self._first += data  # was read before the transport was told not to
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        if self._status == _OPEN and self._on_eof is not None:
+            self._on_eof()
+        # Over TLS the transport closes whatever is said here.
+        return self._status <= _OPEN and not self._finished and self.transport.can_write_eof()
+
+    def pause_writing(self) -> None:
+        self._flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._flow.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        held = self._status == _HELD
+        self._status = _LOST
+        self._connections.discard(self)
+        self._flow.close()
+        self._first = b""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not held:  # else `_begin` tells
+            self._tell_lost()
+
+    def _left(self) -> None:
+        """The client reset the connection while it was not read."""
+        self.transport.abort()
+
+    def _tell_lost(self) -> None:
+        call = self._on_lost
+        self._on_data = self._on_eof = self._on_lost = None
+        if call is not None:
+            call()
