@@ -37,11 +37,10 @@ from typing import Any
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
-from streamproxy.dialects.http import error_response
 from streamproxy.errors import ClientLeft, ExchangeAborted, ExchangeError, InternalError, StoppedByShutdown
-from streamproxy.exchange.exchange import new_request_id
 from streamproxy.exchange.extension import DownstreamConnection
 from streamproxy.exchange.stream import ByteStream
+from streamproxy.server.refusal import refusal
 from streamproxy.wire.headers import Headers
 
 logger = logging.getLogger("streamproxy.error")
@@ -219,7 +218,7 @@ class RequestCycle(DownstreamConnection):
         if self.started or error is None:
             self._abandon()
         else:
-            headers, body = error_response(error, new_request_id())
+            headers, body = refusal(error)
             self._answer(error.status, headers, body)
 
     def _wake(self) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from streamproxy.config.certificates import no_password
 from streamproxy.config.model import ServerTls
 from streamproxy.errors import StreamproxyError
+from streamproxy.server.alpn import offered
 
 # TLS 1.2: forward secrecy and authenticated encryption only. The suites of TLS 1.3 have both.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -50,10 +51,14 @@ class _Connection(ssl.SSLObject):
 
 
 class ListenerTls:
-    """TLS of a listener: ``front`` is what to open it with. Raises TlsError for files that can't be used."""
+    """TLS of a listener: ``front`` is what to open it with, ``http2`` whether it offers that.
 
-    def __init__(self, tls: ServerTls) -> None:
-        self.front = self._current = server_context(tls)
+    Raises TlsError for files that can't be used.
+    """
+
+    def __init__(self, tls: ServerTls, http2: bool = False) -> None:
+        self._http2 = http2
+        self.front = self._current = server_context(tls, http2)
         self._authorities = self._read_authorities(tls)
         self.front.sni_callback = self._choose
 
@@ -62,8 +67,8 @@ class ListenerTls:
         return b"" if tls.client_ca is None else Path(tls.client_ca).read_bytes()
 
     def prepare(self, tls: ServerTls) -> Callable[[], None]:
-        """Read other files, or what these say now. Gives what puts them into force. Raises TlsError."""
-        context = server_context(tls)
+        """Read other files, or what these say now. Returns what puts them into force. Raises TlsError."""
+        context = server_context(tls, self._http2)
         authorities = self._read_authorities(tls)
 
         def swap() -> None:
@@ -77,15 +82,15 @@ class ListenerTls:
         connection.context = self._current
 
 
-def server_context(tls: ServerTls) -> _Context:
-    """The context for a server: TLS 1.2 and later, modern ciphers, ALPN http/1.1, and with ``client_ca`` only clients
-    whose certificate comes from one of those authorities. Raises TlsError."""
+def server_context(tls: ServerTls, http2: bool = False) -> _Context:
+    """The context for a server: TLS 1.2 and later, modern ciphers, ALPN, and with ``client_ca`` only clients whose
+    certificate comes from one of those authorities. Raises TlsError."""
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = _Connection
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(offered(http2))
     try:
         context.load_cert_chain(tls.cert, tls.key, no_password)
         if tls.client_ca is not None:

@@ -11,13 +11,17 @@ import ssl
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from streamproxy.server.alpn import ProtocolFactory
 from streamproxy.server.http1.protocol import NEWCOMER
 
 FOREVER = 31_536_000.0  # seconds: a year, since a loop's timers take no infinity
 
 
 class EngineSettings(NamedTuple):
-    """What the configuration says of connections: bytes, seconds, and how many at once; ``tls`` for one listener."""
+    """What the configuration says of connections: bytes, seconds, and how many at once; ``tls`` for one listener.
+
+    ``http2`` makes the protocol of HTTP/2 connections; without it there are none. ``tls`` has to offer what is there.
+    """
 
     max_header_size: int
     head_timeout: float
@@ -26,6 +30,7 @@ class EngineSettings(NamedTuple):
     max_connections: int
     on_rejected: Callable[[int, str], None]
     tls: ssl.SSLContext | None = None
+    http2: ProtocolFactory | None = None
 
 
 class Engine(Protocol):

@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from streamproxy.server.alpn import chose_http2
 from streamproxy.server.engines.base import EngineSettings
 from streamproxy.server.http1.protocol import NEWCOMER, Http11Limits, http11_protocol
 from streamproxy.server.sockets import BACKLOG, close
@@ -33,7 +34,7 @@ class UvicornEngine:
         config = uvicorn.Config(
             app,
             interface="asgi3",  # uvicorn would look for a coroutine function
-            http=http11_protocol(limits),
+            http=http11_protocol(limits, settings.http2),
             ws="none",  # a handshake is a request like any other, and a tunnel of ours behind it
             lifespan="on" if lifespan else "off",
             log_config=None,
@@ -133,18 +134,19 @@ class _Connections(set[Any]):
 
 
 class _Newcomer(asyncio.Protocol):
-    """A connection until its TLS handshake is over; then the protocol that ``make`` gives takes its place.
+    """A connection until its TLS handshake is over; then the protocol that ``make`` returns takes its place.
 
-    No loop tells a protocol of a handshake that failed, it only lets go of it: so its end is that of this object.
+    ``make`` takes whether the handshake has chosen HTTP/2. No loop tells a protocol of a handshake that failed, it only
+    lets go of it: so its end is that of this object.
     """
 
-    def __init__(self, make: Callable[[], asyncio.Protocol], connections: _Connections) -> None:
+    def __init__(self, make: Callable[[bool], asyncio.Protocol], connections: _Connections) -> None:
         self._make = make
         self._connections = connections
         connections.expect(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        protocol = self._make()
+        protocol = self._make(chose_http2(transport))
         self._connections.arrived(self)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
@@ -161,6 +163,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.ready = asyncio.Event()
         self._sockets = sockets
+        self._http2 = settings.http2
         self._tls: dict[str, Any] = {}
         if settings.tls is not None:
             self._tls = {
@@ -193,10 +196,10 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
     def _accepted(self) -> asyncio.Protocol:
-        return _Newcomer(self._protocol, self._connections) if self._tls else self._protocol()
+        return _Newcomer(self._protocol, self._connections) if self._tls else self._protocol(False)
 
-    def _protocol(self) -> asyncio.Protocol:
-        make: Any = self.config.http_protocol_class
+    def _protocol(self, http2: bool) -> asyncio.Protocol:
+        make: Any = self._http2 if http2 and self._http2 is not None else self.config.http_protocol_class
         protocol: asyncio.Protocol = make(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )

@@ -32,15 +32,15 @@ from typing import Any, Final, cast
 
 from uvicorn.server import ServerState
 
-from streamproxy.dialects.http import error_response
 from streamproxy.errors import BadRequest, Rejected, RequestTimeout
-from streamproxy.exchange.exchange import new_request_id
 from streamproxy.exchange.stream import ByteStream
+from streamproxy.server.alpn import ProtocolFactory, is_preface
 from streamproxy.server.flow import NEVER, WRITE_LIMIT, Deadline, Flow
 from streamproxy.server.http1.cycle import Http11Cycle
 from streamproxy.server.http1.head import whole_response
 from streamproxy.server.http1.scope import connection_scope, request_scope
 from streamproxy.server.http1.upgraded import FLUSH_TIMEOUT, UpgradedConnection
+from streamproxy.server.refusal import refusal
 from streamproxy.wire.chunked import ChunkedDecoder
 from streamproxy.wire.http1 import MAX_FIELDS
 from streamproxy.wire.request import RequestHead
@@ -49,6 +49,7 @@ BODY_LIMIT: Final = 64 * 1024  # bytes of a request body that are held, or drain
 
 NEWCOMER: Final = 0.1  # seconds in which a connection without a request may still send its first, while the server ends
 
+_P: Final = ord("P")
 _HEAD: Final = 0
 _RESPONSE: Final = 1
 _DRAIN: Final = 2
@@ -72,9 +73,12 @@ class Http11Limits:
     on_rejected: Callable[[int, str], None] | None = None
 
 
-def http11_protocol(limits: Http11Limits) -> Any:
-    """What makes protocols with these limits, for ``uvicorn.Config(http=…)``."""
-    return partial(Http11Protocol, limits)
+def http11_protocol(limits: Http11Limits, http2: ProtocolFactory | None = None) -> Any:
+    """What makes protocols with these limits, for ``uvicorn.Config(http=…)``.
+
+    ``http2`` makes the protocol of a connection that begins with HTTP/2's preface, in clear text.
+    """
+    return partial(Http11Protocol, limits, http2)
 
 
 class Http11Protocol:
@@ -87,12 +91,14 @@ class Http11Protocol:
     def __init__(
         self,
         limits: Http11Limits,
+        http2: ProtocolFactory | None,
         config: Any,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.limits = limits
+        self._http2 = http2
         if not config.loaded:
             config.load()
         self._config = config
@@ -126,6 +132,8 @@ class Http11Protocol:
         self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's only look like one
         self.flow = Flow(transport, self.loop, self._client_left)
         self._scope = connection_scope(transport, self._config.root_path)
+        if self._scope["scheme"] == "https":
+            self._http2 = None  # ALPN has decided
         self._deadline.set(self.limits.head_timeout)
         self._connections.add(self)
 
@@ -185,6 +193,8 @@ class Http11Protocol:
     def _read_head(self, data: bytes) -> None:
         if self._backlog:
             data, self._backlog = self._backlog + data, b""
+        if self._fresh and self._http2 is not None and data[0] == _P and self._is_http2(data):
+            return
         head = self._head
         try:
             rest = head.feed(data)
@@ -192,13 +202,34 @@ class Http11Protocol:
             self._refuse(error)
             return
         if rest is None:
-            if head.begun and not self._begun:  # else empty lines only
-                self._begun = True
-                self._deadline.set(self.limits.head_timeout)
+            if head.begun:  # else empty lines only
+                self._begin_head()
             return
         self._begun = False
         self._deadline.at = NEVER
         self._begin(head, rest)
+
+    def _begin_head(self) -> None:
+        """The first bytes of a head came: now it has only so much time."""
+        if not self._begun:
+            self._begun = True
+            self._deadline.set(self.limits.head_timeout)
+
+    def _is_http2(self, data: bytes) -> bool:
+        """Whether a connection begins as HTTP/2 does, and is that protocol's from now on, or may yet be."""
+        found = is_preface(data)
+        if found is None:
+            self._backlog = data
+            self._begin_head()
+        elif found:
+            assert self._http2 is not None
+            protocol = self._http2(config=self._config, server_state=self._state, app_state=self._app_state)
+            transport = self.transport
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
+            self.connection_lost(None)
+            protocol.data_received(data)
+        return found is not False
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """Start the application on a request whose head is complete."""
@@ -320,7 +351,7 @@ class Http11Protocol:
 
     def _answer(self, error: Rejected) -> None:
         """Answer in the application's place, and end the connection."""
-        headers, body = error_response(error, new_request_id())
+        headers, body = refusal(error)
         self.transport.write(whole_response(error.status, headers, body))
         self._linger()
 

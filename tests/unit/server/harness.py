@@ -70,9 +70,10 @@ class Serving:
 def configure(app: App, *, keepalive: float = 20.0, **options: Any) -> uvicorn.Config:
     """A loaded uvicorn configuration for the protocol, with these limits."""
     keys = {key: options.pop(key) for key in ("ws", "root_path", "log_config") if key in options}
+    http2 = options.pop("http2", None)
     config = uvicorn.Config(
         app,
-        http=http11_protocol(Http11Limits(**options)),
+        http=http11_protocol(Http11Limits(**options), http2),
         lifespan="off",
         log_config=None,
         access_log=False,

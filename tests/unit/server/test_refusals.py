@@ -56,6 +56,8 @@ async def test_a_refused_request_never_reaches_the_application(
     assert answer.get("connection") == b"close"
     assert answer.get("content-type") == b"application/problem+json"
     assert answer.get("proxy-status") == b"streamproxy; error=http_request_error"
+    assert answer.get("via") == b"1.1 streamproxy"
+    assert (answer.get("date") or b"").endswith(b" GMT")
     assert (body["type"], body["status"]) == ("about:blank", status)
     assert body["title"]
     assert body["detail"]

@@ -1,0 +1,41 @@
+"""Which protocol a connection speaks: decided by ALPN over TLS, and by the first bytes in clear text.
+
+Over TLS the handshake has chosen before the first byte (RFC 9113 section 3.2). In clear text a client that knows
+beforehand begins with HTTP/2's preface (section 3.3); anything else is HTTP/1.1. There is no ``Upgrade: h2c``. Where
+HTTP/2 is not served it is not offered, and its preface is a malformed request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from uvicorn.protocols.utils import is_ssl
+
+H2: Final = "h2"
+HTTP11: Final = "http/1.1"
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+# Makes the protocol of a connection from uvicorn's keyword arguments: config, server_state, app_state.
+ProtocolFactory = Callable[..., Any]
+
+
+def offered(http2: bool) -> list[str]:
+    """What a listener offers by ALPN, the best first."""
+    return [H2, HTTP11] if http2 else [HTTP11]
+
+
+def chose_http2(transport: asyncio.BaseTransport) -> bool:
+    """Whether the TLS handshake of a connection ended with HTTP/2."""
+    if not is_ssl(transport):  # type: ignore[arg-type]  # uvicorn's type is narrower than what it asks for
+        return False
+    connection = transport.get_extra_info("ssl_object")
+    return connection is not None and connection.selected_alpn_protocol() == H2
+
+
+def is_preface(data: bytes) -> bool | None:
+    """Whether a connection's first bytes are HTTP/2's preface; None while they may become it."""
+    if data.startswith(PREFACE):
+        return True
+    return None if PREFACE.startswith(data) else False

@@ -1,0 +1,17 @@
+"""What a server answers by itself, in the application's place."""
+
+from __future__ import annotations
+
+from streamproxy.dialects.http import error_response
+from streamproxy.errors import ExchangeError
+from streamproxy.exchange.date import http_date
+from streamproxy.exchange.exchange import new_request_id
+from streamproxy.wire.headers import Headers
+
+
+def refusal(error: ExchangeError) -> tuple[Headers, bytes]:
+    """The headers and the body of the response that tells a client of ``error``, with a Date and an id of its own."""
+    headers, body = error_response(error, new_request_id())
+    if not any(name == b"date" for name, _ in headers):
+        headers.append((b"date", http_date()))
+    return headers, body
