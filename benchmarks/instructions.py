@@ -16,11 +16,10 @@ import sys
 from pathlib import Path
 
 from benchmarks.__main__ import OUT
-from benchmarks.peers import BARE, PEERS, Peer, Place, prepare
+from benchmarks.peers import PEERS, Peer, Place, prepare
 from benchmarks.programs import BenchError, Generator, Upstream, build, free_port, running, wait_ready
 
-DEFAULT = "streamproxy,streamproxy-pure,streamproxy-bare,streamproxy-log,streamproxy-httpx,recipe,haproxy,envoy"
-KNOWN = {**PEERS, BARE.name: BARE}
+DEFAULT = "streamproxy,streamproxy-pure,streamproxy-log,streamproxy-httpx,recipe,haproxy,envoy"
 _WARM = 300  # requests before the count
 _COUNTED = re.compile(r"Collected : (\d+)")
 
@@ -80,7 +79,7 @@ def main() -> int:
     prepare(options.peers.split(","))
     for name in options.peers.split(","):
         try:
-            print(f"{name:22} {count(KNOWN[name], options.requests, OUT, tools):12,.0f} instructions a request")
+            print(f"{name:22} {count(PEERS[name], options.requests, OUT, tools):12,.0f} instructions a request")
         except (BenchError, subprocess.SubprocessError) as fault:
             failed = True
             print(f"{name:22} {fault}", file=sys.stderr)

@@ -375,18 +375,9 @@ def _ours() -> str | None:
 
 def prepare(names: Iterable[str]) -> None:
     """Build what the peers of these names need. Raises BenchError."""
-    if any(name.startswith("streamproxy") and name not in ("streamproxy-pure", BARE.name) for name in names):
+    if any(name.startswith("streamproxy") and name != "streamproxy-pure" for name in names):
         compile_package()
 
-
-# Only counted, beside streamproxy-pure, and never measured beside others: it serves nobody.
-BARE = Peer(
-    "streamproxy-bare",
-    "streamproxy without what it does for bad days",
-    _ours,
-    streamproxy(build="pure", module="benchmarks.bare"),
-    keepalive=True,
-)
 
 # Only when they are asked for: whether two workers do more than one, both on the same cores.
 SEVERAL = {

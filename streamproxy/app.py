@@ -140,7 +140,7 @@ class Application(Starlette):
             await receive()
             await send({"type": "websocket.close", "code": 1000})
         else:
-            await self.deployment.nowhere.serve(target_of(scope), scope, receive, send)
+            await self.deployment.not_found.handle(target_of(scope), scope, receive, send)
 
     async def aclose(self) -> None:
         """End the admin application's live view, and close the connections to all upstreams, those that a reload has

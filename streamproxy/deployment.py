@@ -1,4 +1,4 @@
-"""From configuration to running parts: the routes, the upstreams with their clients, and the files they need.
+"""From configuration to running parts: the routes, their origins, the upstreams, and the files they need.
 
 A `Deployment` is one configuration, compiled. A reload compiles a second one beside the first; an exchange keeps the
 parts that it began with.
@@ -11,33 +11,34 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import ssl
-from collections.abc import Callable, Iterable
-from urllib.parse import urlsplit
+from collections.abc import Iterable
+from typing import Any, Final
 
-from streamproxy import config as model
-from streamproxy.client.base import Client
-from streamproxy.client.foreign import ForeignClient
-from streamproxy.client.http1 import NativeClient, client_context
-from streamproxy.client.httpx import HttpxClient, build_httpx, is_httpx
-from streamproxy.config.model import Hash, Retry
+from streamproxy.auth import build_authenticator
+from streamproxy.client.build import adapt
+from streamproxy.config import model
+from streamproxy.dialects.http import HTTP
 from streamproxy.errors import StreamproxyError
 from streamproxy.exchange.ledger import Ledger
-from streamproxy.exchange.timer import FOREVER, Limits
+from streamproxy.exchange.timer import FOREVER, TimeLimits
 from streamproxy.formats.sse import KeepaliveShape
+from streamproxy.observe.series import NO_ROUTE
 from streamproxy.observe.tracing import SpanExport, Tracer
-from streamproxy.proxy.guard import Guard, GuardedForwarder, build_guard
-from streamproxy.proxy.handle import Forwarder, ForwarderSettings, Nowhere
-from streamproxy.proxy.relay import RelaySettings
+from streamproxy.origins.base import Origin
+from streamproxy.origins.not_found import NotFound
+from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
+from streamproxy.proxy.admission import Admission, client_key
+from streamproxy.proxy.handle import Handler, RoutePlan
+from streamproxy.proxy.relay import RelayPlan
 from streamproxy.routing.matcher import Matcher
 from streamproxy.routing.route import Route
-from streamproxy.upstream import Endpoint, RetrySettings, Upstream, UpstreamSettings
-from streamproxy.upstream.health import HealthSettings
-from streamproxy.upstream.names import Name, authority_of
-from streamproxy.upstream.outlier import OutlierSettings
-from streamproxy.wire.headers import edit
+from streamproxy.upstream import Upstream
+from streamproxy.upstream.build import build_upstream
+from streamproxy.wire.cors import Cors
+from streamproxy.wire.headers import NO_EDIT, Edit, edit
 
-NO_ROUTE = "-"
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_WRITE: Final = 120.0  # seconds for a client to take an answer where no route says otherwise
 
 
 class Deployment:
@@ -51,7 +52,7 @@ class Deployment:
         self, config: model.Config, ledger: Ledger, *, client: object | None = None, previous: Deployment | None = None
     ) -> None:
         self.config = config
-        self._origins = {name: (upstream, _files_of(upstream)) for name, upstream in config.upstreams.items()}
+        self._sources = {name: (upstream, _files_of(upstream)) for name, upstream in config.upstreams.items()}
         self._kept = self._unchanged(previous) if previous is not None else {}
         shared = adapt(client) if client is not None else None
         self.upstreams = {
@@ -59,14 +60,12 @@ class Deployment:
             for name, upstream in config.upstreams.items()
         }
         self.spans = self._span_export(previous)
-        self.guards: dict[str, Guard] = {}  # of the routes that have one, by their names
+        self._tracer = build_tracer(config)
+        self.admissions: dict[str, Admission] = {}  # of the routes that have limits, by their names
         self.routes = [self._route(route, ledger) for route in config.routes]
-        limits, trusted, tracer = Limits(write=120.0), config.server.trusted_proxies, build_tracer(config)
-        self.nowhere = Nowhere(NO_ROUTE, NO_ROUTE, ledger, limits=limits, trusted=trusted, tracer=tracer)
+        self.not_found = Handler(self._no_route(), ledger)
 
     def _route(self, route: model.Route, ledger: Ledger) -> Route:
-        upstream = self.config.upstreams[route.upstream]
-        settings = forwarder_settings(route, upstream, self.config)
         matcher = Matcher(
             route.paths,
             methods=route.methods,
@@ -74,11 +73,65 @@ class Deployment:
             headers=route.headers,
             preflight=route.cors is not None,
         )
-        target, guard = self.upstreams[route.upstream], build_guard(route, LocalFile)
-        if guard is None:
-            return Route(route.name, matcher, Forwarder(settings, target, ledger).serve)
-        self.guards[route.name] = guard
-        return Route(route.name, matcher, GuardedForwarder(settings, target, ledger, guard).serve)
+        plan = self._plan(route)
+        if plan.admission is not None:
+            self.admissions[route.name] = plan.admission
+        return Route(route.name, matcher, Handler(plan, ledger).handle)
+
+    def _plan(self, route: model.Route) -> RoutePlan:
+        limits, cors, keepalive = route.limits, route.cors, route.keepalive
+        limited = limits.max_streams is not None or limits.max_streams_per_client is not None
+        return RoutePlan(
+            name=route.name,
+            upstream=route.upstream,
+            origin=self._origin(route),
+            dialect=HTTP,
+            limits=time_limits(route),
+            trusted=self.config.server.trusted_proxies,
+            tracer=self._tracer,
+            cors=Cors(cors.origins, credentials=cors.credentials, methods=route.methods) if cors is not None else None,
+            auth=build_authenticator(route.auth, LocalFile) if route.auth is not None else None,
+            admission=Admission(limits) if limited else None,
+            client_key=client_key(limits.client_key),
+            max_request_body=limits.max_request_body,
+            buffer=route.buffer,
+            continue_on_disconnect=route.on_disconnect == "continue",
+            response_edit=_edit(route.response_headers),
+            relay=RelayPlan(
+                keepalive=KeepaliveShape(keepalive.comment, keepalive.shape) if keepalive is not None else None,
+                anti_buffering=route.anti_buffering,
+                error_event=route.on_truncation == "error_event",
+            ),
+            allow=", ".join(route.methods or _METHODS).encode(),
+        )
+
+    def _origin(self, route: model.Route) -> Origin:
+        """Where the responses of a route come from."""
+        upstream = self.config.upstreams[route.upstream]
+        return UpstreamOrigin(
+            request_plan(route, upstream), self.upstreams[route.upstream], traced=self._tracer is not None
+        )
+
+    def _no_route(self) -> RoutePlan:
+        return RoutePlan(
+            name=NO_ROUTE,
+            upstream=NO_ROUTE,
+            origin=NotFound(),
+            dialect=HTTP,
+            limits=TimeLimits(write=_WRITE),
+            trusted=self.config.server.trusted_proxies,
+            tracer=self._tracer,
+            cors=None,
+            auth=None,
+            admission=None,
+            client_key=client_key("client_ip"),
+            max_request_body=None,
+            buffer=0,
+            continue_on_disconnect=False,
+            response_edit=NO_EDIT,
+            relay=RelayPlan(None, anti_buffering=False, error_event=False),
+            allow=b"",
+        )
 
     def _span_export(self, previous: Deployment | None) -> SpanExport | None:
         """Where the spans go, None when tracing is off; the previous one's if nothing has changed there."""
@@ -91,16 +144,16 @@ class Deployment:
     def _unchanged(self, previous: Deployment) -> dict[str, Upstream]:
         return {
             name: previous.upstreams[name]
-            for name, origin in self._origins.items()
-            if previous._origins.get(name) == origin
+            for name, source in self._sources.items()
+            if previous._sources.get(name) == source
         }
 
     def take_over(self, previous: Deployment) -> None:
         """Go on with the places that another deployment's routes of the same names have given, after a reload."""
-        for name, guard in self.guards.items():
-            before = previous.guards.get(name)
+        for name, admission in self.admissions.items():
+            before = previous.admissions.get(name)
             if before is not None:
-                guard.take_over(before)
+                admission.take_over(before)
 
     async def start(self) -> None:
         """Begin what runs beside the requests: probes, look-ups of names, the export of spans."""
@@ -164,157 +217,46 @@ class LocalFile:
             raise StreamproxyError(f"{self.path} cannot be read: {error.strerror}") from None
 
 
-def adapt(client: object) -> Client:
-    """A user's own client, made fit for the forwarder."""
-    return HttpxClient(client) if is_httpx(client) else ForeignClient(client)
-
-
-def build_upstream(name: str, upstream: model.Upstream, shared: Client | None) -> Upstream:
-    """An upstream with its endpoints; ``shared`` reaches them all if the embedding program brought its own client.
-
-    A client of the program's own looks names up itself, so ``resolve`` is left to it.
-    """
-    make = _Clients(upstream, shared)
-    fixed: list[Endpoint] = []
-    names: list[Name] = []
-    for one in upstream.endpoints:
-        if one.resolve == "each" and shared is None:
-            names.append(_name(one, make))
-        else:
-            fixed.append(_endpoint(one, one.url, make(one.url, one.socket)))
-    return Upstream(name, fixed, upstream_settings(upstream), names=names)
-
-
-def upstream_settings(upstream: model.Upstream) -> UpstreamSettings:
-    """How an upstream picks and judges its endpoints, from the configuration."""
-    health, outlier, balance = upstream.health, upstream.outlier, upstream.balance
-    return UpstreamSettings(
-        balance="hash" if isinstance(balance, Hash) else balance,
-        hash=balance.hash if isinstance(balance, Hash) else None,
-        health=None
-        if health is None
-        else HealthSettings(
-            path=health.path,
-            interval=health.interval,
-            timeout=health.timeout,
-            healthy_after=health.healthy_after,
-            unhealthy_after=health.unhealthy_after,
-            status=frozenset(health.status),
-        ),
-        outlier=None
-        if outlier is None
-        else OutlierSettings(outlier.consecutive_failures, outlier.eject_for, outlier.max_ejected_percent),
-        host=None if upstream.host in ("upstream", "preserve") else upstream.host.encode(),
-        own_host=upstream.host == "upstream",
-    )
-
-
-def _endpoint(endpoint: model.Endpoint, url: str, client: Client) -> Endpoint:
-    authority = urlsplit(endpoint.url).netloc.encode()
-    return Endpoint(url, client, authority=authority, weight=endpoint.weight)
-
-
-def _name(endpoint: model.Endpoint, make: _Clients) -> Name:
-    """A name whose every address is an endpoint; Host, SNI and the certificate's name stay the name's."""
-    parts = urlsplit(endpoint.url)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-
-    def build(address: str) -> Endpoint:
-        url = f"{parts.scheme}://{authority_of(address, port)}"
-        return _endpoint(endpoint, url, make(url, None, server_name=host))
-
-    return Name(host, port, itself=_endpoint(endpoint, endpoint.url, make(endpoint.url, None)), build=build)
-
-
-class _Clients:
-    """Makes the clients of one upstream's endpoints. Their TLS context is made once: reading the authorities takes
-    tens of milliseconds."""
-
-    def __init__(self, upstream: model.Upstream, shared: Client | None) -> None:
-        self._upstream = upstream
-        self._shared = shared
-        self._context: ssl.SSLContext | None = None
-
-    def __call__(self, url: str, socket: str | None, *, server_name: str | None = None) -> Client:
-        if self._shared is not None:
-            return self._shared
-        upstream, connections = self._upstream, self._upstream.connections
-        context = self._tls() if url.startswith("https:") else None
-        idle_timeout = FOREVER if connections.idle_timeout is None else connections.idle_timeout
-        server_name = upstream.tls.server_name or server_name
-        if upstream.client == "httpx" or upstream.proxy is not None:
-            return build_httpx(
-                verify=context,
-                server_name=server_name,
-                socket=socket,
-                proxy=upstream.proxy,
-                limits=(connections.max, connections.max_idle, idle_timeout),
-            )
-        return NativeClient(
-            url,
-            socket=socket,
-            ssl_context=context,
-            server_name=server_name,
-            max_connections=connections.max,
-            max_idle=connections.max_idle,
-            idle_timeout=idle_timeout,
-        )
-
-    def _tls(self) -> ssl.SSLContext:
-        if self._context is None:
-            tls = self._upstream.tls
-            try:
-                self._context = client_context(ca=tls.ca, cert=tls.cert, key=tls.key, verify=tls.verify)
-            except OSError as error:  # SSLError is one
-                raise StreamproxyError(f"the files of an upstream's tls cannot be used: {error}") from None
-        return self._context
-
-
 def build_tracer(config: model.Config) -> Tracer | None:
     """What decides which exchanges are recorded as spans; None when tracing is off."""
     return Tracer(config.tracing.sample_ratio) if config.tracing is not None else None
 
 
-def retry_settings(retry: Retry) -> RetrySettings | None:
-    """A route's retries; None when it has none, so that a request costs nothing for them."""
-    if retry.attempts == 1:
-        return None
-    return RetrySettings(retry.attempts, frozenset(retry.on), retry.non_idempotent, retry.buffer, retry.backoff)
-
-
-def forwarder_settings(route: model.Route, upstream: model.Upstream, config: model.Config) -> ForwarderSettings:
-    """What one route does to a request, from the configuration."""
+def time_limits(route: model.Route) -> TimeLimits:
+    """A route's time-outs."""
     timeouts, keepalive = route.timeouts, route.keepalive
-    seconds: Callable[[float | None], float] = lambda value: FOREVER if value is None else value  # noqa: E731
-    limits = Limits(
-        request=seconds(timeouts.request),
-        first_byte=seconds(timeouts.first_byte),
-        idle=seconds(timeouts.idle),
-        write=seconds(timeouts.write),
-        total=seconds(timeouts.total),
+    return TimeLimits(
+        request=_seconds(timeouts.request),
+        first_byte=_seconds(timeouts.first_byte),
+        idle=_seconds(timeouts.idle),
+        write=_seconds(timeouts.write),
+        total=_seconds(timeouts.total),
         keepalive=keepalive.interval if keepalive is not None else FOREVER,
     )
-    connect = timeouts.connect
-    return ForwarderSettings(
-        name=route.name,
+
+
+def _seconds(timeout: float | None) -> float:
+    return FOREVER if timeout is None else timeout
+
+
+def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
+    """How a route makes its requests to an upstream."""
+    connect = route.timeouts.connect
+    extensions: dict[str, Any] = {
+        "timeout": {"connect": connect, "pool": connect, "read": None, "write": None},
+        "buffer": route.buffer,
+    }
+    return RequestPlan(
         host=None if upstream.host in ("upstream", "preserve") else upstream.host.encode(),
         preserve_host=upstream.host == "preserve",
         strip_prefix=(route.rewrite.strip_prefix or "").encode(),
         add_prefix=(route.rewrite.add_prefix or "").encode(),
-        limits=limits,
-        extensions={"timeout": {"connect": connect, "pool": connect, "read": None, "write": None}},
-        buffer=route.buffer,
-        max_request_body=route.limits.max_request_body,
+        extensions=extensions,
         compression=route.compression,
-        carry_on=route.on_disconnect == "continue",
-        request_edit=edit(route.request_headers.set, route.request_headers.add, route.request_headers.remove),
-        response_edit=edit(route.response_headers.set, route.response_headers.add, route.response_headers.remove),
-        relay=RelaySettings(
-            keepalive=KeepaliveShape(keepalive.comment, keepalive.shape) if keepalive is not None else None,
-            anti_buffering=route.anti_buffering,
-            error_event=route.on_truncation == "error_event",
-        ),
-        retry=retry_settings(route.retry),
-        trusted=config.server.trusted_proxies,
-        tracer=build_tracer(config),
+        edit=_edit(route.request_headers),
+        retry=route.retry if route.retry.attempts > 1 else None,
     )
+
+
+def _edit(rules: model.HeaderRules) -> Edit:
+    return edit(rules.set, rules.add, rules.remove)

@@ -14,6 +14,7 @@ header, the access log and the metrics. One place, this tree, goes from an excep
         │   ├── BodyTooLarge            413 http_request_error
         │   ├── RequestTimeout          408 http_request_error
         │   ├── NotImplementedHere      501 http_request_error
+        │   ├── MethodRefused           405 http_request_error
         │   ├── Denied                  401 http_request_denied
         │   ├── LimitReached            503 connection_limit_reached (429 for a client's own limit)
         │   └── LoopDetected            508 proxy_loop_detected
@@ -100,6 +101,7 @@ class ExchangeError(StreamproxyError):
     close: ClassVar[bool] = False  # the downstream connection cannot be used again
 
     challenge: str = ""  # for a WWW-Authenticate header
+    allow: str = ""  # for an Allow header
 
     def __init__(self, detail: str = "", *, note: str = "", retry_after: float | None = None) -> None:
         super().__init__(detail or self.title)
@@ -137,6 +139,11 @@ class RequestTimeout(Rejected):
 
 class NotImplementedHere(Rejected):
     error, status, title = "http_request_error", 501, "This kind of request is not served here"
+
+
+class MethodRefused(Rejected):
+    error, status, title = "http_request_error", 405, "This method is not served here"
+    allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
 
 class Denied(Rejected):

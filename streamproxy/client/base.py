@@ -9,11 +9,13 @@ A client is anything with ``stream()`` that gives an asynchronous context manage
 
 ``url`` is the endpoint's base URL. ``headers`` are (name, value) pairs of bytes to be sent as they are, in order,
 ``Host`` among them, and no others. ``content`` is None (no body) or an asynchronous iterator of bytes; the body is
-chunked unless the headers carry ``Content-Length``. ``extensions`` are httpx's, and one of our own that a client may
+chunked unless the headers carry ``Content-Length``. ``extensions`` are httpx's, and some of our own that a client may
 ignore:
 
 - ``target``: bytes, the request target to send as it is;
 - ``timeout``: ``{"connect": seconds or None, "pool": seconds or None, "read": None, "write": None}``;
+- ``buffer``: bytes, the most to hold for a reader that is slower than the upstream;
+- ``informational``: called with the status and the fields of each 1xx response but 100 and 101;
 - ``progress``: called with ``"connect"`` when a new connection is being made, ``"request"`` when the head has been
   sent and a body follows, ``"head"`` when the whole request has been sent.
 
@@ -30,35 +32,7 @@ from typing import Any, Protocol
 
 from streamproxy.wire.headers import Headers
 
-
-class WholeBody:
-    """A request body that has all come, as the iterator that ``content`` is: it gives it once.
-
-    A client that can send it along with the head may `take` it instead, which spares a POST a task.
-    """
-
-    __slots__ = ("_data", "size")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)  # also after it was given
-
-    def take(self) -> bytes:
-        """The body, which is then gone from here: it must not be held for as long as its response lasts."""
-        data, self._data = self._data, b""
-        return data
-
-    def __aiter__(self) -> WholeBody:
-        return self
-
-    async def __anext__(self) -> bytes:
-        data = self.take()
-        if not data:
-            raise StopAsyncIteration
-        return data
-
-
-# Takes a chunk in the read itself, and the same chunk in HTTP/1.1's chunked framing where the read was exactly that (else
+# Takes a chunk in the read itself, and the same chunk in HTTP/1.1 framing where the read was exactly that (else
 # empty). Returns whether it takes another; it has taken this one in any case.
 Sink = Callable[[bytes, bytes], bool]
 
@@ -92,6 +66,14 @@ class ChunkSource:
     def change(self) -> Awaitable[None]:
         """What to await before looking again, when nothing is `ready` and the body has not `ended`."""
         raise NotImplementedError
+
+    async def read(self) -> bytes | None:
+        """The next chunk, None at the end. Raises as `ready`."""
+        while True:
+            chunk = self.ready()
+            if chunk is not None or self.ended:
+                return chunk
+            await self.change()
 
     def pipe(self, sink: Sink | None) -> bool:
         """Hand chunks to ``sink`` from now on; None takes it back. Returns whether this source does; if not, pull.
@@ -143,6 +125,16 @@ class Response(Protocol):
     def status_code(self) -> int: ...
 
     @property
+    def reason(self) -> bytes:
+        """The reason phrase, empty where the client does not tell."""
+        ...
+
+    @property
+    def http_version(self) -> str:
+        """The version of HTTP that the head was sent in: "1.0", "1.1" or "2"."""
+        ...
+
+    @property
     def headers(self) -> RawHeaders: ...
 
     @property
@@ -150,8 +142,9 @@ class Response(Protocol):
         """Whether all of the body has come with the head, so that reading it waits for nothing; False if unknown."""
         ...
 
-    def aiter_raw(self) -> AsyncIterator[bytes]:
-        """The body as it comes, transfer coding removed and content coding kept; raises when it ends short."""
+    @property
+    def source(self) -> ChunkSource:
+        """The body as it comes, transfer coding removed and content coding kept."""
         ...
 
 

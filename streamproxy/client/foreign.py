@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
+from streamproxy.client.base import ChunkSource, IteratorSource
 from streamproxy.client.translate import translate
 from streamproxy.errors import BadResponse
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, response_framing
+
+_VERSIONS: Final = {b"HTTP/1.0": "1.0", b"HTTP/2": "2"}
+# Extensions of our own that no foreign client knows.
+OURS: Final = frozenset({"buffer", "informational", "progress"})
 
 
 class ForeignClient:
@@ -30,7 +35,7 @@ class ForeignClient:
     ) -> AbstractAsyncContextManager[ForeignResponse]:
         """As `streamproxy.client.base.Client.stream`."""
         progress = extensions.get("progress", _ignore)
-        passed = {name: value for name, value in extensions.items() if name != "progress"}
+        passed = {name: value for name, value in extensions.items() if name not in OURS}
         if content is None:
             progress("head")
         else:
@@ -49,22 +54,24 @@ class ForeignClient:
 class ForeignResponse:
     """A foreign response whose body raises our errors."""
 
-    __slots__ = ("_response",)
+    __slots__ = ("_response", "source")
 
     complete = False  # nobody knows
+    reason = b""
 
     def __init__(self, response: Any) -> None:
         self._response = response
+        self.source: ChunkSource = IteratorSource(self.aiter_raw())
 
     @property
     def status_code(self) -> int:
         return int(self._response.status_code)
 
     @property
-    def version(self) -> str:
-        """The version that the head was sent in: "1.0", or "1.1" for a later one and where the client does not say."""
+    def http_version(self) -> str:
+        """The version that the head was sent in: "1.1" where the client does not say."""
         extensions: Mapping[str, Any] = getattr(self._response, "extensions", {})
-        return "1.0" if extensions.get("http_version") == b"HTTP/1.0" else "1.1"
+        return _VERSIONS.get(extensions.get("http_version", b""), "1.1")
 
     @property
     def headers(self) -> ForeignHeaders:
@@ -125,7 +132,7 @@ def _check(method: str, response: ForeignResponse) -> None:
     fields = response.headers.raw
     if len(fields) > MAX_FIELDS:
         raise AmbiguousHead(f"more than {MAX_FIELDS} fields")
-    response_framing(method, response.status_code, response.version, fields)
+    response_framing(method, response.status_code, "1.0" if response.http_version == "1.0" else "1.1", fields)
 
 
 async def _report(content: AsyncIterator[bytes], progress: Callable[[str], None]) -> AsyncIterator[bytes]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx2
 
-from streamproxy.client.foreign import ForeignClient, ForeignResponse
+from streamproxy.client.foreign import OURS, ForeignClient, ForeignResponse
 from streamproxy.wire.headers import Headers
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
@@ -56,7 +56,7 @@ class HttpxClient(ForeignClient):
     ) -> AbstractAsyncContextManager[ForeignResponse]:
         """As `streamproxy.client.base.Client.stream`."""
         attempt = _Attempt(extensions.get("progress"))
-        passed = {name: value for name, value in extensions.items() if name != "progress"} | {"trace": attempt.trace}
+        passed = {name: value for name, value in extensions.items() if name not in OURS} | {"trace": attempt.trace}
         if self._server_name is not None:
             passed["sni_hostname"] = self._server_name
         parsed = self._urls.get(url)

@@ -1,6 +1,6 @@
-"""What a client is told of an error: a response before the head, an event after it.
+"""``protocol: http``: problem+json for errors, and of bodies no more than where their events begin and end.
 
-The name of the error is the same everywhere (RFC 9209): in ``Proxy-Status``, in the log and in the metrics. The body
+The name of an error is the same everywhere (RFC 9209): in ``Proxy-Status``, in the log and in the metrics. The body
 is ``application/problem+json`` (RFC 9457). No internal address, secret or stack trace is in it.
 """
 
@@ -8,9 +8,34 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Final
 
+from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ExchangeError
-from streamproxy.wire.headers import Headers
+from streamproxy.formats.inspector import Inspector
+from streamproxy.formats.ndjson import LineCounter
+from streamproxy.formats.sse import SseTracker
+from streamproxy.wire.headers import VIA, Headers
+from streamproxy.wire.media import EVENT_STREAM, NDJSON
+
+
+class HttpDialect(Dialect):
+    """Plain HTTP."""
+
+    def error(self, error: ExchangeError, request_id: str) -> tuple[Headers, bytes]:
+        return error_response(error, request_id)
+
+    def error_event(self, error: ExchangeError, request_id: str) -> bytes:
+        problem = _problem(error, request_id) | {"code": error.error}
+        return b"event: error\ndata: " + json.dumps(problem).encode() + b"\n\n"
+
+    def inspector(self, status: int, media: bytes) -> Inspector | None:
+        if media == EVENT_STREAM:
+            return SseTracker()
+        return LineCounter() if media in NDJSON else None
+
+
+HTTP: Final = HttpDialect()
 
 
 def _problem(error: ExchangeError, request_id: str) -> dict[str, object]:
@@ -24,26 +49,27 @@ def _problem(error: ExchangeError, request_id: str) -> dict[str, object]:
 
 
 def error_response(error: ExchangeError, request_id: str) -> tuple[Headers, bytes]:
-    """The headers and the body of the response that tells a client of ``error``."""
+    """The fields and the problem+json body of the response that tells a client of ``error``."""
     body = json.dumps(_problem(error, request_id)).encode()
+    return error_fields(error, request_id, b"application/problem+json", len(body)), body
+
+
+def error_fields(error: ExchangeError, request_id: str, media: bytes, length: int) -> Headers:
+    """The fields of an error response, whatever the form of its body: ``length`` bytes of the type ``media``."""
     headers: Headers = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", b"%d" % len(body)),
+        (b"content-type", media),
+        (b"content-length", b"%d" % length),
         (b"cache-control", b"no-store"),
         (b"proxy-status", b"streamproxy; error=" + error.error.encode()),
-        (b"via", b"1.1 streamproxy"),
+        VIA,
         (b"x-request-id", request_id.encode()),
     ]
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     if error.challenge:
         headers.append((b"www-authenticate", error.challenge.encode()))
+    if error.allow:
+        headers.append((b"allow", error.allow.encode()))
     if error.close:
         headers.append((b"connection", b"close"))
-    return headers, body
-
-
-def error_event(error: ExchangeError, request_id: str) -> bytes:
-    """The server-sent event that tells a client of ``error`` after the head."""
-    problem = _problem(error, request_id) | {"code": error.error}
-    return b"event: error\ndata: " + json.dumps(problem).encode() + b"\n\n"
+    return headers

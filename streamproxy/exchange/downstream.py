@@ -1,34 +1,31 @@
 """The client's side of one exchange, over plain ASGI: its request body, its leaving, its response.
 
-An ASGI server says that the client has left in one way only: through ``receive()``, to whom it may concern. Somebody
-has to listen from the first moment to the last, also while the body is still coming. Two ways:
+An ASGI server says that the client has left in one way only: through ``receive()``, to whichever task awaits it. So
+something has to listen from the first moment to the last, also while the body is still coming. There are two ways:
 
-- Our own HTTP/1.1 protocol offers ``scope["extensions"]["streamproxy.connection"]``, which calls back the moment the
-  client leaves. Nothing has to listen, and the body is read when it is wanted.
-- On any other server one task reads ``receive()``, a bounded number of bytes ahead of who takes the body, until it
+- Our own protocols offer ``scope["extensions"]["streamproxy.connection"]``, which calls back the moment the client
+  leaves. Nothing has to listen, and the body is read when it is wanted.
+- On any other server one task reads ``receive()``, a bounded number of bytes ahead of the body's reader, until it
   hears of a disconnect.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any
 
-from streamproxy.client.base import WholeBody
 from streamproxy.errors import BodyTooLarge, ClientDisconnected
-from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.body import Receive, RequestBody
 from streamproxy.exchange.extension import CONNECTION, Cancellable, DownstreamConnection
 from streamproxy.exchange.target import Target
-from streamproxy.exchange.timer import Watch
+from streamproxy.exchange.timer import Timer
 from streamproxy.wire.headers import Headers, RequestFields
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
@@ -40,15 +37,15 @@ class Downstream:
     """
 
     __slots__ = (
-        "_connection",
         "_exchange",
         "_reader",
         "_receive",
         "_send",
-        "_watch",
-        "carry_on",
-        "content",
-        "dress",
+        "_timer",
+        "_trailers",
+        "body",
+        "connection",
+        "continue_on_disconnect",
         "fields",
         "gone",
         "headers",
@@ -57,50 +54,65 @@ class Downstream:
         "scheme",
         "started",
         "target",
+        "transform_response_headers",
+        "version",
         "write",
     )
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, target: Target, fields: RequestFields, watch: Watch
+        self, scope: Scope, receive: Receive, send: Send, target: Target, fields: RequestFields, timer: Timer
     ) -> None:
         # What it asked for.
         self.method: str = scope["method"]
         self.scheme: str = scope["scheme"]
+        self.version: str = scope["http_version"]
         self.headers: Headers = scope["headers"]
         self.fields = fields
         self.target = target
         peer = scope.get("client")
         self.peer: str = peer[0] if peer else ""  # its address; empty over a unix socket
-        self.content: AsyncIterator[bytes] | None = None  # the request's body as it comes, None if there is none
+        self.body: RequestBody | None = None  # None if the request has none
         # How to answer.
-        self.dress: Callable[[Headers], Headers] | None = None  # the last word on the fields of any response
-        self.carry_on = False
+        self.transform_response_headers: Callable[[Headers], Headers] | None = None  # the last word on any response
+        self.continue_on_disconnect = False
         self.gone = False
         self.started = False
         self._receive = receive
-        self._exchange = watch.exchange
-        self._watch = watch
+        self._exchange = timer.exchange
+        self._timer = timer
         extensions = scope.get("extensions")
-        self._connection: DownstreamConnection | None = extensions.get(CONNECTION) if extensions else None
-        # ``write`` takes a chunk and whether more will come, and gives what to wait for, or None. It spares a chunk a
-        # message and a coroutine (2,500 instructions) where the server offers it, and no middleware is around its send.
+        connection: DownstreamConnection | None = extensions.get(CONNECTION) if extensions else None
+        self._trailers = False
+        if connection is None and extensions:
+            self._trailers = "http.response.trailers" in extensions
+        # ``write`` takes a chunk and whether more will come, and returns what to wait for, or None. It spares a chunk a
+        # message and a coroutine where the server offers it, and no middleware is around its send.
         self._send: Send | None = send
         self.write: Callable[[bytes, bool], Awaitable[None] | None]
-        if self._connection is not None and send == self._connection.send:
+        if connection is not None and send == connection.send:
             self._send = None
-            self.write = self._connection.write
+            self.write = connection.write
         else:
             self.write = partial(_write, send)
+        self.connection = connection
         self._reader: _Reader | None = None
+
+    @property
+    def direct(self) -> DownstreamConnection | None:
+        """Our own server's connection, where no middleware stands between it and this."""
+        return self.connection if self._send is None else None
 
     def task(self) -> Cancellable | None:
         """The task that the exchange runs in, where the server tells it and no middleware may have made another."""
-        return self._connection.task if self._connection is not None and self._send is None else None
+        direct = self.direct
+        return direct.task if direct is not None else None
+
+    # The request.
 
     def open(self, *, body_limit: int | None, read_ahead: int) -> None:
-        """Begin to listen, and say what ``content`` is.
+        """Begin to listen, and set ``body``.
 
-        Raises BodyTooLarge when Content-Length is over ``body_limit`` bytes; the iterator raises it when more than
+        Raises BodyTooLarge when Content-Length is over ``body_limit`` bytes; reading the body raises it when more than
         that comes unannounced, and ClientDisconnected when the client leaves in the middle.
         """
         has_body = self.fields.has_body
@@ -111,29 +123,29 @@ class Downstream:
             raise BodyTooLarge(f"The request body is over the limit of {body_limit} bytes")
         self._listen(read_ahead, has_body=has_body)
         if has_body:
-            self.content = self._whole() or _Body(self._receive, self._exchange, self._watch, body_limit)
+            self.body = body = RequestBody(self._receive, self._exchange, self._timer, body_limit)
+            self._take_whole(body)
 
-    def _whole(self) -> WholeBody | None:
-        """The body, if it has come with its head, within the limit that Content-Length was held to.
+    def _take_whole(self, body: RequestBody) -> None:
+        """Take the body at once, if it has come with its head: it can go out with the head then, without a task.
 
-        It goes out with the head then, without a task: a POST costs 344,000 instructions, not 374,000.
+        Content-Length was held to the limit already.
         """
-        connection = self._connection
+        connection = self.connection
         if connection is None or self._receive != connection.receive or b"content-length" not in self.fields.noted:
-            return None
+            return
         data = connection.take_body()
-        if data is None:
-            return None
-        self._exchange.request_bytes = len(data)
-        self._exchange.request_read_at = self._exchange.started_at
-        return WholeBody(data)
+        if data is not None:
+            self._exchange.request_bytes = len(data)
+            self._exchange.request_read_at = self._exchange.started_at
+            body.came_whole(data)
 
     def _announced(self) -> int:
         length = self.fields.noted.get(b"content-length", b"")
         return int(length) if length.isdigit() else 0
 
     def _listen(self, read_ahead: int, *, has_body: bool) -> None:
-        connection = self._connection
+        connection = self.connection
         if connection is None:
             self._reader = _Reader(self._receive, read_ahead, self._left, has_body=has_body)
             self._receive = self._reader.take
@@ -143,28 +155,62 @@ class Downstream:
             connection.on_disconnect = self._left
 
     def _left(self) -> None:
-        if self.carry_on and self.started:
+        if self.continue_on_disconnect and self.started:
             self.gone = True
         else:
-            fault = self._connection.fault if self._connection is not None else None
+            fault = self.connection.fault if self.connection is not None else None
             self._exchange.interrupt(fault or ClientDisconnected())
+
+    @property
+    def wants_websocket(self) -> bool:
+        """Whether the request is a WebSocket handshake (RFC 6455 section 4.1) on a server of ours."""
+        return self.connection is not None and self.connection.wants_websocket
+
+    # The response.
+
+    @property
+    def takes_trailers(self) -> bool:
+        """Whether trailer fields would reach the client."""
+        if self.direct is not None:
+            return self.direct.takes_trailers
+        return self._trailers and self.fields.te_trailers
 
     def hold(self, size: int) -> None:
         """Let the server hold at most about ``size`` bytes that the client has not taken, where it can be told."""
-        if self._connection is not None:
-            self._connection.set_write_limit(size)
+        if self.connection is not None:
+            self.connection.set_write_limit(size)
 
-    def begin(self, status: int, headers: Headers, whole: bool) -> Awaitable[None] | None:
-        """Send the response head; gives what to wait for, or None. ``whole``: the body follows without a wait."""
-        if self.dress is not None:
-            headers = self.dress(headers)
+    def informational(self, status: int, headers: Headers) -> None:
+        """Send a 1xx response before the head, where the server can."""
+        if self.direct is not None:
+            self.direct.informational(status, headers)
+
+    def begin(self, status: int, headers: Headers, whole: bool, reason: bytes = b"") -> Awaitable[None] | None:
+        """Send the response head; returns what to wait for, or None. ``whole``: the body follows without a wait.
+
+        ``reason`` is the upstream's reason phrase, empty for the usual one.
+        """
+        if self.transform_response_headers is not None:
+            headers = self.transform_response_headers(headers)
         self.started = True
         self._exchange.status = status
         if self._send is not None:
-            return self._send({"type": "http.response.start", "status": status, "headers": headers})
-        assert self._connection is not None
-        self._connection.begin(status, headers, whole)
+            message: Message = {"type": "http.response.start", "status": status, "headers": headers}
+            if self._trailers:
+                message["trailers"] = self.takes_trailers
+            return self._send(message)
+        assert self.connection is not None
+        self.connection.begin(status, headers, whole, reason)
         return None
+
+    def finish(self, trailers: Headers) -> Awaitable[None] | None:
+        """End the body, with trailer fields where they reach the client; returns what to wait for, or None."""
+        direct = self.direct
+        if direct is not None:
+            return direct.finish(trailers) if trailers else self.write(b"", False)
+        if self._send is not None and self._trailers and self.takes_trailers:
+            return _finish(self._send, trailers)
+        return self.write(b"", False)
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response."""
@@ -177,8 +223,8 @@ class Downstream:
 
     def close(self) -> None:
         """Stop listening."""
-        if self._connection is not None:
-            self._connection.on_disconnect = None
+        if self.connection is not None:
+            self.connection.on_disconnect = None
         elif self._reader is not None:
             self._reader.close()
 
@@ -187,43 +233,9 @@ def _write(send: Send, body: bytes, more: bool) -> Awaitable[None]:
     return send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-class _Body:
-    """The request's body. An iterator and not a generator: one whose read is cancelled, because the attempt that it
-    was for has ended, still has all the rest for the next."""
-
-    __slots__ = ("_exchange", "_limit", "_more", "_receive", "_watch")
-
-    def __init__(self, receive: Receive, exchange: Exchange, watch: Watch, limit: int | None) -> None:
-        self._receive = receive
-        self._exchange = exchange
-        self._watch = watch
-        self._limit = limit
-        self._more = True
-
-    def __aiter__(self) -> _Body:
-        return self
-
-    async def __anext__(self) -> bytes:
-        exchange, watch = self._exchange, self._watch
-        while self._more:
-            watch.body_since = time.monotonic()
-            try:
-                message = await self._receive()
-            finally:
-                watch.body_since = 0.0
-                now = watch.since = time.monotonic()
-            if message["type"] != "http.request":
-                raise ClientDisconnected()
-            self._more = message.get("more_body", False)
-            if not self._more:
-                exchange.request_read_at = now
-            chunk: bytes = message.get("body", b"")
-            if chunk:
-                exchange.request_bytes += len(chunk)
-                if self._limit is not None and exchange.request_bytes > self._limit:
-                    raise BodyTooLarge(f"The request body is over the limit of {self._limit} bytes")
-                return chunk
-        raise StopAsyncIteration
+async def _finish(send: Send, trailers: Headers) -> None:
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    await send({"type": "http.response.trailers", "headers": trailers, "more_trailers": False})
 
 
 class _Reader:

@@ -9,8 +9,8 @@ phases in order::
                socket)     the body)   for it)
 
 and may end in any of them. It ends once: `Ledger.close` takes it out of the live set, and tells every observer.
-Who wants to end it from outside (the client left, a timer, the operator, a drain) calls `interrupt`, which stores
-the reason and cancels the exchange's task; the forwarder turns the cancellation back into that reason.
+What ends it from outside (the client left, a timer, the operator, a drain) calls `interrupt`, which stores the reason
+and cancels the exchange's task; the handler turns the cancellation back into that reason.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from streamproxy.errors import End, ExchangeError
 from streamproxy.exchange.extension import Cancellable
+from streamproxy.formats.inspector import Inspector
 from streamproxy.wire.trace import Trace
 
 Phase = Literal["queue", "connect", "request", "head", "body"]
@@ -31,15 +32,6 @@ TIME_BUCKETS: Final = tuple(
     float(bound)  # a float is compared with another at half of what it takes with an integer
     for bound in (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 )
-
-
-class Boundary(Protocol):
-    """Where an event stream stands."""
-
-    @property
-    def between_events(self) -> bool:
-        """Whether it can end here without cutting an event."""
-        ...
 
 
 _PROCESS: Final = secrets.token_hex(8)
@@ -56,6 +48,7 @@ class Exchange:
 
     __slots__ = (
         "backpressure",
+        "blocked_since",
         "chunks",
         "client",
         "endpoint",
@@ -66,6 +59,7 @@ class Exchange:
         "gap_sum",
         "head_at",
         "id",
+        "inspector",
         "interruption",
         "keepalives",
         "last_read_at",
@@ -90,7 +84,6 @@ class Exchange:
         "task",
         "trace",
         "trace_id",
-        "tracker",
         "trusted",
         "upstream",
     )
@@ -129,12 +122,13 @@ class Exchange:
         self.retries = 0
         self.queued = 0.0  # seconds in the queue
         self.backpressure = 0.0  # seconds spent waiting for the client
+        self.blocked_since = 0.0  # it waits for the client to take something; 0.0 while it does not
         self.gap_counts: list[int] | None = None  # of a streaming response: gaps between reads, by TIME_BUCKETS
         self.gap_sum = 0.0
         # Where it stands, and how it ended.
         self.phase: Phase = "queue"
         self.streaming = False
-        self.tracker: Boundary | None = None  # of an event stream that can be read here
+        self.inspector: Inspector | None = None  # of a stream that can be read here
         self.status = 0  # what the client was sent; 0 before
         self.error: ExchangeError | None = None
         self.interruption: ExchangeError | None = None

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from streamproxy.errors import ExchangeError
+from streamproxy.formats.inspector import Inspector
 
-class LineCounter:
+
+class LineCounter(Inspector):
     """Counts the lines of a newline-delimited JSON stream; ``finish`` counts a last one without its line end."""
 
-    __slots__ = ("_mid_line", "events")
+    __slots__ = ("_mid_line",)
 
     def __init__(self) -> None:
-        self.events = 0
+        super().__init__()
         self._mid_line = False
 
     def feed(self, chunk: bytes) -> None:
-        """Take note of the next bytes of the stream."""
         if chunk:
             self.events += chunk.count(b"\n")
             self._mid_line = chunk[-1:] != b"\n"
 
-    def finish(self) -> None:
-        """The stream has ended."""
+    @property
+    def between_events(self) -> bool:
+        return not self._mid_line
+
+    def finish(self) -> ExchangeError | None:
         self.events += self._mid_line
         self._mid_line = False
+        return None

@@ -18,6 +18,8 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
+from streamproxy.formats.inspector import Inspector
+
 Shape = Literal["block", "line", "blank", "auto"]
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
@@ -27,18 +29,13 @@ _BOM: Final = b"\xef\xbb\xbf"
 _PREFIX: Final = 8  # enough of a line to know its field's name, behind a byte order mark
 
 
-class SseTracker:
-    """Follows an event stream chunk by chunk.
+class SseTracker(Inspector):
+    """Follows an event stream chunk by chunk."""
 
-    ``events`` counts the events that a client dispatches, i.e. blocks with a ``data`` field. ``saw_id`` says whether
-    an ``id`` field has gone by.
-    """
-
-    __slots__ = ("_after_cr", "_has_data", "_in_event", "_line", "_mid_line", "_start", "_whole", "events", "saw_id")
+    __slots__ = ("_after_cr", "_has_data", "_in_event", "_line", "_mid_line", "_start", "_whole")
 
     def __init__(self) -> None:
-        self.events = 0
-        self.saw_id = False
+        super().__init__()
         self._whole = True  # between events, and no byte order mark to come but one that begins a chunk
         self._start = True  # nothing has come yet: a byte order mark may
         self._in_event = False
@@ -65,9 +62,6 @@ class SseTracker:
                 return
         self._feed_lines(chunk)
         self._whole = not (self._mid_line or self._in_event or self._after_cr or self._start)
-
-    def finish(self) -> None:
-        """The stream has ended: what is left of an event that has no end is none."""
 
     def _feed_lines(self, chunk: bytes) -> None:
         if not chunk:

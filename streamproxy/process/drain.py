@@ -124,7 +124,12 @@ async def _end_streams(ledger: Ledger, stop: Stop) -> None:
 
 def _end(exchange: Exchange, late: bool) -> bool:
     """Interrupt an exchange unless that would cut an event and it is not too late yet; whether it was."""
-    if not late and exchange.task is not None and exchange.tracker is not None and not exchange.tracker.between_events:
+    if (
+        not late
+        and exchange.task is not None
+        and exchange.inspector is not None
+        and not exchange.inspector.between_events
+    ):
         return False
     exchange.interrupt(StoppedByShutdown())
     return True

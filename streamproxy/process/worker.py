@@ -60,7 +60,7 @@ PUSH = 1.0  # seconds between two reports that nobody asked for
 _BATCH = 100  # exchanges between two turns of the event loop: about a millisecond
 
 # What the supervisor sees of a live exchange; the rest are objects of this process, or secret.
-_OWN = {"error", "interruption", "principal", "task", "trace", "tracker"}
+_OWN = {"error", "interruption", "principal", "inspector", "task", "trace"}
 FIELDS = tuple(name for name in attributes(Exchange) if name not in _OWN)
 row_of = attrgetter(*FIELDS)
 

@@ -30,24 +30,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from enum import Enum
 from time import monotonic
-from typing import NamedTuple
 
+from streamproxy.config.route import Limits
 from streamproxy.errors import ClientLimitReached, LimitReached
 from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.timer import FOREVER
+from streamproxy.wire.headers import Headers, first
 
-FOREVER = float("inf")
+ClientKey = Callable[[Exchange, Headers], Hashable]
+
 # A Retry-After in seconds: within these bounds, and this while no place has ever come free.
 SOONEST, LATEST, UNKNOWN = 1.0, 60.0, 5.0
 _WEIGHT = 0.2  # of the newest place that came free, in the mean time that a place is held
-
-
-class AdmissionLimits(NamedTuple):
-    """What a route's limits are; None is no limit, ``queue_timeout`` is in seconds."""
-
-    max_streams: int | None = None
-    max_per_client: int | None = None
-    queue: int = 0
-    queue_timeout: float = FOREVER
 
 
 class State(Enum):
@@ -73,7 +67,7 @@ class Ticket:
 class Places:
     """The places of one route, its queue, and what each client has of them."""
 
-    def __init__(self, limits: AdmissionLimits) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.held = 0
         self.clients: dict[Hashable, int] = {}  # holding and waiting
@@ -92,8 +86,8 @@ class Places:
         no room in the queue either.
         """
         limits = self.limits
-        if limits.max_per_client is not None and self.clients.get(client, 0) >= limits.max_per_client:
-            raise ClientLimitReached(retry_after=self._retry_after(0, limits.max_per_client))
+        if limits.max_streams_per_client is not None and self.clients.get(client, 0) >= limits.max_streams_per_client:
+            raise ClientLimitReached(retry_after=self._retry_after(0, limits.max_streams_per_client))
         if not self._room():
             if len(self._queue) >= limits.queue:
                 raise LimitReached(retry_after=self._retry_after(len(self._queue), limits.max_streams))
@@ -132,9 +126,10 @@ class Places:
 
     def deadline(self) -> float:
         """When the next one has waited for too long; inf when nobody waits."""
-        return next(iter(self._queue)).since + self.limits.queue_timeout if self._queue else FOREVER
+        timeout = self.limits.queue_timeout
+        return next(iter(self._queue)).since + timeout if self._queue and timeout is not None else FOREVER
 
-    def change(self, limits: AdmissionLimits, now: float) -> list[Ticket]:
+    def change(self, limits: Limits, now: float) -> list[Ticket]:
         """Go on under other limits; gives the tickets that hold a place because of it.
 
         Nobody loses a place: while more are held than there are now, none comes free.
@@ -185,7 +180,7 @@ class Admission:
     what stands between belongs into a ``try``.
     """
 
-    def __init__(self, limits: AdmissionLimits, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, limits: Limits, *, clock: Callable[[], float] = monotonic) -> None:
         self.places = Places(limits)
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
@@ -249,3 +244,16 @@ class Admission:
             if ticket.future is not None and not ticket.future.done():
                 ticket.future.set_exception(self.places.refusal())
         self._arm(asyncio.get_running_loop(), now)
+
+
+def client_key(source: str) -> ClientKey:
+    """What tells clients apart: ``client_ip``, ``header:NAME`` or ``principal``.
+
+    Requests without the header are those of one client, and so are all that come over a unix socket.
+    """
+    if source == "principal":
+        return lambda exchange, headers: exchange.principal
+    if source.startswith("header:"):
+        name = source.removeprefix("header:").lower().encode()
+        return lambda exchange, headers: first(headers, name)
+    return lambda exchange, headers: exchange.client

@@ -1,8 +1,10 @@
 """One request, top to bottom.
 
-`Exchanger` opens an exchange, runs it, and ends it once, whatever happens; `Forwarder` is one whose requests go to
-an upstream, `Nowhere` one that has no route. What a route does was bound when the configuration was loaded: a
-request decides nothing that the file has decided already.
+`Handler.handle` opens an exchange, brings it to its one end whatever happens, and tells the ledger. What a route does
+was bound when the configuration was loaded (`RoutePlan`): a request decides nothing that the file has decided already.
+A request is first looked at as a preflight, then authenticated, refused if it may not pass, given a place, answered by
+the route's origin, and its response relayed. So a stranger learns nothing of the limits and takes no place, and a
+browser can read every refusal.
 """
 
 from __future__ import annotations
@@ -10,15 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
-from typing import Any, NoReturn
 
 from starlette.types import Receive, Scope, Send
 
-from streamproxy.client.base import Response
-from streamproxy.dialects.http import error_response
+from streamproxy.auth import Authenticator
+from streamproxy.dialects.base import Dialect
 from streamproxy.errors import (
     BadRequest,
     ClientDisconnected,
@@ -26,18 +27,22 @@ from streamproxy.errors import (
     ExchangeError,
     InternalError,
     LoopDetected,
-    NoRoute,
+    MethodRefused,
+    NotImplementedHere,
     StoppedByShutdown,
 )
+from streamproxy.exchange.call import Call
+from streamproxy.exchange.date import http_date
 from streamproxy.exchange.downstream import Downstream
 from streamproxy.exchange.exchange import Exchange, new_request_id
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.target import Target
-from streamproxy.exchange.timer import WRITE, Limits, Nursery, Watch
+from streamproxy.exchange.timer import WRITE, SharedTimer, TimeLimits, Timer
 from streamproxy.observe.tracing import Tracer
-from streamproxy.proxy.relay import Relay, RelaySettings
-from streamproxy.routing.route import Served
-from streamproxy.upstream import RetrySettings, Upstream, UpstreamRequest
+from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.proxy.admission import Admission, ClientKey
+from streamproxy.proxy.relay import Relay, RelayPlan
+from streamproxy.wire.cors import Cors, is_preflight
 from streamproxy.wire.forwarded import Network, is_trusted, original_client
 from streamproxy.wire.headers import (
     MAX_HOPS,
@@ -46,247 +51,228 @@ from streamproxy.wire.headers import (
     Headers,
     RequestFields,
     ResponseFields,
+    first,
+    forwards_left,
     hops,
-    request_headers,
     sane_request_id,
+    via,
 )
-from streamproxy.wire.media import accepts_event_stream
-from streamproxy.wire.target import rewrite
 from streamproxy.wire.trace import parse_traceparent
 
 logger = logging.getLogger("streamproxy.proxy")
 
 
-@dataclass(frozen=True, slots=True)  # an attribute of a named tuple costs 250 instructions, one of a slot 20
-class ForwarderSettings:
-    """A route's part of the configuration, in the form that a request is served with."""
+@dataclass(frozen=True, slots=True)  # a request reads these: an attribute in a slot costs least
+class RoutePlan:
+    """What a route does with its requests; None for the parts that it has not."""
 
     name: str
-    host: bytes | None  # what Host says upstream; None is the endpoint's own authority
-    preserve_host: bool
-    strip_prefix: bytes
-    add_prefix: bytes
-    limits: Limits
-    extensions: dict[str, Any]  # what every request tells the client
-    buffer: int
-    max_request_body: int | None
-    compression: str
-    carry_on: bool  # on_disconnect: continue
-    request_edit: Edit
-    response_edit: Edit
-    relay: RelaySettings
-    retry: RetrySettings | None  # None: one attempt
+    upstream: str  # its name, in metrics and log
+    origin: Origin
+    dialect: Dialect
+    limits: TimeLimits
     trusted: Sequence[Network]
-    tracer: Tracer | None  # None: tracing is off
+    tracer: Tracer | None
+    cors: Cors | None
+    auth: Authenticator | None
+    admission: Admission | None
+    client_key: ClientKey  # tells clients apart for their own limits
+    max_request_body: int | None
+    buffer: int
+    continue_on_disconnect: bool
+    response_edit: Edit
+    relay: RelayPlan
+    allow: bytes  # the methods that it takes
 
 
-class Exchanger:
-    """Serves requests, each as one exchange in the ledger."""
+class Handler:
+    """Serves the requests of one route, each as one exchange in the ledger."""
 
-    def __init__(
-        self,
-        name: str,
-        upstream: str,
-        ledger: Ledger,
-        *,
-        limits: Limits,
-        trusted: Sequence[Network],
-        tracer: Tracer | None,
-    ) -> None:
-        self._name = name
-        self._upstream_name = upstream
+    def __init__(self, plan: RoutePlan, ledger: Ledger) -> None:
+        self._plan = plan
         self._ledger = ledger
-        self._limits = limits
-        self._nursery = Nursery(limits)
-        self._trusted = trusted
-        self._tracer = tracer
+        self._shared_timer = SharedTimer(plan.limits)
 
-    async def serve(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, to its one end."""
+        plan = self._plan
+        call = self._begin(target, scope, receive, send)
+        exchange, downstream = call.exchange, call.downstream
+        place = response = relay = None
+        fault: BaseException | None = None
+        self._ledger.open(exchange)
+        try:
+            # Nothing waits in a handler of exceptions: compiled code may not.
+            try:
+                answer = _answer_here(plan, call)
+                if answer is None:
+                    downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
+                    if plan.admission is not None:
+                        place = await plan.admission.enter(plan.client_key(exchange, downstream.headers), exchange)
+                    response = await plan.origin.open(call)
+                    relay = Relay(call, response, plan.relay, plan.dialect)
+                    await relay.run(_prepare(plan, call, response))
+                else:
+                    await _respond(call, answer[0], answer[1], b"")
+            except (Exception, asyncio.CancelledError) as error:
+                fault = error
+            if response is not None:
+                fault = await _close(response, relay, fault)
+            if fault is None and downstream.gone:
+                fault = ClientDisconnected()
+            if fault is not None:
+                await _fail(plan, call, fault)
+        finally:
+            fault = None  # it holds this frame, which would hold it
+            if place is not None and plan.admission is not None:
+                plan.admission.leave(place)
+            call.close()
+            self._ledger.close(exchange)
+
+    def _begin(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Call:
+        """Write down who asks for what."""
+        plan = self._plan
         fields = RequestFields(scope["headers"])
         request_id = fields.noted.get(b"x-request-id")
         exchange = Exchange(
             request_id.decode() if request_id and sane_request_id(request_id) else new_request_id(),
-            self._name,
-            self._upstream_name,
+            plan.name,
+            plan.upstream,
             scope["method"],
             target.path.decode("latin-1"),
         )
-        watch = Watch(self._limits, exchange, self._nursery)
-        downstream = Downstream(scope, receive, send, target, fields, watch)
+        timer = Timer(plan.limits, exchange, self._shared_timer)
+        downstream = Downstream(scope, receive, send, target, fields, timer)
         exchange.task = downstream.task() or asyncio.current_task()
-        self._introduce(exchange, downstream)
-        self._ledger.open(exchange)
-        try:
-            try:
-                await self._serve(exchange, downstream, watch)
-            except (Exception, asyncio.CancelledError) as fault:
-                cancelled_by_server = isinstance(fault, asyncio.CancelledError) and exchange.interruption is None
-                exchange.error = reason_of(fault, exchange)
-                if cancelled_by_server:
-                    raise
-            if exchange.error is not None:  # not in the handler: compiled code may not wait there
-                await self._fail(exchange.error, exchange, downstream, watch)
-        finally:
-            watch.close()
-            downstream.close()
-            self._ledger.close(exchange)
-
-    def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> Served:
-        raise NotImplementedError
-
-    def _introduce(self, exchange: Exchange, downstream: Downstream) -> None:
-        """Write down who asks for what."""
         exchange.client = peer = downstream.peer
-        if downstream.target.query:
-            exchange.query = downstream.target.query
-        if self._trusted and is_trusted(peer, self._trusted):
+        if target.query:
+            exchange.query = target.query
+        if plan.trusted and is_trusted(peer, plan.trusted):
             exchange.trusted = True
-            if chain := downstream.fields.chain():
-                exchange.client = original_client(chain, peer, self._trusted)
-        if self._tracer is not None:
-            self._tracer.begin(exchange, downstream.headers, downstream.scheme)
-        elif traceparent := downstream.fields.noted.get(b"traceparent"):
+            if chain := fields.chain():
+                exchange.client = original_client(chain, peer, plan.trusted)
+        if plan.tracer is not None:
+            plan.tracer.begin(exchange, downstream.headers, downstream.scheme)
+        elif traceparent := fields.noted.get(b"traceparent"):
             parent = parse_traceparent(traceparent)
             exchange.trace_id = parent.trace_id if parent is not None else ""
+        return Call(exchange, downstream, timer)
 
-    async def _fail(self, error: ExchangeError, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
-        """Before the head, answer with the error; after it, abort. A client that left gets neither."""
-        if error.note:
-            logger.debug("exchange %s: %s", exchange.request_id, error.note)
-        if isinstance(error, ClientDisconnected):
-            if not downstream.started:
-                exchange.status = error.status
-            return
-        if downstream.started:
-            raise ExchangeAborted(error.error) from None
-        headers, body = error_response(error, exchange.request_id)
-        exchange.answer()
-        watch.waits, watch.since = WRITE, monotonic()
+
+def _answer_here(plan: RoutePlan, call: Call) -> tuple[int, Headers] | None:
+    """What the proxy answers itself: a preflight, or a request that may not be forwarded any further.
+
+    None for what goes on. Raises an ExchangeError for what is refused.
+    """
+    downstream = call.downstream
+    if plan.cors is not None:
+        headers = downstream.headers
+        if is_preflight(downstream.method, headers):
+            return 204, plan.cors.preflight(headers)
+        downstream.transform_response_headers = partial(plan.cors.dress, first(headers, b"origin"))
+    if plan.auth is not None:
+        passed = plan.auth.check(downstream.headers, downstream.target.query)
+        call.exchange.principal = passed.principal
+        downstream.target.query = passed.query
+        downstream.headers = passed.headers
+        downstream.fields = RequestFields(passed.headers)
+    return _screen(plan, downstream)
+
+
+def _screen(plan: RoutePlan, downstream: Downstream) -> tuple[int, Headers] | None:
+    """Refuse what may not pass, and count down Max-Forwards (RFC 9110 section 7.6.2)."""
+    noted = downstream.fields.noted
+    if downstream.target.climbs:
+        raise BadRequest("The path leads above its route's prefix")
+    if downstream.fields.two_hosts:
+        raise BadRequest("The request has more than one Host")
+    via_list = noted.get(b"via")
+    if via_list is not None and hops(via_list) > MAX_HOPS:
+        raise LoopDetected()
+    if downstream.wants_websocket:
+        raise NotImplementedHere("WebSocket is not served here")
+    method = downstream.method
+    if method == "TRACE":
+        raise MethodRefused()
+    if method == "OPTIONS" and b"max-forwards" in noted:
         try:
-            await downstream.respond(error.status, headers, body)
-        except asyncio.CancelledError:
-            if exchange.interruption is None:
-                raise
-            uncancel(exchange)
-            raise ExchangeAborted(error.error) from None
-        except OSError:
-            pass  # the client left
+            left = forwards_left(noted[b"max-forwards"])
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+        if left == 0:
+            return 200, [(b"allow", plan.allow), (b"content-length", b"0")]
+        downstream.fields.replace(b"max-forwards", b"%d" % (left - 1))
+    return None
 
 
-class Nowhere(Exchanger):
-    """Answers what no route takes with 404."""
+async def _respond(call: Call, status: int, headers: Headers, body: bytes) -> None:
+    """Answer in the upstream's place."""
+    own = [(b"date", http_date()), via("1.1"), (b"x-request-id", call.exchange.request_id.encode())]
+    call.timer.waits_for(WRITE, monotonic())
+    try:
+        await call.downstream.respond(status, headers + own, body)
+    except OSError as fault:
+        raise ClientDisconnected() from fault
 
-    def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> Served:
-        raise NoRoute()
+
+def _prepare(plan: RoutePlan, call: Call, response: OriginResponse) -> ResponseFields:
+    """The fields that the response goes on with; from here on the client's side has its limit."""
+    exchange, downstream, fields = call.exchange, call.downstream, response.fields
+    if not exchange.head_at:
+        exchange.head_at = monotonic()
+    fields.pass_on(exchange.request_id.encode(), http_date(), response.version)
+    if plan.response_edit is not NO_EDIT:
+        fields = ResponseFields(plan.response_edit.apply(fields.kept))
+    downstream.continue_on_disconnect = plan.continue_on_disconnect
+    downstream.hold(plan.buffer)
+    return fields
 
 
-class Forwarder(Exchanger):
-    """Forwards the requests of one route to its upstream."""
-
-    def __init__(self, settings: ForwarderSettings, upstream: Upstream, ledger: Ledger) -> None:
-        name, limits, trusted, tracer = settings.name, settings.limits, settings.trusted, settings.tracer
-        super().__init__(name, upstream.name, ledger, limits=limits, trusted=trusted, tracer=tracer)
-        self._settings = settings
-        self._edits = tracer is not None or settings.request_edit is not NO_EDIT
-        self._upstream = upstream
-
-    def _serve(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> Served:
-        self._open(downstream)
-        return self._forward(exchange, downstream, watch)
-
-    def _open(self, downstream: Downstream) -> None:
-        """Refuse what may not pass, and begin to listen to the client."""
-        settings = self._settings
-        if downstream.target.climbs:
-            raise BadRequest("The path leads above its route's prefix")
-        if downstream.fields.two_hosts:
-            raise BadRequest("The request has more than one Host")
-        via = downstream.fields.noted.get(b"via")
-        if via is not None and hops(via) > MAX_HOPS:
-            raise LoopDetected()
-        downstream.open(body_limit=settings.max_request_body, read_ahead=settings.buffer)
-
-    async def _forward(self, exchange: Exchange, downstream: Downstream, watch: Watch) -> None:
-        settings = self._settings
-        request_id = exchange.request_id.encode()
-        endpoint = self._upstream.pick(exchange, downstream.headers)
-        request = UpstreamRequest(
-            downstream.method,
-            self._request_headers(exchange, downstream, endpoint.authority, request_id),
-            downstream.content,
-            {**settings.extensions, "target": self._target(downstream.target), "progress": watch.enter},
-        )
-        exchange.phase = "connect"
-        opened = self._upstream.open(endpoint, request, exchange, settings.retry)
-        response = await opened.__aenter__()
-        # In place of "async with", and with nothing to wait for in the handlers: compiled code may not wait there.
-        relay = Relay(exchange, downstream, watch, settings.relay)
-        fault: BaseException | None = None
+async def _close(response: OriginResponse, relay: Relay | None, fault: BaseException | None) -> BaseException | None:
+    """Have the relay end what ``fault`` has broken, and let go of the response. Returns the fault that stands."""
+    if fault is not None and relay is not None:
         try:
-            exchange.head_at = monotonic()
-            fields = ResponseFields(response.headers.raw)
-            fields.pass_on(request_id)
-            if settings.response_edit is not NO_EDIT:
-                fields = ResponseFields(settings.response_edit.apply(fields.kept))
-            downstream.carry_on = settings.carry_on
-            downstream.hold(settings.buffer)
-            await relay.run(response, fields, response.aiter_raw())
-        except BaseException as error:
-            fault = error
-        if fault is None:
-            await opened.__aexit__(None, None, None)
-        else:
-            try:
-                await _leave(opened, relay, fault)
-            finally:
-                fault = None  # it holds this frame, which would hold it
-        if downstream.gone:
-            raise ClientDisconnected()
-
-    def _target(self, target: Target) -> bytes:
-        settings, path = self._settings, target.path
-        if settings.strip_prefix or settings.add_prefix:
-            path = rewrite(path, strip=settings.strip_prefix, add=settings.add_prefix)
-        return path if target.query is None else path + b"?" + target.query
-
-    def _request_headers(
-        self, exchange: Exchange, downstream: Downstream, authority: bytes, request_id: bytes
-    ) -> Headers:
-        settings, fields = self._settings, downstream.fields
-        identity = settings.compression == "identity" or (
-            settings.compression == "auto" and accepts_event_stream(fields.noted.get(b"accept", b""))
-        )
-        headers = request_headers(
-            fields,
-            host=None if settings.preserve_host else settings.host or authority,
-            forwarded=(downstream.peer.encode() or b"unix:", downstream.scheme.encode(), exchange.trusted),
-            request_id=request_id,
-            identity=identity,
-        )
-        return self._edited(headers, exchange, downstream) if self._edits else headers
-
-    def _edited(self, headers: Headers, exchange: Exchange, downstream: Downstream) -> Headers:
-        """The fields with the trace in them, and as the route's rules want them."""
-        trace = exchange.trace
-        if trace is not None:
-            trace.opened_at, trace.target = monotonic(), self._target(downstream.target)
-            headers = trace.carry(headers)
-        return self._settings.request_edit.apply(headers)
-
-
-async def _leave(opened: AbstractAsyncContextManager[Response], relay: Relay, fault: BaseException | None) -> NoReturn:
-    """Have the relay end what ``fault`` has broken, close the response, and raise."""
-    assert fault is not None
+            await relay.fail(fault)
+        except (Exception, asyncio.CancelledError) as another:
+            fault = another
     try:
-        await relay.fail(fault)
-    except BaseException as another:
-        fault = another
-    try:
-        await opened.__aexit__(type(fault), fault, fault.__traceback__)
+        await response.aclose(fault)
+    except (Exception, asyncio.CancelledError) as another:
+        fault = fault or another
+    return fault
+
+
+async def _fail(plan: RoutePlan, call: Call, fault: BaseException) -> None:
+    """Before the head, answer with the error; after it, abort. A client that left gets neither.
+
+    Raises ExchangeAborted for the server, and a cancellation that was the server's own.
+    """
+    exchange, downstream = call.exchange, call.downstream
+    cancelled_by_server = isinstance(fault, asyncio.CancelledError) and exchange.interruption is None
+    exchange.error = error = reason_of(fault, exchange)
+    if cancelled_by_server:
         raise fault
-    finally:
-        fault = None  # it holds this frame, which would hold it
+    if error.note:
+        logger.debug("exchange %s: %s", exchange.request_id, error.note)
+    if isinstance(error, ClientDisconnected):
+        if not downstream.started:
+            exchange.status = error.status
+        return
+    if downstream.started:
+        raise ExchangeAborted(error.error) from None
+    headers, body = plan.dialect.error(error, exchange.request_id)
+    headers.append((b"date", http_date()))
+    exchange.answer()
+    call.timer.waits_for(WRITE, monotonic())
+    try:
+        await downstream.respond(error.status, headers, body)
+    except asyncio.CancelledError:
+        if exchange.interruption is None:
+            raise
+        uncancel(exchange)
+        raise ExchangeAborted(error.error) from None
+    except OSError:
+        pass  # the client left
 
 
 def reason_of(fault: BaseException, exchange: Exchange) -> ExchangeError:

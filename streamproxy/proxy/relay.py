@@ -1,12 +1,16 @@
-"""The relay: one upstream response to one client, chunk by chunk.
+"""The relay: one response to one client, chunk by chunk.
 
-Theory of operation. Chunks are pulled: the relay asks the upstream for the next one only when the client's side has
-taken the last, and that one rule is the backpressure from the client's socket to the upstream's. One chunk is in one
-of two places: being waited for (CHUNK) or being sent (WRITE); the exchange's watch reads that and its time.
+Theory of operation. Chunks are pulled: the relay asks the source for the next one only when the client's side has taken
+the last, and that one rule is the backpressure from the client's socket to the upstream's. While nothing waits (no
+chunk is queued, the client takes bytes) chunks are pushed instead, where both sides can: each is inspected, counted
+and written to the client in the callback of the read that brought it. The first obstacle falls back to pull.
 
-Only one writer sends at a time. A keepalive is sent while the relay waits for a chunk, by a task of its own that
-lives as long as the send; the pending read is never touched, and a chunk that arrives meanwhile waits for the
-keepalive to be out. So a keepalive stands exactly where the tracker says that nothing is cut.
+An exchange is in one of two states here: it waits for a chunk (CHUNK), or for the client to take one (WRITE); its
+timer is told which.
+
+A keepalive is written when the timer calls for one, which is only while a chunk is waited for, and only where the
+inspector says that nothing is cut. Where the server has to be waited for, a task of its own waits, and a chunk that
+arrives meanwhile comes after it. The pending read is never touched.
 
 What is counted per chunk is counted in the exchange's own slots.
 """
@@ -16,28 +20,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
-from streamproxy.client.base import Response
-from streamproxy.client.http1 import Stream
-from streamproxy.dialects.http import error_event
+from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ClientDisconnected, ClientError, ExchangeError
-from streamproxy.exchange.downstream import Downstream
-from streamproxy.exchange.exchange import TIME_BUCKETS, Exchange
-from streamproxy.exchange.timer import CHUNK, FOREVER, WRITE, Watch
-from streamproxy.formats.ndjson import LineCounter
-from streamproxy.formats.sse import KeepaliveShape, SseTracker
-from streamproxy.wire.headers import ResponseFields
-from streamproxy.wire.media import EVENT_STREAM, NDJSON, STREAMING, media_type
+from streamproxy.exchange.call import Call
+from streamproxy.exchange.exchange import TIME_BUCKETS
+from streamproxy.exchange.timer import CHUNK, WRITE
+from streamproxy.formats.bom import BomFilter
+from streamproxy.formats.inspector import Inspector
+from streamproxy.formats.sse import KeepaliveShape
+from streamproxy.origins.base import OriginResponse
+from streamproxy.wire.headers import ResponseFields, passable_trailers
+from streamproxy.wire.media import EVENT_STREAM, STREAMING, media_type
 
-EXPLAIN_TIMEOUT = 1.0  # seconds for a client to take the last event of a stream that is aborted
+EXPLAIN_TIMEOUT: Final = 1.0  # seconds for a client to take the last event of a stream that is aborted
 
 
 @dataclass(frozen=True, slots=True)
-class RelaySettings:
+class RelayPlan:
     """What a route says of its responses, bound when the configuration is loaded."""
 
     keepalive: KeepaliveShape | None
@@ -48,94 +52,136 @@ class RelaySettings:
 class Relay:
     """Carries one response. ``run`` sends it to its end, or raises why it could not."""
 
-    __slots__ = ("_chunks", "_downstream", "_exchange", "_pending", "_settings", "_tracker", "_watch")
+    __slots__ = (
+        "_blocked",
+        "_bom",
+        "_dialect",
+        "_direct",
+        "_downstream",
+        "_events",
+        "_exchange",
+        "_fault",
+        "_inspector",
+        "_keepalive_task",
+        "_plan",
+        "_response",
+        "_source",
+        "_timer",
+    )
 
-    def __init__(self, exchange: Exchange, downstream: Downstream, watch: Watch, settings: RelaySettings) -> None:
-        self._exchange = exchange
-        self._downstream = downstream
-        self._watch = watch
-        self._settings = settings
-        self._tracker: SseTracker | LineCounter | None = None
-        self._pending: asyncio.Task[None] | None = None  # a keepalive on its way
-        self._chunks: AsyncIterator[bytes] | None = None
+    def __init__(self, call: Call, response: OriginResponse, plan: RelayPlan, dialect: Dialect) -> None:
+        self._exchange = call.exchange
+        self._downstream = call.downstream
+        self._timer = call.timer
+        self._response = response
+        self._source = response.body
+        self._plan = plan
+        self._dialect = dialect
+        self._direct = call.downstream.direct
+        self._inspector: Inspector | None = None
+        self._events = False  # it is an event stream that keepalives and error events may stand in
+        self._keepalive_task: asyncio.Task[None] | None = None
+        self._bom: BomFilter | None = None  # a keepalive has gone out before the first byte of the body
+        self._blocked = False  # a chunk was pushed, and the client's side holds more than it may
+        self._fault: BaseException | None = None  # what a push ran into
+
+    def run(self, fields: ResponseFields) -> Coroutine[Any, Any, None]:
+        """Send the head; returns the coroutine that sends every chunk as it comes, and the end.
+
+        It raises the ExchangeError of an upstream that does not finish, and OSError when a send finds that the client
+        has left. Whatever it raises is for `fail`.
+        """
+        response, exchange = self._response, self._exchange
+        self._classify(response.status, fields)
+        exchange.phase = "body"
+        self._timer.waits_for(CHUNK, exchange.head_at)
+        begun = self._downstream.begin(response.status, fields.kept, response.complete, response.reason)
+        return self._run(begun)
 
     def _classify(self, status: int, fields: ResponseFields) -> None:
         """Find out what kind of stream it is, if one."""
         media = media_type(fields.noted.get(b"content-type", b""))
         if media not in STREAMING:
             return
-        self._exchange.streaming = True
+        exchange, plan = self._exchange, self._plan
+        exchange.streaming = True
         if fields.plain:
-            if media == EVENT_STREAM:
-                self._tracker = self._exchange.tracker = SseTracker()
-                keepalive = self._settings.keepalive
-                if keepalive is not None and status == 200 and b"content-length" not in fields.noted:
-                    self._watch.on_idle = self._keepalive
-                    self._watch.keepalive_since = self._exchange.head_at
-            elif media in NDJSON:
-                self._tracker = LineCounter()
-        if self._settings.anti_buffering:
+            self._inspector = exchange.inspector = self._dialect.inspector(status, media)
+            self._events = media == EVENT_STREAM
+            if self._events and plan.keepalive is not None and status == 200 and b"content-length" not in fields.noted:
+                self._timer.keep_alive(self._keepalive, exchange.head_at)
+        if plan.anti_buffering:
             fields.unbuffer()
 
-    def run(
-        self, response: Response, fields: ResponseFields, chunks: AsyncIterator[bytes]
-    ) -> Coroutine[Any, Any, None]:
-        """Send the head; gives the coroutine that sends every chunk as it comes, and the end.
-
-        It raises the ExchangeError of an upstream that does not finish, and OSError when a send finds that the client
-        has left. Whatever it raises is for `fail`.
-        """
-        status = response.status_code
-        self._chunks = chunks
-        self._classify(status, fields)
-        self._exchange.phase = "body"
-        watch = self._watch
-        watch.waits, watch.since = CHUNK, self._exchange.head_at
-        return self._run(self._downstream.begin(status, fields.kept, response.complete), chunks)
-
-    async def _run(self, begun: Awaitable[None] | None, chunks: AsyncIterator[bytes]) -> None:
-        exchange, watch, downstream, tracker = self._exchange, self._watch, self._downstream, self._tracker
-        write, streaming, idles = downstream.write, exchange.streaming, watch.keepalive_since != FOREVER
+    async def _run(self, begun: Awaitable[None] | None) -> None:
+        exchange, timer, source, direct = self._exchange, self._timer, self._source, self._direct
         if begun is not None:
             await self._taken(begun, exchange.head_at)
-        stream = chunks if isinstance(chunks, Stream) else None
         while True:
-            if stream is None:
-                chunk = await anext(chunks, None)
-            else:
-                chunk = stream.ready()
-                while chunk is None and not stream.ended:
-                    await stream.change()
-                    chunk = stream.ready()
-            if chunk is None:
+            chunk = source.ready()
+            if chunk is not None:
+                now = monotonic()
+                waiting = self._pass(chunk, now)
+                if waiting is not None:
+                    now = await self._taken(waiting, now)
+                timer.passed(now)
+            elif source.ended:
                 break
-            now = monotonic()
-            if streaming and exchange.last_read_at:
-                self._count_gap(now - exchange.last_read_at)
-            exchange.last_read_at = now
-            exchange.chunks += 1
-            exchange.response_bytes += len(chunk)
-            if tracker is not None:
-                tracker.feed(chunk)
-                exchange.events = tracker.events
-            if downstream.gone:
-                watch.since = now
-                continue
-            waiting = write(chunk, True) if self._pending is None else self._write_after(self._pending, chunk)
-            if waiting is not None:
-                now = await self._taken(waiting, now)
-            if not exchange.first_byte_at:
-                exchange.first_byte_at = now
-            watch.since = now
-            if idles:
-                watch.keepalive_since = now
-        if tracker is not None:
-            tracker.finish()
-            exchange.events = tracker.events
-        waiting = write(b"", False) if not downstream.gone else None
-        if waiting is not None:
-            await self._taken(waiting, monotonic())
-        self._stop_keepalives()
+            elif direct is not None and not self._downstream.gone and source.pipe(self._push):
+                await source.change()
+                source.pipe(None)
+                if self._fault is not None:
+                    raise self._fault
+                if self._blocked:
+                    self._blocked = False
+                    timer.passed(await self._taken(direct.drained(), monotonic()))
+            else:
+                await source.change()
+        await self._end()
+
+    def _pass(self, chunk: bytes, now: float) -> Awaitable[None] | None:
+        """Send one chunk that was pulled; returns what to wait for, or None."""
+        exchange, downstream = self._exchange, self._downstream
+        self._count(chunk, now)
+        if self._bom is not None:
+            chunk = self._filter_bom(self._bom, chunk)
+        if downstream.gone or not chunk:
+            return None
+        if not exchange.first_byte_at:
+            exchange.first_byte_at = now
+        if self._keepalive_task is not None:
+            return self._write_after(self._keepalive_task, chunk)
+        return downstream.write(chunk, True)
+
+    def _push(self, chunk: bytes, framed: bytes) -> bool:
+        """Send one chunk from within the read that brought it. Returns whether another may be pushed."""
+        direct, exchange, now = self._direct, self._exchange, monotonic()
+        assert direct is not None
+        try:
+            self._count(chunk, now)
+            if self._bom is not None:
+                chunk, framed = self._filter_bom(self._bom, chunk), b""
+            if chunk and not self._downstream.gone:
+                self._blocked = not direct.push(chunk, framed)
+                if not exchange.first_byte_at:
+                    exchange.first_byte_at = now
+        except Exception as error:  # it must not be raised into the transport of the other side
+            self._fault = error
+            return False
+        self._timer.passed(now)
+        return not self._blocked
+
+    def _count(self, chunk: bytes, now: float) -> None:
+        """Inspect a chunk, and add it up."""
+        exchange, inspector = self._exchange, self._inspector
+        if exchange.streaming and exchange.last_read_at:
+            self._count_gap(now - exchange.last_read_at)
+        exchange.last_read_at = now
+        exchange.chunks += 1
+        exchange.response_bytes += len(chunk)
+        if inspector is not None:
+            inspector.feed(chunk)
+            exchange.events = inspector.events
 
     def _count_gap(self, gap: float) -> None:
         exchange = self._exchange
@@ -144,18 +190,47 @@ class Relay:
         exchange.gap_counts[bisect_left(TIME_BUCKETS, gap)] += 1
         exchange.gap_sum += gap
 
+    def _filter_bom(self, bom: BomFilter, chunk: bytes) -> bytes:
+        """The chunk without a byte order mark that has lost its place at the very start."""
+        chunk = bom.feed(chunk)
+        if bom.done:
+            self._bom = None
+        return chunk
+
+    async def _end(self) -> None:
+        """The body has ended in good order."""
+        downstream, inspector = self._downstream, self._inspector
+        if inspector is not None:
+            missing = inspector.finish()
+            self._exchange.events = inspector.events
+            if missing is not None:
+                raise missing
+        if not downstream.gone:
+            if self._bom is not None and (rest := self._bom.finish()):
+                waiting = downstream.write(rest, True)
+                if waiting is not None:
+                    await self._taken(waiting, monotonic())
+            trailers = self._source.trailers
+            waiting = downstream.finish(passable_trailers(trailers)) if trailers else downstream.write(b"", False)
+            if waiting is not None:
+                await self._taken(waiting, monotonic())
+        self._stop_keepalives()
+
     async def _taken(self, waiting: Awaitable[None], since: float) -> float:
-        """Wait for the client to take what was sent at ``since``; gives the time."""
-        exchange, watch = self._exchange, self._watch
-        watch.waits, watch.since = WRITE, since
+        """Wait for the client to take what was sent at ``since``; returns the time."""
+        exchange, timer = self._exchange, self._timer
+        timer.waits_for(WRITE, since)
+        exchange.blocked_since = since
         try:
             await waiting
         except OSError:
             if not self._downstream.gone:
                 raise
-        now = watch.since = monotonic()
-        exchange.backpressure += now - since
-        watch.waits = CHUNK
+        finally:
+            now = monotonic()
+            exchange.backpressure += now - since
+            exchange.blocked_since = 0.0
+        timer.waits_for(CHUNK, now)
         return now
 
     async def _write_after(self, keepalive: asyncio.Task[None], chunk: bytes) -> None:
@@ -164,42 +239,36 @@ class Relay:
         if waiting is not None:
             await waiting
 
-    def _stop_keepalives(self) -> None:
-        self._watch.keepalive_since = FOREVER
-        if self._pending is not None:
-            self._pending.cancel()
-
-    async def fail(self, fault: BaseException) -> None:
-        """After ``run`` has raised ``fault``: read and send no more, and explain it to the client.
-
-        Raises ClientDisconnected when the fault was that the client has left.
-        """
-        self._stop_keepalives()
-        # A generator that is left in the middle would be closed by the garbage collector, in a task of its own.
-        if isinstance(self._chunks, AsyncGenerator):
-            await self._chunks.aclose()
-        if isinstance(fault, OSError):
-            raise ClientDisconnected() from fault  # ASGI: send() after the client left
-        if isinstance(fault, ExchangeError | asyncio.CancelledError):
-            error = self._exchange.interruption or fault  # a time-out or a drain comes as a cancellation
-            if isinstance(error, ExchangeError):
-                await self._explain(error)
+    # Keepalives.
 
     def _keepalive(self) -> None:
-        """Called by the watch when nothing went downstream for the interval, while a chunk is waited for."""
-        now = monotonic()
-        tracker = self._tracker
-        self._watch.keepalive_since = now
-        shape = self._settings.keepalive
+        """Called by the timer when nothing went downstream for the interval, while a chunk is waited for."""
+        inspector, shape = self._inspector, self._plan.keepalive
+        self._timer.keepalive_since = monotonic()
         if (
             shape is None
-            or self._pending is not None
+            or inspector is None
+            or self._keepalive_task is not None
             or self._downstream.gone
-            or not isinstance(tracker, SseTracker)
-            or not tracker.between_events
+            or not inspector.between_events
         ):
             return
-        self._pending = asyncio.get_running_loop().create_task(self._send_keepalive(shape.render(tracker.saw_id)))
+        if not self._exchange.chunks and self._bom is None:
+            self._bom = BomFilter()
+        comment = shape.render(inspector.saw_id)
+        if self._direct is None:
+            self._start_keepalive(self._send_keepalive(comment))
+            return
+        try:
+            taken = self._direct.push(comment, b"")
+        except OSError:
+            return  # the client left; the exchange hears of it by itself
+        self._exchange.keepalives += 1
+        if not taken:
+            self._start_keepalive(self._await_room())
+
+    def _start_keepalive(self, work: Coroutine[Any, Any, None]) -> None:
+        self._keepalive_task = asyncio.get_running_loop().create_task(work)
 
     async def _send_keepalive(self, comment: bytes) -> None:
         try:
@@ -210,18 +279,51 @@ class Relay:
         except OSError:
             pass  # the client left; the exchange hears of it by itself
         finally:
-            self._pending = None
+            self._keepalive_task = None
+
+    async def _await_room(self) -> None:
+        """No further keepalive is sent to a client that has not taken this one."""
+        assert self._direct is not None
+        try:
+            await self._direct.drained()
+        except OSError:
+            pass
+        finally:
+            self._keepalive_task = None
+
+    def _stop_keepalives(self) -> None:
+        self._timer.stop_keepalives()
+        if self._keepalive_task is not None:
+            self._keepalive_task.cancel()
+
+    # Ends.
+
+    async def fail(self, fault: BaseException) -> None:
+        """After ``run`` has raised ``fault``: read and send no more, and explain it to the client.
+
+        Raises ClientDisconnected when the fault was that the client has left.
+        """
+        self._source.pipe(None)
+        self._stop_keepalives()
+        if isinstance(fault, OSError):
+            raise ClientDisconnected() from fault  # ASGI: send() after the client left
+        if isinstance(fault, ExchangeError | asyncio.CancelledError):
+            error = self._exchange.interruption or fault  # a time-out or a drain comes as a cancellation
+            if isinstance(error, ExchangeError):
+                await self._explain(error)
 
     async def _explain(self, error: ExchangeError) -> None:
         """Before the abort, tell an SSE client what happened, if its route wants that and no event would be cut."""
+        inspector = self._inspector
         if (
-            self._settings.error_event
-            and isinstance(self._tracker, SseTracker)
-            and self._tracker.between_events
-            and self._watch.waits == CHUNK
+            self._plan.error_event
+            and self._events
+            and inspector is not None
+            and inspector.between_events
+            and self._timer.waits == CHUNK
             and not isinstance(error, ClientError)
         ):
-            event = error_event(error, self._exchange.request_id)
+            event = self._dialect.error_event(error, self._exchange.request_id)
             with contextlib.suppress(OSError, TimeoutError):  # the client left, or takes nothing
                 waiting = self._downstream.write(event, True)
                 if waiting is not None:

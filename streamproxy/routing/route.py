@@ -1,4 +1,4 @@
-"""A configured route as one of Starlette's: matches the raw path, and hands the request to its forwarder.
+"""A configured route as one of Starlette's: matches the raw path, and hands the request to its handler.
 
 Starlette's own routes match the decoded path, where ``%2F`` and ``/`` are the same; a proxy must not mix them up.
 Routes are tried in order and the first that matches serves.
@@ -17,6 +17,7 @@ from streamproxy.routing.matcher import Matcher
 from streamproxy.wire.target import normal_path
 
 _DOT: Final = ord(".")
+_ALL: Final = b"*"  # the target of OPTIONS for the server as a whole (RFC 9112 section 3.2.4)
 
 Served = Coroutine[Any, Any, None]
 Handler = Callable[[Target, Scope, Receive, Send], Served]
@@ -43,7 +44,7 @@ class Route(BaseRoute):
         if scope["type"] != "http":
             return Match.NONE, {}
         target = target_of(scope)
-        if not self.takes(target, normal_path(target.path), scope):
+        if not self.takes(target, _matched(target), scope):
             return Match.NONE, {}
         return Match.FULL, {"streamproxy.target": target}
 
@@ -54,17 +55,22 @@ class Route(BaseRoute):
         raise NoMatchFound(name, path_params)
 
 
+def _matched(target: Target) -> bytes:
+    """The path that routes are matched on. ``OPTIONS *`` belongs to the prefix of everything, ``/*``."""
+    return b"/*" if target.path == _ALL else normal_path(target.path)
+
+
 class ProxyRouter(Router):
     """Starlette's router, with a short way to our own routes.
 
-    Its general way through matches, child scopes and handlers costs each request 4 µs more, and each chunk the
-    resumption of three more coroutines. So what is called here only picks the coroutine that serves, and is none.
+    Its general way goes through matches, child scopes and handlers, and has each chunk resume three more coroutines.
+    So what is called here only picks the coroutine that serves, and is none.
     """
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Served:
         if scope["type"] == "http":
             target = target_of(scope)
-            path = normal_path(target.path)
+            path = _matched(target)
             for route in self.routes:
                 if type(route) is Route:
                     if route.takes(target, path, scope):

@@ -1,8 +1,6 @@
-"""Upstreams: named groups of endpoints, and how a request gets to one of them."""
+"""Upstreams: named groups of endpoints, which of them are available, and which one is picked."""
 
 from streamproxy.upstream.endpoint import Endpoint
-from streamproxy.upstream.opened import Opened, UpstreamRequest
-from streamproxy.upstream.retry import RetrySettings
 from streamproxy.upstream.upstream import Upstream, UpstreamSettings
 
-__all__ = ["Endpoint", "Opened", "RetrySettings", "Upstream", "UpstreamRequest", "UpstreamSettings"]
+__all__ = ["Endpoint", "Upstream", "UpstreamSettings"]

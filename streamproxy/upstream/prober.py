@@ -87,7 +87,7 @@ class Prober:
                 )
                 async with stream as response:
                     status = response.status_code
-                    async for _ in response.aiter_raw():
+                    while await response.source.read() is not None:
                         pass  # read to its end, the connection can be used again
         except LimitReached:
             raise

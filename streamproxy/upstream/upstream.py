@@ -1,8 +1,7 @@
-"""An upstream: a named group of endpoints, and the one way of every request to one of them.
+"""An upstream: a named group of endpoints, and which of them a request is sent to.
 
-`Upstream.pick` chooses an endpoint, for which the forwarder makes the headers; `Upstream.open` sends the request
-there, in several attempts if the route has them, and holds the endpoint's place until the response has been relayed.
-With one endpoint that can never be another, both do next to nothing.
+`Upstream.pick` chooses an endpoint, and `Upstream.another` one for a further attempt; the requests themselves are sent
+by `streamproxy.origins.upstream`. With one endpoint that can never be another, both do next to nothing.
 
 `Upstream.start` begins what runs beside the requests, probes and look-ups of names; `Upstream.aclose` ends it.
 """
@@ -15,16 +14,14 @@ from typing import NamedTuple
 
 from streamproxy.errors import DestinationUnavailable
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.upstream.attempts import Attempts
 from streamproxy.upstream.balance.policies import BALANCERS, Balancer
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.health import HealthSettings
 from streamproxy.upstream.key import Key, key_source
 from streamproxy.upstream.names import Name, Names
-from streamproxy.upstream.opened import Opened, UpstreamRequest, Watched
 from streamproxy.upstream.outlier import OutlierSettings
 from streamproxy.upstream.prober import Prober
-from streamproxy.upstream.retry import Budget, RetrySettings
+from streamproxy.upstream.retry import Budget
 from streamproxy.upstream.roster import Roster
 from streamproxy.wire.headers import Headers
 
@@ -86,41 +83,27 @@ class Upstream:
         key = self._key(headers, exchange.query, exchange.client) if self._key is not None else None
         return self._balancer.pick(candidates, key)
 
-    def open(
-        self, endpoint: Endpoint, request: UpstreamRequest, exchange: Exchange, retry: RetrySettings | None = None
-    ) -> Opened | Attempts:
-        """Send a request; gives an asynchronous context manager of the response. Raises an ExchangeError.
-
-        ``request`` has the headers made for ``endpoint``, and a ``progress`` among its extensions. With ``retry`` the
-        response may be that of a later attempt at another endpoint.
-        """
-        if retry is None and self._plain:
-            return Opened(endpoint, request, exchange)
-        if retry is None:
-            return Watched(self._roster, endpoint, request, exchange)
-        return Attempts(self, endpoint, request, exchange, retry)
+    @property
+    def roster(self) -> Roster | None:
+        """What hears how requests went; None where there is one endpoint for ever, so that there is nobody to tell."""
+        return None if self._plain else self._roster
 
     def has_untried(self, tried: Sequence[Endpoint]) -> bool:
         """Whether an endpoint is available that is not among these."""
         return any(endpoint not in tried for endpoint in self._roster.available)
 
-    def another(self, request: UpstreamRequest, exchange: Exchange, tried: Sequence[Endpoint]) -> Endpoint:
+    def another(self, headers: Headers, exchange: Exchange, tried: Sequence[Endpoint]) -> Endpoint:
         """The endpoint for a further attempt: one that was not tried, where there is one."""
         available = self._roster.fresh()
         untried = [endpoint for endpoint in available if endpoint not in tried]
-        return self._choose(untried or available, exchange, request.headers)
+        return self._choose(untried or available, exchange, headers)
 
-    def attempt(self, endpoint: Endpoint, request: UpstreamRequest, exchange: Exchange) -> Opened:
-        """One attempt at one endpoint."""
-        if self._plain:
-            return Opened(endpoint, request, exchange)
-        return Watched(self._roster, endpoint, request, exchange)
-
-    def readdress(self, request: UpstreamRequest, old: Endpoint, new: Endpoint) -> None:
-        """Give a request that was made for ``old`` the Host of ``new``."""
+    def readdress(self, headers: Headers, old: Endpoint, new: Endpoint) -> Headers:
+        """The fields of a request that was made for ``old``, with the Host of ``new``."""
         if self._own_host and old.authority != new.authority:
             host, other = (b"host", old.authority), (b"host", new.authority)
-            request.headers = [other if pair == host else pair for pair in request.headers]
+            return [other if pair == host else pair for pair in headers]
+        return headers
 
     def _replace(self, old: Sequence[Endpoint], new: Sequence[Endpoint], slowly: bool) -> None:
         if self._prober is not None:

@@ -14,17 +14,48 @@ def is_trusted(address: str, networks: Sequence[Network]) -> bool:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
     return any(parsed in network for network in networks)
 
 
+def address_of(member: str) -> str | None:
+    """The address in one member of X-Forwarded-For, without quotes, brackets and port; None when it has none.
+
+    Proxies in the field write ``203.0.113.7``, ``203.0.113.7:54321``, ``2001:db8::1``, ``[2001:db8::1]:443``, and the
+    forms of RFC 7239 section 6 in quotes.
+    """
+    text = member.strip()
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1].strip()
+    if text.startswith("["):
+        text, bracket, port = text[1:].partition("]")
+        if not bracket or (port and not _is_port(port)):
+            return None
+    elif text.count(":") == 1:
+        text, _, port = text.partition(":")
+        if not _is_port(":" + port):
+            return None
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return text
+
+
+def _is_port(text: str) -> bool:
+    return text.startswith(":") and text[1:].isascii() and text[1:].isdigit() and len(text) <= 6
+
+
 def original_client(forwarded_for: bytes, peer: str, networks: Sequence[Network]) -> str:
-    """The first address from the right of X-Forwarded-For that no trusted proxy of ours has."""
+    """The first address from the right of X-Forwarded-For that no trusted proxy of ours has.
+
+    Reading stops at what is no address: then it is the last trusted one that was read.
+    """
     client = peer
     for member in reversed(forwarded_for.decode("latin-1").split(",")):
-        address = member.strip()
-        try:
-            ipaddress.ip_address(address)
-        except ValueError:
+        address = address_of(member)
+        if address is None:
             break
         client = address
         if not is_trusted(address, networks):

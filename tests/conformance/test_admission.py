@@ -35,7 +35,7 @@ def limited(upstream: str, **limits: object) -> list[Config]:
 
 def watch_places(proxy: RunningStack, leaks: LeakCheck) -> None:
     """After the test nobody may hold a place, or wait for one."""
-    places = [guard.admission.places for guard in proxy.app.deployment.guards.values() if guard.admission is not None]
+    places = [admission.places for admission in proxy.app.deployment.admissions.values()]
     assert places
     leaks.gauge("places", lambda: [(p.held, p.waiting, p.clients) for p in places if p.held or p.waiting or p.clients])
 
@@ -303,7 +303,7 @@ async def test_a_route_without_limits_has_no_guard(stack: StartStack, serve: Ser
     proxy = await stack(upstream.url)
     client = await dial(proxy.url)
     assert (await client.get()).status == 200
-    assert proxy.app.deployment.guards == {}
+    assert proxy.app.deployment.admissions == {}
 
 
 async def test_a_reload_keeps_the_places_that_are_held_and_those_who_wait(

@@ -31,7 +31,7 @@ class Scene:
 
     def __init__(self, app: Application) -> None:
         self.app = app
-        admission = app.deployment.guards["r"].admission
+        admission = app.deployment.admissions["r"]
         assert admission is not None
         self.admission = admission
         self.places = admission.places

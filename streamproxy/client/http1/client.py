@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
-from streamproxy.client.base import WholeBody
+from streamproxy.client.base import ChunkSource
 from streamproxy.client.connect import Connector
 from streamproxy.client.http1.body import BodySender
 from streamproxy.client.http1.connection import Connection
@@ -22,6 +22,7 @@ from streamproxy.client.http1.request import (
 )
 from streamproxy.client.pool import Pool
 from streamproxy.errors import ConnectionTerminated
+from streamproxy.exchange.body import BodyReader
 from streamproxy.wire.headers import Headers
 
 _NOTHING: Final[Mapping[str, Any]] = {}
@@ -71,9 +72,8 @@ class NativeClient:
         """A request, to be entered with ``async with``; nothing is sent before.
 
         As `streamproxy.client.base.Client.stream`, and beyond it: ``content`` may be the whole body as bytes, which
-        goes out in one write with the head and can be sent again, as does a `WholeBody`, unless 100 (Continue) is to be
-        waited for; ``extensions["informational"]`` is called with the
-        status and the fields of each 1xx response but 100. Raises ValueError for a request that can't be written.
+        goes out in one write with the head and can be sent again, as does a body that is all here, unless 100
+        (Continue) is to be waited for. Raises ValueError for a request that can't be written.
         """
         if extensions is None:
             extensions = _NOTHING
@@ -86,8 +86,12 @@ class NativeClient:
         else:
             framing = body_framing(headers)
             head = encode_head(method, target, headers, chunked=framing.length is None)
-            if isinstance(content, WholeBody) and framing.length == content.size and not framing.expects_continue:
-                return Stream(self._pool, self._connector, method, head + content.take(), extensions, None)
+            if isinstance(content, BodyReader) and not framing.expects_continue:
+                data = content.take_whole() if framing.length is not None else None
+                if data is not None:
+                    if len(data) != framing.length:
+                        raise ValueError("Content-Length is not the length of the body")
+                    return Stream(self._pool, self._connector, method, head + data, extensions, None)
             return Stream(self._pool, self._connector, method, head, extensions, (content, framing))
         return Stream(self._pool, self._connector, method, head, extensions, None)
 
@@ -117,7 +121,7 @@ def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> 
     return encode_head(method, target, headers, chunked=False) + content
 
 
-class Stream:
+class Stream(ChunkSource):
     """One request with its response: an asynchronous context manager of itself.
 
     Before it is entered there is no response; then there are ``status_code``, ``headers``, whether the body is
@@ -202,6 +206,21 @@ class Stream:
     @property
     def headers(self) -> Self:
         """What has the fields as ``raw``: lower-case names, in the order of the wire, duplicates apart."""
+        return self
+
+    @property
+    def reason(self) -> bytes:
+        """The reason phrase, empty where nobody kept it."""
+        return b""
+
+    @property
+    def http_version(self) -> str:
+        """The version of HTTP that the head was sent in."""
+        return "1.1"
+
+    @property
+    def source(self) -> ChunkSource:
+        """The body, to be read without a coroutine a chunk."""
         return self
 
     def aiter_raw(self) -> Self:

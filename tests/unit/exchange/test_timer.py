@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproxy.errors import HeadTimeout, ReadTimeout, RequestTimeout, WriteTimeout
-from streamproxy.exchange.timer import CHUNK, FOREVER, HEAD, KEEPALIVE, NOTHING, WRITE, Deadlines, Limits
+from streamproxy.exchange.timer import CHUNK, FOREVER, HEAD, KEEPALIVE, NOTHING, WRITE, Deadlines, TimeLimits
 
-LIMITS = Limits(request=60, first_byte=300, idle=200, write=120, total=1000, keepalive=15)
+LIMITS = TimeLimits(request=60, first_byte=300, idle=200, write=120, total=1000, keepalive=15)
 
 
-def waiting(waits: int, *, limits: Limits = LIMITS, since: float = 100.0) -> Deadlines:
+def waiting(waits: int, *, limits: TimeLimits = LIMITS, since: float = 100.0) -> Deadlines:
     deadlines = Deadlines(limits, 0.0)
     deadlines.waits, deadlines.since = waits, since
     return deadlines
@@ -54,7 +54,7 @@ def test_a_keepalive_puts_off_no_time_out() -> None:
 
 
 def test_without_limits_there_is_nothing_to_look_at() -> None:
-    assert waiting(CHUNK, limits=Limits()).decide(1e9) == (None, FOREVER)
+    assert waiting(CHUNK, limits=TimeLimits()).decide(1e9) == (None, FOREVER)
 
 
 STATES = st.tuples(st.sampled_from([NOTHING, HEAD, CHUNK, WRITE]), st.floats(0, 50), st.sampled_from([0.0, 20.0]))
@@ -67,7 +67,7 @@ def test_the_timer_is_never_late_whatever_begins_after_it_was_armed(
 ) -> None:
     """Whatever is due in a state that began at or after ``now`` is due no earlier than the moment to look again."""
     now = 50.0
-    deadlines = Deadlines(Limits(*limits), 0.0)
+    deadlines = Deadlines(TimeLimits(*limits), 0.0)
     deadlines.waits, deadlines.since, deadlines.body_since = before
     due, again = deadlines.decide(now)
     if due is not None:

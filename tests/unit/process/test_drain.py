@@ -34,7 +34,7 @@ class App:
     def begin(self, tracker: Position | None = None) -> Exchange:
         """An exchange that runs until it is interrupted, or its task cancelled."""
         exchange = Exchange(request_id="x", route="r", upstream="u", method="GET", path="/")
-        exchange.tracker = tracker
+        exchange.inspector = tracker
         self.ledger.open(exchange)
         exchange.task = asyncio.get_running_loop().create_task(self._run(exchange))
         return exchange
@@ -116,7 +116,7 @@ async def test_a_stream_inside_an_event_has_a_moment_and_others_have_none(parts:
         while between.error is None:
             await asyncio.sleep(0)
     assert inside.interruption is None
-    inside.tracker = Position(True)
+    inside.inspector = Position(True)
     await draining
     assert isinstance(inside.error, StoppedByShutdown)
 

@@ -7,11 +7,12 @@ from collections.abc import Awaitable
 
 import pytest
 
+from streamproxy.config.route import Limits
 from streamproxy.errors import ClientLimitReached, LimitReached
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.proxy.admission import Admission, AdmissionLimits, Places, Ticket
+from streamproxy.proxy.admission import Admission, Places, Ticket
 
-ONE = AdmissionLimits(max_streams=1, queue=10, queue_timeout=30.0)
+ONE = Limits(max_streams=1, queue=10, queue_timeout=30.0)
 
 
 def an_exchange() -> Exchange:
@@ -107,7 +108,7 @@ async def test_one_who_was_cancelled_before_the_hand_over_passes_the_place_on() 
 
 
 async def test_a_crowd_that_is_cancelled_at_random_points_loses_no_place() -> None:
-    admission = Admission(AdmissionLimits(max_streams=3, queue=100, queue_timeout=30.0))
+    admission = Admission(Limits(max_streams=3, queue=100, queue_timeout=30.0))
 
     async def visit(length: int) -> None:
         ticket = await admission.enter("a", an_exchange())
@@ -129,7 +130,7 @@ async def test_a_crowd_that_is_cancelled_at_random_points_loses_no_place() -> No
 
 
 async def test_who_waits_for_too_long_is_refused_and_told_when_to_come_back() -> None:
-    admission, exchange = Admission(ONE._replace(queue_timeout=0.01)), an_exchange()
+    admission, exchange = Admission(ONE.model_copy(update={"queue_timeout": 0.01})), an_exchange()
     await admission.enter("a", an_exchange())
     with pytest.raises(LimitReached) as refused:
         await admission.enter("b", exchange)
@@ -152,7 +153,7 @@ async def test_the_timer_stops_with_the_last_who_waits() -> None:
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
-    admission = Admission(AdmissionLimits(max_streams=1, queue=1, queue_timeout=30.0))
+    admission = Admission(Limits(max_streams=1, queue=1, queue_timeout=30.0))
     await admission.enter("a", an_exchange())
     task = waiter(admission)
     await turns()
@@ -163,7 +164,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
 
 
 async def test_a_client_over_its_own_limit_is_refused_even_when_there_is_a_queue() -> None:
-    admission = Admission(AdmissionLimits(max_streams=5, max_per_client=1, queue=5, queue_timeout=30.0))
+    admission = Admission(Limits(max_streams=5, max_streams_per_client=1, queue=5, queue_timeout=30.0))
     ticket = await admission.enter("a", an_exchange())
     with pytest.raises(ClientLimitReached):
         admission.enter("a", an_exchange()).send(None)
@@ -173,7 +174,7 @@ async def test_a_client_over_its_own_limit_is_refused_even_when_there_is_a_queue
 
 
 async def test_waiting_counts_against_a_clients_own_limit() -> None:
-    admission = Admission(AdmissionLimits(max_streams=1, max_per_client=2, queue=5, queue_timeout=30.0))
+    admission = Admission(Limits(max_streams=1, max_streams_per_client=2, queue=5, queue_timeout=30.0))
     await admission.enter("other", an_exchange())
     tasks = [waiter(admission, "greedy"), waiter(admission, "greedy")]
     await turns()
@@ -190,7 +191,7 @@ async def test_a_reload_keeps_who_waits_and_lets_them_into_new_places() -> None:
     held = await before.enter("a", an_exchange())
     first, second, third = waiter(before), waiter(before), waiter(before)
     await turns()
-    after = Admission(AdmissionLimits(max_streams=2, queue=0, queue_timeout=0.01))
+    after = Admission(Limits(max_streams=2, queue=0, queue_timeout=0.01))
     after.take_over(before)
     other = await first
     assert [type(result) for result in await settle(second, third)] == [LimitReached, LimitReached]
@@ -204,9 +205,9 @@ async def test_a_reload_keeps_who_waits_and_lets_them_into_new_places() -> None:
 
 
 async def test_a_reload_to_fewer_places_takes_none_away() -> None:
-    before = Admission(AdmissionLimits(max_streams=3))
+    before = Admission(Limits(max_streams=3))
     tickets = [await before.enter("a", an_exchange()) for _ in range(3)]
-    after = Admission(AdmissionLimits(max_streams=1))
+    after = Admission(Limits(max_streams=1))
     after.take_over(before)
     for ticket in tickets:
         with pytest.raises(LimitReached):
@@ -221,7 +222,7 @@ async def test_a_reload_to_fewer_places_takes_none_away() -> None:
     ids=["half of a hold for two places", "behind three", "never under a second", "never over a minute"],
 )
 def test_retry_after_follows_the_rate_at_which_places_come_free(hold: float, ahead: int, expected: float) -> None:
-    places = Places(AdmissionLimits(max_streams=2, queue=ahead, queue_timeout=30.0))
+    places = Places(Limits(max_streams=2, queue=ahead, queue_timeout=30.0))
     places.leave(places.ask("a", 0.0), hold)
     for _ in range(2 + ahead):
         places.ask("a", hold)
@@ -231,7 +232,7 @@ def test_retry_after_follows_the_rate_at_which_places_come_free(hold: float, ahe
 
 
 def test_retry_after_has_a_default_while_nothing_is_known() -> None:
-    places = Places(AdmissionLimits(max_streams=1))
+    places = Places(Limits(max_streams=1))
     places.ask("a", 0.0)
     with pytest.raises(LimitReached) as refused:
         places.ask("a", 0.0)

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from streamproxy.config.route import Limits
 from streamproxy.errors import ClientLimitReached, LimitReached
-from streamproxy.proxy.admission import AdmissionLimits, Places, State, Ticket
+from streamproxy.proxy.admission import Places, State, Ticket
 
 LIMITS = st.builds(
-    AdmissionLimits,
+    Limits.model_construct,  # without the rules of a file, which some of these break
     max_streams=st.none() | st.integers(1, 4),
-    max_per_client=st.none() | st.integers(1, 3),
+    max_streams_per_client=st.none() | st.integers(1, 3),
     queue=st.integers(0, 5),
     queue_timeout=st.sampled_from([2.0, 10.0, float("inf")]),
 )
@@ -26,7 +27,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     """The model is two lists: who holds a place, and who waits, in the order in which they asked."""
 
     @initialize(limits=LIMITS)
-    def begin(self, limits: AdmissionLimits) -> None:
+    def begin(self, limits: Limits) -> None:
         self.now = 1000.0
         self.places = Places(limits)
         self.holding: list[Ticket] = []
@@ -46,7 +47,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def ask(self, client: str) -> None:
         limits = self.places.limits
         full = limits.max_streams is not None and len(self.holding) >= limits.max_streams
-        over = limits.max_per_client is not None and self._of(client) >= limits.max_per_client
+        over = limits.max_streams_per_client is not None and self._of(client) >= limits.max_streams_per_client
         if over or (full and len(self.waiting) >= limits.queue):
             with pytest.raises(LimitReached) as refused:
                 self.places.ask(client, self.now)
@@ -87,7 +88,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.waiting = [ticket for ticket in self.waiting if ticket not in late]
 
     @rule(limits=LIMITS)
-    def reload(self, limits: AdmissionLimits) -> None:
+    def reload(self, limits: Limits) -> None:
         self.changed = True
         self._admitted(self.places.change(limits, self.now))
 
@@ -104,8 +105,8 @@ class AdmissionMachine(RuleBasedStateMachine):
         if not self.changed:
             assert limits.max_streams is None or self.places.held <= limits.max_streams
             assert self.places.waiting <= limits.queue
-            if limits.max_per_client is not None:
-                assert all(count <= limits.max_per_client for count in self.places.clients.values())
+            if limits.max_streams_per_client is not None:
+                assert all(count <= limits.max_streams_per_client for count in self.places.clients.values())
         # A place never stays free while somebody waits for one.
         assert not self.waiting or (limits.max_streams is not None and self.places.held >= limits.max_streams)
 

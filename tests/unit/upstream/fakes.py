@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from streamproxy.client.base import ChunkSource, IteratorSource
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.upstream import Endpoint, UpstreamRequest
+from streamproxy.upstream import Endpoint
 from streamproxy.wire.headers import Headers
 
 
@@ -18,11 +19,16 @@ class FakeHeaders:
 
 
 class FakeResponse:
+    reason = b""
+    http_version = "1.1"
+    complete = False
+
     def __init__(self, status: int, headers: Headers) -> None:
         self.status_code = status
         self.headers = FakeHeaders(headers)
+        self.source: ChunkSource = IteratorSource(self._chunks())
 
-    async def aiter_raw(self) -> AsyncIterator[bytes]:
+    async def _chunks(self) -> AsyncIterator[bytes]:
         yield b"body"
 
 
@@ -91,28 +97,3 @@ def new_exchange(method: str = "GET") -> Exchange:
     exchange = Exchange(request_id="r", route="r", upstream="u", method=method, path="/")
     exchange.task = asyncio.current_task()
     return exchange
-
-
-class Steps:
-    """A ``progress`` that keeps what it was told."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self.told: list[str] = []
-        self._exchange = exchange
-
-    def __call__(self, phase: Any) -> None:
-        self.told.append(phase)
-        self._exchange.phase = phase
-
-
-def request_to(
-    one: Endpoint,
-    exchange: Exchange,
-    *,
-    content: AsyncIterator[bytes] | None = None,
-    headers: Headers | None = None,
-    progress: Callable[[Any], None] | None = None,
-) -> UpstreamRequest:
-    """A request whose Host is the endpoint's."""
-    fields = [(b"host", one.authority), *(headers or [])]
-    return UpstreamRequest(exchange.method, fields, content, {"progress": progress or Steps(exchange)})

@@ -10,7 +10,8 @@ import pytest
 
 from streamproxy.upstream import Endpoint, Upstream, UpstreamSettings
 from streamproxy.upstream.names import Name, authority_of, look_up
-from tests.unit.upstream.fakes import client_of, endpoint, new_exchange, request_to
+from tests.unit.origins.calls import open_at
+from tests.unit.upstream.fakes import client_of, endpoint, new_exchange
 
 
 class Zone:
@@ -77,12 +78,13 @@ async def test_a_stream_of_an_endpoint_that_left_ends_in_its_own_time() -> None:
     await service.refresh()
     exchange = new_exchange()
     one = service.upstream.pick(exchange, [])
-    async with service.upstream.open(one, request_to(one, exchange), exchange):
-        zone.answer = ["10.0.0.2"]
-        assert await service.refresh() == ["10.0.0.2"]
-        await asyncio.sleep(0)
-        assert client_of(one).log == ["answered 200"]
-        assert service.upstream.pick(exchange, []).url == "http://10.0.0.2"
+    response = await open_at(service.upstream, exchange)
+    zone.answer = ["10.0.0.2"]
+    assert await service.refresh() == ["10.0.0.2"]
+    await asyncio.sleep(0)
+    assert client_of(one).log == ["answered 200"]
+    assert service.upstream.pick(exchange, []).url == "http://10.0.0.2"
+    await response.aclose(None)
     await asyncio.sleep(0)
     assert client_of(one).log == ["answered 200", "left", "closed"]
 

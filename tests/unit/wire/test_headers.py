@@ -12,14 +12,18 @@ from streamproxy.wire.headers import (
     RequestFields,
     ResponseFields,
     edit,
+    forwards_left,
     hops,
+    passable_trailers,
     request_headers,
     sane_request_id,
     streaming_cache_control,
+    via,
 )
 
-STRANGER: Forwarded = (b"192.0.2.7", b"http", False)
-FRIEND: Forwarded = (b"10.0.0.1", b"http", True)
+STRANGER: Forwarded = (b"192.0.2.7", b"http", False, b"")
+DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
+FRIEND: Forwarded = (b"10.0.0.1", b"http", True, b"")
 NAMES = st.sampled_from(
     [b"host", b"accept", b"x-a", b"cookie", b"connection", b"te", b"upgrade", b"keep-alive", b"x-forwarded-for", b"via"]
 )
@@ -34,7 +38,7 @@ def forward(headers: Headers, forwarded: Forwarded = STRANGER, **options: object
 
 def response_headers(headers: Headers, *, request_id: bytes) -> Headers:
     fields = ResponseFields(headers)
-    fields.pass_on(request_id)
+    fields.pass_on(request_id, DATE)
     return fields.kept
 
 
@@ -76,9 +80,34 @@ def test_hop_by_hop_fields_go_in_both_directions(name: bytes) -> None:
     assert name not in dict(response_headers([(name, b"x")], request_id=b"id"))
 
 
-def test_te_keeps_trailers_only() -> None:
-    assert (b"te", b"trailers") in forward([(b"te", b"gzip;q=0.5, trailers")])
-    assert b"te" not in dict(forward([(b"te", b"gzip")]))
+def test_te_goes_on_only_where_trailers_would_come_back() -> None:
+    for te, takes in ((b"gzip;q=0.5, trailers", True), (b"Trailers", True), (b"gzip", False)):
+        assert RequestFields([(b"te", te), (b"connection", b"TE")]).te_trailers == takes
+    assert forward([(b"te", b"trailers")], trailers=True)[-4:-2] == [(b"te", b"trailers"), (b"connection", b"te")]
+    assert b"te" not in dict(forward([(b"te", b"trailers")]))
+
+
+def test_trailers_of_framing_routing_and_authentication_stay_behind() -> None:
+    kept = [(b"grpc-status", b"0"), (b"x-checksum", b"1"), (b"etag", b"x")]
+    names = [b"content-length", b"content-type", b"transfer-encoding", b"host", b"authorization", b"set-cookie", b"te"]
+    assert passable_trailers(kept + [(name, b"x") for name in names]) == kept
+
+
+@pytest.mark.parametrize(("value", "left"), [(b"0", 0), (b"10", 10)])
+def test_max_forwards_is_a_number(value: bytes, left: int) -> None:
+    assert forwards_left(value) == left
+
+
+@pytest.mark.parametrize("value", [b"", b"-1", b"1, 2", b"x", b"9" * 11])
+def test_max_forwards_that_is_no_number_is_told(value: bytes) -> None:
+    with pytest.raises(ValueError, match="not a number"):
+        forwards_left(value)
+
+
+@pytest.mark.parametrize(("version", "field"), [("1.0", b"1.0"), ("1.1", b"1.1"), ("2", b"2"), ("3", b"1.1")])
+def test_via_says_the_version_of_the_message(version: str, field: bytes) -> None:
+    assert via(version) == (b"via", field + b" streamproxy")
+    assert via(version) in forward([], version=version)
 
 
 def test_fields_that_connection_names_go() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from streamproxy.client.base import WholeBody
 from streamproxy.errors import BadRequest, ClientDisconnected, ConnectionTerminated, ResponseIncomplete
+from streamproxy.exchange.body import RequestBody
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.timer import SharedTimer, TimeLimits, Timer
 from streamproxy.wire.headers import Headers
 from tests.conftest import Serve
 from tests.doubles.certificates import Certificate
@@ -18,6 +21,18 @@ from tests.unit.client.http1.asking import HOST, ask, body_of, fetch, read, unti
 from tests.unit.client.http1.conftest import MakeClient
 
 EXPECT: Headers = [*HOST, (b"expect", b"100-continue")]
+
+
+def came_whole(data: bytes) -> RequestBody:
+    """A request's body that has come with its head."""
+
+    async def never() -> Any:
+        raise AssertionError("all of it is here")
+
+    exchange, limits = Exchange("r", "r", "u", "POST", "/"), TimeLimits()
+    body = RequestBody(never, exchange, Timer(limits, exchange, SharedTimer(limits)), None)
+    body.came_whole(data)
+    return body
 
 
 def sized(size: int) -> Headers:
@@ -87,10 +102,11 @@ async def test_a_body_that_has_come_goes_out_with_the_head_where_it_may(
 
     client = native(await serve(script))
     steps: list[str] = []
-    whole = WholeBody(b"abcde")
-    assert (await fetch(client, "POST", headers=headers, content=whole, progress=steps.append)).body == b"abcde"
+    whole = came_whole(b"abcde")
+    content = whole.attempt()
+    assert (await fetch(client, "POST", headers=headers, content=content, progress=steps.append)).body == b"abcde"
     assert steps == reported
-    assert (whole.take(), whole.size) == (b"", 5)
+    assert whole.held == 0
 
 
 async def test_an_empty_body_is_complete(serve: Serve, native: MakeClient) -> None:

@@ -1,0 +1,67 @@
+"""From an upstream's configuration to the clients of its endpoints."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+from streamproxy.client.base import Client
+from streamproxy.client.foreign import ForeignClient
+from streamproxy.client.http1 import NativeClient, client_context
+from streamproxy.client.httpx import HttpxClient, build_httpx, is_httpx
+from streamproxy.config.model import Upstream
+from streamproxy.errors import StreamproxyError
+
+_FOREVER: Final = float("inf")
+
+
+def adapt(client: object) -> Client:
+    """A user's own client, made fit for the proxy."""
+    return HttpxClient(client) if is_httpx(client) else ForeignClient(client)
+
+
+class ClientFactory:
+    """Makes the clients of one upstream's endpoints; with ``shared`` it is that one for all of them.
+
+    Their TLS context is made once: reading the authorities takes tens of milliseconds.
+    """
+
+    def __init__(self, upstream: Upstream, shared: Client | None) -> None:
+        self._upstream = upstream
+        self._shared = shared
+        self._context: ssl.SSLContext | None = None
+
+    def __call__(self, url: str, socket: str | None, *, server_name: str | None = None) -> Client:
+        """The client of the endpoint at ``url``. Raises StreamproxyError for files that can't be used."""
+        if self._shared is not None:
+            return self._shared
+        upstream, connections = self._upstream, self._upstream.connections
+        context = self._tls() if url.startswith("https:") else None
+        idle_timeout = _FOREVER if connections.idle_timeout is None else connections.idle_timeout
+        server_name = upstream.tls.server_name or server_name
+        if upstream.client == "httpx" or upstream.proxy is not None:
+            return build_httpx(
+                verify=context,
+                server_name=server_name,
+                socket=socket,
+                proxy=upstream.proxy,
+                limits=(connections.max, connections.max_idle, idle_timeout),
+            )
+        return NativeClient(
+            url,
+            socket=socket,
+            ssl_context=context,
+            server_name=server_name,
+            max_connections=connections.max,
+            max_idle=connections.max_idle,
+            idle_timeout=idle_timeout,
+        )
+
+    def _tls(self) -> ssl.SSLContext:
+        if self._context is None:
+            tls = self._upstream.tls
+            try:
+                self._context = client_context(ca=tls.ca, cert=tls.cert, key=tls.key, verify=tls.verify)
+            except OSError as error:  # SSLError is one
+                raise StreamproxyError(f"the files of an upstream's tls cannot be used: {error}") from None
+        return self._context

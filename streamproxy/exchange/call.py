@@ -1,0 +1,23 @@
+"""One request on its way through the proxy: what is known of it, its client, and its time-outs, travelling as one."""
+
+from __future__ import annotations
+
+from streamproxy.exchange.downstream import Downstream
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.timer import Timer
+
+
+class Call:
+    """The three parts of one request. Whatever serves a request is given this and nothing else of it."""
+
+    __slots__ = ("downstream", "exchange", "timer")
+
+    def __init__(self, exchange: Exchange, downstream: Downstream, timer: Timer) -> None:
+        self.exchange = exchange
+        self.downstream = downstream
+        self.timer = timer
+
+    def close(self) -> None:
+        """Stop the timer, and stop listening to the client."""
+        self.timer.close()
+        self.downstream.close()

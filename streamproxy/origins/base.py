@@ -1,0 +1,46 @@
+"""Where a response comes from.
+
+A route has one origin. The first is an upstream; others wrap one, or stand in for it. They are nested when the
+configuration is loaded, so a route pays for none that it does not have, and what relays a response knows none by name.
+"""
+
+from __future__ import annotations
+
+from streamproxy.client.base import ChunkSource
+from streamproxy.exchange.call import Call
+from streamproxy.wire.headers import ResponseFields
+
+
+class OriginResponse:
+    """A response whose head is known and whose body can be read.
+
+    ``reason`` is the upstream's reason phrase, empty for the usual one; ``version`` that of HTTP in which the message
+    came. ``complete`` says that the whole body is there already, so that reading it waits for nothing.
+    """
+
+    __slots__ = ("body", "complete", "fields", "reason", "status", "version")
+
+    def __init__(self, status: int, fields: ResponseFields, body: ChunkSource) -> None:
+        self.status = status
+        self.reason = b""
+        self.version = "1.1"
+        self.fields = fields
+        self.body = body
+        self.complete = False
+
+    async def aclose(self, fault: BaseException | None) -> None:
+        """Let go of whatever the response is read from: once, after its end or after ``fault``.
+
+        A body that was not read to its end is broken off.
+        """
+        raise NotImplementedError
+
+
+class Origin:
+    """Opens responses, one for each request."""
+
+    __slots__ = ()
+
+    async def open(self, call: Call) -> OriginResponse:
+        """The response to a request. Raises an ExchangeError when there is none."""
+        raise NotImplementedError

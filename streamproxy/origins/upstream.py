@@ -1,0 +1,296 @@
+"""The first origin: an upstream, in as many attempts as the route allows.
+
+Theory of operation. An attempt ends with a response or with an error, and holds its endpoint's place from `begin` on
+until `aclose`, or until it has failed. Both outcomes are put before the rules (`streamproxy.upstream.retry`). If they
+allow another attempt, the request's body is still held and the budget has room, the response is closed, the exchange
+waits for the pause, and the next endpoint is picked: one that was not tried, where there is one. Otherwise the
+response goes on, or the error. Nothing has gone to the client before that.
+
+Deadlines. ``total`` runs from the beginning of the exchange and so over all attempts. ``first_byte`` does from the
+moment the first attempt begins: connects that fail, pauses and what Retry-After asks for count. The timer of the
+exchange hears of one step only, which begins it; `_Progress` keeps the exchange's own facts from then on. Each part of
+the body that comes begins ``first_byte`` anew: a request is ready to be sent when its last part is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, Final
+
+from streamproxy.client.base import IteratorSource, Response
+from streamproxy.config.model import Retry
+from streamproxy.errors import UpstreamError
+from streamproxy.exchange.call import Call
+from streamproxy.exchange.exchange import Exchange, Phase
+from streamproxy.exchange.target import Target
+from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.upstream.endpoint import Endpoint
+from streamproxy.upstream.outlier import FAILED_STATUSES, failed_by
+from streamproxy.upstream.retry import CONNECT, decide, kind_of, pause, repeatable, retry_after
+from streamproxy.upstream.roster import Roster
+from streamproxy.upstream.upstream import Upstream
+from streamproxy.wire.headers import NO_EDIT, Edit, Headers, ResponseFields, request_headers
+from streamproxy.wire.media import accepts_event_stream
+from streamproxy.wire.target import rewrite
+
+_UNIX: Final = b"unix:"  # what X-Forwarded-For says of a client without an address
+
+
+@dataclass(frozen=True, slots=True)  # a request reads these: an attribute in a slot costs least
+class RequestPlan:
+    """How a route makes its requests to an upstream, bound when the configuration is loaded."""
+
+    host: bytes | None  # what Host says upstream; None is the endpoint's own authority
+    preserve_host: bool
+    strip_prefix: bytes
+    add_prefix: bytes
+    extensions: dict[str, Any]  # what every request tells the client
+    compression: str
+    edit: Edit
+    retry: Retry | None  # None: one attempt
+
+
+class UpstreamRequest:
+    """A request on its way, with the headers made for one endpoint (its Host among them)."""
+
+    __slots__ = ("extensions", "headers", "method")
+
+    def __init__(self, method: str, headers: Headers, extensions: dict[str, Any]) -> None:
+        self.method = method
+        self.headers = headers
+        self.extensions = extensions
+
+
+class UpstreamResponse(OriginResponse):
+    """One attempt at one endpoint, and its response.
+
+    ``roster`` hears how the attempt went; it is None where there is one endpoint for ever.
+    """
+
+    __slots__ = ("_endpoint", "_exchange", "_roster", "_stream")
+
+    def __init__(self, endpoint: Endpoint, roster: Roster | None, exchange: Exchange) -> None:
+        # What the base has is set by `opened`.
+        self._endpoint = endpoint
+        self._roster = roster
+        self._exchange = exchange
+        self._stream: AbstractAsyncContextManager[Response] | None = None
+
+    def begin(self, request: UpstreamRequest, content: Any) -> AbstractAsyncContextManager[Response]:
+        """Take a place at the endpoint. Returns the request to enter; then `opened` or `failed` has to be called."""
+        endpoint = self._endpoint
+        self._exchange.endpoint = endpoint.url
+        endpoint.streams += 1
+        try:
+            self._stream = stream = endpoint.client.stream(
+                request.method, endpoint.url, headers=request.headers, content=content, extensions=request.extensions
+            )
+        except BaseException as error:
+            self.failed(error)
+            raise
+        return stream
+
+    def failed(self, error: BaseException) -> None:
+        """There is no response."""
+        self._endpoint.streams -= 1
+        roster = self._roster
+        if roster is not None:
+            if failed_by(error, self._exchange):
+                roster.failed(self._endpoint)
+            roster.ended(self._endpoint)
+
+    def opened(self, response: Response) -> None:
+        """The response's head is here."""
+        self.status = status = response.status_code
+        self.reason = response.reason
+        self.version = response.http_version
+        self.fields = ResponseFields(response.headers.raw)
+        self.body = response.source
+        self.complete = response.complete
+        if self._roster is not None:
+            if status in FAILED_STATUSES:
+                self._roster.failed(self._endpoint)
+            else:
+                self._roster.succeeded(self._endpoint)
+
+    async def aclose(self, fault: BaseException | None) -> None:
+        stream, endpoint, roster, body = self._stream, self._endpoint, self._roster, self.body
+        assert stream is not None
+        endpoint.streams -= 1
+        if roster is not None:
+            if fault is not None and failed_by(fault, self._exchange):
+                roster.failed(endpoint)
+            roster.ended(endpoint)
+        if fault is None:
+            await stream.__aexit__(None, None, None)
+        else:
+            if isinstance(body, IteratorSource):
+                await body.aclose()
+            await stream.__aexit__(type(fault), fault, fault.__traceback__)
+
+
+class UpstreamOrigin(Origin):
+    """Sends the requests of one route to its upstream."""
+
+    __slots__ = ("_edits", "_plan", "_upstream")
+
+    def __init__(self, plan: RequestPlan, upstream: Upstream, *, traced: bool) -> None:
+        self._plan = plan
+        self._upstream = upstream
+        self._edits = traced or plan.edit is not NO_EDIT
+
+    async def open(self, call: Call) -> OriginResponse:
+        exchange, body, upstream = call.exchange, call.downstream.body, self._upstream
+        endpoint = upstream.pick(exchange, call.downstream.headers)
+        request = self.request(call, endpoint)
+        exchange.phase = "connect"
+        retry = self._plan.retry
+        if retry is not None:
+            return await _Attempts(upstream, endpoint, request, call, retry).open()
+        attempt = UpstreamResponse(endpoint, upstream.roster, exchange)
+        stream = attempt.begin(request, body.attempt() if body is not None else None)
+        try:
+            response = await stream.__aenter__()
+        except BaseException as error:
+            attempt.failed(error)
+            raise
+        attempt.opened(response)
+        return attempt
+
+    def request(self, call: Call, endpoint: Endpoint) -> UpstreamRequest:
+        """The request for an endpoint."""
+        downstream, plan = call.downstream, self._plan
+        extensions = plan.extensions.copy()
+        extensions["target"] = self._target(downstream.target)
+        extensions["progress"] = call.timer.progress
+        if downstream.direct is not None:
+            extensions["informational"] = downstream.informational
+        return UpstreamRequest(downstream.method, self._headers(call, endpoint.authority), extensions)
+
+    def _target(self, target: Target) -> bytes:
+        plan, path = self._plan, target.path
+        if (plan.strip_prefix or plan.add_prefix) and path != b"*":
+            path = rewrite(path, strip=plan.strip_prefix, add=plan.add_prefix)
+        return path if target.query is None else path + b"?" + target.query
+
+    def _headers(self, call: Call, authority: bytes) -> Headers:
+        plan, exchange, downstream = self._plan, call.exchange, call.downstream
+        fields = downstream.fields
+        identity = plan.compression == "identity" or (
+            plan.compression == "auto" and accepts_event_stream(fields.noted.get(b"accept", b""))
+        )
+        forwarded = (downstream.peer.encode() or _UNIX, downstream.scheme.encode(), exchange.trusted, plan.strip_prefix)
+        headers = request_headers(
+            fields,
+            host=None if plan.preserve_host else plan.host or authority,
+            forwarded=forwarded,
+            request_id=exchange.request_id.encode(),
+            identity=identity,
+            version=downstream.version,
+            trailers=b"te" in fields.noted and fields.te_trailers and downstream.takes_trailers,
+        )
+        return self._edited(headers, call) if self._edits else headers
+
+    def _edited(self, headers: Headers, call: Call) -> Headers:
+        """The fields with the trace in them, and as the route's rules want them."""
+        trace = call.exchange.trace
+        if trace is not None:
+            trace.opened_at, trace.target = monotonic(), self._target(call.downstream.target)
+            headers = trace.carry(headers)
+        return self._plan.edit.apply(headers)
+
+
+class _Attempts:
+    """The attempts of one request."""
+
+    __slots__ = ("_body", "_endpoint", "_exchange", "_progress", "_request", "_retry", "_upstream")
+
+    def __init__(
+        self, upstream: Upstream, endpoint: Endpoint, request: UpstreamRequest, call: Call, retry: Retry
+    ) -> None:
+        self._upstream = upstream
+        self._endpoint = endpoint
+        self._request = request
+        self._exchange = call.exchange
+        self._retry = retry
+        self._body = call.downstream.body
+        if self._body is not None:
+            self._body.hold(retry.buffer)
+        self._progress = request.extensions["progress"] = _Progress(call.exchange, call.timer.progress)
+
+    async def open(self) -> OriginResponse:
+        """The response that is to be relayed. Raises the last attempt's error."""
+        upstream, body, tried = self._upstream, self._body, [self._endpoint]
+        upstream.budget.request(monotonic())
+        while True:
+            asked: float | None = None
+            attempt = UpstreamResponse(self._endpoint, upstream.roster, self._exchange)
+            self._progress.sent = False
+            stream = attempt.begin(self._request, body.attempt() if body is not None else None)
+            try:
+                response = await stream.__aenter__()
+            except BaseException as error:
+                attempt.failed(error)
+                if not isinstance(error, UpstreamError) or not self._again(len(tried), kind_of(error)):
+                    raise
+            else:
+                attempt.opened(response)
+                if not self._again(len(tried), str(attempt.status)):
+                    if body is not None:
+                        body.release()
+                    return attempt
+                asked = retry_after(response.headers.raw, datetime.now(UTC))
+                await attempt.aclose(None)
+            self._exchange.retries += 1
+            await self._move_on(tried, asked)
+
+    def _again(self, attempt: int, failure: str | None) -> bool:
+        request, retry = self._request, self._retry
+        return (
+            decide(
+                retry,
+                attempt=attempt,
+                failure=failure,
+                sent=self._progress.sent and failure != CONNECT,
+                repeatable=repeatable(request.method, request.headers, retry),
+            )
+            and (self._body is None or self._body.repeatable)
+            and self._upstream.budget.spend(monotonic())
+        )
+
+    async def _move_on(self, tried: list[Endpoint], asked: float | None) -> None:
+        """Wait, and pick the endpoint of the next attempt."""
+        upstream, old, request = self._upstream, self._endpoint, self._request
+        if upstream.has_untried(tried):
+            asked = None  # it was one endpoint's wish, and another is asked now
+        await asyncio.sleep(pause(self._retry, len(tried), asked, upstream.uniform))
+        new = self._endpoint = upstream.another(request.headers, self._exchange, tried)
+        tried.append(new)
+        if new is not old:
+            request.headers = upstream.readdress(request.headers, old, new)
+
+
+class _Progress:
+    """Follows one attempt after the other; ``sent`` says that the head of the present one is on its way."""
+
+    __slots__ = ("_exchange", "sent")
+
+    def __init__(self, exchange: Exchange, report: Callable[[Phase], None]) -> None:
+        self._exchange = exchange
+        self.sent = False
+        report("request")  # the upstream owes a head from here on
+        exchange.phase = "connect"
+
+    def __call__(self, phase: Phase) -> None:
+        exchange = self._exchange
+        if phase != "connect":
+            self.sent = True
+        if phase == "head":
+            exchange.sent_at = monotonic()
+        if not exchange.head_at:  # an upstream may answer before it has the whole request
+            exchange.phase = phase

@@ -1,0 +1,71 @@
+"""From configuration to an upstream with its endpoints."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from streamproxy.client.base import Client
+from streamproxy.client.build import ClientFactory
+from streamproxy.config import model
+from streamproxy.upstream.endpoint import Endpoint
+from streamproxy.upstream.health import HealthSettings
+from streamproxy.upstream.names import Name, authority_of
+from streamproxy.upstream.outlier import OutlierSettings
+from streamproxy.upstream.upstream import Upstream, UpstreamSettings
+
+
+def build_upstream(name: str, upstream: model.Upstream, shared: Client | None) -> Upstream:
+    """An upstream with its endpoints; ``shared`` reaches them all if the embedding program brought its own client.
+
+    A client of the program's own looks names up itself, so ``resolve`` is left to it.
+    """
+    make = ClientFactory(upstream, shared)
+    fixed: list[Endpoint] = []
+    names: list[Name] = []
+    for one in upstream.endpoints:
+        if one.resolve == "each" and shared is None:
+            names.append(_name(one, make))
+        else:
+            fixed.append(_endpoint(one, one.url, make(one.url, one.socket)))
+    return Upstream(name, fixed, upstream_settings(upstream), names=names)
+
+
+def upstream_settings(upstream: model.Upstream) -> UpstreamSettings:
+    """How an upstream picks and judges its endpoints, from the configuration."""
+    health, outlier, balance = upstream.health, upstream.outlier, upstream.balance
+    return UpstreamSettings(
+        balance="hash" if isinstance(balance, model.Hash) else balance,
+        hash=balance.hash if isinstance(balance, model.Hash) else None,
+        health=None
+        if health is None
+        else HealthSettings(
+            path=health.path,
+            interval=health.interval,
+            timeout=health.timeout,
+            healthy_after=health.healthy_after,
+            unhealthy_after=health.unhealthy_after,
+            status=frozenset(health.status),
+        ),
+        outlier=None
+        if outlier is None
+        else OutlierSettings(outlier.consecutive_failures, outlier.eject_for, outlier.max_ejected_percent),
+        host=None if upstream.host in ("upstream", "preserve") else upstream.host.encode(),
+        own_host=upstream.host == "upstream",
+    )
+
+
+def _endpoint(endpoint: model.Endpoint, url: str, client: Client) -> Endpoint:
+    authority = urlsplit(endpoint.url).netloc.encode()
+    return Endpoint(url, client, authority=authority, weight=endpoint.weight)
+
+
+def _name(endpoint: model.Endpoint, make: ClientFactory) -> Name:
+    """A name whose every address is an endpoint; Host, SNI and the certificate's name stay the name's."""
+    parts = urlsplit(endpoint.url)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+    def build(address: str) -> Endpoint:
+        url = f"{parts.scheme}://{authority_of(address, port)}"
+        return _endpoint(endpoint, url, make(url, None, server_name=host))
+
+    return Name(host, port, itself=_endpoint(endpoint, endpoint.url, make(endpoint.url, None)), build=build)
