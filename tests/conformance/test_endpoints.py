@@ -9,11 +9,12 @@ import pytest
 
 from streamproxy.upstream import prober
 from tests.conformance.conftest import StartStack
-from tests.conformance.pool import names, pool, streams, until, up
+from tests.conformance.pool import names, pool, streams, up
 from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.client import fetch
 from tests.doubles.stack import route
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, FullBacklog, answering, response
 
 # Balancing.

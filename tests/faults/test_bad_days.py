@@ -24,6 +24,7 @@ import pytest
 from tests.doubles import backend
 from tests.doubles.client import RawClient, connect, fetch
 from tests.doubles.connection import PeerEnded
+from tests.doubles.until import until
 from tests.integration.process import Process, reserved_port
 from tests.integration.proxy import RunningProxy, configuration, running
 
@@ -132,9 +133,11 @@ async def metric(proxy: RunningProxy, name: str, **labels: str) -> float:
 
 async def until_up(proxy: RunningProxy, port: int, up: int) -> None:
     """Wait until the proxy shows the endpoint as up or down."""
-    async with asyncio.timeout(15):
-        while await metric(proxy, "streamproxy_endpoint_up", endpoint=f"http://127.0.0.1:{port}") != up:
-            await asyncio.sleep(0.02)
+    await until(
+        lambda: metric(proxy, "streamproxy_endpoint_up", endpoint=f"http://127.0.0.1:{port}"),
+        f"endpoint {port} to be shown as {'up' if up else 'down'}",
+        holds=lambda value: value == up,
+    )
 
 
 @asynccontextmanager
@@ -189,9 +192,10 @@ async def test_a_bad_day_of_one_backend_is_not_its_clients(client: str, tmp_path
             await bad_day(proxy, backends, streams)
             await load.stop()
             before = {stream: stream.events for stream in streams}
-            async with asyncio.timeout(15):  # every stream that lives goes on
-                while any(stream.ended is None and stream.events <= before[stream] for stream in streams):
-                    await asyncio.sleep(0.02)
+            await until(
+                lambda: all(stream.ended is not None or stream.events > before[stream] for stream in streams),
+                "every live stream to go on",
+            )
             requests = sum(load.answers.values())
             assert set(load.answers) <= {"200 a", "200 b", "200 c"}, load.answers
             assert requests >= RATE[client] * SECONDS / 3, "the load was not one"

@@ -6,7 +6,6 @@ and one while a client is held by backpressure are in the behaviour suite.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from tests.doubles.client import RawClient
 from tests.doubles.connection import PeerEnded
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.stack import RunningStack, route, running_stack
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, stream_head
 
 TIMEOUTS = {"request": "60ms", "first_byte": "60ms", "idle": "60ms"}
@@ -80,12 +80,6 @@ async def proxied(
             running_stack(routes, client_kind=request.param, server_kind="uvicorn", leaks=leaks)
         )
         yield proxy, conns
-
-
-async def until(condition: object) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # type: ignore[operator]
-            await asyncio.sleep(0.002)
 
 
 async def bring_to(phase: str, client: RawClient, conns: list[Conn], proxy: RunningStack, target: str) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from streamproxy.errors import ClientDisconnected
 from streamproxy.upstream.replay import Replay
+from tests.doubles.until import until
 
 
 class Source:
@@ -80,8 +81,7 @@ async def test_a_read_that_was_cancelled_loses_nothing() -> None:
     source = Source(b"a", None, b"b", b"c")
     replay = Replay(source, 100)
     first = asyncio.create_task(whole(replay))
-    while source.reads < 1:
-        await asyncio.sleep(0)
+    await until(lambda: source.reads >= 1)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first

@@ -8,6 +8,7 @@ from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.upstream import Upstream
 from streamproxy.upstream.retired import Retired
+from tests.doubles.until import until
 from tests.unit.upstream.fakes import FakeClient, endpoint
 
 
@@ -24,9 +25,7 @@ def build(name: str) -> tuple[Upstream, FakeClient]:
 
 
 async def until_closed(client: FakeClient) -> None:
-    async with asyncio.timeout(10):
-        while client.log != ["closed"]:
-            await asyncio.sleep(0)
+    await until(lambda: client.log == ["closed"])
 
 
 async def test_an_upstream_without_exchanges_is_closed_at_once() -> None:

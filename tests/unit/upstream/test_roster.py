@@ -13,6 +13,7 @@ from streamproxy.upstream.endpoint import SLOW_START
 from streamproxy.upstream.outlier import OutlierSettings
 from streamproxy.upstream.roster import Roster
 from tests.doubles.clock import Clock
+from tests.doubles.until import until
 from tests.unit.upstream.fakes import client_of, endpoint
 
 SETTINGS = OutlierSettings(consecutive_failures=2, eject_for=0.02, max_ejected_percent=50)
@@ -61,9 +62,7 @@ async def test_an_ejected_endpoint_comes_back_by_itself() -> None:
     assert a.up
     roster.failed(a)
     assert (roster.available, a.up) == ([b], False)
-    async with asyncio.timeout(5):
-        while not a.up:
-            await asyncio.sleep(0.005)
+    await until(lambda: a.up)
     assert roster.available == [a, b]
     assert a.share < 1.0
     await roster.aclose()
