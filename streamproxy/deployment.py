@@ -20,24 +20,20 @@ from streamproxy.client.base import Client
 from streamproxy.client.foreign import ForeignClient
 from streamproxy.client.http1 import NativeClient, client_context
 from streamproxy.client.httpx import HttpxClient, build_httpx, is_httpx
-from streamproxy.config.model import Hash, Retry
 from streamproxy.errors import StreamproxyError
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.timer import FOREVER, Limits
 from streamproxy.formats.sse import KeepaliveShape
+from streamproxy.observe.series import NO_ROUTE
 from streamproxy.observe.tracing import SpanExport, Tracer
 from streamproxy.proxy.guard import Guard, GuardedForwarder, build_guard
 from streamproxy.proxy.handle import Forwarder, ForwarderSettings, Nowhere
 from streamproxy.proxy.relay import RelaySettings
 from streamproxy.routing.matcher import Matcher
 from streamproxy.routing.route import Route
-from streamproxy.upstream import Endpoint, RetrySettings, Upstream, UpstreamSettings
-from streamproxy.upstream.health import HealthSettings
+from streamproxy.upstream import Endpoint, Upstream
 from streamproxy.upstream.names import Name, authority_of
-from streamproxy.upstream.outlier import OutlierSettings
 from streamproxy.wire.headers import edit
-
-NO_ROUTE = "-"
 
 
 class Deployment:
@@ -182,31 +178,7 @@ def build_upstream(name: str, upstream: model.Upstream, shared: Client | None) -
             names.append(_name(one, make))
         else:
             fixed.append(_endpoint(one, one.url, make(one.url, one.socket)))
-    return Upstream(name, fixed, upstream_settings(upstream), names=names)
-
-
-def upstream_settings(upstream: model.Upstream) -> UpstreamSettings:
-    """How an upstream picks and judges its endpoints, from the configuration."""
-    health, outlier, balance = upstream.health, upstream.outlier, upstream.balance
-    return UpstreamSettings(
-        balance="hash" if isinstance(balance, Hash) else balance,
-        hash=balance.hash if isinstance(balance, Hash) else None,
-        health=None
-        if health is None
-        else HealthSettings(
-            path=health.path,
-            interval=health.interval,
-            timeout=health.timeout,
-            healthy_after=health.healthy_after,
-            unhealthy_after=health.unhealthy_after,
-            status=frozenset(health.status),
-        ),
-        outlier=None
-        if outlier is None
-        else OutlierSettings(outlier.consecutive_failures, outlier.eject_for, outlier.max_ejected_percent),
-        host=None if upstream.host in ("upstream", "preserve") else upstream.host.encode(),
-        own_host=upstream.host == "upstream",
-    )
+    return Upstream(name, fixed, upstream, names=names)
 
 
 def _endpoint(endpoint: model.Endpoint, url: str, client: Client) -> Endpoint:
@@ -275,13 +247,6 @@ def build_tracer(config: model.Config) -> Tracer | None:
     return Tracer(config.tracing.sample_ratio) if config.tracing is not None else None
 
 
-def retry_settings(retry: Retry) -> RetrySettings | None:
-    """A route's retries; None when it has none, so that a request costs nothing for them."""
-    if retry.attempts == 1:
-        return None
-    return RetrySettings(retry.attempts, frozenset(retry.on), retry.non_idempotent, retry.buffer, retry.backoff)
-
-
 def forwarder_settings(route: model.Route, upstream: model.Upstream, config: model.Config) -> ForwarderSettings:
     """What one route does to a request, from the configuration."""
     timeouts, keepalive = route.timeouts, route.keepalive
@@ -297,7 +262,7 @@ def forwarder_settings(route: model.Route, upstream: model.Upstream, config: mod
     connect = timeouts.connect
     return ForwarderSettings(
         name=route.name,
-        host=None if upstream.host in ("upstream", "preserve") else upstream.host.encode(),
+        host=upstream.literal_host,
         preserve_host=upstream.host == "preserve",
         strip_prefix=(route.rewrite.strip_prefix or "").encode(),
         add_prefix=(route.rewrite.add_prefix or "").encode(),
@@ -314,7 +279,7 @@ def forwarder_settings(route: model.Route, upstream: model.Upstream, config: mod
             anti_buffering=route.anti_buffering,
             error_event=route.on_truncation == "error_event",
         ),
-        retry=retry_settings(route.retry),
+        retry=route.retry if route.retry.attempts > 1 else None,
         trusted=config.server.trusted_proxies,
         tracer=build_tracer(config),
     )

@@ -170,6 +170,11 @@ class Upstream(Section):
             raise ValueError("has client: native, which uses no egress proxy; write client: auto or httpx")
         return self
 
+    @property
+    def literal_host(self) -> bytes | None:
+        """What Host says if ``host`` is a text of its own; None for ``upstream`` and ``preserve``."""
+        return None if self.host in ("upstream", "preserve") else self.host.encode()
+
 
 class Rewrite(Section):
     """What becomes of the path; both prefixes are without a final slash, empty for none."""

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from starlette.types import Receive, Scope, Send
 
 from streamproxy.client.base import Response
+from streamproxy.config.model import Retry
 from streamproxy.dialects.http import error_response
 from streamproxy.errors import (
     BadRequest,
@@ -37,7 +38,7 @@ from streamproxy.exchange.timer import WRITE, Limits, Nursery, Watch
 from streamproxy.observe.tracing import Tracer
 from streamproxy.proxy.relay import Relay, RelaySettings
 from streamproxy.routing.route import Served
-from streamproxy.upstream import RetrySettings, Upstream, UpstreamRequest
+from streamproxy.upstream import Upstream, UpstreamRequest
 from streamproxy.wire.forwarded import Network, is_trusted, original_client
 from streamproxy.wire.headers import (
     MAX_HOPS,
@@ -75,7 +76,7 @@ class ForwarderSettings:
     request_edit: Edit
     response_edit: Edit
     relay: RelaySettings
-    retry: RetrySettings | None  # None: one attempt
+    retry: Retry | None  # None: one attempt
     trusted: Sequence[Network]
     tracer: Tracer | None  # None: tracing is off
 

@@ -2,7 +2,6 @@
 
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.opened import Opened, UpstreamRequest
-from streamproxy.upstream.retry import RetrySettings
-from streamproxy.upstream.upstream import Upstream, UpstreamSettings
+from streamproxy.upstream.upstream import Upstream
 
-__all__ = ["Endpoint", "Opened", "RetrySettings", "Upstream", "UpstreamRequest", "UpstreamSettings"]
+__all__ = ["Endpoint", "Opened", "Upstream", "UpstreamRequest"]

@@ -22,12 +22,13 @@ from types import TracebackType
 from typing import Protocol
 
 from streamproxy.client.base import Response
+from streamproxy.config.model import Retry
 from streamproxy.errors import UpstreamError
 from streamproxy.exchange.exchange import Exchange, Phase
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.opened import Opened, UpstreamRequest
 from streamproxy.upstream.replay import Replay
-from streamproxy.upstream.retry import CONNECT, Budget, RetrySettings, decide, kind_of, pause, repeatable, retry_after
+from streamproxy.upstream.retry import CONNECT, Budget, decide, kind_of, pause, repeatable, retry_after
 
 
 class Endpoints(Protocol):
@@ -56,7 +57,7 @@ class Attempts:
         endpoint: Endpoint,
         request: UpstreamRequest,
         exchange: Exchange,
-        settings: RetrySettings,
+        settings: Retry,
     ) -> None:
         self._upstream = upstream
         self._endpoint = endpoint

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final, NamedTuple
+from typing import Final
 
+from streamproxy.config.model import Retry
 from streamproxy.errors import (
     ConnectionRefused,
     ConnectionTerminated,
@@ -40,16 +41,6 @@ _CONNECT_ERRORS = (
 )
 
 
-class RetrySettings(NamedTuple):
-    """``attempts`` with the first, ``on`` of connect, reset and statuses, ``buffer`` bytes, ``backoff`` seconds."""
-
-    attempts: int
-    on: frozenset[str]
-    non_idempotent: bool
-    buffer: int
-    backoff: float
-
-
 def kind_of(error: ExchangeError) -> str | None:
     """Which of ``retry.on`` an error is, if any."""
     if isinstance(error, _CONNECT_ERRORS):
@@ -57,12 +48,12 @@ def kind_of(error: ExchangeError) -> str | None:
     return RESET if isinstance(error, ConnectionTerminated) else None
 
 
-def repeatable(method: str, headers: Headers, settings: RetrySettings) -> bool:
+def repeatable(method: str, headers: Headers, settings: Retry) -> bool:
     """Whether a request may reach its upstream twice."""
     return method in IDEMPOTENT or settings.non_idempotent or first(headers, b"idempotency-key") is not None
 
 
-def decide(settings: RetrySettings, *, attempt: int, failure: str | None, sent: bool, repeatable: bool) -> bool:
+def decide(settings: Retry, *, attempt: int, failure: str | None, sent: bool, repeatable: bool) -> bool:
     """Whether the rules allow another attempt after the ``attempt``th (from 1) came to ``failure``.
 
     ``failure`` is "connect", "reset", a status, or None for a success. ``sent`` says that the upstream may have got
@@ -73,7 +64,7 @@ def decide(settings: RetrySettings, *, attempt: int, failure: str | None, sent: 
     return repeatable or not sent
 
 
-def pause(settings: RetrySettings, attempt: int, retry_after: float | None, uniform: Callable[[], float]) -> float:
+def pause(settings: Retry, attempt: int, retry_after: float | None, uniform: Callable[[], float]) -> float:
     """Seconds to wait after the ``attempt``th attempt.
 
     Full jitter: anything from 0 to the backoff, which doubles with each attempt. ``retry_after``, what the same

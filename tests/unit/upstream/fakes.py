@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from streamproxy.config import model
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream import Endpoint, UpstreamRequest
 from streamproxy.wire.headers import Headers
@@ -116,3 +117,11 @@ def request_to(
     """A request whose Host is the endpoint's."""
     fields = [(b"host", one.authority), *(headers or [])]
     return UpstreamRequest(exchange.method, fields, content, {"progress": progress or Steps(exchange)})
+
+
+def settings(**keys: Any) -> model.Upstream:
+    """An upstream's section of a file with these keys, without outlier ejection unless they have it.
+
+    The endpoints in it are not used: an `Upstream` takes its own.
+    """
+    return model.Upstream(endpoints=("http://unused",), **({"outlier": "off"} | keys))

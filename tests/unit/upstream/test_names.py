@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from streamproxy.upstream import Endpoint, Upstream, UpstreamSettings
+from streamproxy.upstream import Endpoint, Upstream
 from streamproxy.upstream.names import Name, authority_of, look_up
-from tests.unit.upstream.fakes import client_of, endpoint, new_exchange, request_to
+from tests.unit.upstream.fakes import client_of, endpoint, new_exchange, request_to, settings
 
 
 class Zone:
@@ -33,7 +33,7 @@ class Service:
     def __init__(self, zone: Zone) -> None:
         self.built: dict[str, Endpoint] = {}
         self.name = Name("svc", 80, itself=endpoint("svc"), build=self._build, look_up=zone.look_up)
-        self.upstream = Upstream("u", [], UpstreamSettings(balance="round_robin"), names=[self.name])
+        self.upstream = Upstream("u", [], settings(balance="round_robin"), names=[self.name])
 
     def _build(self, address: str) -> Endpoint:
         self.built[address] = endpoint(address)

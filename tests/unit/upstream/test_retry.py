@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproxy import errors
-from streamproxy.upstream.retry import Budget, RetrySettings, decide, kind_of, pause, repeatable, retry_after
+from streamproxy.config.model import Retry
+from streamproxy.upstream.retry import Budget, decide, kind_of, pause, repeatable, retry_after
 from streamproxy.wire.headers import Headers
 
-ALL = frozenset({"connect", "reset", "502", "503", "504"})
-SETTINGS = RetrySettings(attempts=3, on=ALL, non_idempotent=False, buffer=1024, backoff=0.1)
+SETTINGS = Retry(attempts=3, backoff=0.1)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_rules_of_another_attempt(
 @given(st.integers(1, 5), st.sampled_from([None, "connect", "reset", "502", "503", "504", "200"]), st.booleans())
 def test_what_was_sent_and_must_not_happen_twice_never_does(attempt: int, failure: str | None, other: bool) -> None:
     assert not decide(SETTINGS, attempt=attempt, failure=failure, sent=True, repeatable=False)
-    only = SETTINGS._replace(on=frozenset({"connect"}))
+    only = SETTINGS.model_copy(update={"on": ("connect",)})
     assert not decide(only, attempt=1, failure="503", sent=other, repeatable=True)
 
 
@@ -74,7 +74,7 @@ def test_what_was_sent_and_must_not_happen_twice_never_does(attempt: int, failur
     ],
 )
 def test_who_may_be_repeated(method: str, headers: Headers, allowed: bool, expected: bool) -> None:
-    assert repeatable(method, headers, SETTINGS._replace(non_idempotent=allowed)) is expected
+    assert repeatable(method, headers, SETTINGS.model_copy(update={"non_idempotent": allowed})) is expected
 
 
 @given(st.integers(1, 20), st.floats(0, 0.999), st.none() | st.floats(0, 1e6))

@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 
 from streamproxy import errors
+from streamproxy.config.model import Outlier, Retry
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.upstream import Endpoint, RetrySettings, Upstream, UpstreamSettings
+from streamproxy.upstream import Endpoint, Upstream
 from streamproxy.upstream.opened import Watched
-from streamproxy.upstream.outlier import OutlierSettings
 from streamproxy.wire.headers import Headers
-from tests.unit.upstream.fakes import FakeClient, Steps, client_of, endpoint, new_exchange, request_to
+from tests.unit.upstream.fakes import FakeClient, Steps, client_of, endpoint, new_exchange, request_to, settings
 
-ALL = frozenset({"connect", "reset", "502", "503", "504"})
-RETRY = RetrySettings(attempts=3, on=ALL, non_idempotent=False, buffer=100, backoff=0.0)
-EJECT = UpstreamSettings(balance="round_robin", outlier=OutlierSettings(1, 60.0, 50))
+RETRY = Retry(attempts=3, buffer=100, backoff=0.0)
+EJECT = settings(balance="round_robin", outlier=Outlier(consecutive_failures=1, eject_for=60.0))
 
 
 class Body:
@@ -40,7 +39,7 @@ async def send(
     upstream: Upstream,
     exchange: Exchange,
     *,
-    retry: RetrySettings | None = RETRY,
+    retry: Retry | None = RETRY,
     content: AsyncIterator[bytes] | None = None,
     headers: Headers | None = None,
     progress: Any = None,
@@ -68,7 +67,7 @@ async def interrupted(
 
 
 def rotating(*endpoints: Endpoint) -> Upstream:
-    return Upstream("u", endpoints, UpstreamSettings(balance="round_robin"))
+    return Upstream("u", endpoints, settings(balance="round_robin"))
 
 
 # Picking.
@@ -80,14 +79,14 @@ async def test_one_endpoint_is_picked_without_asking_anybody() -> None:
             raise AssertionError("asked")
 
     one = endpoint("a")
-    upstream = Upstream("u", [one], balancer=Never())
+    upstream = Upstream("u", [one], settings(), balancer=Never())
     exchange = new_exchange()
     assert upstream.pick(exchange, []) is one
     assert not isinstance(upstream.open(one, request_to(one, exchange), exchange), Watched)
 
 
 async def test_a_hash_keeps_a_session_on_one_endpoint() -> None:
-    upstream = Upstream("u", [endpoint(name) for name in "abcd"], UpstreamSettings(balance="hash", hash="header:X-S"))
+    upstream = Upstream("u", [endpoint(name) for name in "abcd"], settings(balance={"hash": "header:X-S"}))
     picked = {upstream.pick(new_exchange(), [(b"x-s", b"me")]).url for _ in range(20)}
     others = {upstream.pick(new_exchange(), [(b"x-s", b"%d" % n)]).url for n in range(50)}
     assert len(picked) == 1
@@ -185,7 +184,7 @@ async def test_a_moved_request_carries_the_host_of_its_new_endpoint() -> None:
 
 async def test_a_host_that_the_file_or_the_client_chose_stays() -> None:
     good = endpoint("good")
-    upstream = Upstream("u", [endpoint("bad", 503), good], UpstreamSettings(balance="round_robin", own_host=False))
+    upstream = Upstream("u", [endpoint("bad", 503), good], settings(balance="round_robin", host="preserve"))
     await send(upstream, new_exchange())
     assert client_of(good).requests[0][1] == [(b"host", b"bad")]
 
@@ -213,12 +212,12 @@ async def test_the_last_response_is_relayed_when_the_attempts_are_used_up() -> N
 async def test_the_last_error_is_raised_when_the_attempts_are_used_up() -> None:
     upstream = rotating(endpoint("a", errors.ConnectionRefused()), endpoint("b", errors.ConnectionTerminated()))
     with pytest.raises(errors.ConnectionTerminated):
-        await send(upstream, new_exchange(), retry=RETRY._replace(attempts=2))
+        await send(upstream, new_exchange(), retry=RETRY.model_copy(update={"attempts": 2}))
 
 
 async def test_one_endpoint_is_asked_again_where_there_is_no_other() -> None:
     one = endpoint("a", 503, 503, 200)
-    assert await send(Upstream("u", [one]), new_exchange()) == 200
+    assert await send(Upstream("u", [one], settings()), new_exchange()) == 200
     assert len(client_of(one).requests) == 3
 
 
@@ -255,16 +254,16 @@ async def test_a_post_of_which_nothing_was_sent_is_repeated() -> None:
 
 @pytest.mark.parametrize(
     ("retry", "headers"),
-    [(RETRY._replace(non_idempotent=True), []), (RETRY, [(b"idempotency-key", b"k1")])],
+    [(RETRY.model_copy(update={"non_idempotent": True}), []), (RETRY, [(b"idempotency-key", b"k1")])],
 )
-async def test_a_post_is_repeated_by_permission(retry: RetrySettings, headers: Headers) -> None:
+async def test_a_post_is_repeated_by_permission(retry: Retry, headers: Headers) -> None:
     upstream = rotating(endpoint("bad", 503), endpoint("good"))
     assert await send(upstream, new_exchange("POST"), retry=retry, headers=headers) == 200
 
 
 async def test_retries_end_when_the_budget_does() -> None:
     one = endpoint("a", 503)
-    upstream = Upstream("u", [one])
+    upstream = Upstream("u", [one], settings())
     exchanges = [new_exchange() for _ in range(200)]
     for exchange in exchanges:
         assert await send(upstream, exchange) == 503
@@ -329,7 +328,7 @@ async def test_an_endpoint_that_asks_for_patience_is_given_it_only_when_it_is_as
     slow = endpoint("slow", 503, 200)
     client_of(slow).headers = [(b"Retry-After", b"3600")]
     loop = asyncio.get_running_loop()
-    retry = RETRY._replace(backoff=0.005)
+    retry = RETRY.model_copy(update={"backoff": 0.005})
     began = loop.time()
-    assert await send(Upstream("u", [slow]), new_exchange(), retry=retry) == 200
+    assert await send(Upstream("u", [slow], settings()), new_exchange(), retry=retry) == 200
     assert loop.time() - began >= 0.05  # ten times the backoff, and not an hour
