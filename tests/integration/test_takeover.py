@@ -74,7 +74,7 @@ class Load:
             assert now >= before
             before = now
             self.scrapes += 1
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # the pace of the scrapes
 
     async def run(self) -> None:
         """Everything that goes wrong is raised here."""
