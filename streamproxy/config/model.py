@@ -104,7 +104,7 @@ class UpstreamTls(Section):
 class Connections(Section):
     """The connections to each endpoint."""
 
-    max: t.Count = setting(1000, "at most so many at once")
+    max: t.Count = setting(10000, "at most so many at once")
     max_idle: t.Number = setting(100, "kept for further requests")
     idle_timeout: t.Timeout = setting("30s", "how long they are kept")
 
