@@ -13,8 +13,9 @@ from typing import Any
 
 from streamproxy import cli, deployment
 from streamproxy.client.base import Response
+from streamproxy.config.model import Retry
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.upstream import Endpoint, RetrySettings, Upstream, UpstreamRequest
+from streamproxy.upstream import Endpoint, Upstream, UpstreamRequest
 from streamproxy.wire.headers import Headers
 
 
@@ -34,7 +35,7 @@ class Bare:
         return self._endpoint
 
     def open(
-        self, endpoint: Endpoint, request: UpstreamRequest, exchange: Exchange, retry: RetrySettings | None = None
+        self, endpoint: Endpoint, request: UpstreamRequest, exchange: Exchange, retry: Retry | None = None
     ) -> AbstractAsyncContextManager[Response]:
         exchange.endpoint = self._url
         return self._stream(

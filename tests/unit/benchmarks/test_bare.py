@@ -11,7 +11,7 @@ from tests.conftest import Serve
 from tests.doubles.client import fetch
 from tests.doubles.upstream import answering, response
 from tests.integration.process import Process
-from tests.unit.upstream.fakes import client_of, endpoint, new_exchange, request_to
+from tests.unit.upstream.fakes import client_of, endpoint, new_exchange, request_to, settings
 
 
 async def test_it_serves(serve: Serve, tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ async def test_it_serves(serve: Serve, tmp_path: Path) -> None:
 
 async def test_its_upstream_asks_the_client_and_keeps_no_count() -> None:
     one, exchange = endpoint("a"), new_exchange()
-    upstream: Bare = bare(Upstream)("u", [one])
+    upstream: Bare = bare(Upstream)("u", [one], settings())
     assert upstream.pick(exchange, []) is one
     async with upstream.open(one, request_to(one, exchange), exchange) as answer:
         assert (answer.status_code, one.streams, exchange.endpoint) == (200, 0, "http://a")
