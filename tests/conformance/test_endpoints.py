@@ -137,10 +137,10 @@ async def test_an_endpoint_that_gives_no_head_in_time_is_ejected(
     (good,) = await backends("good")
     outlier = {"consecutive_failures": 1, "eject_for": "60s"}
     proxy = await stack(
-        [route("pool", timeouts={"first_byte": "60ms"})],
+        [route("pool", timeouts={"first_byte": "60ms"}) | {"path": "/impatient"}, route("pool")],
         upstreams={"pool": {"endpoints": [hung.url, good.url], "balance": "round_robin", "outlier": outlier}},
     )
-    assert (await fetch(proxy.url)).status == 504
+    assert (await fetch(f"{proxy.url}/impatient")).status == 504
     assert await names(proxy, 3) == ["good"] * 3
     assert proxy.metric("streamproxy_endpoint_up", endpoint=hung.url) == 0
 

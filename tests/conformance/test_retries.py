@@ -226,7 +226,7 @@ async def test_a_client_that_leaves_between_two_attempts_ends_them(
 
 async def test_total_ends_a_pause_between_two_attempts(stack: StartStack, serve: Serve) -> None:
     bad = await serve(answering(response(status="503 x", headers=[("Retry-After", "3600")])))
-    proxy = await stack(pooled(timeouts={"total": "80ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
+    proxy = await stack(pooled(timeouts={"total": "250ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
     answer = await fetch(proxy.url)
     assert (answer.status, answer.get("proxy-status")) == (504, b"streamproxy; error=http_response_timeout")
     assert len(bad.requests) == 1
@@ -234,7 +234,7 @@ async def test_total_ends_a_pause_between_two_attempts(stack: StartStack, serve:
 
 async def test_first_byte_ends_a_pause_between_two_attempts(stack: StartStack, serve: Serve) -> None:
     bad = await serve(answering(response(status="503 x", headers=[("Retry-After", "3600")])))
-    proxy = await stack(pooled(timeouts={"first_byte": "80ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
+    proxy = await stack(pooled(timeouts={"first_byte": "250ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
     assert (await fetch(proxy.url)).status == 504
     assert len(bad.requests) == 1
 
@@ -242,7 +242,7 @@ async def test_first_byte_ends_a_pause_between_two_attempts(stack: StartStack, s
 async def test_first_byte_ends_a_pause_after_a_connect_that_failed(stack: StartStack, serve: Serve) -> None:
     bad = await serve(answering(UNAVAILABLE))
     bad.stop_listening()
-    proxy = await stack(pooled(timeouts={"first_byte": "80ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
+    proxy = await stack(pooled(timeouts={"first_byte": "250ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
     proxy.app.deployment.upstreams["pool"].uniform = lambda: 0.9
     answer = await fetch(proxy.url)
     assert (answer.status, answer.get("proxy-status")) == (504, b"streamproxy; error=http_response_timeout")
@@ -252,7 +252,7 @@ async def test_first_byte_ends_a_pause_after_a_connect_that_failed(stack: StartS
 async def test_first_byte_bounds_all_the_connects_that_hang_and_connect_each_of_them(stack: StartStack) -> None:
     async with FullBacklog() as nobody:
         proxy = await stack(
-            pooled(timeouts={"connect": "50ms", "first_byte": "300ms"}, retry=RETRY | {"attempts": 1000}),
+            pooled(timeouts={"connect": "50ms", "first_byte": "600ms"}, retry=RETRY | {"attempts": 1000}),
             upstreams={"pool": {"endpoints": [nobody.url]}},
         )
         answer = await fetch(proxy.url)
