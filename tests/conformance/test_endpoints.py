@@ -206,7 +206,7 @@ async def test_a_backend_that_does_not_accept_is_unhealthy(stack: StartStack, ba
     async with FullBacklog() as nobody:
         proxy = await stack(
             [route("pool")],
-            upstreams={"pool": {"endpoints": [nobody.url, b.url], "health": PROBES | {"timeout": "50ms"}}},
+            upstreams={"pool": {"endpoints": [nobody.url, b.url], "health": PROBES | {"timeout": "500ms"}}},
         )
         await until(lambda: not proxy.metric("streamproxy_endpoint_up", endpoint=nobody.url), "the probe to give up")
         assert await names(proxy, 3) == ["b"] * 3
