@@ -9,7 +9,7 @@ COMPILED := $(CURDIR)/build/compiled
 # The suites are processes of their own, and most of them wait most of the time: two at once. Output comes as each ends.
 TOGETHER := --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: demo test bench lint types behaviour rest compiled install install-test install-bench parts clean
+.PHONY: demo test check bench lint types behaviour rest compiled unit install install-test install-bench parts clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,14 @@ demo: install
 test: install-test parts lint types
 	@echo 'the suites run now, two at once; each shows what it did when it ends'
 	@$(MAKE) $(TOGETHER) behaviour rest compiled
+
+## check: lint, types and unit tests, two at once, in under two minutes
+check: install-test
+	@$(MAKE) $(TOGETHER) --keep-going unit lint types
+
+# The laws are tried with fewer examples here than in `make test`, which runs these tests too.
+unit: install-test
+	$(BIN)/python -m pytest --hypothesis-profile=check tests/unit
 
 parts:
 	sh tests/install-parts.sh

@@ -1,4 +1,7 @@
-"""Writes docs/configuration.md from the JSON Schema of the configuration: ``python -m docs.generate``."""
+"""Writes what follows from the model of the configuration: ``python -m docs.generate``.
+
+These are docs/configuration.md, and the JSON Schema that is published with the package.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import streamproxy.config
 from streamproxy.config import json_schema
 
 FILE = Path(__file__).with_name("configuration.md")
+SCHEMA = Path(streamproxy.config.__file__).with_name("schema.json")
 
 _HEAD = """\
 # Every key of the configuration
 
 Made by `docs/generate.py` from the model that reads the file. [`config/full.yaml`](../config/full.yaml) has the same as
-a file with comments; `streamproxy schema` prints it for editors.
+a file with comments. Editors complete and check a file whose first line names its JSON Schema:
+`# yaml-language-server: $schema=…`, with the published one's URL or the path of what `streamproxy schema` printed.
 
 - A *duration* is `250ms`, `15s`, `5m`, `1h` or a number of seconds, a *size* `64KiB`, `10MiB`, `1GB` or a number of
   bytes. `off`, `false` and nothing are the same.
@@ -40,6 +46,11 @@ def reference() -> str:
         pieces.append("| key | value | default | what it is |\n|---|---|---|---|\n" + "".join(rows))
         waiting = below + waiting
     return "\n".join(pieces)
+
+
+def published() -> str:
+    """The schema as it is published, which is what `streamproxy schema` prints."""
+    return json.dumps(json_schema(), indent=2) + "\n"
 
 
 def _rows(place: str, section: Any, definitions: Any, below: list[tuple[str, Any]]) -> Any:
@@ -135,3 +146,4 @@ def _escape(text: str) -> str:
 
 if __name__ == "__main__":
     FILE.write_text(reference())
+    SCHEMA.write_text(published())

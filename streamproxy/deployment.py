@@ -247,7 +247,7 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         "buffer": route.buffer,
     }
     return RequestPlan(
-        host=None if upstream.host in ("upstream", "preserve") else upstream.host.encode(),
+        host=upstream.literal_host,
         preserve_host=upstream.host == "preserve",
         strip_prefix=(route.rewrite.strip_prefix or "").encode(),
         add_prefix=(route.rewrite.add_prefix or "").encode(),

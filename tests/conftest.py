@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import streamproxy
 from streamproxy.version import BUILD
@@ -33,6 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"{streamproxy.__file__} is the {BUILD} build, not the {config.getoption('--build')} one"
         )
+
+
+# No example fails for being slow: that says something of the machine. "check" is what `make check` runs.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("check", settings.get_profile("tests"), max_examples=25)
+settings.load_profile("tests")
 
 
 class Serve(Protocol):

@@ -104,7 +104,7 @@ class UpstreamTls(Section):
 class Connections(Section):
     """The connections to each endpoint."""
 
-    max: t.Count = setting(1000, "at most so many at once")
+    max: t.Count = setting(10000, "at most so many at once")
     max_idle: t.Number = setting(100, "kept for further requests")
     idle_timeout: t.Timeout = setting("30s", "how long they are kept")
 
@@ -169,6 +169,11 @@ class Upstream(Section):
         if self.client == "native" and self.proxy is not None:
             raise ValueError("has client: native, which uses no egress proxy; write client: auto or httpx")
         return self
+
+    @property
+    def literal_host(self) -> bytes | None:
+        """What Host says if ``host`` is a text of its own; None for ``upstream`` and ``preserve``."""
+        return None if self.host in ("upstream", "preserve") else self.host.encode()
 
 
 class Rewrite(Section):

@@ -16,6 +16,9 @@ from streamproxy.config.fields import keys_of, model_at
 from streamproxy.config.model import Config
 from streamproxy.config.pending import PENDING, Pending
 
+# Where the schema of the latest version is found: `streamproxy/config/schema.json` is this file of the repository.
+PUBLISHED = "https://raw.githubusercontent.com/streamproxy/streamproxy/main/streamproxy/config/schema.json"
+
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # Models that a scalar may stand for.
 _SHORT_FORMS: dict[str, dict[str, Any]] = {
@@ -34,7 +37,7 @@ def json_schema() -> dict[str, Any]:
     for name, form in _SHORT_FORMS.items():
         definitions[name] = {"anyOf": [form, definitions[name]]}
     schema["$defs"] = {name: definitions[name] for name in sorted(_used(schema, definitions))}
-    return {"$schema": _DIALECT, **_loosened(schema), "title": "streamproxy configuration"}
+    return {"$schema": _DIALECT, "$id": PUBLISHED, **_loosened(schema), "title": "streamproxy configuration"}
 
 
 def _used(schema: dict[str, Any], definitions: dict[str, Any]) -> set[str]:

@@ -8,10 +8,8 @@ from streamproxy.client.base import Client
 from streamproxy.client.build import ClientFactory
 from streamproxy.config import model
 from streamproxy.upstream.endpoint import Endpoint
-from streamproxy.upstream.health import HealthSettings
 from streamproxy.upstream.names import Name, authority_of
-from streamproxy.upstream.outlier import OutlierSettings
-from streamproxy.upstream.upstream import Upstream, UpstreamSettings
+from streamproxy.upstream.upstream import Upstream
 
 
 def build_upstream(name: str, upstream: model.Upstream, shared: Client | None) -> Upstream:
@@ -27,31 +25,7 @@ def build_upstream(name: str, upstream: model.Upstream, shared: Client | None) -
             names.append(_name(one, make))
         else:
             fixed.append(_endpoint(one, one.url, make(one.url, one.socket)))
-    return Upstream(name, fixed, upstream_settings(upstream), names=names)
-
-
-def upstream_settings(upstream: model.Upstream) -> UpstreamSettings:
-    """How an upstream picks and judges its endpoints, from the configuration."""
-    health, outlier, balance = upstream.health, upstream.outlier, upstream.balance
-    return UpstreamSettings(
-        balance="hash" if isinstance(balance, model.Hash) else balance,
-        hash=balance.hash if isinstance(balance, model.Hash) else None,
-        health=None
-        if health is None
-        else HealthSettings(
-            path=health.path,
-            interval=health.interval,
-            timeout=health.timeout,
-            healthy_after=health.healthy_after,
-            unhealthy_after=health.unhealthy_after,
-            status=frozenset(health.status),
-        ),
-        outlier=None
-        if outlier is None
-        else OutlierSettings(outlier.consecutive_failures, outlier.eject_for, outlier.max_ejected_percent),
-        host=None if upstream.host in ("upstream", "preserve") else upstream.host.encode(),
-        own_host=upstream.host == "upstream",
-    )
+    return Upstream(name, fixed, upstream, names=names)
 
 
 def _endpoint(endpoint: model.Endpoint, url: str, client: Client) -> Endpoint:

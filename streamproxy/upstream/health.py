@@ -8,28 +8,18 @@ an endpoint unhealthy, and ``healthy_after`` good ones healthy again. Running st
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+from streamproxy.config.model import Health
 
 JITTER = 0.1  # of the interval, either way, so that many proxies don't probe in step
 
 
-class HealthSettings(NamedTuple):
-    """What is asked for, how often (seconds), how long an answer may take (seconds), and what is a good one."""
-
-    path: str
-    interval: float
-    timeout: float
-    healthy_after: int
-    unhealthy_after: int
-    status: frozenset[int]
-
-
-class Health:
+class ProbeHistory:
     """The health of one endpoint by its probes."""
 
     __slots__ = ("_probed", "_settings", "_streak", "healthy")
 
-    def __init__(self, settings: HealthSettings) -> None:
+    def __init__(self, settings: Health) -> None:
         self._settings = settings
         self._probed = False
         self._streak = 0  # results in a row that contradict `healthy`

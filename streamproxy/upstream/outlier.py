@@ -13,22 +13,14 @@ client's leaving.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from streamproxy.config.model import Outlier
 from streamproxy.errors import ExchangeError, HeadTimeout, ReadTimeout, UpstreamError
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream.endpoint import Endpoint
 
 MOST = 10  # times eject_for is the longest ejection, and the time after which earlier ones are forgotten
 FAILED_STATUSES = frozenset({502, 503, 504})
-
-
-class OutlierSettings(NamedTuple):
-    """Failures in a row, seconds, and a percentage of an upstream's endpoints."""
-
-    consecutive_failures: int
-    eject_for: float
-    max_ejected_percent: int
 
 
 class _Record:
@@ -43,7 +35,7 @@ class _Record:
 class Outliers:
     """The failures of one upstream's endpoints."""
 
-    def __init__(self, settings: OutlierSettings) -> None:
+    def __init__(self, settings: Outlier) -> None:
         self._settings = settings
         self._records: dict[Endpoint, _Record] = {}
 

@@ -11,9 +11,10 @@ import contextlib
 import random
 from collections.abc import Callable
 
+from streamproxy.config.model import Health
 from streamproxy.errors import ExchangeError, LimitReached
 from streamproxy.upstream.endpoint import Endpoint
-from streamproxy.upstream.health import Health, HealthSettings, first_delay, next_delay
+from streamproxy.upstream.health import ProbeHistory, first_delay, next_delay
 from streamproxy.upstream.roster import Roster
 from streamproxy.wire.headers import Headers
 
@@ -28,7 +29,7 @@ class Prober:
 
     def __init__(
         self,
-        settings: HealthSettings,
+        settings: Health,
         roster: Roster,
         *,
         host: bytes | None = None,
@@ -60,13 +61,13 @@ class Prober:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, endpoint: Endpoint) -> None:
-        health = Health(self._settings)
+        history = ProbeHistory(self._settings)
         await asyncio.sleep(first_delay(self._settings.interval, self._uniform))
         while True:
             with contextlib.suppress(LimitReached):
                 bad = await self._probe(endpoint)
-                if health.result(good=bad is None):
-                    self._roster.judge(endpoint, health.healthy, bad or "the probes are good")
+                if history.result(good=bad is None):
+                    self._roster.judge(endpoint, history.healthy, bad or "the probes are good")
             await asyncio.sleep(next_delay(self._settings.interval, self._uniform))
 
     async def _probe(self, endpoint: Endpoint) -> str | None:

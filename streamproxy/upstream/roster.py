@@ -15,8 +15,9 @@ import logging
 from collections.abc import Callable, Sequence
 from time import monotonic
 
+from streamproxy.config.model import Outlier
 from streamproxy.upstream.endpoint import Endpoint
-from streamproxy.upstream.outlier import Outliers, OutlierSettings
+from streamproxy.upstream.outlier import Outliers
 
 logger = logging.getLogger("streamproxy.upstream")
 
@@ -31,7 +32,7 @@ class Roster:
         self,
         name: str,
         endpoints: Sequence[Endpoint],
-        outlier: OutlierSettings | None = None,
+        outlier: Outlier | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.name = name

@@ -10,46 +10,32 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from streamproxy.config import model
+from streamproxy.config.model import Hash
 from streamproxy.errors import DestinationUnavailable
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream.balance.policies import BALANCERS, Balancer
 from streamproxy.upstream.endpoint import Endpoint
-from streamproxy.upstream.health import HealthSettings
 from streamproxy.upstream.key import Key, key_source
 from streamproxy.upstream.names import Name, Names
-from streamproxy.upstream.outlier import OutlierSettings
 from streamproxy.upstream.prober import Prober
 from streamproxy.upstream.retry import Budget
 from streamproxy.upstream.roster import Roster
 from streamproxy.wire.headers import Headers
 
 
-class UpstreamSettings(NamedTuple):
-    """An upstream's part of the configuration.
-
-    ``balance`` is a key of BALANCERS, ``hash`` the source of its key. ``host`` is what Host says to probes, or None
-    for each endpoint's own authority; ``own_host`` says that requests carry that authority too, so that one that
-    moves to another endpoint needs another Host.
-    """
-
-    balance: str = "least_streams"
-    hash: str | None = None
-    health: HealthSettings | None = None
-    outlier: OutlierSettings | None = None
-    host: bytes | None = None
-    own_host: bool = True
-
-
 class Upstream:
-    """A named group of endpoints. ``names`` are those whose every address is an endpoint; their own are added."""
+    """A named group of endpoints, picked and judged as ``settings`` say.
+
+    ``names`` are those whose every address is an endpoint; their own are added to ``endpoints``.
+    """
 
     def __init__(
         self,
         name: str,
         endpoints: Sequence[Endpoint],
-        settings: UpstreamSettings = UpstreamSettings(),  # noqa: B008 - an immutable value
+        settings: model.Upstream,
         *,
         names: Sequence[Name] = (),
         balancer: Balancer | None = None,
@@ -61,10 +47,12 @@ class Upstream:
         # One endpoint for ever: nobody needs to hear how its requests went.
         self._plain = len(everyone) == 1 and not names
         self._roster = Roster(name, everyone, None if self._plain else settings.outlier)
-        self._balancer = balancer or BALANCERS[settings.balance]()
-        self._key: Key | None = key_source(settings.hash) if settings.hash is not None else None
-        self._own_host = settings.own_host
-        self._prober = Prober(settings.health, self._roster, host=settings.host) if settings.health else None
+        balance = settings.balance
+        self._key: Key | None = key_source(balance.hash) if isinstance(balance, Hash) else None
+        self._balancer = balancer or BALANCERS["hash" if isinstance(balance, Hash) else balance]()
+        # Requests carry an endpoint's own authority, so that one that moves to another endpoint needs another Host.
+        self._own_host = settings.host == "upstream"
+        self._prober = Prober(settings.health, self._roster, host=settings.literal_host) if settings.health else None
         self._names = Names(names, self._replace) if names else None
 
     @property

@@ -65,10 +65,3 @@ def rewrite(raw_path: bytes, *, strip: bytes, add: bytes) -> bytes:
     """Apply a route's ``rewrite``: first ``strip_prefix``, then ``add_prefix``."""
     path = strip_prefix(raw_path, strip) if strip else raw_path
     return add.rstrip(b"/") + path if add else path
-
-
-def hide_query_values(query: str) -> str:
-    """A query with its values hidden, for logs: ``a=1&b`` becomes ``a=***&b``."""
-    return "&".join(
-        name + "=***" if equals else name for name, equals, _ in (p.partition("=") for p in query.split("&"))
-    )

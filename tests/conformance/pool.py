@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -11,8 +10,6 @@ from tests.conftest import Connect
 from tests.doubles.client import RawClient, fetch
 from tests.doubles.stack import Config, RunningStack
 from tests.doubles.upstream import Conn, Script, Upstream, response, stream_head
-
-PATIENCE = 10.0  # seconds
 
 
 class Backend:
@@ -82,16 +79,6 @@ async def streams(proxy: RunningStack, dial: Connect, count: int) -> AsyncIterat
             await client.read_head()
             opened.append((client, (await client.read_body_until(b"\n\n"))[6:-2].decode()))
         yield opened
-
-
-async def until(condition: Any, what: str) -> None:
-    """Wait until ``condition()`` holds."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"still waiting for {what}") from None
 
 
 def up(proxy: RunningStack, backend: Backend) -> float:

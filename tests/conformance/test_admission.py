@@ -13,6 +13,7 @@ from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.stack import Config, RunningStack, route
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, answering, response, stream_head
 
 EVENT = b"data: 1\n\n"
@@ -51,9 +52,7 @@ async def streaming_client(dial: Connect, proxy: RunningStack, *headers: tuple[s
 
 async def waiting(proxy: RunningStack, count: int) -> None:
     """Until so many are in the queue."""
-    async with asyncio.timeout(20):
-        while proxy.metric("streamproxy_queue_depth") != count:
-            await asyncio.sleep(0.002)
+    await until(lambda: proxy.metric("streamproxy_queue_depth") == count)
 
 
 async def test_one_stream_too_many_is_refused_and_told_when_to_come_back(

@@ -9,11 +9,12 @@ import pytest
 
 from streamproxy.upstream import prober
 from tests.conformance.conftest import StartStack
-from tests.conformance.pool import names, pool, streams, until, up
+from tests.conformance.pool import names, pool, streams, up
 from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.client import fetch
 from tests.doubles.stack import route
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, FullBacklog, answering, response
 
 # Balancing.
@@ -136,10 +137,10 @@ async def test_an_endpoint_that_gives_no_head_in_time_is_ejected(
     (good,) = await backends("good")
     outlier = {"consecutive_failures": 1, "eject_for": "60s"}
     proxy = await stack(
-        [route("pool", timeouts={"first_byte": "60ms"})],
+        [route("pool", timeouts={"first_byte": "60ms"}) | {"path": "/impatient"}, route("pool")],
         upstreams={"pool": {"endpoints": [hung.url, good.url], "balance": "round_robin", "outlier": outlier}},
     )
-    assert (await fetch(proxy.url)).status == 504
+    assert (await fetch(f"{proxy.url}/impatient")).status == 504
     assert await names(proxy, 3) == ["good"] * 3
     assert proxy.metric("streamproxy_endpoint_up", endpoint=hung.url) == 0
 
@@ -205,7 +206,7 @@ async def test_a_backend_that_does_not_accept_is_unhealthy(stack: StartStack, ba
     async with FullBacklog() as nobody:
         proxy = await stack(
             [route("pool")],
-            upstreams={"pool": {"endpoints": [nobody.url, b.url], "health": PROBES | {"timeout": "50ms"}}},
+            upstreams={"pool": {"endpoints": [nobody.url, b.url], "health": PROBES | {"timeout": "500ms"}}},
         )
         await until(lambda: not proxy.metric("streamproxy_endpoint_up", endpoint=nobody.url), "the probe to give up")
         assert await names(proxy, 3) == ["b"] * 3

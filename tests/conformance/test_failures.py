@@ -206,7 +206,7 @@ async def test_an_upstream_that_goes_silent_is_cut_off(stack: StartStack, serve:
         await conn.wait_ended()
 
     upstream = await serve(script)
-    proxy = await stack([route(upstream.url, timeouts={"idle": "60ms"}, keepalive="10ms")])
+    proxy = await stack([route(upstream.url, timeouts={"idle": "300ms"}, keepalive="10ms")])
     client = await dial(proxy.url)
     answer = await client.get()
     assert not answer.complete
@@ -359,7 +359,7 @@ async def test_a_head_over_the_limit_gets_431(stack: StartStack, serve: Serve, d
 @quirk("stock", "hypercorn", reason="has no such limit")
 async def test_a_slow_head_gets_408(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(answering(response(b"ok")))
-    proxy = await stack(upstream.url, server={"head_timeout": "50ms"})
+    proxy = await stack(upstream.url, server={"head_timeout": "200ms"})
     client = await dial(proxy.url)
     await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n")
     assert (await client.read_response()).status == 408

@@ -9,9 +9,10 @@ import pytest
 
 from streamproxy.upstream import prober
 from tests.conformance.conftest import StartStack
-from tests.conformance.pool import Backend, pool, until, up
+from tests.conformance.pool import Backend, pool, up
 from tests.doubles.client import fetch
 from tests.doubles.stack import RunningStack, route
+from tests.doubles.until import until
 
 KEYS = [f"10.0.{number}.{7 * number % 250}" for number in range(24)]
 Ask = tuple[str, list[tuple[str, str]]]  # a target and header fields

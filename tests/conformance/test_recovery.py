@@ -14,11 +14,12 @@ import pytest
 
 from streamproxy.upstream import endpoint, names, prober
 from tests.conformance.conftest import StartStack
-from tests.conformance.pool import Backend, pool, streams, until, up
+from tests.conformance.pool import Backend, pool, streams, up
 from tests.conformance.pool import names as answers
 from tests.conftest import Connect
 from tests.doubles.client import fetch
 from tests.doubles.stack import RunningStack, route
+from tests.doubles.until import until
 from tests.doubles.upstream import Upstream
 
 QUICK = {"consecutive_failures": 1, "eject_for": "20ms"}

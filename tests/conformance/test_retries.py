@@ -35,6 +35,12 @@ async def close_after_head(conn: Conn) -> None:
     await conn.read_request()
 
 
+async def stalling(conn: Conn) -> None:
+    """Take a request and never answer it."""
+    await conn.read_request()
+    await conn.wait_ended()
+
+
 def echoing(bodies: list[bytes]) -> Script:
     """A script that keeps the requests' bodies."""
 
@@ -220,7 +226,7 @@ async def test_a_client_that_leaves_between_two_attempts_ends_them(
 
 async def test_total_ends_a_pause_between_two_attempts(stack: StartStack, serve: Serve) -> None:
     bad = await serve(answering(response(status="503 x", headers=[("Retry-After", "3600")])))
-    proxy = await stack(pooled(timeouts={"total": "80ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
+    proxy = await stack(pooled(timeouts={"total": "250ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
     answer = await fetch(proxy.url)
     assert (answer.status, answer.get("proxy-status")) == (504, b"streamproxy; error=http_response_timeout")
     assert len(bad.requests) == 1
@@ -228,7 +234,7 @@ async def test_total_ends_a_pause_between_two_attempts(stack: StartStack, serve:
 
 async def test_first_byte_ends_a_pause_between_two_attempts(stack: StartStack, serve: Serve) -> None:
     bad = await serve(answering(response(status="503 x", headers=[("Retry-After", "3600")])))
-    proxy = await stack(pooled(timeouts={"first_byte": "80ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
+    proxy = await stack(pooled(timeouts={"first_byte": "250ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
     assert (await fetch(proxy.url)).status == 504
     assert len(bad.requests) == 1
 
@@ -236,7 +242,7 @@ async def test_first_byte_ends_a_pause_between_two_attempts(stack: StartStack, s
 async def test_first_byte_ends_a_pause_after_a_connect_that_failed(stack: StartStack, serve: Serve) -> None:
     bad = await serve(answering(UNAVAILABLE))
     bad.stop_listening()
-    proxy = await stack(pooled(timeouts={"first_byte": "80ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
+    proxy = await stack(pooled(timeouts={"first_byte": "250ms"}, retry={"attempts": 2, "backoff": "1h"}), **pool(bad))
     proxy.app.deployment.upstreams["pool"].uniform = lambda: 0.9
     answer = await fetch(proxy.url)
     assert (answer.status, answer.get("proxy-status")) == (504, b"streamproxy; error=http_response_timeout")
@@ -246,7 +252,7 @@ async def test_first_byte_ends_a_pause_after_a_connect_that_failed(stack: StartS
 async def test_first_byte_bounds_all_the_connects_that_hang_and_connect_each_of_them(stack: StartStack) -> None:
     async with FullBacklog() as nobody:
         proxy = await stack(
-            pooled(timeouts={"connect": "50ms", "first_byte": "300ms"}, retry=RETRY | {"attempts": 1000}),
+            pooled(timeouts={"connect": "50ms", "first_byte": "600ms"}, retry=RETRY | {"attempts": 1000}),
             upstreams={"pool": {"endpoints": [nobody.url]}},
         )
         answer = await fetch(proxy.url)
@@ -261,15 +267,18 @@ async def test_a_client_that_is_slow_with_its_body_is_not_the_upstreams_fault(
 ) -> None:
     dead, good = await serve(answering(UNAVAILABLE)), await serve(echoing([]))
     dead.stop_listening()
-    proxy = await stack(pooled(timeouts={"first_byte": "60ms"}), **pool(dead, good))
+    silent = await serve(stalling)
+    routes = [{"path": "/silent", "upstream": silent.url, "timeouts": {"first_byte": "60ms"}}]
+    proxy = await stack([*routes, *pooled(timeouts={"first_byte": "60ms"})], **pool(dead, good))
     client = await dial(proxy.url)
     await client.request("/", method="PUT", headers=[("Transfer-Encoding", "chunked")])
     await client.send_chunk(b"first")
     await good.request()
-    await asyncio.sleep(0.3)  # five times first_byte: more would only make it harder
-    assert proxy.ended == []
+    for number in range(2):  # others that begin later run into the same time-out
+        assert (await fetch(f"{proxy.url}/silent")).status == 504
+        assert [exchange.route for exchange in proxy.ended] == ["r0"] * (number + 1)
     await client.aclose()
-    assert (await proxy.end_of()).end == "client_disconnect"
+    assert (await proxy.end_of(2)).end == "client_disconnect"
 
 
 async def test_one_endpoint_alone_is_asked_again(stack: StartStack, serve: Serve) -> None:

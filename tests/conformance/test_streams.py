@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Self
 
 import pytest
 
 from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
-from tests.doubles.stack import route
+from tests.doubles.client import fetch
+from tests.doubles.stack import RunningStack, route
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, FullBacklog, answering, response, stream_head, streaming
 
 quirk = pytest.mark.quirk
@@ -78,6 +81,31 @@ async def test_an_idle_stream_gets_keepalives_and_loses_no_byte(stack: StartStac
     assert proxy.metric("streamproxy_keepalives_total", route="r0") == exchange.keepalives
 
 
+async def silent_stream(conn: Conn) -> None:
+    await conn.read_head()
+    await conn.send(stream_head())
+    await conn.wait_ended()
+
+
+class Pulse:
+    """A stream of the same proxy that is silent, so that it is sent a keepalive at every interval."""
+
+    def __init__(self, proxy: RunningStack) -> None:
+        (self._exchange,) = proxy.app.ledger.live.values()
+
+    @classmethod
+    async def start(cls, proxy: RunningStack, dial: Connect) -> Self:
+        client = await dial(proxy.url)
+        await client.request("/silent")
+        await client.read_head()
+        return cls(proxy)
+
+    async def intervals(self, count: int = 3) -> None:
+        """Wait for so many more keepalives: whatever was due on another stream before the last of them is done."""
+        goal = self._exchange.keepalives + count
+        await until(lambda: self._exchange.keepalives >= goal, "keepalives on the silent stream")
+
+
 async def test_a_keepalive_never_stands_inside_an_event(stack: StartStack, serve: Serve, dial: Connect) -> None:
     pieces = [b"da", b"ta: 1\n", b"data: 2", b"\n", b"\n"]
 
@@ -86,12 +114,15 @@ async def test_a_keepalive_never_stands_inside_an_event(stack: StartStack, serve
         await conn.send(stream_head())
         for piece in pieces:
             await conn.send_chunk(piece)
-            await asyncio.sleep(0.05)  # five times the interval: a keepalive would be due
+            await pulse.intervals()  # a keepalive would be due
         await conn.stall()
         await conn.send_chunk(b"")
 
-    upstream = await serve(script)
-    proxy = await stack([route(upstream.url, keepalive={"interval": "10ms", "comment": "k"})])
+    upstream, silent = await serve(script), await serve(silent_stream)
+    keepalive = {"interval": "10ms", "comment": "k"}
+    silent_route = route(silent.url, keepalive=keepalive) | {"path": "/silent"}
+    proxy = await stack([silent_route, route(upstream.url, keepalive=keepalive)])
+    pulse = await Pulse.start(proxy, dial)
     client = await dial(proxy.url)
     await client.request("/")
     await client.read_head()
@@ -137,12 +168,14 @@ async def test_only_plain_event_streams_get_keepalives(
     async def script(conn: Conn) -> None:
         await conn.read_head()
         await conn.send(head)
-        await asyncio.sleep(0.08)  # eight intervals
+        await pulse.intervals(8)
         await conn.send_chunk(b"done")
         await conn.send_chunk(b"")
 
-    upstream = await serve(script)
-    proxy = await stack([route(upstream.url, keepalive="10ms")])
+    upstream, silent = await serve(script), await serve(silent_stream)
+    silent_route = route(silent.url, keepalive="10ms") | {"path": "/silent"}
+    proxy = await stack([silent_route, route(upstream.url, keepalive="10ms")])
+    pulse = await Pulse.start(proxy, dial)
     client = await dial(proxy.url)
     assert (await client.get()).body == b"done"
 
@@ -244,9 +277,7 @@ async def test_leaving_in_the_middle_of_an_upload_closes_the_upstream(
     conn = await upstream.connection()
     conn.go.set()
     await upstream.request()
-    async with asyncio.timeout(20):
-        while not next(iter(proxy.app.ledger.live.values())).request_bytes:
-            await asyncio.sleep(0.002)
+    await until(lambda: next(iter(proxy.app.ledger.live.values())).request_bytes)
     client.close()
     await conn.wait_ended()
     exchange = await proxy.end_of()
@@ -258,9 +289,7 @@ async def test_leaving_while_connecting_ends_the_exchange(stack: StartStack, dia
         proxy = await stack(nobody.url)
         client = await dial(proxy.url)
         await client.request("/")
-        async with asyncio.timeout(20):
-            while not proxy.app.ledger.live:
-                await asyncio.sleep(0.002)
+        await until(lambda: proxy.app.ledger.live)
         client.close()
         exchange = await proxy.end_of()
         assert exchange.end == "client_disconnect"
@@ -282,9 +311,7 @@ async def test_leaving_while_held_by_backpressure_closes_the_upstream(
     await client.request("/")
     await client.read_head()
     client.stop_reading()
-    async with asyncio.timeout(20):
-        while not any(exchange.response_bytes > 100_000 for exchange in proxy.app.ledger.live.values()):
-            await asyncio.sleep(0.002)
+    await until(lambda: any(exchange.response_bytes > 100_000 for exchange in proxy.app.ledger.live.values()))
     client.reset()
     await (await upstream.connection()).wait_ended()
     assert (await proxy.end_of()).end == "client_disconnect"
@@ -302,16 +329,21 @@ async def test_on_disconnect_continue_reads_the_upstream_to_its_end(
             await conn.send_chunk(b"data: 2\n\n")
         await conn.send_chunk(b"")
 
-    upstream = await serve(script)
-    proxy = await stack([route(upstream.url, on_disconnect="continue")])
+    upstream, quick = await serve(script), await serve(answering(response(b"quick")))
+    proxy = await stack(
+        [route(quick.url) | {"path": "/quick"}, route(upstream.url, on_disconnect="continue")],
+    )
     client = await dial(proxy.url)
     await client.request("/")
     await client.read_head()
     await client.read_body_until(b"\n\n")
     client.close()
-    await asyncio.sleep(0.05)  # nothing is to happen
+    for number in range(3):  # the close came before these did, and has ended nothing
+        assert (await fetch(f"{proxy.url}/quick")).body == b"quick"
+        await proxy.end_of(number)
+    assert [exchange.route for exchange in proxy.ended] == ["r0"] * 3
     upstream.connections[0].go.set()
-    exchange = await proxy.end_of()
+    exchange = await proxy.end_of(3)
     assert exchange.end == "client_disconnect"
     assert exchange.events == 101
 

@@ -207,6 +207,17 @@ def _address(url: str) -> tuple[int, str | tuple[str, int], str]:
     return socket.AF_INET6 if ":" in host else socket.AF_INET, (host, port), host
 
 
+async def accepts(url: str) -> bool:
+    """Whether a connection to ``url`` is accepted; it is closed at once. A reset meanwhile counts as accepted."""
+    try:
+        async with await connect(url):
+            return True
+    except ConnectionResetError:  # the listener closed while this one was connecting
+        return True
+    except OSError:
+        return False
+
+
 async def fetch(url: str, *, method: str = "GET", headers: Sequence[tuple[str, str]] = ()) -> Answer:
     """One request to ``url`` over a connection of its own; its Host is the URL's, unless it is among the headers."""
     parts = urlsplit(url)

@@ -24,6 +24,7 @@ from streamproxy.process.run import engine_settings
 from streamproxy.server.engines import Engine, EngineSettings, UvicornEngine, hypercorn_engine
 from streamproxy.server.sockets import bind, close, url_of
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.until import until
 
 Config = dict[str, Any]
 
@@ -43,9 +44,8 @@ class StockUvicorn:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._server._serve(self._sockets))
-        while not self._server.started and not self._task.done():
-            await asyncio.sleep(0.001)
+        self._task = task = asyncio.get_running_loop().create_task(self._server._serve(self._sockets))
+        await until(lambda: self._server.started or task.done(), "uvicorn to listen")
 
     def drain(self) -> None:
         self._server.should_exit = True
@@ -86,9 +86,7 @@ class RunningStack:
 
     async def end_of(self, number: int = 0) -> Any:
         """The nth exchange that ended, waited for."""
-        async with asyncio.timeout(20):
-            while len(self.ended) <= number:
-                await asyncio.sleep(0.002)
+        await until(lambda: len(self.ended) > number, f"exchange {number} to end")
         return self.ended[number]
 
 

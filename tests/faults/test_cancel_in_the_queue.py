@@ -14,6 +14,7 @@ from streamproxy.errors import StoppedByOperator
 from streamproxy.exchange.exchange import Exchange
 from tests.conftest import Serve
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.until import until
 from tests.faults.test_cancel_everywhere import CancelAt, Client, answer, scope
 
 Task = asyncio.Task[None]
@@ -44,9 +45,9 @@ class Scene:
         first, self.client = Client(), Client()
         coroutine = CancelAt(self.app(scope(), first.receive, first.send), n, strike)
         self.struck = loop.create_task(coroutine)
-        await self.until(lambda: self.places.waiting == 1 or self.struck_is_over())
+        await until(lambda: self.places.waiting == 1 or self.struck_is_over())
         self.next: Task = loop.create_task(self.app(scope(), self.client.receive, self.client.send))
-        await self.until(lambda: self.next_waits())
+        await until(lambda: self.next_waits())
         return coroutine
 
     def struck_is_over(self) -> bool:
@@ -54,11 +55,6 @@ class Scene:
 
     def next_waits(self) -> bool:
         return self.places.waiting == (1 if self.struck_is_over() else 2)
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not condition():
-                await asyncio.sleep(0)
 
     async def end(self) -> None:
         """The next one was served, and nobody holds a place or waits for one."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.doubles.client import connect
-from tests.doubles.connection import guarded
+from tests.doubles.client import accepts
 from tests.doubles.parts import require
+from tests.doubles.until import until
 from tests.integration.process import Process, reserved_port
 
 CONFIGURATION = """\
@@ -60,12 +59,9 @@ async def nginx(folder: Path, locations: str) -> AsyncIterator[Nginx]:
 
 async def _accepts(url: str, process: Process) -> None:
     """Wait until it listens; nginx says nothing when it is ready."""
-    async with guarded("nginx to listen"):
-        while True:
-            try:
-                client = await connect(url)
-            except ConnectionRefusedError:
-                assert process.child.poll() is None, process.output
-                await asyncio.sleep(0.01)
-            else:
-                return await client.aclose()
+
+    async def listens() -> bool:
+        assert process.child.poll() is None, process.output
+        return await accepts(url)
+
+    await until(listens, "nginx to listen")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -14,8 +13,8 @@ from urllib.parse import quote, urlsplit
 import yaml
 
 from tests.doubles.client import fetch
-from tests.doubles.connection import guarded
 from tests.doubles.parts import require
+from tests.doubles.until import until
 from tests.integration.process import ROOT, Process, reserved_port
 
 DEPLOY = ROOT / "deploy"
@@ -74,12 +73,10 @@ async def prometheus(folder: Path, target: str) -> AsyncIterator[Prometheus]:
 
 
 async def _ready(url: str, process: Process) -> None:
-    async with guarded("Prometheus to be ready"):
-        while True:
-            assert process.child.poll() is None, process.output
-            try:
-                if (await fetch(f"{url}/-/ready")).status == 200:
-                    return
-            except ConnectionRefusedError:
-                pass
-            await asyncio.sleep(0.05)
+    async def ready() -> bool:
+        assert process.child.poll() is None, process.output
+        with suppress(ConnectionRefusedError):
+            return (await fetch(f"{url}/-/ready")).status == 200
+        return False
+
+    await until(ready, "Prometheus to be ready")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.doubles.client import fetch
-from tests.doubles.connection import guarded
+from tests.doubles.until import until
 from tests.integration.process import Process
 
 Config = dict[str, Any]
@@ -34,9 +33,11 @@ class RunningProxy:
 
     async def until_reloaded(self, count: int, result: str = "ok") -> None:
         """Wait until so many reloads have gone well, or wrong."""
-        async with guarded(f"{count} reloads that end with {result}"):
-            while await self.metric(f'streamproxy_config_reloads_total{{result="{result}"}}') < count:
-                await asyncio.sleep(0.01)
+        await until(
+            lambda: self.metric(f'streamproxy_config_reloads_total{{result="{result}"}}'),
+            f"{count} reloads that end with {result}",
+            holds=lambda value: value >= count,
+        )
 
     async def streams(self) -> list[dict[str, Any]]:
         """The live exchanges, as the admin listener tells them."""
@@ -47,9 +48,7 @@ class RunningProxy:
 
     async def until_streams(self, what: str, condition: Callable[[list[dict[str, Any]]], bool]) -> None:
         """Wait until the live exchanges are as ``condition`` says; ``what`` names it when they never are."""
-        async with guarded(what):
-            while not condition(await self.streams()):
-                await asyncio.sleep(0.01)
+        await until(self.streams, what, holds=condition)
 
     async def until_keepalives(self, count: int) -> None:
         """Wait until the one live stream has been sent so many keepalives."""

@@ -17,6 +17,7 @@ GROWTH = 32 * BLOCK
 # What the kernel may hold between the upstream and a client that takes nothing: the send and receive buffers of two
 # connections, each of which it may grow to a few MiB (net.ipv4.tcp_wmem, tcp_rmem), and the 64 KiB of the proxy.
 IN_FLIGHT = 48 * BLOCK
+TURNS = 100
 
 
 EVERY_WAY = pytest.mark.parametrize(
@@ -68,18 +69,21 @@ async def test_a_client_that_stops_reading_stops_the_upstream_and_leaving_frees_
         sink, head, _ = await asyncio.to_thread(open_download, proxy.url, receive_buffer=16 * 1024)
         with sink:
             assert b"content-length: %d" % GIGABYTE in head.lower()
-            assert await settled(source) < IN_FLIGHT
+            assert await settled(source, proxy) < IN_FLIGHT
             assert proxy.process.memory("VmHWM") - before < GROWTH
         async with guarded("the upstream to learn that the client left"):
             await asyncio.to_thread(source.cut_off.wait)
 
 
-async def settled(source: BulkSource) -> int:
-    """Wait until the upstream has written nothing for half a second; how much it had written by then."""
-    written = -1
+async def settled(source: BulkSource, proxy: RunningProxy) -> int:
+    """Wait until the upstream writes nothing more; return the number of bytes it had written by then.
+
+    The proxy and the upstream's thread have taken `TURNS` turns meanwhile: what was to be read has been read.
+    """
+    before = turns = 0
     async with guarded("the upstream to be held back"):
-        while written != source.written:
-            written = source.written
-            for _ in range(5):
-                await asyncio.sleep(0.1)
-    return written
+        while turns < TURNS:
+            await proxy.streams()
+            turns = turns + 1 if source.written == before else 0
+            before = source.written
+    return before

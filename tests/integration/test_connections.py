@@ -60,7 +60,7 @@ async def test_a_crowd_is_served_to_the_last_and_never_more_than_the_limit_at_on
         await conn.read_head()
         now += 1
         seen.append(now)
-        await asyncio.sleep(0.02)  # others would come meanwhile, if they were let
+        await turns(proxy, 2)  # others would come meanwhile, if they were let
         now -= 1
         await conn.send(response(b"ok", headers=[("Connection", "close")]))
         await conn.wait_ended()

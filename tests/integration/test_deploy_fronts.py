@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import ssl
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -15,8 +15,8 @@ import yaml
 from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.client import RawClient, connect, fetch
-from tests.doubles.connection import guarded
 from tests.doubles.parts import require
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, stream_head
 from tests.integration.conftest import RunProxy
 from tests.integration.process import ROOT, Process, reserved_port
@@ -95,13 +95,15 @@ async def test_the_nginx_example_passes_events_on_at_once(
 
 
 async def until_it_listens(port: int, process: Process, tls: ssl.SSLContext) -> RawClient:
-    async with guarded("nginx to listen"):
-        while True:
-            assert process.child.poll() is None, process.output
-            try:
-                return await connect(f"https://127.0.0.1:{port}", tls=tls)
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.01)
+    async def connected() -> RawClient | None:
+        assert process.child.poll() is None, process.output
+        with suppress(ConnectionRefusedError):
+            return await connect(f"https://127.0.0.1:{port}", tls=tls)
+        return None
+
+    client = await until(connected, "nginx to listen")
+    assert client is not None
+    return client
 
 
 def envoy() -> str:
@@ -144,18 +146,20 @@ async def test_the_envoy_example_passes_events_on_at_once(
 
 async def front_of(process: Process, address: Path) -> str:
     """The URL at which Envoy listens, once it does: it waits for its first health check."""
-    async with guarded("Envoy to listen"):
-        while True:
-            assert process.child.poll() is None, process.output
-            if address.exists() and (admin := address.read_text().strip()):
-                listeners = (await fetch(f"http://{admin}/listeners")).body.decode()
-                state = (await fetch(f"http://{admin}/server_info")).body.decode()
-                found = re.search(r"front::(127\.0\.0\.1:\d+)", listeners)
-                if found and '"state": "LIVE"' in state:
-                    # Envoy would send to a single endpoint that it believes to be ill, too.
-                    assert "health_flags::healthy" in (await fetch(f"http://{admin}/clusters")).body.decode()
-                    return f"http://{found[1]}"
-            await asyncio.sleep(0.02)
+
+    async def live() -> str:
+        assert process.child.poll() is None, process.output
+        if address.exists() and (admin := address.read_text().strip()):
+            listeners = (await fetch(f"http://{admin}/listeners")).body.decode()
+            state = (await fetch(f"http://{admin}/server_info")).body.decode()
+            found = re.search(r"front::(127\.0\.0\.1:\d+)", listeners)
+            if found and '"state": "LIVE"' in state:
+                # Envoy would send to a single endpoint that it believes to be ill, too.
+                assert "health_flags::healthy" in (await fetch(f"http://{admin}/clusters")).body.decode()
+                return f"http://{found[1]}"
+        return ""
+
+    return await until(live, "Envoy to listen")
 
 
 def pre_stop(admin: str) -> list[str]:

@@ -16,6 +16,7 @@ import yaml
 
 from tests.doubles.client import connect, fetch
 from tests.doubles.connection import PeerEnded
+from tests.doubles.until import until
 from tests.integration.conftest import RunProxy
 from tests.integration.process import Process, reserved_port
 from tests.integration.prometheus import DEPLOY, Prometheus, prometheus
@@ -100,7 +101,7 @@ async def traffic(url: str) -> AsyncIterator[None]:
         while True:
             with suppress(ConnectionError, PeerEnded):  # what is broken on purpose
                 await kind(url)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # the pace of the traffic
 
     tasks = [asyncio.create_task(repeat(kind)) for kind in KINDS]
     try:
@@ -137,15 +138,14 @@ def dashboard_queries() -> Iterator[tuple[str, str]]:
 async def until_all_have_data(server: Prometheus, queries: dict[str, str]) -> None:
     """Wait until each query has given a number; one that is an error fails at once."""
     waiting = dict(queries)
-    try:
-        async with asyncio.timeout(GUARD):
-            while waiting:
-                for name, expression in list(waiting.items()):
-                    if await server.query(expression):
-                        del waiting[name]
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        pytest.fail(f"no data for {waiting}")
+
+    async def without_data() -> dict[str, str]:
+        for name, expression in list(waiting.items()):
+            if await server.query(expression):
+                del waiting[name]
+        return waiting
+
+    await until(without_data, "every query to have data", holds=lambda left: not left)
 
 
 async def test_every_query_of_dashboard_and_rules_finds_data_in_a_proxy_under_traffic(watched: Watched) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import Connect, Serve
-from tests.doubles.client import RawClient, fetch
-from tests.doubles.connection import PeerEnded, guarded
+from tests.doubles.client import RawClient, accepts, fetch
+from tests.doubles.connection import PeerEnded
 from tests.doubles.parts import require
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Script, answering, response, stream_head
 from tests.integration.conftest import RunProxy
 from tests.integration.process import Process
@@ -67,19 +68,11 @@ async def open_stream(proxy: RunningProxy, dial: Connect, first: bytes = b"data:
 
 
 async def until_not_ready(proxy: RunningProxy) -> None:
-    async with guarded("the drain to begin"):
-        while (await fetch(f"{proxy.admin}/readyz")).status != 503:
-            await asyncio.sleep(0.01)
+    await until(lambda: fetch(f"{proxy.admin}/readyz"), "the drain to begin", holds=lambda answer: answer.status == 503)
 
 
-async def until_refused(proxy: RunningProxy, dial: Connect) -> None:
-    async with guarded("new connections to be refused"):
-        while True:
-            try:
-                await (await dial(proxy.url)).aclose()
-            except ConnectionRefusedError:
-                return
-            await asyncio.sleep(0.01)
+async def until_refused(proxy: RunningProxy) -> None:
+    await until(lambda: accepts(proxy.url), "new connections to be refused", holds=lambda accepted: not accepted)
 
 
 async def test_during_the_delay_everything_is_served_but_it_is_not_ready(
@@ -111,7 +104,7 @@ async def test_after_the_delay_nothing_is_accepted_and_streams_go_on(
     idle = await dial(proxy.url)
     stream = await open_stream(proxy, dial)
     proxy.process.signal(signal.SIGINT)
-    await until_refused(proxy, dial)
+    await until_refused(proxy)
     await idle.wait_ended()
     assert (await fetch(f"{proxy.admin}/healthz")).status == 200
     assert await proxy.metric(f'streamproxy_streams_active{{route="/*",upstream="{upstream.url}"}}') == 1
@@ -133,7 +126,7 @@ async def test_a_response_says_that_its_connection_ends_unless_it_streams(
     await stream.request("/events")
     await upstream.request(1)
     proxy.process.signal(signal.SIGTERM)
-    await until_refused(proxy, dial)
+    await until_refused(proxy)
     for conn in upstream.connections:
         conn.go.set()
     answer = await plain.read_response()
@@ -225,7 +218,7 @@ async def test_a_second_signal_ends_at_once_inside_an_event_too(
     proxy = await run_proxy(configuration(upstream.url, server={"engine": engine, "drain_timeout": "off"}))
     stream = await open_stream(proxy, dial, b"data: be")
     proxy.process.signal(signal.SIGTERM)
-    await until_refused(proxy, dial)
+    await until_refused(proxy)
     proxy.process.signal(signal.SIGTERM)
     assert not (await stream.read_rest()).complete
     assert await proxy.process.exited() == 0
@@ -270,9 +263,9 @@ async def test_as_the_first_process_it_hears_signals_and_leaves_no_zombies(serve
         # A shell in the container that leaves a child behind, as an exec probe may.
         orphan = [require("nsenter"), "--target", str(first), "--pid", "sh", "-c", "sleep 0.05 & exit 0"]
         await asyncio.to_thread(subprocess.run, orphan, check=True, timeout=20)
-        async with guarded("the orphan to be reaped"):
-            while Path(f"/proc/{first}/task/{first}/children").read_text().split():
-                await asyncio.sleep(0.01)
+        await until(
+            lambda: not Path(f"/proc/{first}/task/{first}/children").read_text().split(), "the orphan to be reaped"
+        )
         os.kill(first, signal.SIGHUP)
         await process.line("the configuration was reloaded")
         os.kill(first, signal.SIGTERM)

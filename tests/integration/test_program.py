@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Connect, Serve
-from tests.doubles.client import connect, fetch
-from tests.doubles.connection import guarded
+from tests.doubles.client import accepts, fetch
 from tests.doubles.parts import require
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, answering, response, stream_head, streaming
 from tests.integration.conftest import RunProxy
 from tests.integration.process import Process
@@ -47,15 +47,7 @@ async def test_sigterm_lets_a_stream_finish_and_takes_no_more(
     assert (await fetch(f"{proxy.admin}/readyz")).status == 200
 
     proxy.process.signal(signal.SIGTERM)
-    async with guarded("new connections to be refused"):
-        while True:
-            try:
-                await (await dial(proxy.url)).aclose()
-            except ConnectionRefusedError:
-                break
-            except ConnectionResetError:  # the listener closed while this one was connecting
-                continue
-            await asyncio.sleep(0.01)
+    await until(lambda: accepts(proxy.url), "new connections to be refused", holds=lambda accepted: not accepted)
     assert (await fetch(f"{proxy.admin}/readyz")).status == 503
     assert (await fetch(f"{proxy.admin}/healthz")).status == 200
 
@@ -90,9 +82,7 @@ async def test_a_second_sigterm_ends_at_once(run_proxy: RunProxy, serve: Serve, 
     await client.read_head()
     await client.read_body_until(b"\n\n")
     proxy.process.signal(signal.SIGTERM)
-    async with guarded("the drain to begin"):
-        while (await fetch(f"{proxy.admin}/readyz")).status != 503:
-            await asyncio.sleep(0.01)
+    await until(lambda: fetch(f"{proxy.admin}/readyz"), "the drain to begin", holds=lambda answer: answer.status == 503)
     proxy.process.signal(signal.SIGTERM)
     assert await proxy.process.exited() == 0
     assert not (await client.read_rest()).complete
@@ -170,23 +160,13 @@ async def test_the_application_runs_under_another_server(
     assert "Traceback" not in process.output
 
 
-async def accepts(url: str) -> bool:
-    try:
-        async with await connect(url):
-            return True
-    except OSError:
-        return False
-
-
 async def test_it_serves_where_nobody_can_take_its_output(dial: Connect, tmp_path: Path) -> None:
     main = tmp_path / "main.sock"
     config = configuration("http://127.0.0.1:9", server={"listen": f"unix:{main}"}, admin={"listen": "off"})
     file = write_configuration(tmp_path, config)
     command = f"exec {sys.executable} -m streamproxy run -c {file} > /dev/full"
     with Process([require("sh"), "-c", command]) as process:
-        async with guarded("the listener"):
-            while not await accepts(f"unix:{main}"):
-                await asyncio.sleep(0.01)
+        await until(lambda: accepts(f"unix:{main}"), "the listener")
         client = await dial(f"unix:{main}")
         assert (await client.get("/")).status == 502
         assert await process.stop() == 0

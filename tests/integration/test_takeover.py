@@ -18,6 +18,7 @@ from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.client import RawClient, connect, fetch
 from tests.doubles.connection import guarded
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, response, stream_head
 from tests.integration.process import Process, reserved_port
 from tests.integration.proxy import Config, RunningProxy, configuration, write_configuration
@@ -73,7 +74,7 @@ class Load:
             assert now >= before
             before = now
             self.scrapes += 1
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # the pace of the scrapes
 
     async def run(self) -> None:
         """Everything that goes wrong is raised here."""
@@ -169,9 +170,11 @@ class Streams:
 
 
 async def until_active(proxy: RunningProxy, count: int) -> None:
-    async with guarded(f"{count} streams in the metrics"):
-        while await proxy.metric('streamproxy_streams_active{route="/*",upstream="up"}') != count:
-            await asyncio.sleep(0.01)
+    await until(
+        lambda: proxy.metric('streamproxy_streams_active{route="/*",upstream="up"}'),
+        f"{count} streams in the metrics",
+        holds=lambda value: value == count,
+    )
 
 
 @pytest.mark.parametrize(

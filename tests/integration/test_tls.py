@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import ssl
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate, make_certificate
 from tests.doubles.client import connect, fetch
-from tests.doubles.connection import guarded
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, answering, response, stream_head
 from tests.integration.conftest import RunProxy
 from tests.integration.proxy import Config, RunningProxy, configuration, write_configuration
@@ -120,13 +120,13 @@ async def test_new_connections_get_the_new_certificate_while_old_ones_go_on(
     os.replace(renewed.key, own.key)
     os.replace(renewed.cert, own.cert)
     after = own.client_context()
-    async with guarded("the new certificate"):
-        while True:
-            try:
-                assert await get(proxy, after) == b"abc"
-                break
-            except ssl.SSLCertVerificationError:
-                await asyncio.sleep(0.01)
+
+    async def renewed_body() -> bytes:
+        with suppress(ssl.SSLCertVerificationError):
+            return await get(proxy, after)
+        return b""
+
+    assert await until(renewed_body, "the new certificate") == b"abc"
     with pytest.raises(ssl.SSLCertVerificationError):
         await get(proxy, before)
 

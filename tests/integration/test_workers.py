@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Connect, Serve
-from tests.doubles.client import RawClient, fetch
+from tests.doubles.client import RawClient, accepts, fetch
 from tests.doubles.connection import guarded
 from tests.doubles.parts import require
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, answering, response, stream_head
 from tests.integration.conftest import RunProxy
 from tests.integration.process import Process
@@ -123,9 +124,7 @@ async def test_a_dead_worker_is_replaced_and_its_numbers_stay(run_proxy: RunProx
     (dead, _), (alive, others) = found.items()
     os.kill(dead, signal.SIGKILL)
     await proxy.process.line("worker [12] ended with signal 9")
-    async with guarded("another worker"):
-        while len(children(proxy.process.pid)) != 2:
-            await asyncio.sleep(0.01)
+    await until(lambda: len(children(proxy.process.pid)) == 2, "another worker")
     assert alive in children(proxy.process.pid)
     await proxy.until_streams("the other's streams", lambda live: len(live) == len(others))
     assert await proxy.metric(BYTES.format(upstream.url)) >= 9 * total
@@ -146,12 +145,13 @@ async def test_no_number_goes_back_while_workers_die(run_proxy: RunProxy, serve:
         now = await proxy.metric(DONE)
         assert now == before + 20
         os.kill(children(proxy.process.pid)[0], signal.SIGTERM if turn == 1 else signal.SIGKILL)
-        async with guarded("the worker to be gone and replaced"):
-            while len([line for line in proxy.process.lines if " ended with " in line]) <= turn:
-                assert await proxy.metric(DONE) >= now
-                await asyncio.sleep(0.01)
-            while len(children(proxy.process.pid)) != 2:
-                await asyncio.sleep(0.01)
+
+        async def ended(least: float = now) -> int:
+            assert await proxy.metric(DONE) >= least
+            return len([line for line in proxy.process.lines if " ended with " in line])
+
+        await until(ended, "the worker to be gone", holds=lambda count, turn=turn: count > turn)
+        await until(lambda: len(children(proxy.process.pid)) == 2, "another worker")
         before = now
 
 
@@ -170,9 +170,8 @@ async def test_a_reload_reaches_every_worker_or_none(run_proxy: RunProxy, serve:
     for pid in children(proxy.process.pid):
         os.kill(pid, signal.SIGKILL)
     # Who is started again begins with what is in force, not with what the file says.
-    async with guarded("other workers"):
-        while len(children(proxy.process.pid)) != 2 or (await fetch(f"{proxy.admin}/readyz")).status != 200:
-            await asyncio.sleep(0.01)
+    await until(lambda: len(children(proxy.process.pid)) == 2, "other workers")
+    await until(lambda: fetch(f"{proxy.admin}/readyz"), "them to be ready", holds=lambda answer: answer.status == 200)
     assert (await (await dial(proxy.url)).get("/")).body == b"new"
 
 
@@ -184,13 +183,7 @@ async def test_all_workers_drain_before_the_admin_listener_goes(
     found = await streams_of_both(proxy, dial)
     total = sum(map(len, found.values()))
     proxy.process.signal(signal.SIGTERM)
-    async with guarded("the port to be closed"):
-        while True:
-            try:
-                await (await dial(proxy.url)).aclose()
-            except ConnectionRefusedError:
-                break
-            await asyncio.sleep(0.01)
+    await until(lambda: accepts(proxy.url), "the port to be closed", holds=lambda accepted: not accepted)
     answer = await fetch(f"{proxy.admin}/readyz")
     assert (answer.status, json.loads(answer.body)["reasons"]) == (503, ["draining"])
     assert await proxy.metric(ACTIVE.format(upstream.url)) == total
@@ -222,9 +215,7 @@ async def test_workers_do_not_outlive_their_supervisor(serve: Serve, tmp_path: P
         assert len(workers) == 2
         process.signal(signal.SIGKILL)
         assert await process.exited() == -9
-        async with guarded("the workers to end"):
-            while any(Path(f"/proc/{pid}/fd/0").exists() for pid in workers):
-                await asyncio.sleep(0.01)
+        await until(lambda: not any(Path(f"/proc/{pid}/fd/0").exists() for pid in workers), "the workers to end")
 
 
 # The program, but for the silence after which a worker hangs: 5 s instead of 30.
@@ -255,9 +246,10 @@ async def test_a_worker_that_hangs_is_killed_and_the_others_streams_go_on(
         await process.line("worker [12] hangs")
         if not draining:
             await process.line("worker [12] ended with signal 9")
-            async with guarded("another worker"):
-                while hung in children(process.pid) or (await fetch(f"{proxy.admin}/readyz")).status != 200:
-                    await asyncio.sleep(0.01)
+            await until(lambda: hung not in children(process.pid), "the worker that hung to be gone")
+            await until(
+                lambda: fetch(f"{proxy.admin}/readyz"), "another worker", holds=lambda answer: answer.status == 200
+            )
         for conn in upstream.connections:
             conn.go.set()
         for client in others:
@@ -277,14 +269,10 @@ async def test_as_the_first_process_it_keeps_its_workers_and_leaves_no_zombies(s
         orphan = [require("nsenter"), "--target", str(first), "--pid", "sh", "-c", "sleep 0.05 & exit 0"]
         await asyncio.to_thread(subprocess.run, orphan, check=True, timeout=20)
         workers = set(children(first))
-        async with guarded("the orphan to be reaped"):
-            while len(children(first)) != 2:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(children(first)) == 2, "the orphan to be reaped")
         os.kill(children(first)[0], signal.SIGKILL)
         await process.line("ended with signal 9")
-        async with guarded("another worker"):
-            while len(children(first)) != 2 or set(children(first)) <= workers:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(children(first)) == 2 and set(children(first)) != workers, "another worker")
         assert (await fetch(f"{url}/")).body == b"abc"
         os.kill(first, signal.SIGTERM)
         assert await process.exited() == 0

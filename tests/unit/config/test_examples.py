@@ -11,11 +11,13 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from docs.generate import SCHEMA
 from streamproxy.config import Config, json_schema, load_config, parse_config
 from streamproxy.config.fields import keys_of
 from streamproxy.config.pending import PENDING
 from streamproxy.config.section import Section
 
+MODELINE = "# yaml-language-server: $schema="  # read by the YAML language server, which most editors use
 FOLDER = Path(__file__).parents[3] / "config"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))
 ENVIRON = {"OPENAI_API_KEY": "sk-test", "ANTHROPIC_API_KEY": "sk-ant-test", "JWKS_FILE": __file__}
@@ -36,6 +38,13 @@ def test_there_are_examples_for_what_people_run() -> None:
     assert {path.stem for path in EXAMPLES} >= {
         "minimal", "vllm", "ollama", "openai", "anthropic", "sse-browser", "download", "full", "tenants",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_names_the_schema_for_editors(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith(MODELINE)
+    assert (FOLDER / first.removeprefix(MODELINE)).resolve() == SCHEMA
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -11,6 +11,7 @@ from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.client import fetch
 from tests.doubles.connection import PeerEnded
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, FullBacklog, Script, Upstream, answering, response, stream_head, streaming
 
 HEAD = stream_head()
@@ -181,8 +182,7 @@ async def test_a_client_that_stops_reading_holds_the_upstream_back(serve: Serve,
     client.stop_reading()
     await client.request()
     conn = await upstream.connection()
-    while not conn.sent:
-        await asyncio.sleep(0)
+    await until(lambda: conn.sent)
     assert conn.taken < size
     client.go_on_reading()
     answer = await client.read_response()

@@ -14,6 +14,7 @@ from streamproxy.errors import BodyTooLarge, ClientDisconnected
 from streamproxy.exchange.body import RequestBody
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.timer import SharedTimer, TimeLimits, Timer
+from tests.doubles.until import until
 
 
 class Source:
@@ -112,8 +113,7 @@ async def test_a_read_that_was_cancelled_loses_nothing() -> None:
     body = body_of(source)
     body.hold(100)
     first = asyncio.create_task(all_of(body))
-    while source.reads < 1:
-        await asyncio.sleep(0)
+    await until(lambda: source.reads)
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first

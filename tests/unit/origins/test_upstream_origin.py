@@ -7,17 +7,16 @@ import asyncio
 import pytest
 
 from streamproxy import errors
-from streamproxy.config.model import Retry
+from streamproxy.config.model import Outlier, Retry
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.timer import Timer
-from streamproxy.upstream import Endpoint, Upstream, UpstreamSettings
-from streamproxy.upstream.outlier import OutlierSettings
+from streamproxy.upstream import Endpoint, Upstream
 from streamproxy.wire.headers import Headers, first
 from tests.unit.origins.calls import call_of, open_at, origin_of
-from tests.unit.upstream.fakes import FakeClient, client_of, endpoint, new_exchange
+from tests.unit.upstream.fakes import FakeClient, client_of, endpoint, new_exchange, settings
 
 RETRY = Retry.model_validate({"attempts": 3, "buffer": 100, "backoff": 0})
-EJECT = UpstreamSettings(balance="round_robin", outlier=OutlierSettings(1, 60.0, 50))
+EJECT = settings(balance="round_robin", outlier=Outlier(consecutive_failures=1, eject_for=60.0))
 
 
 async def send(
@@ -51,7 +50,7 @@ async def interrupted(
 
 
 def rotating(*endpoints: Endpoint) -> Upstream:
-    return Upstream("u", endpoints, UpstreamSettings(balance="round_robin"))
+    return Upstream("u", endpoints, settings(balance="round_robin"))
 
 
 async def test_an_endpoint_holds_its_place_until_the_end() -> None:
@@ -134,7 +133,7 @@ async def test_a_moved_request_carries_the_host_of_its_new_endpoint() -> None:
 
 async def test_a_host_that_the_file_or_the_client_chose_stays() -> None:
     good = endpoint("good")
-    upstream = Upstream("u", [endpoint("bad", 503), good], UpstreamSettings(balance="round_robin", own_host=False))
+    upstream = Upstream("u", [endpoint("bad", 503), good], settings(balance="round_robin", host="preserve"))
     await send(upstream, new_exchange(), preserve_host=True)
     assert first(client_of(good).requests[0][1], b"host") == b"proxy"
 
@@ -167,7 +166,7 @@ async def test_the_last_error_is_raised_when_the_attempts_are_used_up() -> None:
 
 async def test_one_endpoint_is_asked_again_where_there_is_no_other() -> None:
     one = endpoint("a", 503, 503, 200)
-    assert await send(Upstream("u", [one]), new_exchange()) == 200
+    assert await send(Upstream("u", [one], settings()), new_exchange()) == 200
     assert len(client_of(one).requests) == 3
 
 
@@ -213,7 +212,7 @@ async def test_a_post_is_repeated_by_permission(retry: Retry, headers: Headers) 
 
 async def test_retries_end_when_the_budget_does() -> None:
     one = endpoint("a", 503)
-    upstream = Upstream("u", [one])
+    upstream = Upstream("u", [one], settings())
     exchanges = [new_exchange() for _ in range(200)]
     for exchange in exchanges:
         assert await send(upstream, exchange) == 503
@@ -280,5 +279,5 @@ async def test_an_endpoint_that_asks_for_patience_is_given_it_only_when_it_is_as
     loop = asyncio.get_running_loop()
     retry = RETRY.model_copy(update={"backoff": 0.005})
     began = loop.time()
-    assert await send(Upstream("u", [slow]), new_exchange(), retry=retry) == 200
+    assert await send(Upstream("u", [slow], settings()), new_exchange(), retry=retry) == 200
     assert loop.time() - began >= 0.05  # ten times the backoff, and not an hour

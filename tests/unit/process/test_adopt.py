@@ -15,6 +15,7 @@ from streamproxy.config import Config, parse_config
 from streamproxy.errors import StreamproxyError
 from streamproxy.process.reload import Reloader, Source
 from tests.doubles.certificates import Certificate
+from tests.doubles.until import until
 
 
 def config(upstreams: str, route: str = "", more: str = "log: {access: off}") -> Config:
@@ -114,15 +115,12 @@ async def test_a_file_is_reloaded_once_for_one_change_whoever_sees_it_first(tmp_
         reloader = Reloader(app, source, None)
         following = asyncio.get_running_loop().create_task(reloader.follow(stop))
         async with asyncio.timeout(10):
-            while not loads:
-                await asyncio.sleep(0.01)
+            await until(lambda: loads)
             file.write_text("three")
             await reloader.reload()
-            while len(loads) < 2:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(loads) >= 2)
             file.write_text("four")
-            while loads[-1] != "four":
-                await asyncio.sleep(0.01)
+            await until(lambda: loads[-1] == "four")
         stop.set()
         await following
     assert loads == ["two", "three", "four"]

@@ -12,6 +12,7 @@ from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.process import drain as steps
 from streamproxy.process.drain import Stop, drain
+from tests.doubles.until import until
 
 
 class Engine:
@@ -112,9 +113,7 @@ async def test_what_outlives_the_timeout_is_ended(parts: Parts) -> None:
 async def test_a_stream_inside_an_event_has_a_moment_and_others_have_none(parts: Parts) -> None:
     inside, between = parts.app.begin(Position(False)), parts.app.begin(Position(True))
     draining = asyncio.get_running_loop().create_task(parts.drain())
-    async with asyncio.timeout(10):
-        while between.error is None:
-            await asyncio.sleep(0)
+    await until(lambda: between.error is not None)
     assert inside.interruption is None
     inside.inspector = Position(True)
     await draining

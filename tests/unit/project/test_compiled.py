@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -95,16 +96,22 @@ def wheel(directory: Path, **environment: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(params=[{}, {"STREAMPROXY_COMPILE": "0"}], ids=["unset", "0"])
-def pure(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    done = wheel(tmp_path, **request.param)
+@pytest.fixture(scope="module", params=[{}, {"STREAMPROXY_COMPILE": "0"}], ids=["unset", "0"])
+def pure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("wheel")
+    done = wheel(directory, **request.param)
     assert done.returncode == 0, done.stdout + done.stderr
-    (made,) = tmp_path.iterdir()
+    (made,) = directory.iterdir()
     return made
 
 
 def test_a_wheel_is_pure_unless_it_is_asked_to_be_compiled(pure: Path) -> None:
     assert pure.name.endswith("-py3-none-any.whl")
+
+
+def test_a_wheel_has_the_files_that_are_not_python(pure: Path) -> None:
+    names = set(zipfile.ZipFile(pure).namelist())
+    assert {"streamproxy/py.typed", "streamproxy/config/schema.json", "streamproxy/admin/assets/page.html"} <= names
 
 
 def test_a_wish_that_is_neither_yes_nor_no_is_refused(tmp_path: Path) -> None:

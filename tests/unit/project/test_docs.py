@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import streamproxy
-from docs.generate import FILE, reference
+from docs.generate import FILE, SCHEMA, published, reference
 from streamproxy.cli import cli
 from streamproxy.config import Config, parse_config
 from streamproxy.config.pending import PENDING
+from streamproxy.config.schema import PUBLISHED
 from streamproxy.errors import StreamproxyError
 from streamproxy.observe.access_log import FIELDS
 from streamproxy.observe.metrics import FAMILIES, Counts, Distributions
 from tests.doubles.certificates import Certificate
-from tests.unit.config.test_examples import all_keys
+from tests.unit.config.test_examples import MODELINE, all_keys
 from tests.unit.project.dockerfile import ROOT
 from tests.unit.project.markdown import DOCS, Block, anchors, blocks, links, pages, prose, table
 
@@ -28,6 +31,7 @@ ENVIRON = {
     "SUPPORT_TOKEN": "support",
     "EVENTS_TOKEN": "events",
 }
+MORE_PAGES = ("deploy/README.md", "CONTRIBUTING.md", "SECURITY.md")
 METRICS = DOCS / "metrics.md"
 
 
@@ -40,6 +44,11 @@ def environ(certificate: Certificate) -> dict[str, str]:
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_every_configuration_loads(block: Block, environ: dict[str, str]) -> None:
     assert parse_config(block.text, name=str(block), environ=environ).routes
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_every_configuration_names_the_published_schema(block: Block) -> None:
+    assert block.text.splitlines()[0] == MODELINE + PUBLISHED
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
@@ -62,7 +71,7 @@ def test_commands_of_the_program_exist_with_their_options(block: Block) -> None:
         assert {word for word in words[2:] if word.startswith("-")} <= options
 
 
-@pytest.mark.parametrize("page", [*pages(), ROOT / "deploy/README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*pages(), *(ROOT / name for name in MORE_PAGES)], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in links(page):
         if link.startswith("https://"):
@@ -104,6 +113,13 @@ def test_every_metric_that_a_page_names_exists() -> None:
 
 def test_the_reference_is_what_the_model_says() -> None:
     assert FILE.read_text() == reference(), "the keys have changed: run python -m docs.generate"
+
+
+def test_the_schema_is_published_as_the_command_prints_it() -> None:
+    assert SCHEMA.read_text() == published(), "the keys have changed: run python -m docs.generate"
+    assert CliRunner().invoke(cli, ["schema"]).output == published()
+    assert json.loads(published())["$id"] == PUBLISHED
+    assert PUBLISHED.endswith(SCHEMA.relative_to(ROOT).as_posix())
 
 
 def test_the_reference_has_every_key_with_what_it_is() -> None:

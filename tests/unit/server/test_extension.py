@@ -10,6 +10,7 @@ import pytest
 
 from streamproxy.errors import ClientLeft
 from tests.conftest import Connect
+from tests.doubles.until import until
 from tests.unit.server.conftest import Start
 from tests.unit.server.harness import (
     GET,
@@ -119,9 +120,7 @@ async def test_a_client_that_takes_nothing_holds_the_pushes(start: Start, dial: 
     client = await dial(server.url, receive_buffer=4096)
     client.stop_reading()
     await client.send(GET)
-    async with asyncio.timeout(10):
-        while not counts:
-            await asyncio.sleep(0.001)
+    await until(lambda: counts)
     client.go_on_reading()
     assert len((await client.read_response()).body) == 400 * 65536
 

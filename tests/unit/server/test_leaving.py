@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import Connect
 from tests.doubles.client import RawClient
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.until import until
 from tests.unit.server.conftest import Start
 from tests.unit.server.harness import GET, Receive, Scope, Send, body_message, start_message, turns, wired
 
@@ -103,8 +104,7 @@ async def test_a_client_that_leaves_while_its_upload_is_held_back_is_noticed(sta
     await client.send(b"x" * 200_000)
     async with asyncio.timeout(10):
         await app.entered.wait()
-        while server.connection.flow.reading:
-            await asyncio.sleep(0.001)
+        await until(lambda: not server.connection.flow.reading)
         at = leave(client, "close")
         await app.left.wait()
     assert app.left_at - at < 1  # 0.05 s on a machine that has nothing else to do
@@ -117,8 +117,7 @@ async def test_a_client_that_leaves_with_a_flood_behind_its_request_is_noticed(s
     await client.send(GET * 2000)
     async with asyncio.timeout(10):
         await app.entered.wait()
-        while server.connection.flow.reading:
-            await asyncio.sleep(0.001)
+        await until(lambda: not server.connection.flow.reading)
         leave(client, "half-close")
         await app.left.wait()
 
@@ -130,8 +129,7 @@ async def test_a_client_that_leaves_while_it_takes_nothing_is_noticed(start: Sta
     client.stop_reading()
     await client.send(GET)
     async with asyncio.timeout(10):
-        while not (server.state.connections and server.connection.flow.paused):
-            await asyncio.sleep(0.001)
+        await until(lambda: server.state.connections and server.connection.flow.paused)
         leave(client, "reset")
         await app.left.wait()
 
@@ -156,11 +154,9 @@ async def test_nobody_is_told_after_the_response_is_complete(start: Start, dial:
     await client.read_response()
     client.close()
     async with asyncio.timeout(10):
-        while server.state.connections:
-            await asyncio.sleep(0.001)
+        await until(lambda: not server.state.connections)
         done.set()
-        while server.state.tasks:
-            await asyncio.sleep(0.001)
+        await until(lambda: not server.state.tasks)
     assert (calls, messages) == ([], [{"type": "http.disconnect"}, False])
 
 
@@ -219,15 +215,11 @@ async def test_nothing_stays_after_hundreds_of_aborts(
     for number in range(200):
         client = await dial(server.url)
         await client.send(request)
-        async with asyncio.timeout(10):
-            while len(server.state.tasks) < 1:
-                await asyncio.sleep(0)
+        await until(lambda: len(server.state.tasks) >= 1)
         if phase == "body":
             await client.read_until(b"begun")
         leave(client, ("close", "reset", "half-close")[number % 3])
-        async with asyncio.timeout(10):
-            while server.state.tasks or server.state.connections:
-                await asyncio.sleep(0)
+        await until(lambda: not (server.state.tasks or server.state.connections))
         client.close()
     await turns()
     gc.collect()
@@ -248,10 +240,7 @@ async def test_a_peer_that_leaves_an_aborted_response_unread_does_not_keep_it(st
     client = await dial(server.url, receive_buffer=4096)
     client.stop_reading()
     await client.send(GET)
-    async with asyncio.timeout(10):
-        while not server.state.connections:
-            await asyncio.sleep(0.001)
-        while server.state.connections:
-            await asyncio.sleep(0.001)
+    await until(lambda: server.state.connections)
+    await until(lambda: not server.state.connections)
     client.go_on_reading()
     assert (await client.wait_ended()).how in ("reset", "eof")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Connect
+from tests.doubles.until import until
 from tests.unit.server.conftest import Start
 from tests.unit.server.harness import GET, Receive, Scope, Send, body_message, hello, read_body, start_message
 
@@ -82,9 +83,7 @@ async def test_a_client_that_never_stops_sending_is_cut_off(start: Start, dial: 
     await client.send(b"nonsense\r\n\r\n")
     assert (await client.read_response()).status == 400
     await client.wait_ended()
-    async with asyncio.timeout(10):
-        while server.state.connections:
-            await asyncio.sleep(0.01)
+    await until(lambda: not server.state.connections)
 
 
 async def test_a_bad_request_behind_a_good_one_is_answered_after_it(start: Start, dial: Connect) -> None:
@@ -110,9 +109,7 @@ async def test_a_bad_chunk_before_the_response_is_a_400_and_the_application_hear
     server = await start(app)
     client = await dial(server.url)
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
-    async with asyncio.timeout(10):
-        while not heard:
-            await asyncio.sleep(0.001)
+    await until(lambda: heard)
     await client.send(b"x\r\n")
     answer = await client.read_response()
     assert answer.status == 400

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Connect
+from tests.doubles.until import until
 from tests.unit.server.conftest import Start
 from tests.unit.server.harness import (
     GET,
@@ -262,9 +263,7 @@ async def test_a_flood_of_pipelined_requests_is_held_by_its_own_connection(start
     client = await dial(server.url)
     one = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
     client.write(one * 200)
-    async with asyncio.timeout(10):
-        while not (server.state.connections and not server.connection.flow.reading):
-            await asyncio.sleep(0.001)
+    await until(lambda: server.state.connections and not server.connection.flow.reading)
     assert client.taken < len(one) * 200  # the rest waits at the client
     gate.set()
     for _ in range(200):
@@ -303,9 +302,7 @@ async def test_a_large_upload_is_held_back_until_the_application_takes_it(start:
     size = 32 * 1024 * 1024
     client.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
     client.write(b"x" * size)
-    async with asyncio.timeout(10):
-        while not (server.state.connections and not server.connection.flow.reading):
-            await asyncio.sleep(0.001)
+    await until(lambda: server.state.connections and not server.connection.flow.reading)
     assert client.taken < size
     gate.set()
     assert (await client.read_response()).status == 204
@@ -322,9 +319,7 @@ async def test_100_continue_is_sent_when_the_application_wants_the_body(start: S
     server = await start(app)
     client = await dial(server.url)
     await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n")
-    async with asyncio.timeout(10):
-        while not server.state.tasks:
-            await asyncio.sleep(0.001)
+    await until(lambda: server.state.tasks)
     assert not client.buffer
     gate.set()
     assert await client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -12,6 +12,7 @@ import pytest
 
 from streamproxy.errors import ExchangeAborted
 from tests.conftest import Connect
+from tests.doubles.until import until
 from tests.unit.server.conftest import Start
 from tests.unit.server.harness import (
     GET,
@@ -399,9 +400,7 @@ async def test_such_a_reset_comes_after_what_the_transport_held(start: Start, di
     client = await dial(server.url, receive_buffer=4096)
     client.stop_reading()
     await client.send(OLD)
-    async with asyncio.timeout(10):
-        while not (server.state.connections and server.connection.flow.flushing):
-            await asyncio.sleep(0.001)
+    await until(lambda: server.state.connections and server.connection.flow.flushing)
     if leaves:
         client.transport.write_eof()
     client.go_on_reading()
@@ -436,9 +435,7 @@ async def test_a_cancelled_application_is_no_fault(
     await waiting.send(GET)
     await begun.send(b"GET /begun HTTP/1.1\r\nHost: a\r\n\r\n")
     await begun.read_head()
-    async with asyncio.timeout(10):
-        while len(server.state.tasks) < 2:
-            await asyncio.sleep(0.001)
+    await until(lambda: len(server.state.tasks) >= 2)
     await turns()
     for task in list(server.state.tasks):
         task.cancel()
@@ -472,9 +469,7 @@ async def test_send_waits_for_a_client_that_does_not_read(start: Start, dial: Co
     client = await dial(server.url, receive_buffer=4096)
     client.stop_reading()
     await client.send(GET)
-    async with asyncio.timeout(10):
-        while not (server.state.connections and server.connection.flow.paused):
-            await asyncio.sleep(0.001)
+    await until(lambda: server.state.connections and server.connection.flow.paused)
     assert sent < 400
     client.go_on_reading()
     answer = await client.read_response()

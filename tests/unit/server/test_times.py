@@ -9,6 +9,7 @@ import pytest
 from streamproxy.server.flow import NEVER, Deadline
 from tests.conftest import Connect
 from tests.doubles.clock import Clock
+from tests.doubles.until import until
 from tests.unit.server.conftest import Start
 from tests.unit.server.harness import GET, hello
 
@@ -29,10 +30,12 @@ async def test_a_head_that_trickles_is_a_408_too(start: Start, dial: Connect) ->
     server = await start(hello, head_timeout=0.05)
     client = await dial(server.url)
     await client.send(b"GET / HTTP/1.1\r\nX: ")
-    async with asyncio.timeout(10):
-        while not server.rejected:
-            client.write(b"a")
-            await asyncio.sleep(0.005)
+
+    def goes_on() -> bool:
+        client.write(b"a")
+        return bool(server.rejected)
+
+    await until(goes_on)
     assert (await client.read_response()).status == 408
 
 

@@ -9,6 +9,7 @@ import pytest
 from streamproxy.errors import ExchangeAborted
 from tests.conftest import Connect
 from tests.doubles.certificates import Certificate
+from tests.doubles.until import until
 from tests.unit.server.conftest import Start
 from tests.unit.server.harness import GET, Receive, Scope, Send, body_message, hello, start_message, turns
 
@@ -36,9 +37,7 @@ async def test_a_refusal_is_readable_while_the_client_is_still_sending(
     answer = await client.read_response()
     assert (answer.status, answer.complete) == (400, True)
     client.close()
-    async with asyncio.timeout(10):
-        while server.state.connections:
-            await asyncio.sleep(0.001)
+    await until(lambda: not server.state.connections)
 
 
 async def test_the_application_is_told_that_the_client_left(

@@ -11,6 +11,7 @@ from streamproxy.exchange.stream import ByteStream
 from streamproxy.server.http1.upgraded import UpgradedConnection
 from tests.conftest import Connect
 from tests.doubles.certificates import Certificate
+from tests.doubles.until import until
 from tests.unit.server.conftest import Start
 from tests.unit.server.harness import Receive, Scope, Send, body_message, start_message, turns, wired
 
@@ -58,9 +59,7 @@ class Tunnel:
             self.stream.write(data)
 
     async def has(self, size: int) -> None:
-        async with asyncio.timeout(10):
-            while len(self.data) < size:
-                await asyncio.sleep(0.001)
+        await until(lambda: len(self.data) >= size)
 
 
 async def test_a_handshake_becomes_a_stream_of_bytes(start: Start, dial: Connect) -> None:
@@ -104,9 +103,7 @@ async def test_a_client_that_left_before_the_start_is_told_after_it(start: Start
     await client.send(HANDSHAKE)
     await client.read_exactly(len(SWITCHED))
     client.reset()
-    async with asyncio.timeout(10):
-        while server.state.connections:
-            await asyncio.sleep(0.001)
+    await until(lambda: not server.state.connections)
     assert not app.lost.is_set()
     app.start()
     assert not app.lost.is_set()

@@ -11,6 +11,7 @@ import uvicorn
 
 from tests.conftest import Connect
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.until import until
 from tests.unit.server.harness import (
     GET,
     App,
@@ -36,9 +37,7 @@ async def running(app: App, **options: Any) -> AsyncIterator[Running]:
     config.port = 0
     server = uvicorn.Server(config)
     task = asyncio.get_running_loop().create_task(server._serve())  # serve() would take the signals
-    async with asyncio.timeout(10):
-        while not server.started:
-            await asyncio.sleep(0.001)
+    await until(lambda: server.started)
     try:
         yield Running(server)
     finally:
@@ -73,11 +72,9 @@ async def test_a_shutdown_closes_idle_connections_and_lets_busy_ones_finish(leak
         await stream.send(b"GET /stream HTTP/1.1\r\nHost: a\r\n\r\n")
         await begun.send(b"GET /begun")
         head = await stream.read_head()
-        async with asyncio.timeout(10):
-            while len(one.server.server_state.tasks) < 2 or len(one.server.server_state.connections) < 4:
-                await asyncio.sleep(0.001)
-            while sum(c._head is not None for c in one.server.server_state.connections) < 1:  # type: ignore[union-attr]
-                await asyncio.sleep(0.001)
+        state = one.server.server_state
+        await until(lambda: len(state.tasks) >= 2 and len(state.connections) >= 4)
+        await until(lambda: any(c._head is not None for c in state.connections))  # type: ignore[union-attr]
         for connection in list(one.server.server_state.connections):
             connection.shutdown()
         assert (await idle.read_all())[0] == b""

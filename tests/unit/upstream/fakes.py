@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from streamproxy.client.base import ChunkSource, IteratorSource
+from streamproxy.config import model
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream import Endpoint
 from streamproxy.wire.headers import Headers
@@ -97,3 +98,11 @@ def new_exchange(method: str = "GET") -> Exchange:
     exchange = Exchange(request_id="r", route="r", upstream="u", method=method, path="/")
     exchange.task = asyncio.current_task()
     return exchange
+
+
+def settings(**keys: Any) -> model.Upstream:
+    """An upstream's section of a file with these keys, without outlier ejection unless they have it.
+
+    The endpoints in it are not used: an `Upstream` takes its own.
+    """
+    return model.Upstream(endpoints=("http://unused",), **({"outlier": "off"} | keys))

@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamproxy.upstream.health import Health, HealthSettings, first_delay, next_delay
+from streamproxy.config.model import Health
+from streamproxy.upstream.health import ProbeHistory, first_delay, next_delay
 
 
-def health(healthy_after: int = 2, unhealthy_after: int = 3) -> Health:
-    return Health(HealthSettings("/health", 5.0, 2.0, healthy_after, unhealthy_after, frozenset({200})))
+def health(healthy_after: int = 2, unhealthy_after: int = 3) -> ProbeHistory:
+    return ProbeHistory(Health(healthy_after=healthy_after, unhealthy_after=unhealthy_after))
 
 
-def verdicts(one: Health, results: str) -> str:
+def verdicts(one: ProbeHistory, results: str) -> str:
     """The state after each result: a probe is good (g) or bad (b), an endpoint up (+) or down (-)."""
     out = ""
     for result in results:

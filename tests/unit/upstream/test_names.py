@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from streamproxy.upstream import Endpoint, Upstream, UpstreamSettings
+from streamproxy.upstream import Endpoint, Upstream
 from streamproxy.upstream.names import Name, authority_of, look_up
 from tests.unit.origins.calls import open_at
-from tests.unit.upstream.fakes import client_of, endpoint, new_exchange
+from tests.unit.upstream.fakes import client_of, endpoint, new_exchange, settings
 
 
 class Zone:
@@ -34,7 +34,7 @@ class Service:
     def __init__(self, zone: Zone) -> None:
         self.built: dict[str, Endpoint] = {}
         self.name = Name("svc", 80, itself=endpoint("svc"), build=self._build, look_up=zone.look_up)
-        self.upstream = Upstream("u", [], UpstreamSettings(balance="round_robin"), names=[self.name])
+        self.upstream = Upstream("u", [], settings(balance="round_robin"), names=[self.name])
 
     def _build(self, address: str) -> Endpoint:
         self.built[address] = endpoint(address)

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproxy import errors
+from streamproxy.config.model import Outlier
 from streamproxy.exchange.exchange import Phase
 from streamproxy.upstream import Endpoint
-from streamproxy.upstream.outlier import Outliers, OutlierSettings, failed_by
+from streamproxy.upstream.outlier import Outliers, failed_by
 from tests.unit.upstream.fakes import endpoint, new_exchange
 
-SETTINGS = OutlierSettings(consecutive_failures=3, eject_for=30.0, max_ejected_percent=50)
+SETTINGS = Outlier(consecutive_failures=3, eject_for=30.0, max_ejected_percent=50)
 
 
 def fleet(count: int) -> list[Endpoint]:
@@ -63,7 +64,7 @@ def test_earlier_ejections_are_forgotten_after_a_long_good_time() -> None:
 
 def test_the_last_endpoint_is_never_ejected() -> None:
     one = fleet(1)
-    assert fail(Outliers(SETTINGS._replace(max_ejected_percent=100)), one[0], one, 50) is None
+    assert fail(Outliers(SETTINGS.model_copy(update={"max_ejected_percent": 100})), one[0], one, 50) is None
 
 
 def test_the_last_one_that_is_healthy_is_never_ejected() -> None:
@@ -74,7 +75,10 @@ def test_the_last_one_that_is_healthy_is_never_ejected() -> None:
 
 @given(st.integers(1, 9), st.integers(1, 100), st.lists(st.integers(0, 8), max_size=80))
 def test_never_all_and_never_more_than_the_percentage(count: int, percent: int, failing: list[int]) -> None:
-    everyone, outliers = fleet(count), Outliers(OutlierSettings(1, 30.0, percent))
+    everyone, outliers = (
+        fleet(count),
+        Outliers(Outlier(consecutive_failures=1, eject_for=30.0, max_ejected_percent=percent)),
+    )
     for place in failing:
         one = everyone[place % count]
         if outliers.failed(one, everyone, 0.0) is not None:

@@ -7,13 +7,14 @@ import asyncio
 import pytest
 
 from streamproxy import errors
+from streamproxy.config.model import Health
 from streamproxy.upstream import Endpoint
-from streamproxy.upstream.health import HealthSettings
 from streamproxy.upstream.prober import Prober
 from streamproxy.upstream.roster import Roster
+from tests.doubles.until import until
 from tests.unit.upstream.fakes import Answer, FakeClient, client_of, endpoint
 
-SETTINGS = HealthSettings("/health?deep=1", 0.01, 0.05, 2, 2, frozenset({200, 204}))
+SETTINGS = Health(path="/health", interval=0.01, timeout=0.05, healthy_after=2, unhealthy_after=2, status=(200, 204))
 
 
 class Probed:
@@ -26,9 +27,7 @@ class Probed:
         self.prober.watch(self.endpoint)
 
     async def after(self, probes: int) -> None:
-        async with asyncio.timeout(5):
-            while len(client_of(self.endpoint).requests) <= probes:
-                await asyncio.sleep(0.001)
+        await until(lambda: len(client_of(self.endpoint).requests) > probes)
 
 
 @pytest.mark.parametrize("answer", [500, 301, errors.ConnectionRefused(), errors.ConnectionTerminated()])
@@ -82,9 +81,7 @@ async def test_a_host_of_the_files_choice_goes_to_probes_too() -> None:
     one = endpoint("a")
     prober = Prober(SETTINGS, Roster("u", [one]), host=b"api.example", uniform=lambda: 0.0)
     prober.watch(one)
-    async with asyncio.timeout(5):
-        while not client_of(one).requests:
-            await asyncio.sleep(0.001)
+    await until(lambda: client_of(one).requests)
     await prober.aclose()
     assert (b"host", b"api.example") in client_of(one).requests[0][1]
 
@@ -99,10 +96,12 @@ async def test_a_probe_is_not_a_stream_and_running_streams_are_not_its_business(
 
 async def test_a_dropped_endpoint_is_probed_no_more() -> None:
     probed = Probed(200)
+    other = endpoint("b")
+    probed.prober.watch(other)
     await probed.after(1)
     probed.prober.drop(probed.endpoint)
     await asyncio.sleep(0)
-    count = len(client_of(probed.endpoint).requests)
-    await asyncio.sleep(0.03)
+    count, others = len(client_of(probed.endpoint).requests), len(client_of(other).requests)
+    await until(lambda: len(client_of(other).requests) > others + 3)
     assert len(client_of(probed.endpoint).requests) == count
     await probed.prober.aclose()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.upstream import Upstream
 from streamproxy.upstream.retired import Retired
-from tests.unit.upstream.fakes import FakeClient, endpoint
+from tests.doubles.until import until
+from tests.unit.upstream.fakes import FakeClient, endpoint, settings
 
 
 def begin(ledger: Ledger, upstream: str) -> Exchange:
@@ -20,13 +19,18 @@ def begin(ledger: Ledger, upstream: str) -> Exchange:
 def build(name: str) -> tuple[Upstream, FakeClient]:
     one = endpoint(f"http://{name}")
     assert isinstance(one.client, FakeClient)
-    return Upstream(name, [one]), one.client
+    return Upstream(name, [one], settings()), one.client
 
 
 async def until_closed(client: FakeClient) -> None:
-    async with asyncio.timeout(10):
-        while client.log != ["closed"]:
-            await asyncio.sleep(0)
+    await until(lambda: client.log == ["closed"])
+
+
+async def retire_another(retired: Retired) -> None:
+    """A barrier: what was to be closed before is closed when this one is."""
+    upstream, client = build("another")
+    retired.add([upstream])
+    await until_closed(client)
 
 
 async def test_an_upstream_without_exchanges_is_closed_at_once() -> None:
@@ -47,7 +51,7 @@ async def test_an_upstream_is_closed_with_the_last_exchange_that_was_live() -> N
     retired.add([upstream])
     later = begin(ledger, "a")  # under the configuration after it
     ledger.close(first)
-    await asyncio.sleep(0.01)
+    await retire_another(retired)
     assert client.log == []
     ledger.close(second)
     await until_closed(client)
@@ -78,7 +82,7 @@ async def test_two_generations_of_a_name_are_closed_each_with_its_own() -> None:
     retired.add([second])
     ledger.close(old)
     await until_closed(first_client)
-    await asyncio.sleep(0.01)
+    await retire_another(retired)
     # Who of the two an exchange uses is told by its name, so the second waits for both.
     assert second_client.log == []
     ledger.close(new)

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamproxy.config.model import Outlier
 from streamproxy.upstream import Endpoint
 from streamproxy.upstream.endpoint import SLOW_START
-from streamproxy.upstream.outlier import OutlierSettings
 from streamproxy.upstream.roster import Roster
 from tests.doubles.clock import Clock
+from tests.doubles.until import until
 from tests.unit.upstream.fakes import client_of, endpoint
 
-SETTINGS = OutlierSettings(consecutive_failures=2, eject_for=0.02, max_ejected_percent=50)
+SETTINGS = Outlier(consecutive_failures=2, eject_for=0.02, max_ejected_percent=50)
 
 
 async def test_an_unhealthy_endpoint_is_not_available_and_comes_back(clock: Clock) -> None:
@@ -61,9 +62,7 @@ async def test_an_ejected_endpoint_comes_back_by_itself() -> None:
     assert a.up
     roster.failed(a)
     assert (roster.available, a.up) == ([b], False)
-    async with asyncio.timeout(5):
-        while not a.up:
-            await asyncio.sleep(0.005)
+    await until(lambda: a.up)
     assert roster.available == [a, b]
     assert a.share < 1.0
     await roster.aclose()
@@ -71,7 +70,7 @@ async def test_an_ejected_endpoint_comes_back_by_itself() -> None:
 
 async def test_an_endpoint_is_up_only_when_probes_and_requests_agree() -> None:
     a, b = endpoint("a"), endpoint("b")
-    roster = Roster("u", [a, b], SETTINGS._replace(eject_for=60))
+    roster = Roster("u", [a, b], SETTINGS.model_copy(update={"eject_for": 60.0}))
     roster.judge(a, False, "bad")
     roster.judge(a, True, "good")
     for _ in range(2):
@@ -105,7 +104,7 @@ async def test_a_removed_endpoint_ends_what_it_began_and_is_closed_then() -> Non
 
 async def test_closing_ends_timers_and_leaving_endpoints_too() -> None:
     a, b, c = endpoint("a"), endpoint("b"), endpoint("c")
-    roster = Roster("u", [a, b], SETTINGS._replace(eject_for=60))
+    roster = Roster("u", [a, b], SETTINGS.model_copy(update={"eject_for": 60.0}))
     roster.failed(a)
     roster.failed(a)
     b.streams = 1
@@ -127,7 +126,9 @@ def test_whatever_happens_the_available_are_those_that_are_up_and_ejection_leave
 ) -> None:
     async def scenario() -> None:
         everyone = [endpoint(f"e{number}") for number in range(3)]
-        roster = Roster("u", everyone, OutlierSettings(1, 60.0, percent), clock=Clock())
+        roster = Roster(
+            "u", everyone, Outlier(consecutive_failures=1, eject_for=60.0, max_ejected_percent=percent), clock=Clock()
+        )
         for step, number in steps:
             one = everyone[number % len(everyone)]
             there, up_before = one in roster.endpoints, len(roster.available)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from streamproxy import errors
-from streamproxy.upstream import Endpoint, Upstream, UpstreamSettings
-from tests.unit.upstream.fakes import endpoint, new_exchange
+from streamproxy.upstream import Endpoint, Upstream
+from tests.unit.upstream.fakes import endpoint, new_exchange, settings
 
 
 def rotating(*endpoints: Endpoint) -> Upstream:
-    return Upstream("u", endpoints, UpstreamSettings(balance="round_robin"))
+    return Upstream("u", endpoints, settings(balance="round_robin"))
 
 
 # Picking.
@@ -24,14 +24,14 @@ async def test_one_endpoint_is_picked_without_asking_anybody() -> None:
             raise AssertionError("asked")
 
     one = endpoint("a")
-    upstream = Upstream("u", [one], balancer=Never())
+    upstream = Upstream("u", [one], settings(), balancer=Never())
     exchange = new_exchange()
     assert upstream.pick(exchange, []) is one
     assert upstream.roster is None
 
 
 async def test_a_hash_keeps_a_session_on_one_endpoint() -> None:
-    upstream = Upstream("u", [endpoint(name) for name in "abcd"], UpstreamSettings(balance="hash", hash="header:X-S"))
+    upstream = Upstream("u", [endpoint(name) for name in "abcd"], settings(balance={"hash": "header:X-S"}))
     picked = {upstream.pick(new_exchange(), [(b"x-s", b"me")]).url for _ in range(20)}
     others = {upstream.pick(new_exchange(), [(b"x-s", b"%d" % n)]).url for n in range(50)}
     assert len(picked) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from streamproxy.client.http1 import NativeClient, Stream
 from streamproxy.errors import ExchangeError
 from streamproxy.wire.headers import Headers
 from tests.doubles.connection import guarded
+from tests.doubles.until import until as until
 
 HOST: Headers = [(b"host", b"upstream.example")]
 
@@ -58,10 +58,3 @@ async def body_of(*chunks: bytes) -> AsyncIterator[bytes]:
     """A request body that is all there."""
     for chunk in chunks:
         yield chunk
-
-
-async def until(condition: Any) -> None:
-    """Let the loop turn until ``condition()`` is true."""
-    async with guarded("a condition"):
-        while not condition():
-            await asyncio.sleep(0.001)
