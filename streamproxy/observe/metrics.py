@@ -26,11 +26,11 @@ from prometheus_client.registry import Collector
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.tally import Tally
-from streamproxy.observe.families import FAMILIES, GENAI_FAMILIES, Counts, Distributions, Family, Gauges
+from streamproxy.observe.families import BY_NAME, FAMILIES, PENDING, Counts, Distributions, Family
 from streamproxy.observe.series import Pair, Totals
 from streamproxy.version import BUILD, __version__
 
-__all__ = ["FAMILIES", "GENAI_FAMILIES", "OPENMETRICS", "TEXT", "Counts", "Distributions", "Gauges", "Metrics"]
+__all__ = ["FAMILIES", "OPENMETRICS", "TEXT", "Counts", "Distributions", "Metrics"]
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -174,10 +174,10 @@ class Metrics:
         labels = {"version": __version__, "build": BUILD, "python": platform.python_version()}
         build.add_metric([], labels | ({"engine": self.engine} if self.engine else {}))
         yield build
-        for family in FAMILIES:
-            yield _metric("streamproxy_" + family.name, family, totals)
-        for family in GENAI_FAMILIES:
-            yield _metric(family.name, family, totals)
+        for name, family in BY_NAME.items():
+            metric = _metric(name, family, totals)
+            if metric.samples or family.name not in PENDING:
+                yield metric
         yield from self._process.collect()
 
 

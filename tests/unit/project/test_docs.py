@@ -10,7 +10,7 @@ import click
 import pytest
 
 import streamproxy
-from docs.generate import FILE, reference
+from docs.generate import FILE, METRICS, metrics, reference
 from streamproxy.cli import cli
 from streamproxy.config import Config, parse_config
 from streamproxy.config.pending import PENDING
@@ -28,7 +28,6 @@ ENVIRON = {
     "SUPPORT_TOKEN": "support",
     "EVENTS_TOKEN": "events",
 }
-METRICS = DOCS / "metrics.md"
 
 
 @pytest.fixture
@@ -104,6 +103,10 @@ def test_every_metric_that_a_page_names_exists() -> None:
 
 def test_the_reference_is_what_the_model_says() -> None:
     assert FILE.read_text() == reference(), "the keys have changed: run python -m docs.generate"
+
+
+def test_the_page_of_the_metrics_is_what_the_table_says() -> None:
+    assert METRICS.read_text() == metrics(), "the metrics have changed: run python -m docs.generate"
 
 
 def test_the_reference_has_every_key_with_what_it_is() -> None:
