@@ -68,7 +68,7 @@ More are in the [recording rules](../deploy/prometheus/rules.yaml) and the
 """
 _BUILD = (
     "| `streamproxy_build_info` | gauge | version, build (compiled, pure), python, engine "
-    "| What runs here? Under an ASGI server of your own there is no engine. |\n"
+    "| Which version runs here? There is no engine label under an ASGI server of your own. |\n"
 )
 _NOT_YET = "not in this version: "
 _MARKS = (("ms|s|m|h", "duration"), ("KiB|MiB", "size"), ("^[0-9]+$", "number"))

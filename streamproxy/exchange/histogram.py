@@ -85,7 +85,7 @@ class Histogram:
         self.sum += value
 
     def tally(self, value: float) -> None:
-        """Count one observation whose value somebody else adds to the sum."""
+        """Count one observation whose value the caller adds to the sum."""
         number = bisect_left(self.scale.bounds, value)
         self.counts[number] = self.counts.get(number, 0) + 1
 

@@ -1,4 +1,4 @@
-"""The live exchanges, and who is told when one ends."""
+"""The live exchanges, the observers of their ends, and what is counted beside the exchanges."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def configure(
 ) -> AccessLog | None:
     """Set up the loggers; returns the access log to observe the ledger with, or None when ``access`` is off.
 
-    May be called again, for another configuration. Loggers of a server, of asyncio and of OpenTelemetry that nobody has
-    given a handler write here too; those that somebody has configured are left as they are, but for the two rules
+    May be called again, for another configuration. Loggers of a server, of asyncio and of OpenTelemetry that have no
+    handler write here too; those that are configured already are left as they are, but for the two rules
     above. ``auto`` is console for a stream that is a terminal, else json. The streams default to those of ``sys``.
     """
     out, err = stdout or sys.stdout, stderr or sys.stderr

@@ -65,7 +65,7 @@ class Metrics:
     """The metrics of one process.
 
     ``upstreams`` is called at each scrape for the upstreams in force; ``engine`` is the name of the ASGI server, for
-    ``streamproxy_build_info``, to be set by who runs it: under a server that nobody here has started there is no such
+    ``streamproxy_build_info``, set by the code that starts it: an application under a server of its own has no such
     label. ``process`` collects the ``process_*`` series, where they are not those of this process.
     """
 

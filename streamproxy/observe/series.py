@@ -206,7 +206,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.series: dict[Pair, Series] = {}
-        # Route, method, code. No Counter: adding to one costs 2,500 instructions, and this is done for every request.
+        # Route, method, code. No Counter: adding to one is slow, and this is done for every request.
         self.requests: dict[tuple[str, str, int], int] = {}
         self.disconnects: Counter[tuple[str, str, str]] = Counter()  # route, side, phase
         self.upstream_errors: Counter[tuple[str, str, str]] = Counter()  # route, upstream, error
