@@ -288,15 +288,14 @@ class Exchange:
         self.gap = None
         self.gap_sum_before = self.gap_sum
 
-    def begin_attempt(self, now: float) -> None:
-        """A request goes upstream, the first one or another. What the one before waited for keeps counting."""
-        if self.attempts and self.sent_at:
+    def abandon_attempt(self, now: float) -> None:
+        """The attempt has failed, and another will follow: what this one has waited for a head keeps counting."""
+        if self.sent_at:
             self._abandon(-1.0, now)
-        self.attempts += 1
         self.sent_at = self.head_at = 0.0
 
     def fall_back(self, upstream: str, now: float) -> None:
-        """Another upstream takes over; called before its first `begin_attempt`."""
+        """Another upstream takes over; called in place of `abandon_attempt`."""
         self._abandon(max(0.0, now - self.request_read_at) if self.request_read_at else -1.0, now)
         self.sent_at = self.head_at = 0.0
         self.upstream = upstream
