@@ -1,6 +1,7 @@
-"""Writes what follows from the model of the configuration: ``python -m docs.generate``.
+"""Writes what is made from the code: ``python -m docs.generate``.
 
-These are docs/configuration.md, and the JSON Schema that is published with the package.
+These are docs/configuration.md, the JSON Schema that is published with the package, and docs/metrics.md, which comes
+from the table of the metrics.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import Any
 
 import streamproxy.config
 from streamproxy.config import json_schema
+from streamproxy.observe.families import FAMILIES, GENAI_FAMILIES, Counts, Distributions, Family
 
 FILE = Path(__file__).with_name("configuration.md")
 SCHEMA = Path(streamproxy.config.__file__).with_name("schema.json")
+METRICS = Path(__file__).with_name("metrics.md")
 
 _HEAD = """\
 # Every key of the configuration
@@ -28,6 +31,49 @@ a file with comments. Editors complete and check a file whose first line names i
   dollar sign.
 - A list of one may be written without brackets.
 """
+_METRICS_HEAD = """\
+# Every metric, and the question it answers
+
+Made by `docs/generate.py` from `streamproxy/observe/families.py`. They are at `/metrics` of the admin listener, as
+Prometheus text or OpenMetrics. Labels come from the configuration, never from requests: an unknown method is `OTHER`,
+no route is `-`.
+
+Streams count while they run: bytes and events as they pass, and seconds too. A wait that goes on, or that was cut off,
+counts for as long as it has lasted; of a histogram that is the sum, and the count and the buckets come at the end.
+An aborted stream gives each histogram its one observation like any other. Time histograms reach from 1 ms to 640 s.
+
+"""
+_METRICS_TAIL = """\
+`process_*` tell CPU, memory and descriptors of the process, as Prometheus clients do everywhere.
+
+## Some queries
+
+The share of streams that their upstream broke off:
+
+```promql
+sum by (route) (rate(streamproxy_disconnects_total{side="upstream", phase="body"}[5m]))
+  / sum by (route) (rate(streamproxy_stream_duration_seconds_count[5m]))
+```
+
+The 95th percentile of the wait for the first byte:
+
+```promql
+histogram_quantile(0.95, sum by (route, le) (rate(streamproxy_ttfb_seconds_bucket[5m])))
+```
+
+Streams that wait for slow clients, as a share of all:
+
+```promql
+sum by (route) (rate(streamproxy_backpressure_seconds_total[5m])) / sum by (route) (streamproxy_streams_active)
+```
+
+More are in the [recording rules](../deploy/prometheus/rules.yaml) and the
+[dashboard](../deploy/grafana/streamproxy.json).
+"""
+_BUILD = (
+    "| `streamproxy_build_info` | gauge | version, build (compiled, pure), python, engine "
+    "| Which version runs here? There is no engine label under an ASGI server of your own. |\n"
+)
 _NOT_YET = "not in this version: "
 _MARKS = (("ms|s|m|h", "duration"), ("KiB|MiB", "size"), ("^[0-9]+$", "number"))
 
@@ -144,6 +190,20 @@ def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("*", "\\*")
 
 
+def metrics() -> str:
+    """The page of the metrics."""
+    rows = [_metric_row(f"streamproxy_{family.name}", family) for family in FAMILIES]
+    rows += [_BUILD, *(_metric_row(family.name, family) for family in GENAI_FAMILIES)]
+    return f"{_METRICS_HEAD}| metric | type | labels | question |\n|---|---|---|---|\n{''.join(rows)}\n{_METRICS_TAIL}"
+
+
+def _metric_row(name: str, family: Family) -> str:
+    kind = "histogram" if isinstance(family, Distributions) else "counter" if isinstance(family, Counts) else "gauge"
+    suffix = "_total" if kind == "counter" else ""
+    return f"| `{name}{suffix}` | {kind} | {', '.join(family.labels)} | {family.question} |\n"
+
+
 if __name__ == "__main__":
     FILE.write_text(reference())
     SCHEMA.write_text(published())
+    METRICS.write_text(metrics())

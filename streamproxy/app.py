@@ -27,7 +27,7 @@ from streamproxy.config import Config
 from streamproxy.deployment import Deployment, LocalFile
 from streamproxy.exchange.ledger import Ledger, Observer
 from streamproxy.exchange.target import target_of
-from streamproxy.observe.log import configure
+from streamproxy.observe.log import configure, flush
 from streamproxy.observe.metrics import Metrics
 from streamproxy.routing.route import ProxyRouter
 from streamproxy.upstream.retired import Retired
@@ -148,6 +148,7 @@ class Application(Starlette):
         await self.admin.aclose()
         await self._retired.aclose()
         await self.deployment.aclose()
+        flush()
 
     def rejected(self, status: int, reason: str) -> None:
         """Count a request that was refused before it became an exchange."""

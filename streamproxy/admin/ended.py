@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.observe.access_log import hide_values, timestamp
-from streamproxy.observe.series import final_status, ttfb
 
 KEPT_COMPLETE = 20
 KEPT_OTHERS = 60
@@ -67,7 +66,7 @@ class Ended:
 
     def observe(self, exchange: Exchange) -> None:
         """Keep what is to be seen of an exchange that has ended; an observer of the ledger."""
-        now = time.monotonic()
+        now = exchange.ended_at or time.monotonic()
         self._number = number = self._number + 1
         if exchange.error is None:
             self._complete.append((number, now, exchange))
@@ -105,7 +104,7 @@ def _ending(number: int, now: float, exchange: Exchange) -> Ending:
         now,
         exchange.started_wall,
         now - exchange.started_at,
-        ttfb(exchange),
+        exchange.ttfb,
         exchange.id,
         exchange.client,
         exchange.method,
@@ -113,7 +112,7 @@ def _ending(number: int, now: float, exchange: Exchange) -> Ending:
         exchange.query,
         exchange.route,
         exchange.endpoint,
-        final_status(exchange),
+        exchange.final_status,
         exchange.response_bytes,
         exchange.events,
         exchange.end,

@@ -113,7 +113,7 @@ class Sampler:
         events: dict[str, int] = {}
         for start in range(0, len(live), _BATCH):
             for exchange in live[start : start + _BATCH]:
-                totals.progress(exchange)
+                totals.progress(exchange, time.monotonic())
                 events[exchange.id] = exchange.events
             await asyncio.sleep(0)
         requests: Counter[str] = Counter()

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from streamproxy.admin.sample import Look, Rates, Sample
 from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.histogram import Histogram
 from streamproxy.observe.access_log import record
-from streamproxy.observe.series import Histogram
 
 Sort = Literal["age", "bytes", "events", "rate"]
 
@@ -119,24 +118,30 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float 
     As Prometheus' ``histogram_quantile``: observations lie evenly in their bucket, and those above the highest bound
     on it. None without an observation.
     """
-    total = sum(counts)
-    if total <= 0:
+    return _quantile(bounds, [(number, count) for number, count in enumerate(counts) if count], q)
+
+
+def _quantile(bounds: Sequence[float], buckets: Sequence[tuple[int, int]], q: float) -> float | None:
+    """`quantile` of the buckets that something is in, in their order, by their numbers."""
+    if not buckets:
         return None
-    rank = q * total
-    for number, reached in enumerate(accumulate(counts)):
-        if reached >= rank and counts[number]:
-            break
-    if number == len(bounds):
-        return bounds[-1]
-    lower = bounds[number - 1] if number else 0.0
-    return lower + (bounds[number] - lower) * (rank - (reached - counts[number])) / counts[number]
+    rank, below = q * sum(count for _, count in buckets), 0
+    for number, count in buckets:
+        if below + count >= rank and number < len(bounds):
+            lower = bounds[number - 1] if number else 0.0
+            return lower + (bounds[number] - lower) * (rank - below) / count
+        below += count
+    return bounds[-1]
 
 
 def quantiles(now: Histogram, then: Histogram | None = None) -> Quantiles:
-    """Those of a histogram, or of what it has been given since it was ``then``."""
-    counts = now.counts if then is None else [a - b for a, b in zip(now.counts, then.counts, strict=True)]
-    p50, p90, p99 = (_round(quantile(now.bounds, counts, q)) for q in QUANTILES)
-    return {"count": sum(counts), "p50": p50, "p90": p90, "p99": p99}
+    """Those of a histogram, or of the observations that it got since it was ``then``."""
+    counts = now.counts
+    if then is not None:
+        counts = {number: count - then.counts.get(number, 0) for number, count in counts.items()}
+    buckets = sorted((number, count) for number, count in counts.items() if count > 0)
+    p50, p90, p99 = (_round(_quantile(now.scale.bounds, buckets, q)) for q in QUANTILES)
+    return {"count": sum(count for _, count in buckets), "p50": p50, "p90": p90, "p99": p99}
 
 
 def first_streams(sample: Sample, view: View) -> list[dict[str, Any]]:

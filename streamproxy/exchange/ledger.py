@@ -1,13 +1,16 @@
-"""The live exchanges, and who is told when one ends."""
+"""The live exchanges, the observers of their ends, and what is counted beside the exchanges."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Final
 
 from streamproxy.exchange.exchange import Exchange, new_request_id
+from streamproxy.exchange.histogram import GapHistograms
+from streamproxy.exchange.tally import Tallies
 
 logger = logging.getLogger("streamproxy.exchange")
 
@@ -17,11 +20,13 @@ _DOT_SEGMENTS: Final = frozenset({".", ".."})  # browsers take them out of a pat
 
 
 class Ledger:
-    """The live exchanges, and who is told when one ends."""
+    """The live exchanges, the observers of their ends, and what is counted beside the exchanges."""
 
     def __init__(self) -> None:
         self.live: dict[str, Exchange] = {}
         self.observers: list[Observer] = []
+        self.gaps = GapHistograms()
+        self.tallies = Tallies()
         self._empty: asyncio.Future[None] | None = None
 
     def open(self, exchange: Exchange) -> None:
@@ -30,12 +35,15 @@ class Ledger:
         while exchange.id in self.live or exchange.id in _DOT_SEGMENTS:
             exchange.id = new_request_id()
         self.live[exchange.id] = exchange
+        exchange.gaps = self.gaps
 
     def close(self, exchange: Exchange) -> None:
-        """Take an exchange out and tell the observers, once; an observer's fault does not keep the others from it."""
+        """Take an exchange out, settle it and call the observers, once. An observer that fails does not keep the
+        others from being called."""
         if self.live.pop(exchange.id, None) is None:
             return
         exchange.task = None
+        exchange.settle(time.monotonic())
         for observer in self.observers:
             try:
                 observer(exchange)

@@ -1,11 +1,11 @@
 """The access log: one line an exchange, written at its end.
 
-`record` gives the fields; the log writes them as JSON or for a reader, and the admin listener shows those of the
-live exchanges. Whatever a client put into its request, a line stays one line and carries no control character:
-JSON escapes everything outside printable ASCII, and so does the console form. Values of queries are hidden, since
-tokens travel in them.
+`record` returns the fields; the log writes them as JSON or for a reader, and the admin listener shows those of the
+live exchanges. Whatever a client put into its request, a line stays one line and carries no control character: JSON
+escapes everything outside printable ASCII, and so does the console form. Values of queries are hidden, since tokens
+travel in them.
 
-Lines are written straight to the handler's stream: a record of `logging` would cost more than the line.
+Lines go straight to the handler's `LineWriter`: a record of `logging` would cost more than the line.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import suppress
 from functools import lru_cache
 from typing import Literal, TextIO
 
-from streamproxy.exchange.exchange import Exchange
-from streamproxy.observe.series import final_status, ttfb, upstream_ttfb
+from streamproxy.exchange.exchange import CLIENT_LEFT, Exchange
+from streamproxy.observe.lines import LineWriter
 
 ACCESS_LOGGER = logging.getLogger("streamproxy.access")
 
@@ -49,6 +48,20 @@ FIELDS = (
     "error",
     "trace_id",
 )
+# Only where they apply, behind the others.
+OPTIONAL_FIELDS = (
+    "protocol",
+    "attempts",
+    "stream",
+    "model",
+    "first_event_ms",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "finish",
+)
+EXIT_PATIENCE = 1.0  # seconds for the reader of the log to take the last lines of a process
 _BARE = frozenset({"time", "request_id", "client", "method", "path", "status", "end"})  # clear without their names
 _RED, _YELLOW, _GREEN, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
 
@@ -59,12 +72,12 @@ _quote = json.encoder.encode_basestring_ascii
 def record(exchange: Exchange, now: float, *, live: bool = False) -> Record:
     """The access-log fields of an exchange, in their order.
 
-    ``now`` is the time of its end, or of the look at a ``live`` one, in seconds of the monotonic clock. ``time`` is
-    when the request came, in UTC. What has not happened or does not apply is None; a live exchange has no ``end``.
-    An exchange that ended before a status was sent has 499.
+    ``now`` is the time of its end, or the present time for a ``live`` one, in seconds of the monotonic clock. ``time``
+    is when the request came, in UTC. What has not happened or does not apply is None, and a field of `OPTIONAL_FIELDS`
+    is left out; a live exchange has no ``end``. An exchange that ended before a status was sent has 499.
     """
     error = exchange.error
-    return {
+    fields: Record = {
         "time": timestamp(exchange.started_wall),
         "request_id": exchange.request_id,
         "client": exchange.client or None,
@@ -73,9 +86,9 @@ def record(exchange: Exchange, now: float, *, live: bool = False) -> Record:
         "route": exchange.route,
         "upstream": exchange.upstream or None,
         "endpoint": exchange.endpoint or None,
-        "status": (exchange.status or None) if live else final_status(exchange),
-        "ttfb_ms": _milliseconds(ttfb(exchange)),
-        "upstream_ttfb_ms": _milliseconds(upstream_ttfb(exchange)),
+        "status": (exchange.status or None) if live else exchange.final_status,
+        "ttfb_ms": _milliseconds(exchange.ttfb),
+        "upstream_ttfb_ms": _milliseconds(exchange.upstream_ttfb),
         "duration_ms": _milliseconds(now - exchange.started_at),
         "request_bytes": exchange.request_bytes,
         "response_bytes": exchange.response_bytes,
@@ -87,6 +100,26 @@ def record(exchange: Exchange, now: float, *, live: bool = False) -> Record:
         "error": error.error if error is not None else None,
         "trace_id": exchange.trace_id or None,
     }
+    fields.update(_optional(exchange))
+    return fields
+
+
+def _optional(exchange: Exchange) -> Record:
+    """The fields that only some exchanges have."""
+    usage = exchange.usage
+    values = (
+        exchange.protocol or None,
+        exchange.attempts or None,
+        exchange.stream or None,
+        exchange.model or None,
+        _milliseconds(exchange.first_event),
+        usage.input if usage is not None else None,
+        usage.output if usage is not None else None,
+        usage.cache_read if usage is not None else None,
+        usage.reasoning if usage is not None else None,
+        exchange.finish_reason or None,
+    )
+    return {name: value for name, value in zip(OPTIONAL_FIELDS, values, strict=True) if value is not None}
 
 
 def hide_values(query: bytes) -> str:
@@ -134,14 +167,28 @@ def json_line(exchange: Exchange, now: float) -> str:
     path = f"{x.path}?{hide_values(x.query)}" if x.query else x.path
     return (
         f'{{"time":"{timestamp(x.started_wall)}","request_id":{_quote(x.request_id)},"client":{_text(x.client)},'
-        f'"method":{_quote(x.method)},"path":{_quote(path)},"route":{_quote(x.route)},'
-        f'"upstream":{_text(x.upstream)},"endpoint":{_text(x.endpoint)},"status":{final_status(x)},'
-        f'"ttfb_ms":{_number(ttfb(x))},"upstream_ttfb_ms":{_number(upstream_ttfb(x))},'
-        f'"duration_ms":{_number(now - x.started_at)},"request_bytes":{x.request_bytes},'
+        f'"method":{_quote(x.method)},"path":{_quote(path)},{_where(x.route, x.upstream, x.endpoint)},'
+        f'"status":{x.status or CLIENT_LEFT},'
+        f'"ttfb_ms":{_number(x.ttfb)},"upstream_ttfb_ms":{_number(x.upstream_ttfb)},'
+        f'"duration_ms":{(now - x.started_at) * 1000:.3f},"request_bytes":{x.request_bytes},'
         f'"response_bytes":{x.response_bytes},"chunks":{x.chunks},"events":{x.events},"keepalives":{x.keepalives},'
-        f'"end":"{x.end}","phase":"{x.phase}","error":{_text(error.error if error is not None else "")},'
-        f'"trace_id":{_text(x.trace_id)}}}'
+        f'"end":"{"complete" if error is None else error.end}","phase":"{x.phase}",'
+        f'"error":{"null" if error is None else _quote(error.error)},"trace_id":{_text(x.trace_id)}{_more(x)}}}'
     )
+
+
+def _more(exchange: Exchange) -> str:
+    """The optional fields behind the others."""
+    x = exchange
+    if x.operation or x.stream or x.model or x.usage is not None or x.finish_reason:
+        return "," + encode(_optional(x))[1:-1]
+    protocol = f',"protocol":"{x.protocol}"' if x.protocol else ""
+    return f'{protocol},"attempts":{x.attempts}' if x.attempts else protocol
+
+
+@lru_cache(maxsize=1024)
+def _where(route: str, upstream: str, endpoint: str) -> str:
+    return f'"route":{_quote(route)},"upstream":{_text(upstream)},"endpoint":{_text(endpoint)}'
 
 
 def _text(value: str) -> str:
@@ -174,20 +221,35 @@ def _paint(fields: Record) -> str:
 
 
 class AccessHandler(logging.StreamHandler[TextIO]):
-    """Where access lines go, on the logger ``streamproxy.access``; other records of that logger go there too."""
+    """Where access lines go, on the logger ``streamproxy.access``; other records of that logger go there too.
 
-    def __init__(self, stream: TextIO, line_format: LineFormat, *, colour: bool = False) -> None:
+    ``writer`` is one that is used for this stream already.
+    """
+
+    def __init__(
+        self, stream: TextIO, line_format: LineFormat, *, colour: bool = False, writer: LineWriter | None = None
+    ) -> None:
         super().__init__(stream)
+        self.writer = writer or LineWriter(stream)
         self._json = line_format == "json"
         self._colour = colour
 
     def write(self, exchange: Exchange) -> None:
         """Write the line of an exchange that has ended. A log that can't be written costs no exchange."""
-        now = time.monotonic()
+        now = exchange.ended_at or time.monotonic()
         line = json_line(exchange, now) if self._json else console_line(record(exchange, now), colour=self._colour)
-        with suppress(OSError, ValueError):  # the reader is gone, or the stream is closed
-            self.stream.write(line + "\n")
-            self.stream.flush()
+        self.writer.write(line, now)
+
+    def emit(self, entry: logging.LogRecord) -> None:
+        """Write a record of `logging`."""
+        try:
+            self.writer.write(printable(self.format(entry)), time.monotonic())
+        except Exception:
+            self.handleError(entry)
+
+    def flush(self) -> None:
+        """Write what was gathered; at the end of the process `logging` calls this."""
+        self.writer.flush(EXIT_PATIENCE)
 
 
 class AccessLog:
@@ -203,4 +265,4 @@ class AccessLog:
                 handler.write(exchange)
                 return
         if ACCESS_LOGGER.isEnabledFor(logging.INFO):
-            ACCESS_LOGGER.info("%s", json_line(exchange, time.monotonic()))
+            ACCESS_LOGGER.info("%s", json_line(exchange, exchange.ended_at or time.monotonic()))

@@ -1,16 +1,18 @@
 """Totals as plain data, for another process of perhaps another version.
 
-Numbers go by their names: what the other side has no name for it drops, and what it is not told stays 0. A histogram
-of other bounds is dropped too, since its counts can't be told apart again.
+Numbers go by their names: the other side drops a name that it does not know, and what it is not told stays 0. A
+histogram says the upper bounds of the buckets that something is in; one with a bound that the other side does not have
+is dropped, since its counts can't be told apart again.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
-from streamproxy.observe.series import Histogram, Series, Totals
+from streamproxy.exchange.histogram import TOKENS, Histogram
+from streamproxy.observe.series import GenAi, Series, Totals
 
 _COUNTERS = ("requests", "disconnects", "upstream_errors", "connections")
 
@@ -22,6 +24,7 @@ def attributes(kind: type) -> tuple[str, ...]:
 
 
 _SERIES = attributes(Series)
+_GENAI = tuple(name for name in attributes(GenAi) if name != "tokens")
 
 
 def pack(totals: Totals) -> dict[str, Any]:
@@ -30,6 +33,9 @@ def pack(totals: Totals) -> dict[str, Any]:
         "series": [[*pair, _packed(series)] for pair, series in totals.series.items()],
         "endpoints": [[*key, up, streams] for key, (up, streams) in totals.endpoints.items()],
         "reloads": dict(totals.reloads),
+        "genai": [[*labels, _packed_genai(genai)] for labels, genai in totals.genai.items()],
+        "counts": [[*labelled, count] for labelled, count in totals.counts.items()],
+        "levels": [[*labelled, level] for labelled, level in totals.levels.items()],
         **{name: [[*key, count] for key, count in getattr(totals, name).items()] for name in _COUNTERS},
     }
 
@@ -42,6 +48,12 @@ def unpack(data: dict[str, Any]) -> Totals:
     for upstream, endpoint, up, streams in data.get("endpoints", ()):
         totals.endpoints[str(upstream), str(endpoint)] = bool(up), int(streams)
     totals.reloads.update({str(result): int(count) for result, count in data.get("reloads", {}).items()})
+    for operation, provider, model, packed in data.get("genai", ()):
+        totals.genai[str(operation), str(provider), str(model)] = _unpacked_genai(packed)
+    for *labelled, count in data.get("counts", ()):
+        totals.count(tuple(map(str, labelled)), int(count))
+    for *labelled, level in data.get("levels", ()):
+        totals.level(tuple(map(str, labelled)), float(level))
     for name in _COUNTERS:
         counter: Counter[tuple[Any, ...]] = getattr(totals, name)
         counter.update({tuple(key): int(count) for *key, count in data.get(name, ())})
@@ -53,8 +65,9 @@ def _packed(series: Series) -> dict[str, Any]:
     return {name: _histogram(value) if isinstance(value, Histogram) else value for name, value in values}
 
 
-def _histogram(histogram: Histogram) -> dict[str, Any]:
-    return {"bounds": histogram.bounds, "counts": histogram.counts, "sum": histogram.sum}
+def _packed_genai(genai: GenAi) -> dict[str, Any]:
+    packed: dict[str, Any] = {name: _histogram(getattr(genai, name)) for name in _GENAI}
+    return packed | {"tokens": {kind: _histogram(histogram) for kind, histogram in genai.tokens.items()}}
 
 
 def _unpacked(packed: dict[str, Any]) -> Series:
@@ -62,12 +75,38 @@ def _unpacked(packed: dict[str, Any]) -> Series:
     for name, value in packed.items():
         mine = getattr(series, name, None) if name in _SERIES else None
         if isinstance(mine, Histogram):
-            _add(mine, tuple(value["bounds"]), value["counts"], float(value["sum"]))
+            _add(mine, value)
         elif mine is not None:
             setattr(series, name, type(mine)(value))
     return series
 
 
-def _add(histogram: Histogram, bounds: tuple[float, ...], counts: Iterable[int], total: float) -> None:
-    if bounds == histogram.bounds:
-        histogram.add(counts, total)
+def _unpacked_genai(packed: dict[str, Any]) -> GenAi:
+    genai = GenAi()
+    for name, value in packed.items():
+        if name in _GENAI:
+            _add(getattr(genai, name), value)
+    for kind, value in packed.get("tokens", {}).items():
+        genai.tokens[str(kind)] = histogram = Histogram(TOKENS)
+        _add(histogram, value)
+    return genai
+
+
+def _histogram(histogram: Histogram) -> dict[str, Any]:
+    """The upper bounds of the buckets with something in them, their counts and that of what is above all bounds."""
+    bounds, numbers = histogram.scale.bounds, sorted(histogram.counts)
+    within = [number for number in numbers if number < len(bounds)]
+    above = histogram.counts.get(len(bounds), 0)
+    counts = [histogram.counts[number] for number in within]
+    return {"bounds": [bounds[number] for number in within], "counts": [*counts, above], "sum": histogram.sum}
+
+
+def _add(histogram: Histogram, packed: dict[str, Any]) -> None:
+    bounds = histogram.scale.bounds
+    uppers = [float(bound) for bound in packed["bounds"]]
+    if not set(uppers) <= set(bounds):
+        return
+    numbers = [bisect_left(bounds, upper) for upper in uppers]
+    counts = [int(count) for count in packed["counts"]]
+    found = dict(zip([*numbers, len(bounds)], counts, strict=True))
+    histogram.add({number: count for number, count in found.items() if count}, float(packed["sum"]))

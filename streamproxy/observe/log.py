@@ -23,6 +23,7 @@ from streamproxy.observe.access_log import (
     printable,
     timestamp,
 )
+from streamproxy.observe.lines import LineWriter
 
 Format = Literal["auto", "console", "json"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
@@ -41,10 +42,10 @@ def configure(
     stdout: TextIO | None = None,
     stderr: TextIO | None = None,
 ) -> AccessLog | None:
-    """Set up the loggers; gives the access log to observe the ledger with, or None when ``access`` is off.
+    """Set up the loggers; returns the access log to observe the ledger with, or None when ``access`` is off.
 
-    May be called again, for another configuration. Loggers of a server, of asyncio and of OpenTelemetry that nobody has
-    given a handler write here too; those that somebody has configured are left as they are, but for the two rules
+    May be called again, for another configuration. Loggers of a server, of asyncio and of OpenTelemetry that have no
+    handler write here too; those that are configured already are left as they are, but for the two rules
     above. ``auto`` is console for a stream that is a terminal, else json. The streams default to those of ``sys``.
     """
     out, err = stdout or sys.stdout, stderr or sys.stderr
@@ -53,13 +54,23 @@ def configure(
     logging.getLogger("streamproxy").setLevel(level.upper())
     _take_over(handler)
     quiet_aborts()
+    writer = next((one.writer for one in ACCESS_LOGGER.handlers if isinstance(one, AccessHandler)), None)
     ACCESS_LOGGER.handlers.clear()
     ACCESS_LOGGER.propagate = False
     ACCESS_LOGGER.setLevel(logging.INFO if access else logging.CRITICAL)
     if not access:
         return None
-    ACCESS_LOGGER.addHandler(AccessHandler(out, _resolve(format, out), colour=out.isatty()))
+    if writer is None or writer.stream is not out:
+        writer = LineWriter(out)
+    ACCESS_LOGGER.addHandler(AccessHandler(out, _resolve(format, out), colour=out.isatty(), writer=writer))
     return AccessLog()
+
+
+def flush() -> None:
+    """Write the access lines that were gathered, as far as their reader takes them now."""
+    for handler in ACCESS_LOGGER.handlers:
+        if isinstance(handler, AccessHandler):
+            handler.writer.flush()
 
 
 def quiet_aborts() -> None:

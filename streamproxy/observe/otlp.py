@@ -68,7 +68,7 @@ class OtlpExporter(SpanExporter):
         return SpanExportResult.FAILURE
 
     def _send(self, body: bytes) -> str | None:
-        """Send, again if that may help; gives what went wrong in the end, or None."""
+        """Send, and again if that may help; returns what went wrong in the end, or None."""
         end, pause = monotonic() + PATIENCE, _PAUSE
         while True:
             left = min(end, self._last) - monotonic()
@@ -80,7 +80,7 @@ class OtlpExporter(SpanExporter):
             pause *= 2
 
     def _post(self, body: bytes, timeout: float) -> tuple[str | None, bool]:
-        """One request; gives what went wrong, and whether another may go better."""
+        """Make one request; returns what went wrong, and whether another may succeed."""
         connection = self._connection(timeout)
         try:
             connection.request("POST", self._path, body, self._headers)

@@ -1,91 +1,39 @@
-"""The numbers behind the metrics, in plain slots, ints and lists.
+"""The numbers behind the metrics, in plain slots, ints and dictionaries.
 
 An exchange adds up its own numbers while it runs and is added to the totals once, at its end (`Totals.finish`).
 Whoever wants to see the totals takes a copy and adds the live exchanges to it (`Totals.progress`); the originals are
-not touched, so an exchange can't count twice, and the moment of a look changes nothing. The two kinds of numbers:
+not touched, so an exchange can't count twice, and taking a copy changes nothing. There are two kinds of numbers:
 
-- *progress* (bytes, events, gaps, the time to a first byte that has come) only grows in a live exchange, so that
-  what a look shows never goes back at the next;
-- *ends* (status, duration, size, disconnects, errors) are known at the end only.
+- *progress* (bytes, events, seconds that a wait has lasted, the time to a first byte that has come) only grows in a
+  live exchange, so that no counter and no sum ever goes back;
+- *ends* (status, the count of a duration, size, disconnects, errors) are known at the end only.
 
-Totals are plain data that can be pickled and merged: those of several processes add up to those of one.
+The gaps between reads are counted for all streams together in the ledger (`GapHistograms`); only their seconds are
+here. Totals are plain data that can be pickled and merged: those of several processes add up to those of one.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, UpstreamError
-from streamproxy.exchange.exchange import TIME_BUCKETS, Exchange, Phase
+from streamproxy.exchange.exchange import CLIENT_LEFT, Exchange, Phase
+from streamproxy.exchange.histogram import BYTES, SECONDS, TOKENS, GapHistograms, Histogram
+from streamproxy.exchange.tally import Labelled
 
-SIZE_BUCKETS: Final = tuple(float(1024 * 4**n) for n in range(11))  # 1 KiB to 1 GiB
 PHASES: Final[tuple[Phase, ...]] = ("queue", "connect", "request", "head", "body")
 SIDES: Final = ("client", "upstream")
-CLIENT_LEFT: Final = 499  # the status of an exchange that had sent none: nginx's "client closed request"
 NO_ROUTE: Final = "-"
 OTHER_METHOD: Final = "OTHER"
 
-METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 _UPSTREAM_ERRORS: Final = tuple(sorted({kind.error for kind in UpstreamError.__subclasses__()}))
+# Gauges that every process reads from the same place: merged, they are not added up.
+_SAME_EVERYWHERE: Final = frozenset({"endpoint_load"})
 
 Pair = tuple[str, str]  # the names of a route and of its upstream
-
-
-def ttfb(exchange: Exchange) -> float | None:
-    """Seconds from the whole request being read to the first byte of the response body; None before that.
-
-    0.0 for an upstream that answered before the request was complete.
-    """
-    came, read = exchange.first_byte_at, exchange.request_read_at
-    if not came:
-        return None
-    return came - read if 0.0 < read < came else 0.0
-
-
-def upstream_ttfb(exchange: Exchange) -> float | None:
-    """Seconds from the whole request being sent upstream to the response head; None before that, 0.0 as in `ttfb`."""
-    came, sent = exchange.head_at, exchange.sent_at
-    if not came:
-        return None
-    return came - sent if 0.0 < sent < came else 0.0
-
-
-def final_status(exchange: Exchange) -> int:
-    """The status that the client was sent, or 499 when nothing was."""
-    return exchange.status or CLIENT_LEFT
-
-
-class Histogram:
-    """Counts of observations by upper bound, the last one unbounded, and their sum. Counts are not cumulative."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # mypyc's own way to pickle a compiled object calls `__init__` without arguments.
-        return _histogram, (self.bounds, self.counts, self.sum)
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    def add(self, counts: Iterable[int], total: float) -> None:
-        """Add observations that were counted elsewhere, by the same bounds."""
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, counts, strict=True)]
-        self.sum += total
-
-
-def _histogram(bounds: tuple[float, ...], counts: list[int], total: float) -> Histogram:
-    histogram = Histogram(bounds)
-    histogram.add(counts, total)
-    return histogram
 
 
 class Series:
@@ -109,7 +57,7 @@ class Series:
     )
 
     def __init__(self) -> None:
-        # Those of now; only in a copy that the live exchanges were added to.
+        # Gauges; set only on snapshots.
         self.active = 0  # streams
         self.waiting = 0  # exchanges in the queue
         self.request_bytes = 0
@@ -118,14 +66,36 @@ class Series:
         self.keepalives = 0
         self.retries = 0
         self.backpressure = 0.0
-        self.queue = Histogram(TIME_BUCKETS)
-        self.ttfb = Histogram(TIME_BUCKETS)
-        self.upstream_ttfb = Histogram(TIME_BUCKETS)
-        self.chunk_gap = Histogram(TIME_BUCKETS)
-        self.stream_duration = Histogram(TIME_BUCKETS)
-        self.stream_bytes = Histogram(SIZE_BUCKETS)
+        self.queue = Histogram(SECONDS)
+        self.ttfb = Histogram(SECONDS)
+        self.upstream_ttfb = Histogram(SECONDS)
+        self.chunk_gap = Histogram(SECONDS)
+        self.stream_duration = Histogram(SECONDS)
+        self.stream_bytes = Histogram(BYTES)
 
-    def progress(self, exchange: Exchange) -> None:
+    def progress(self, exchange: Exchange, now: float) -> None:
+        """Add a live exchange: what it has, and the seconds of the waits that go on at ``now``."""
+        self._add(exchange)
+        self.active += exchange.phase == "body"
+        self.backpressure += exchange.backpressure_until(now) - exchange.backpressure
+        if exchange.queued_at:
+            self.waiting += 1
+            self.queue.sum += exchange.queued_until(now)
+        self.ttfb.sum += exchange.ttfb_until(now)
+        self.upstream_ttfb.sum += exchange.upstream_ttfb_until(now)
+        if exchange.phase == "body" and not exchange.ended_at:
+            self.chunk_gap.sum += exchange.gap_until(now)
+            self.stream_duration.sum += exchange.duration_until(now)
+            self.stream_bytes.sum += exchange.response_bytes
+
+    def finish(self, exchange: Exchange) -> None:
+        """Add an exchange that has ended and was settled."""
+        self._add(exchange)
+        if exchange.phase == "body":
+            self.stream_duration.observe(exchange.duration_until(exchange.ended_at))
+            self.stream_bytes.observe(exchange.response_bytes)
+
+    def _add(self, exchange: Exchange) -> None:
         """Add what is known of an exchange whether or not it has ended."""
         self.response_bytes += exchange.response_bytes
         self.events += exchange.events
@@ -136,23 +106,13 @@ class Series:
             self.keepalives += exchange.keepalives
         if exchange.retries:
             self.retries += exchange.retries
-        if exchange.queued:
+        if exchange.queued and not exchange.queued_at:
             self.queue.observe(exchange.queued)
-        if exchange.phase != "body":
-            return  # a head that came may still be dropped for another attempt
-        if (seconds := upstream_ttfb(exchange)) is not None:
+        if (seconds := exchange.upstream_ttfb) is not None:
             self.upstream_ttfb.observe(seconds)
-        if (seconds := ttfb(exchange)) is not None:
+        if (seconds := exchange.ttfb) is not None:
             self.ttfb.observe(seconds)
-        if exchange.gap_counts is not None:
-            self.chunk_gap.add(exchange.gap_counts, exchange.gap_sum)
-
-    def finish(self, exchange: Exchange, now: float) -> None:
-        """Add an exchange that has ended."""
-        self.progress(exchange)
-        if exchange.phase == "body":
-            self.stream_duration.observe(now - (exchange.head_at or exchange.started_at))
-            self.stream_bytes.observe(exchange.response_bytes)
+        self.chunk_gap.sum += exchange.gap_sum
 
     def merge(self, other: Series) -> None:
         """Add another's numbers."""
@@ -175,19 +135,86 @@ class Series:
             mine.add(theirs.counts, theirs.sum)
 
 
+class GenAi:
+    """What is counted of recognised streams of models, by operation, provider and model."""
+
+    __slots__ = ("duration", "first_chunk", "output_chunk", "tokens")
+
+    def __init__(self) -> None:
+        self.first_chunk = Histogram(SECONDS)
+        self.output_chunk = Histogram(SECONDS)
+        self.duration = Histogram(SECONDS)
+        self.tokens: dict[str, Histogram] = {}  # by gen_ai.token.type
+
+    def progress(self, exchange: Exchange, now: float) -> None:
+        """Add a live exchange."""
+        self._add(exchange)
+        if not exchange.ended_at:
+            self.output_chunk.sum += exchange.gap_until(now)
+            self.duration.sum += max(0.0, now - exchange.started_at)
+            self.first_chunk.sum += exchange.first_event_until(now)
+
+    def finish(self, exchange: Exchange) -> None:
+        """Add an exchange that has ended and was settled."""
+        self._add(exchange)
+        self.duration.observe(max(0.0, exchange.ended_at - exchange.started_at))
+        usage = exchange.usage
+        if usage is not None:
+            self._count("input", usage.input)
+            self._count("output", usage.output)
+            self._count("cache_read", usage.cache_read)
+            self._count("cache_write", usage.cache_write)
+            self._count("reasoning", usage.reasoning)
+
+    def _add(self, exchange: Exchange) -> None:
+        if (seconds := exchange.first_event) is not None:
+            self.first_chunk.observe(seconds)
+        self.output_chunk.sum += exchange.gap_sum - exchange.gap_sum_before
+
+    def _count(self, kind: str, tokens: int | None) -> None:
+        if tokens is None:
+            return
+        histogram = self.tokens.get(kind)
+        if histogram is None:
+            histogram = self.tokens[kind] = Histogram(TOKENS)
+        histogram.observe(tokens)
+
+    def merge(self, other: GenAi) -> None:
+        """Add another's numbers."""
+        self.first_chunk.add(other.first_chunk.counts, other.first_chunk.sum)
+        self.output_chunk.add(other.output_chunk.counts, other.output_chunk.sum)
+        self.duration.add(other.duration.counts, other.duration.sum)
+        for kind, theirs in other.tokens.items():
+            self.tokens.setdefault(kind, Histogram(TOKENS)).add(theirs.counts, theirs.sum)
+
+
 class Totals:
     """Every number there is, by its labels."""
 
-    __slots__ = ("connections", "disconnects", "endpoints", "reloads", "requests", "series", "upstream_errors")
+    __slots__ = (
+        "connections",
+        "counts",
+        "disconnects",
+        "endpoints",
+        "genai",
+        "levels",
+        "reloads",
+        "requests",
+        "series",
+        "upstream_errors",
+    )
 
     def __init__(self) -> None:
         self.series: dict[Pair, Series] = {}
-        # Route, method, code. No Counter: adding to one costs 2,500 instructions, and this is done for every request.
+        # Route, method, code. No Counter: adding to one is slow, and this is done for every request.
         self.requests: dict[tuple[str, str, int], int] = {}
         self.disconnects: Counter[tuple[str, str, str]] = Counter()  # route, side, phase
         self.upstream_errors: Counter[tuple[str, str, str]] = Counter()  # route, upstream, error
         self.reloads: Counter[str] = Counter({"ok": 0, "error": 0})  # result
-        # Gauges of now, filled in by who takes a copy.
+        self.genai: dict[tuple[str, str, str], GenAi] = {}  # operation, provider, model
+        self.counts: dict[Labelled, int] = {}  # whatever else is counted
+        # Gauges; set only on snapshots.
+        self.levels: dict[Labelled, float] = {}  # whatever else has a level
         self.endpoints: dict[tuple[str, str], tuple[bool, int]] = {}  # upstream, endpoint: up, streams
         self.connections: Counter[tuple[str, str]] = Counter()  # upstream, state
 
@@ -200,21 +227,26 @@ class Totals:
                     self.disconnects.setdefault((route, side, phase), 0)
             for error in _UPSTREAM_ERRORS:
                 self.upstream_errors.setdefault((route, upstream, error), 0)
+            self.counts.setdefault(("error_events", route, upstream), 0)
 
-    def progress(self, exchange: Exchange) -> None:
-        """Add a live exchange; for copies that are looked at and thrown away."""
-        series = self._series_of(exchange)
-        if series is not None:
-            series.progress(exchange)
-            series.active += exchange.phase == "body"
-            series.waiting += exchange.queued_at != 0.0 and not exchange.queued
+    def progress(self, exchange: Exchange, now: float) -> None:
+        """Add a live exchange as it is at ``now``, in seconds of the monotonic clock; only to a copy."""
+        if exchange.upstream:
+            self._series_of(exchange.route, exchange.upstream).progress(exchange, now)
+            if exchange.operation:
+                self._genai_of(exchange).progress(exchange, now)
+            if exchange.abandoned is not None:
+                self._abandoned(exchange)
 
-    def finish(self, exchange: Exchange, now: float) -> None:
-        """Add an exchange that has ended at ``now``, in seconds of the monotonic clock."""
-        series = self._series_of(exchange)
-        if series is not None:
-            series.finish(exchange, now)
-        route, error = exchange.route or NO_ROUTE, exchange.error
+    def finish(self, exchange: Exchange) -> None:
+        """Add an exchange that has ended and was settled."""
+        route, upstream, error = exchange.route or NO_ROUTE, exchange.upstream, exchange.error
+        if upstream:
+            self._series_of(exchange.route, upstream).finish(exchange)
+            if exchange.operation:
+                self._genai_of(exchange).finish(exchange)
+            if exchange.abandoned is not None:
+                self._abandoned(exchange)
         method = exchange.method if exchange.method in METHODS else OTHER_METHOD
         self._count((route, method, exchange.status or CLIENT_LEFT))
         if error is None:
@@ -222,9 +254,33 @@ class Totals:
         if error.end == "client_disconnect":
             self.disconnects[route, "client", exchange.phase] += 1
         elif isinstance(error, UpstreamError):
-            self.upstream_errors[route, exchange.upstream or NO_ROUTE, error.error] += 1
-            if isinstance(error, ConnectionTerminated | ResponseIncomplete):
+            self.upstream_errors[route, upstream or NO_ROUTE, error.error] += 1
+            if error.end == "upstream_error":
+                self.count(("error_events", route, upstream or NO_ROUTE))
+            elif isinstance(error, ConnectionTerminated | ResponseIncomplete):
                 self.disconnects[route, "upstream", exchange.phase] += 1
+
+    def _abandoned(self, exchange: Exchange) -> None:
+        """Add the waits of attempts that others followed."""
+        assert exchange.abandoned is not None
+        for upstream, head, first_byte in exchange.abandoned:
+            series = self._series_of(exchange.route, upstream)
+            if head >= 0.0:
+                series.upstream_ttfb.observe(head)
+            if first_byte >= 0.0:
+                series.ttfb.observe(first_byte)
+
+    def count(self, labelled: Labelled, number: int = 1) -> None:
+        """Add to a counter of `counts`."""
+        self.counts[labelled] = self.counts.get(labelled, 0) + number
+
+    def add_gaps(self, gaps: GapHistograms) -> None:
+        """Add the counts of a ledger's gaps; their seconds come with the exchanges."""
+        for key, histogram in gaps.histograms.items():
+            self._series_of(key.route, key.upstream).chunk_gap.add(histogram.counts, 0.0)
+            if key.operation:
+                labels = key.operation, key.provider, key.request_model
+                self.genai.setdefault(labels, GenAi()).output_chunk.add(histogram.counts, 0.0)
 
     def reject(self, status: int) -> None:
         """Count a request that was refused before it became an exchange."""
@@ -251,25 +307,46 @@ class Totals:
         self.connections.update(other.connections)
         for key, (up, streams) in other.endpoints.items():
             self.endpoint(key, up, streams)
+        for model, genai in other.genai.items():
+            self.genai.setdefault(model, GenAi()).merge(genai)
+        for labelled, number in other.counts.items():
+            self.count(labelled, number)
+        for labelled, level in other.levels.items():
+            self.level(labelled, level)
+
+    def level(self, labelled: Labelled, level: float) -> None:
+        """Enter a gauge of `levels`. Two of one name and labels add up, but for those that say the same everywhere."""
+        had = self.levels.get(labelled)
+        if had is None:
+            self.levels[labelled] = level
+        elif labelled[0] in _SAME_EVERYWHERE:
+            self.levels[labelled] = max(had, level)
+        else:
+            self.levels[labelled] = had + level
 
     def settle(self) -> None:
-        """Leave only what counts for ever: of what is now, nothing is any more."""
+        """Drop the gauges: what they showed is gone."""
         for series in self.series.values():
             series.active = series.waiting = 0
         self.endpoints.clear()
         self.connections.clear()
+        self.levels.clear()
 
     def endpoint(self, key: tuple[str, str], up: bool, streams: int) -> None:
         """Enter one endpoint, by the names of its upstream and its URL; those of one URL are shown as one."""
         was_up, had = self.endpoints.get(key, (True, 0))
         self.endpoints[key] = (was_up and up, had + streams)
 
-    def _series_of(self, exchange: Exchange) -> Series | None:
-        if not exchange.upstream:
-            return None
-        pair = (exchange.route, exchange.upstream)
-        series = self.series.get(pair)
+    def _series_of(self, route: str, upstream: str) -> Series:
+        series = self.series.get((route, upstream))
         if series is None:
-            self.declare([pair])
-            series = self.series[pair]
+            self.declare([(route, upstream)])
+            series = self.series[route, upstream]
         return series
+
+    def _genai_of(self, exchange: Exchange) -> GenAi:
+        labels = (exchange.operation, exchange.provider, exchange.request_model)
+        genai = self.genai.get(labels)
+        if genai is None:
+            genai = self.genai[labels] = GenAi()
+        return genai

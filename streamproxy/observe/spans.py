@@ -6,10 +6,10 @@ https://opentelemetry.io/docs/specs/semconv/http/http-spans/); what they have no
 Values of queries are hidden, as in the access log.
 
 A span has failed where the conventions say so: the SERVER span with a status of 5xx or a response that was cut short,
-the CLIENT span with a status of 4xx or 5xx or an error of the upstream. A client that leaves is nobody's failure.
+the CLIENT span with a status of 4xx or 5xx or an error of the upstream. A client that leaves is no failure.
 
 Spans are made as `ReadableSpan` and not by a tracer of the SDK: all there is to say is known at once, a tracer would
-take a lock for each attribute of a span that nobody else sees, and it lets ``OTEL_SDK_DISABLED`` and limits from the
+take a lock for each attribute of a span that nothing else sees, and it lets ``OTEL_SDK_DISABLED`` and limits from the
 environment overrule the configuration.
 """
 
@@ -47,7 +47,7 @@ Attributes = dict[str, Value]
 
 
 class SpanSink:
-    """Takes exchanges that have ended, and gives their spans to ``exporter`` in the thread of a batch processor."""
+    """Takes exchanges that have ended, and hands their spans to ``exporter`` in the thread of a batch processor."""
 
     def __init__(self, service_name: str, exporter: SpanExporter) -> None:
         self._resource = resource(service_name)
@@ -156,7 +156,7 @@ def _server_attributes(exchange: Exchange, trace: Trace, route: str) -> Attribut
         ("queue_seconds", exchange.queued),
         ("backpressure_seconds", exchange.backpressure),
     ):
-        if number:  # each attribute costs 3 µs to encode, and most exchanges have few of these
+        if number:  # an attribute is dear to encode, and most exchanges have few of these
             attributes[f"streamproxy.{name}"] = number
     if route:
         attributes["http.route"] = route
@@ -243,7 +243,7 @@ def _server_status(exchange: Exchange) -> Status:
 
 
 def _upstream_error(exchange: Exchange) -> ExchangeError | None:
-    """The error, if it is one of the request to the upstream; who breaks that off has not seen it fail."""
+    """The error, if it is one of the request to the upstream; a client that broke it off has not seen it fail."""
     return exchange.error if isinstance(exchange.error, UpstreamError | InternalError) else None
 
 

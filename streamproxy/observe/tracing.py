@@ -42,9 +42,9 @@ _HALF = 1 << 64
 
 
 class Tracer:
-    """Decides whether an exchange is recorded, and gives its spans their ids.
+    """Decides whether an exchange is recorded, and makes the ids of its spans.
 
-    ``sample_ratio`` is that of the traces that begin here; ``bits`` gives that many random bits.
+    ``sample_ratio`` is that of the traces that begin here; ``bits`` returns that many random bits.
     """
 
     def __init__(self, sample_ratio: float, *, bits: Callable[[int], int] = random.getrandbits) -> None:
@@ -109,7 +109,7 @@ class SpanExport:
     def observe(self, exchange: Exchange) -> None:
         """From the ledger: an exchange has ended."""
         if exchange.trace is not None and exchange.trace.sampled and self._sink is not None:
-            self._sink.take(exchange, monotonic())
+            self._sink.take(exchange, exchange.ended_at or monotonic())
 
     async def aclose(self) -> None:
         """Send what is left, for at most `FLUSH` seconds, then give up on it."""

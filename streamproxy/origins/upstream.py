@@ -231,6 +231,7 @@ class _Attempts:
             asked: float | None = None
             attempt = UpstreamResponse(self._endpoint, upstream.roster, self._exchange)
             self._progress.sent = False
+            self._exchange.attempts += 1
             stream = attempt.begin(self._request, body.attempt() if body is not None else None)
             try:
                 response = await stream.__aenter__()
@@ -247,6 +248,7 @@ class _Attempts:
                 asked = retry_after(response.headers.raw, datetime.now(UTC))
                 await attempt.aclose(None)
             self._exchange.retries += 1
+            self._exchange.abandon_attempt(monotonic())
             await self._move_on(tried, asked)
 
     def _again(self, attempt: int, failure: str | None) -> bool:

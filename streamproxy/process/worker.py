@@ -18,6 +18,7 @@ import pickle
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
@@ -60,7 +61,7 @@ PUSH = 1.0  # seconds between two reports that nobody asked for
 _BATCH = 100  # exchanges between two turns of the event loop: about a millisecond
 
 # What the supervisor sees of a live exchange; the rest are objects of this process, or secret.
-_OWN = {"error", "interruption", "principal", "inspector", "task", "trace"}
+_OWN = {"error", "gap", "gaps", "interruption", "principal", "inspector", "task", "trace"}
 FIELDS = tuple(name for name in attributes(Exchange) if name not in _OWN)
 row_of = attrgetter(*FIELDS)
 
@@ -121,7 +122,7 @@ class Service:
         for start in range(0, len(live), _BATCH):
             batch = live[start : start + _BATCH]
             for exchange in batch:
-                running.progress(exchange)
+                running.progress(exchange, time.monotonic())
             if streams:
                 batches.append(pickle.dumps([row_of(exchange) for exchange in batch], pickle.HIGHEST_PROTOCOL))
             await asyncio.sleep(0)

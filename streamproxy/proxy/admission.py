@@ -206,7 +206,8 @@ class Admission:
             self.leave(ticket)  # it may have got its place in the same turn
             raise
         finally:
-            exchange.queued = self._clock() - now
+            exchange.queued += self._clock() - exchange.queued_at
+            exchange.queued_at = 0.0
         return ticket
 
     def leave(self, ticket: Ticket) -> None:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from bisect import bisect_left
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from time import monotonic
@@ -28,7 +27,6 @@ from typing import Any, Final
 from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ClientDisconnected, ClientError, ExchangeError
 from streamproxy.exchange.call import Call
-from streamproxy.exchange.exchange import TIME_BUCKETS
 from streamproxy.exchange.timer import CHUNK, WRITE
 from streamproxy.formats.bom import BomFilter
 from streamproxy.formats.inspector import Inspector
@@ -175,20 +173,13 @@ class Relay:
         """Inspect a chunk, and add it up."""
         exchange, inspector = self._exchange, self._inspector
         if exchange.streaming and exchange.last_read_at:
-            self._count_gap(now - exchange.last_read_at)
+            exchange.count_gap(now - exchange.last_read_at)
         exchange.last_read_at = now
         exchange.chunks += 1
         exchange.response_bytes += len(chunk)
         if inspector is not None:
             inspector.feed(chunk)
             exchange.events = inspector.events
-
-    def _count_gap(self, gap: float) -> None:
-        exchange = self._exchange
-        if exchange.gap_counts is None:
-            exchange.gap_counts = [0] * (len(TIME_BUCKETS) + 1)
-        exchange.gap_counts[bisect_left(TIME_BUCKETS, gap)] += 1
-        exchange.gap_sum += gap
 
     def _filter_bom(self, bom: BomFilter, chunk: bytes) -> bytes:
         """The chunk without a byte order mark that has lost its place at the very start."""
@@ -200,6 +191,7 @@ class Relay:
     async def _end(self) -> None:
         """The body has ended in good order."""
         downstream, inspector = self._downstream, self._inspector
+        self._exchange.end_reads(monotonic())
         if inspector is not None:
             missing = inspector.finish()
             self._exchange.events = inspector.events

@@ -214,6 +214,35 @@ async def test_a_client_that_takes_nothing_stops_the_upstream(stack: StartStack,
     assert (await proxy.end_of()).backpressure > 0
 
 
+async def test_a_client_that_takes_nothing_and_leaves_counts_as_backpressure(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.read_head()
+        await conn.send(stream_head())
+        while True:
+            await conn.send_chunk(b"x" * 65536)
+
+    upstream = await serve(script)
+    proxy = await stack([route(upstream.url, buffer="64KiB")])
+    client = await dial(proxy.url, receive_buffer=4096)
+    await client.request("/")
+    await client.read_head()
+    client.stop_reading()
+    name, seen = "streamproxy_backpressure_seconds_total", [0.0]
+
+    def grown() -> float:
+        seen.append(proxy.metric(name, route="r0"))
+        return seen[-1]
+
+    await until(grown, holds=lambda seconds: seconds >= 0.1)
+    assert len(proxy.ended) == 0, "the wait counts while it goes on"
+    assert seen == sorted(seen)
+    client.reset()
+    exchange = await proxy.end_of()
+    assert proxy.metric(name, route="r0") == exchange.backpressure >= seen[-1]
+
+
 async def leave(client: object, how: str) -> None:
     getattr(client, how)()
 

@@ -138,7 +138,7 @@ async def test_the_window_forgets_what_is_longer_ago_than_a_minute(
     update = await updated(overviews)
     row = update["routes"][0]
     assert (row["window"]["ttfb"]["count"], row["start"]["ttfb"]["count"]) == (1, 2)
-    assert row["window"]["ttfb"]["p50"] == pytest.approx(0.175)  # in the bucket from 0.1 to 0.25 s
+    assert row["window"]["ttfb"]["p50"] == pytest.approx(0.25, rel=0.04)
     assert 50 <= update["window"] <= 60
 
 

@@ -7,7 +7,8 @@ import random
 from hypothesis import strategies as st
 
 from streamproxy import errors
-from streamproxy.exchange.exchange import TIME_BUCKETS, Exchange
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.formats.inspector import Usage
 from streamproxy.observe.series import PHASES
 
 ROUTES = (("chat", "llm"), ("events", "clock"), ("files", "llm"))
@@ -41,21 +42,18 @@ def streaming(exchange: Exchange) -> Exchange:
     exchange.head_at, exchange.first_byte_at = 103.0, 103.5
     exchange.phase, exchange.status, exchange.streaming = "body", 200, True
     exchange.request_bytes, exchange.response_bytes, exchange.chunks, exchange.events = 10, 3000, 3, 2
-    exchange.gap_counts = [0] * (len(TIME_BUCKETS) + 1)
-    exchange.gap_counts[3] = 2
-    exchange.gap_sum = 0.0625
     exchange.keepalives, exchange.backpressure, exchange.retries = 4, 0.5, 2
     return exchange
 
 
-def step(exchange: Exchange, dice: random.Random) -> None:
-    """Move an exchange on as the forwarder might: any number grows, the phase only advances."""
+def step(exchange: Exchange, dice: random.Random, now: float = 0.0) -> None:
+    """Move an exchange on as the proxy might, at ``now`` or some time later: numbers grow, the phase only advances."""
+    now = now or (exchange.last_read_at or exchange.started_at) + dice.randrange(1, 4000) / 16
     if exchange.phase == "queue" and not exchange.queued and dice.random() < 0.5:
         if exchange.queued_at:
-            exchange.queued = dice.randrange(1, 64) / 16
+            exchange.queued, exchange.queued_at = now - exchange.queued_at, 0.0
         else:
-            exchange.queued_at = exchange.started_at
-    now = exchange.last_read_at = (exchange.last_read_at or exchange.started_at) + dice.randrange(1, 4000) / 16
+            exchange.queued_at = now
     place = PHASES.index(exchange.phase)
     if exchange.queued_at and not exchange.queued:
         return
@@ -67,20 +65,21 @@ def step(exchange: Exchange, dice: random.Random) -> None:
     exchange.request_bytes += dice.randrange(1000)
     if exchange.phase != "body":
         return
-    exchange.status = exchange.status or 200
+    exchange.status, exchange.streaming = exchange.status or 200, exchange.streaming or dice.random() < 0.5
     exchange.head_at = exchange.head_at or now
-    if exchange.gap_counts is None:
-        exchange.gap_counts = [0] * (len(TIME_BUCKETS) + 1)
     if dice.random() < 0.7:
         exchange.first_byte_at = exchange.first_byte_at or now
         exchange.response_bytes += dice.randrange(100_000)
         exchange.chunks += 1
         exchange.events += dice.randrange(3)
-        exchange.gap_counts[dice.randrange(len(exchange.gap_counts))] += 1
-        exchange.gap_sum += dice.randrange(64) / 64
+        if exchange.streaming and exchange.last_read_at:
+            exchange.count_gap(now - exchange.last_read_at)
+        exchange.last_read_at = now
     exchange.keepalives += dice.randrange(2)
     exchange.retries += dice.randrange(2)
-    exchange.backpressure += dice.randrange(64) / 64
+    exchange.backpressure, exchange.blocked_since = exchange.backpressure_until(now), 0.0
+    if dice.random() < 0.3:
+        exchange.blocked_since = now
 
 
 @st.composite
@@ -94,4 +93,12 @@ def finished(draw: st.DrawFn) -> Exchange:
     for _ in range(draw(st.integers(0, 12))):
         step(exchange, dice)
     exchange.error = draw(st.sampled_from(ERRORS))
+    if draw(st.booleans()):
+        exchange.settle((exchange.last_read_at or exchange.started_at) + 1.0)
+    if draw(st.booleans()):
+        exchange.protocol, exchange.attempts = draw(st.sampled_from(["", "HTTP/1.1"])), draw(st.integers(0, 3))
+    if draw(st.booleans()):
+        exchange.recognise("chat", "openai", draw(text))
+        exchange.finish_reason, exchange.stream = draw(text), draw(text)
+        exchange.usage = draw(st.sampled_from([None, Usage(), Usage(input=3, reasoning=0)]))
     return exchange

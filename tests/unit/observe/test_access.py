@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from streamproxy import errors
 from streamproxy.exchange.exchange import Exchange
+from streamproxy.formats.inspector import Usage
 from streamproxy.observe.access_log import (
     ACCESS_LOGGER,
     FIELDS,
@@ -73,6 +74,31 @@ def test_a_live_exchange_has_no_end_and_perhaps_no_status() -> None:
     fields = record(new_exchange(), 101.5, live=True)
     assert tuple(fields) == FIELDS
     assert (fields["end"], fields["status"], fields["duration_ms"]) == (None, None, 1500.0)
+
+
+def test_fields_that_do_not_always_apply_come_behind_the_others() -> None:
+    exchange = streaming(new_exchange())
+    exchange.protocol, exchange.attempts = "HTTP/2", 2
+    assert list(json.loads(json_line(exchange, 110.0)).items())[len(FIELDS) :] == [
+        ("protocol", "HTTP/2"),
+        ("attempts", 2),
+    ]
+    exchange.recognise("chat", "openai", "small")
+    exchange.first_event_at, exchange.finish_reason, exchange.stream = 104.0, "stop", "c3RyZWFt"
+    exchange.usage = Usage(input=100, output=7, cache_read=0)
+    line = json.loads(json_line(exchange, 110.0))
+    assert line == record(exchange, 110.0)
+    assert list(line.items())[len(FIELDS) :] == [
+        ("protocol", "HTTP/2"),
+        ("attempts", 2),
+        ("stream", "c3RyZWFt"),
+        ("model", "small"),
+        ("first_event_ms", 3000.0),
+        ("input_tokens", 100),
+        ("output_tokens", 7),
+        ("cached_tokens", 0),
+        ("finish", "stop"),
+    ]
 
 
 @settings(max_examples=200, deadline=None)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from streamproxy.exchange.histogram import TOKENS, Histogram
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.observe.carried import attributes, pack, unpack
 from streamproxy.observe.metrics import Metrics
-from streamproxy.observe.series import Series, Totals
+from streamproxy.observe.series import GenAi, Series, Totals
 
 
 def counted() -> Totals:
@@ -26,6 +27,12 @@ def counted() -> Totals:
     totals.reloads["ok"] = 4
     totals.endpoint(("llm", "http://a"), False, 7)
     totals.connections["llm", "idle"] = 5
+    totals.genai["chat", "openai", "small"] = genai = GenAi()
+    genai.duration.observe(1.5)
+    genai.tokens["input"] = Histogram(TOKENS)
+    genai.tokens["input"].observe(70_000_000_000)
+    totals.count(("throttled", "chat", "tokens"), 6)
+    totals.level(("shared_clients", "chat"), 2.0)
     return totals
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from streamproxy import __version__, errors
 from streamproxy.exchange.exchange import TIME_BUCKETS, Exchange
 from streamproxy.exchange.ledger import Ledger
+from streamproxy.formats.inspector import Usage
+from streamproxy.observe.access_log import json_line
 from streamproxy.observe.metrics import FAMILIES, OPENMETRICS, TEXT, Metrics
+from streamproxy.observe.series import Series, Totals
 from streamproxy.version import BUILD
 from tests.unit.observe.exchanges import ERRORS, ROUTES, new_exchange, step, streaming
 
@@ -65,9 +70,17 @@ class Scene:
     def value(self, name: str, **labels: str) -> float | None:
         return self.samples().get((f"streamproxy_{name}", tuple(sorted(labels.items()))))
 
+    def begin(self, exchange: Exchange) -> Exchange:
+        """Enter an exchange; a stream has had two gaps between its reads."""
+        self.ledger.open(exchange)
+        if exchange.streaming:
+            exchange.count_gap(0.03125)
+            exchange.count_gap(0.03125)
+        return exchange
+
     def end(self, exchange: Exchange, error: errors.ExchangeError | None = None) -> None:
         exchange.error = error
-        self.ledger.open(exchange)
+        self.begin(exchange)
         self.ledger.close(exchange)
 
 
@@ -108,8 +121,7 @@ def test_a_finished_stream_is_in_every_series() -> None:
 
 def test_a_stream_shows_its_numbers_while_it_runs() -> None:
     scene = Scene()
-    exchange = streaming(new_exchange())
-    scene.ledger.open(exchange)
+    exchange = scene.begin(streaming(new_exchange()))
     assert scene.value("streams_active", **LLM) == 1
     assert scene.value("response_bytes_total", **LLM) == 3000
     assert scene.value("chunk_gap_seconds_count", **LLM) == 2
@@ -137,7 +149,7 @@ def test_the_queue_shows_who_waits_and_for_how_long_they_did() -> None:
     scene.ledger.open(exchange)
     assert scene.value("queue_depth", route="chat") == 1
     assert scene.value("queue_seconds_count", route="chat") == 0
-    exchange.queued = 1.5
+    exchange.queued, exchange.queued_at = 1.5, 0.0
     assert scene.value("queue_depth", route="chat") == 0
     assert scene.value("queue_seconds_sum", route="chat") == 1.5
     streaming(exchange)
@@ -244,48 +256,255 @@ def test_time_buckets_reach_from_a_millisecond_to_minutes() -> None:
     assert max(TIME_BUCKETS) == 640
 
 
-@settings(max_examples=60, deadline=None)
+COUNTERS = ("request_bytes", "response_bytes", "events", "keepalives", "retries", "backpressure")
+HISTOGRAMS = ("queue", "ttfb", "upstream_ttfb", "chunk_gap", "stream_duration", "stream_bytes")
+
+
+def assert_nothing_fell(now: Series, before: Series) -> None:
+    for slot in COUNTERS:
+        assert getattr(now, slot) >= getattr(before, slot), slot
+    for slot in HISTOGRAMS:
+        mine, theirs = getattr(now, slot), getattr(before, slot)
+        assert all(mine.counts.get(number, 0) >= count for number, count in theirs.counts.items()), slot
+        assert mine.sum >= theirs.sum - 1e-6, slot
+
+
+@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 6), rounds=st.integers(1, 25))
 def test_flushed_and_live_add_up_to_the_same_whatever_the_moment(seed: int, count: int, rounds: int) -> None:
-    """Counters never fall from one scrape to the next, and at the end a scraped ledger equals an unwatched one."""
-    dice = random.Random(seed)
-    watched, unwatched = Scene(), Scene()
+    """Counters and sums never fall from one scrape to the next, and looking at live exchanges changes nothing."""
+    dice, scene, clock = random.Random(seed), Scene(), 100.0
     exchanges = []
     for number in range(count):
         route, upstream = dice.choice(ROUTES)
         exchange = new_exchange(route=route, upstream=upstream)
         exchange.request_id = exchange.id = f"id-{number}"
         exchanges.append(exchange)
-        watched.ledger.open(exchange)
-    last = watched.metrics.snapshot()
-    for _ in range(rounds):
-        exchange = dice.choice(exchanges)
-        if exchange.id in watched.ledger.live:
-            step(exchange, dice)
-            if dice.random() < 0.2:
-                exchange.error = dice.choice(ERRORS)
-                watched.ledger.close(exchange)
-        now = watched.metrics.snapshot()
-        for pair, series in now.series.items():
-            before = last.series[pair]
-            for slot in ("request_bytes", "response_bytes", "events", "keepalives", "retries", "backpressure"):
-                assert getattr(series, slot) >= getattr(before, slot)
-            for slot in ("queue", "ttfb", "upstream_ttfb", "chunk_gap", "stream_duration", "stream_bytes"):
-                mine, theirs = getattr(series, slot).counts, getattr(before, slot).counts
-                assert all(new >= old for new, old in zip(mine, theirs, strict=True))
-        live = [e for e in watched.ledger.live.values() if e.phase == "body"]
-        assert sum(series.active for series in now.series.values()) == len(live)
-        last = now
-    for exchange in exchanges:
-        watched.ledger.close(exchange)
-        unwatched.ledger.open(exchange)
-        unwatched.ledger.close(exchange)
-    durations = "streamproxy_stream_duration_seconds"
-    ends = [
-        {key: value for key, value in scene.samples().items() if not key[0].startswith(("process_", durations))}
-        for scene in (watched, unwatched)
-    ]
-    assert ends[0] == ends[1]
+        scene.ledger.open(exchange)
+    with mock.patch("time.monotonic", side_effect=lambda: clock):
+        last = scene.metrics.snapshot()
+        for _ in range(rounds):
+            clock += dice.randrange(1, 4000) / 16
+            exchange = dice.choice(exchanges)
+            if exchange.id in scene.ledger.live:
+                step(exchange, dice, clock)
+                if dice.random() < 0.2:
+                    exchange.error = dice.choice(ERRORS)
+                    scene.ledger.close(exchange)
+            now = scene.metrics.snapshot()
+            for pair, series in now.series.items():
+                assert_nothing_fell(series, last.series[pair])
+            live = [e for e in scene.ledger.live.values() if e.phase == "body"]
+            assert sum(series.active for series in now.series.values()) == len(live)
+            last = now
+        for exchange in exchanges:
+            scene.ledger.close(exchange)
+        watched, unwatched = scene.metrics.snapshot(), Totals()
+    for pair, series in watched.series.items():
+        assert_nothing_fell(series, last.series[pair])
+    unwatched.declare(ROUTES)
+    for exchange in sorted(exchanges, key=lambda exchange: exchange.ended_at):
+        unwatched.finish(exchange)
+    unwatched.add_gaps(scene.ledger.gaps)
+    for pair, series in watched.series.items():
+        for slot in HISTOGRAMS:
+            mine, theirs = getattr(series, slot), getattr(unwatched.series[pair], slot)
+            assert (mine.counts, mine.sum) == (theirs.counts, pytest.approx(theirs.sum)), slot
+        assert [getattr(series, slot) for slot in COUNTERS] == [
+            getattr(unwatched.series[pair], slot) for slot in COUNTERS
+        ]
+    assert watched.requests == unwatched.requests
+
+
+class Waiting:
+    """A scene with one exchange on a clock that a test turns."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = 100.0
+        monkeypatch.setattr("time.monotonic", lambda: self.clock)
+        self.scene = Scene()
+        self.exchange = new_exchange()
+        self.scene.ledger.open(self.exchange)
+
+    def stream(self) -> Exchange:
+        """The response has begun at 103 s, and its last read was then."""
+        exchange = streaming(self.exchange)
+        exchange.backpressure, exchange.last_read_at = 0.0, 103.5
+        self.clock = 104.0
+        return exchange
+
+    def __call__(self, name: str, **labels: str) -> float:
+        value = self.scene.value(name, **(labels or LLM))
+        assert value is not None
+        return value
+
+    def end(self, error: errors.ExchangeError | None) -> None:
+        self.exchange.error = error
+        self.scene.ledger.close(self.exchange)
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    return Waiting(monkeypatch)
+
+
+def test_a_client_that_takes_nothing_and_leaves_counts_every_second(waiting: Waiting) -> None:
+    exchange = waiting.stream()
+    exchange.blocked_since = 104.0
+    waiting.clock = 106.5
+    assert waiting("backpressure_seconds_total", route="chat") == 2.5
+    waiting.clock = 109.0
+    assert waiting("backpressure_seconds_total", route="chat") == 5.0
+    waiting.end(errors.ClientDisconnected())
+    waiting.clock = 200.0
+    assert waiting("backpressure_seconds_total", route="chat") == 5.0
+
+
+@pytest.mark.parametrize("error", [errors.ClientDisconnected(), errors.LimitReached()])
+def test_a_wait_in_the_queue_counts_while_it_lasts_and_when_it_is_given_up(
+    waiting: Waiting, error: errors.ExchangeError
+) -> None:
+    waiting.exchange.queued_at = 100.0
+    waiting.clock = 103.0
+    assert (waiting("queue_seconds_sum", route="chat"), waiting("queue_seconds_count", route="chat")) == (3.0, 0)
+    waiting.clock = 107.0
+    waiting.end(error)
+    assert (waiting("queue_seconds_sum", route="chat"), waiting("queue_seconds_count", route="chat")) == (7.0, 1)
+    assert waiting("ttfb_seconds_sum") == 0.0
+
+
+def test_a_head_that_never_comes_counts_for_as_long_as_it_was_waited_for(waiting: Waiting) -> None:
+    exchange = waiting.exchange
+    exchange.phase, exchange.request_read_at, exchange.sent_at = "head", 101.0, 102.0
+    waiting.clock = 110.0
+    assert (waiting("upstream_ttfb_seconds_sum"), waiting("upstream_ttfb_seconds_count")) == (8.0, 0)
+    assert (waiting("ttfb_seconds_sum"), waiting("ttfb_seconds_count")) == (9.0, 0)
+    waiting.clock = 162.0
+    waiting.end(errors.HeadTimeout())
+    assert (waiting("upstream_ttfb_seconds_sum"), waiting("upstream_ttfb_seconds_count")) == (60.0, 1)
+    assert (waiting("ttfb_seconds_sum"), waiting("ttfb_seconds_count")) == (61.0, 1)
+
+
+def test_a_stream_that_ends_before_its_first_byte_has_a_time_to_it_all_the_same(waiting: Waiting) -> None:
+    exchange = waiting.stream()
+    exchange.first_byte_at = exchange.last_read_at = 0.0
+    waiting.clock = 108.0
+    assert (waiting("ttfb_seconds_sum"), waiting("ttfb_seconds_count")) == (7.0, 0)
+    waiting.end(errors.ClientDisconnected())
+    assert (waiting("ttfb_seconds_sum"), waiting("ttfb_seconds_count")) == (7.0, 1)
+
+
+def test_durations_and_silences_of_a_live_stream_show_in_the_sums(waiting: Waiting) -> None:
+    waiting.stream()
+    waiting.clock = 110.0
+    assert (waiting("stream_duration_seconds_sum"), waiting("stream_duration_seconds_count")) == (7.0, 0)
+    assert (waiting("chunk_gap_seconds_sum"), waiting("chunk_gap_seconds_count")) == (6.5, 0)
+    waiting.clock = 113.5
+    waiting.end(errors.ReadTimeout())
+    assert (waiting("stream_duration_seconds_sum"), waiting("stream_duration_seconds_count")) == (10.5, 1)
+    assert (waiting("chunk_gap_seconds_sum"), waiting("chunk_gap_seconds_count")) == (10.0, 1)
+
+
+@pytest.mark.parametrize(("silence", "gaps"), [(0.001, 0), (5.0, 1)])
+def test_the_end_of_a_stream_is_a_read_only_if_it_was_waited_for(waiting: Waiting, silence: float, gaps: int) -> None:
+    exchange = waiting.stream()
+    waiting.clock = exchange.last_read_at + silence
+    exchange.end_reads(waiting.clock)
+    waiting.clock += 60.0  # the client takes its time
+    waiting.end(None)
+    assert waiting("chunk_gap_seconds_count") == gaps
+    assert waiting("chunk_gap_seconds_sum") == silence * gaps
+
+
+def test_each_attempt_has_its_own_wait_for_the_head(waiting: Waiting) -> None:
+    exchange = waiting.exchange
+    exchange.phase, exchange.request_read_at = "head", 100.0
+    exchange.sent_at = 100.0
+    waiting.clock = 110.0
+    exchange.abandon_attempt(110.0)
+    waiting.clock = 110.5  # a pause between two attempts is no wait for a head
+    assert (waiting("upstream_ttfb_seconds_sum"), waiting("upstream_ttfb_seconds_count")) == (10.0, 1)
+    exchange.sent_at = 111.0
+    waiting.clock = 115.0
+    exchange.fall_back("other", 115.0)
+    other = {"route": "chat", "upstream": "other"}
+    assert (waiting("upstream_ttfb_seconds_sum"), waiting("upstream_ttfb_seconds_count")) == (14.0, 2)
+    assert (waiting("ttfb_seconds_sum"), waiting("ttfb_seconds_count")) == (15.0, 1)
+    exchange.sent_at, exchange.head_at, exchange.phase = 115.0, 116.0, "body"
+    exchange.first_byte_at = 117.0
+    waiting.clock = 120.0
+    waiting.end(None)
+    assert (waiting("upstream_ttfb_seconds_sum"), waiting("upstream_ttfb_seconds_count")) == (14.0, 2)
+    assert (waiting("ttfb_seconds_sum", **other), waiting("upstream_ttfb_seconds_sum", **other)) == (17.0, 1.0)
+
+
+def test_the_log_and_the_metrics_say_the_same_seconds(waiting: Waiting) -> None:
+    waiting.stream()
+    waiting.clock = 110.0
+    waiting.end(errors.ResponseIncomplete())
+    waiting.clock = 111.0
+    line = json.loads(json_line(waiting.exchange, waiting.exchange.ended_at))
+    assert line["ttfb_ms"] == waiting("ttfb_seconds_sum") * 1000
+    assert line["upstream_ttfb_ms"] == waiting("upstream_ttfb_seconds_sum") * 1000
+    assert line["duration_ms"] == 10_000.0
+
+
+def test_a_stream_of_a_model_is_counted_by_the_names_that_the_configuration_has() -> None:
+    scene = Scene()
+    scene.metrics.declare(ROUTES, models=["small"])
+    for model in ("small", "made-up-by-a-client", "another"):
+        exchange = new_exchange()
+        scene.ledger.open(exchange)
+        exchange.count_gap(0.2)
+        exchange.recognise("chat", "openai", model)
+        streaming(exchange).first_event_at = 104.0
+        exchange.count_gap(0.5)
+        exchange.usage = Usage(input=100, output=7, cache_read=64)
+        assert exchange.model == model
+        scene.ledger.close(exchange)
+
+    def value(name: str, model: str, **labels: str) -> float | None:
+        labels |= {"operation_name": "chat", "provider_name": "openai", "request_model": model}
+        key = tuple(sorted((f"gen_ai_{label}", text) for label, text in labels.items()))
+        return scene.samples().get((f"gen_ai_client_{name}", key))
+
+    for model, count in (("small", 1), ("other", 2)):
+        assert value("operation_time_to_first_chunk_seconds_count", model) == count
+        assert value("operation_time_to_first_chunk_seconds_sum", model) == 3.0 * count
+        assert value("operation_time_per_output_chunk_seconds_count", model) == count
+        assert value("operation_time_per_output_chunk_seconds_sum", model) == pytest.approx(0.5 * count)
+        assert value("operation_duration_seconds_count", model) == count
+        assert value("token_usage_sum", model, token_type="input") == 100 * count
+        assert value("token_usage_sum", model, token_type="output") == 7 * count
+        assert value("token_usage_count", model, token_type="cache_read") == count
+        assert value("token_usage_count", model, token_type="reasoning") is None
+    assert scene.value("chunk_gap_seconds_count", **LLM) == 6
+
+
+def test_what_is_no_end_of_an_exchange_is_counted_too() -> None:
+    scene = Scene()
+    tally = scene.metrics.tally("throttled", "chat", "tokens")
+    assert scene.value("throttled_total", route="chat", limit="tokens") == 0
+    tally.add()
+    scene.metrics.tally("throttled", "chat", "tokens").add(2)
+    assert scene.value("throttled_total", route="chat", limit="tokens") == 3
+    scene.ledger.tallies.levels.append(lambda: [(("endpoint_load", "llm", "http://a", "waiting"), 4.0)])
+    scene.ledger.tallies.levels.append(lambda: [(("shared_clients", "chat"), 5.0)])
+    assert scene.value("endpoint_load", upstream="llm", endpoint="http://a", kind="waiting") == 4
+    total = pickle.loads(pickle.dumps(scene.metrics.snapshot()))
+    total.merge(scene.metrics.snapshot())
+    assert total.counts["throttled", "chat", "tokens"] == 6
+    assert total.levels["endpoint_load", "llm", "http://a", "waiting"] == 4, "the engine says it to every process"
+    assert total.levels["shared_clients", "chat"] == 10
+
+
+def test_a_failure_that_a_stream_reports_is_counted_as_such() -> None:
+    scene = Scene()
+    assert scene.value("error_events_total", **LLM) == 0
+    scene.end(streaming(new_exchange()), errors.UpstreamReportedError())
+    assert scene.value("error_events_total", **LLM) == 1
+    assert scene.value("upstream_errors_total", error="upstream_error", **LLM) == 1
+    assert scene.value("disconnects_total", route="chat", side="upstream", phase="body") == 0
 
 
 def test_snapshots_of_processes_add_up() -> None:

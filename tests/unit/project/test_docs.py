@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import streamproxy
-from docs.generate import FILE, SCHEMA, published, reference
+from docs.generate import FILE, METRICS, SCHEMA, metrics, published, reference
 from streamproxy.cli import cli
 from streamproxy.config import Config, parse_config
 from streamproxy.config.pending import PENDING
@@ -32,7 +32,6 @@ ENVIRON = {
     "EVENTS_TOKEN": "events",
 }
 MORE_PAGES = ("deploy/README.md", "CONTRIBUTING.md", "SECURITY.md")
-METRICS = DOCS / "metrics.md"
 
 
 @pytest.fixture
@@ -120,6 +119,10 @@ def test_the_schema_is_published_as_the_command_prints_it() -> None:
     assert CliRunner().invoke(cli, ["schema"]).output == published()
     assert json.loads(published())["$id"] == PUBLISHED
     assert PUBLISHED.endswith(SCHEMA.relative_to(ROOT).as_posix())
+
+
+def test_the_page_of_the_metrics_is_what_the_table_says() -> None:
+    assert METRICS.read_text() == metrics(), "the metrics have changed: run python -m docs.generate"
 
 
 def test_the_reference_has_every_key_with_what_it_is() -> None:

@@ -1,0 +1,145 @@
+"""Histograms: what is counted by size, in buckets fine enough to read percentiles from.
+
+Theory of operation. A `Scale` has two sets of upper bounds. The *shown* ones are those of ``/metrics``, few and round.
+The *fine* ones divide the space between two shown ones into buckets that each are at most `GROWTH` times as wide as
+their lower bound, so that a percentile is off by a few per cent at most; every shown bound is a fine bound too, so the
+counts of the shown buckets are exact sums. A `Histogram` keeps only the fine buckets that something is in.
+
+`GapHistograms` is where the streams of a ledger count the waits between their reads. It is shared, since a set of fine
+buckets for each live stream would be most of the stream's memory.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+GROWTH: Final = 1.04  # a fine upper bound divided by the one below it, at most
+_SHORTEST: Final = 0.0001  # seconds: nothing below is told apart
+OTHER_MODEL: Final = "other"
+
+
+class Scale:
+    """The buckets of one kind of measure. ``ends`` are the places of the shown bounds among the fine ones."""
+
+    __slots__ = ("bounds", "ends", "name", "shown")
+
+    def __init__(self, name: str, shown: tuple[float, ...], bounds: tuple[float, ...]) -> None:
+        self.name = name
+        self.shown = shown
+        self.bounds = bounds
+        self.ends = [bounds.index(bound) for bound in shown]
+
+
+def _refined(shown: Sequence[float], lowest: float) -> tuple[float, ...]:
+    bounds = [lowest]
+    for bound in shown:
+        below = bounds[-1]
+        parts = math.ceil(math.log(bound / below) / math.log(GROWTH))
+        bounds += [below * (bound / below) ** (part / parts) for part in range(1, parts)]
+        bounds.append(bound)
+    return tuple(bounds)
+
+
+# Models think long, and an added millisecond matters.
+TIME_BUCKETS: Final = tuple(
+    float(bound)  # a float is compared with another at half of what it takes with an integer
+    for bound in (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+)
+SIZE_BUCKETS: Final = tuple(float(1024 * 4**n) for n in range(11))  # 1 KiB to 1 GiB
+TOKEN_BUCKETS: Final = tuple(float(4**n) for n in range(14))  # OpenTelemetry's for gen_ai.client.token.usage
+
+SECONDS: Final = Scale("seconds", TIME_BUCKETS, _refined(TIME_BUCKETS, _SHORTEST))
+BYTES: Final = Scale("bytes", SIZE_BUCKETS, SIZE_BUCKETS)
+TOKENS: Final = Scale("tokens", TOKEN_BUCKETS, TOKEN_BUCKETS)
+_SCALES: Final = {scale.name: scale for scale in (SECONDS, BYTES, TOKENS)}
+
+
+class Histogram:
+    """Counts of observations by the number of their fine bucket, and the sum of the observations.
+
+    Bucket ``n`` has what is over ``bounds[n - 1]`` and at most ``bounds[n]``; the last one has no upper bound.
+    """
+
+    __slots__ = ("counts", "scale", "sum")
+
+    def __init__(self, scale: Scale) -> None:
+        self.scale = scale
+        self.counts: dict[int, int] = {}
+        self.sum = 0.0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # mypyc's own way to pickle a compiled object calls `__init__` without arguments.
+        return _histogram, (self.scale.name, self.counts, self.sum)
+
+    @property
+    def count(self) -> int:
+        """How many observations there are."""
+        return sum(self.counts.values())
+
+    def observe(self, value: float) -> None:
+        """Add one observation."""
+        self.tally(value)
+        self.sum += value
+
+    def tally(self, value: float) -> None:
+        """Count one observation whose value the caller adds to the sum."""
+        number = bisect_left(self.scale.bounds, value)
+        self.counts[number] = self.counts.get(number, 0) + 1
+
+    def add(self, counts: Mapping[int, int], total: float) -> None:
+        """Add observations that were counted elsewhere, on the same scale."""
+        if self.counts:
+            mine = self.counts
+            for number, count in counts.items():
+                mine[number] = mine.get(number, 0) + count
+        else:
+            self.counts = dict(counts)
+        self.sum += total
+
+    def shown(self) -> list[int]:
+        """The counts of the shown buckets, not cumulative; the last one is of what is above the highest bound."""
+        ends = self.scale.ends
+        counts = [0] * (len(ends) + 1)
+        for number, count in self.counts.items():
+            counts[bisect_left(ends, number)] += count
+        return counts
+
+
+def _histogram(scale: str, counts: dict[int, int], total: float) -> Histogram:
+    histogram = Histogram(_SCALES[scale])
+    histogram.add(counts, total)
+    return histogram
+
+
+class GapKey(NamedTuple):
+    """Whose reads are counted together; the last three are empty for what is no recognised stream of a model."""
+
+    route: str
+    upstream: str
+    operation: str
+    provider: str
+    request_model: str
+
+
+class GapHistograms:
+    """The counts of the waits between reads of the streams of one ledger.
+
+    Only counts are here; the seconds are in the exchanges, which are added to the sums. ``models`` are the names of
+    models that a configuration has: only these may be the value of a label.
+    """
+
+    __slots__ = ("histograms", "models")
+
+    def __init__(self) -> None:
+        self.histograms: dict[GapKey, Histogram] = {}
+        self.models: set[str] = set()
+
+    def of(self, key: GapKey) -> Histogram:
+        """The histogram of a key."""
+        histogram = self.histograms.get(key)
+        if histogram is None:
+            histogram = self.histograms[key] = Histogram(SECONDS)
+        return histogram
