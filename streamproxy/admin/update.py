@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from streamproxy.admin.sample import Look, Rates, Sample
+from streamproxy.admin.sample import Rates, Sample, Snapshot
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.observe.access_log import record
 from streamproxy.observe.series import Histogram
@@ -188,7 +188,7 @@ def route_row(sample: Sample, name: str) -> RouteRow:
     }
 
 
-def _distributions(now: Look, then: Look | None, route: str) -> dict[str, Quantiles]:
+def _distributions(now: Snapshot, then: Snapshot | None, route: str) -> dict[str, Quantiles]:
     series = now.series.get(route)
     if series is None:
         return {}

@@ -19,24 +19,21 @@ import logging
 import pickle
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from streamproxy.admin.app import Reloaded, create_admin
-from streamproxy.admin.ended import KEPT_COMPLETE, KEPT_OTHERS, Ending, rows
-from streamproxy.admin.visitors import known_hosts
+from streamproxy.admin.app import create_admin
 from streamproxy.config import Config
+from streamproxy.control import Control
 from streamproxy.errors import StreamproxyError
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.ledger import Ledger
-from streamproxy.observe.log import configure
+from streamproxy.observe.ended import KEPT_COMPLETE, KEPT_OTHERS, Ending, rows
 from streamproxy.observe.metrics import Metrics
 from streamproxy.observe.series import Totals
-from streamproxy.process.channel import Commit, Discard, Interrupt, Report
+from streamproxy.process.channel import FIELDS, Commit, Discard, Interrupt, Report
 from streamproxy.process.processes import Processes
-from streamproxy.process.worker import FIELDS
 from streamproxy.process.workers import Worker
-from streamproxy.wire.hosts import Hosts
 
 logger = logging.getLogger("streamproxy.server")
 
@@ -140,29 +137,34 @@ class FleetMetrics(Metrics):
             self._totals.merge(report.finished)
 
 
-class Fleet:
-    """What the admin application is told of the proxy: all workers as one."""
+class Fleet(Control):
+    """All workers as one proxy. ``admin`` is the application of the admin listener."""
+
+    metrics: FleetMetrics
+    ended: MergedEnds
 
     def __init__(self, config: Config) -> None:
-        self.in_force = config
-        self.draining = False
-        self.reloader: Callable[[], Awaitable[Reloaded]] | None = None
-        self.reload_problems: tuple[str, ...] = ()
-        self.ledger = Ledger()
+        super().__init__()
         self.workers: set[Worker] = set()
         self.metrics = FleetMetrics(self.ledger, engine=config.server.engine, children=self._pids)
-        self.admin = create_admin(self, ends := MergedEnds())
+        self.ended = MergedEnds()
         self.changing = asyncio.Lock()  # held while a worker is given a configuration
-        self._ends = ends
+        self._in_force = config
         self._mirrors: dict[Worker, dict[str, Exchange]] = {}
-        self._looking = {streams: asyncio.Lock() for streams in (False, True)}
-        self._looked = {False: 0.0, True: 0.0}
+        self._refreshing = {streams: asyncio.Lock() for streams in (False, True)}
+        self._refreshed = {False: 0.0, True: 0.0}
         self._adopted(config)
+        self.admin = create_admin(self)
+
+    @property
+    def in_force(self) -> Config:
+        """The configuration that all workers have."""
+        return self._in_force
 
     def _adopted(self, config: Config) -> None:
-        self.in_force = config
+        self._in_force = config
         self.metrics.declare((route.name, route.upstream) for route in config.routes)
-        configure(config.log.level, config.log.format, config.log.access)
+        self._configure_log()
 
     def _pids(self) -> list[int]:
         return [worker.process.pid for worker in self.workers]
@@ -176,24 +178,24 @@ class Fleet:
         """A worker is gone."""
         self.workers.discard(worker)
         self.metrics.settle(worker)
-        self._ends.forget(worker)
+        self.ended.forget(worker)
         for mirror in self._mirrors.pop(worker, {}).values():
             self.ledger.live.pop(mirror.id, None)
 
     def _reported(self, worker: Worker, report: Report) -> None:
         self.metrics.last[worker] = report
-        self._ends.add(worker, report)
+        self.ended.add(worker, report)
 
     async def refresh(self, *, streams: bool) -> None:
         """Have every worker report. A look that began after this was asked for serves as well as another."""
         asked = time.monotonic()
-        async with self._looking[streams]:
-            if self._looked[streams] > asked:
+        async with self._refreshing[streams]:
+            if self._refreshed[streams] > asked:
                 return
             began = time.monotonic()
             serving = [worker for worker in self.workers if worker.serving]
             await asyncio.gather(*(self._look(worker, streams) for worker in serving))
-            self._looked[streams] = began
+            self._refreshed[streams] = began
 
     async def _look(self, worker: Worker, streams: bool) -> None:
         report = await worker.look(streams=streams, timeout=PATIENCE)
@@ -225,31 +227,15 @@ class Fleet:
         self._mirrors[worker] = now
         self.metrics.seen[worker] = report
 
-    def ready(self) -> list[str]:
-        """Why the proxy is not ready: it drains, no worker serves, or what a worker says of itself."""
-        reasons = ["draining"] if self.draining else []
+    def _not_serving(self) -> list[str]:
         serving = [worker for worker in self.workers if worker.serving]
         if not serving and not self.draining:
-            reasons.append("no worker serves")
-        told = (reason for worker in serving if worker in self.metrics.last for reason in self._told(worker))
-        return list(dict.fromkeys([*reasons, *told]))
+            return ["no worker serves"]
+        return [reason for worker in serving if worker in self.metrics.last for reason in self._told(worker)]
 
     def _told(self, worker: Worker) -> Iterable[str]:
         # One that drains by itself is about to be replaced, while others serve.
         return (reason for reason in self.metrics.last[worker].reasons if reason != "draining")
-
-    @property
-    def hosts(self) -> Hosts:
-        """The names by which the admin application may be asked."""
-        return known_hosts(self.in_force)
-
-    def config(self) -> dict[str, Any]:
-        """The configuration in force, secrets hidden."""
-        return self.in_force.redacted()
-
-    async def reload(self) -> Reloaded | None:
-        """Read the configuration again and give it to every worker; None where there is nothing to read it from."""
-        return None if self.reloader is None else await self.reloader()
 
     async def adopt(self, config: Config) -> None:
         """Put another configuration into force in every worker, or in none. Raises StreamproxyError."""

@@ -19,13 +19,13 @@ from streamproxy.process.channel import (
     Closed,
     Failed,
     Line,
-    Look,
     Message,
     Prepare,
     Prepared,
     Question,
     Ready,
     Report,
+    ReportRequest,
     Stop,
 )
 
@@ -101,7 +101,7 @@ class Worker:
 
     async def look(self, *, streams: bool, timeout: float) -> Report | None:
         """Its report; None when it does not answer within ``timeout`` seconds, or is gone."""
-        answer = await self._ask(Look(streams), timeout)
+        answer = await self._ask(ReportRequest(streams), timeout)
         return answer if isinstance(answer, Report) else None
 
     async def prepare(self, config: Config, *, timeout: float) -> str | None:
@@ -111,7 +111,7 @@ class Worker:
             return answer.problem
         return None if self.gone.is_set() else f"worker {self.number} does not answer"
 
-    async def _ask(self, ask: Look | Prepare, timeout: float) -> Report | Prepared | None:
+    async def _ask(self, ask: ReportRequest | Prepare, timeout: float) -> Report | Prepared | None:
         if self._reading.done():
             return None
         number = next(self._numbers)

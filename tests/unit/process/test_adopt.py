@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from streamproxy.admin.app import Reloaded
 from streamproxy.app import Application, create_app
 from streamproxy.config import Config, parse_config
+from streamproxy.control import Reloaded
 from streamproxy.errors import StreamproxyError
 from streamproxy.process.reload import Reloader, Source
 from tests.doubles.certificates import Certificate
