@@ -44,12 +44,15 @@ def run(config: Config, say: Say, source: Source | None = None, *, takeover: boo
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(start(config, Launch(listeners, say, source)))
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # a closed loop has given them back, and the end is near
         listeners.close()
 
 
 def _handle_signals(*, reloads: bool) -> None:
     """Handle signals until the event loop has its own handlers."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: sys.exit(0))
     if reloads:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a file that changes meanwhile is seen to have changed
     if os.getpid() == 1:

@@ -31,8 +31,12 @@ from streamproxy.process.channel import (
 
 logger = logging.getLogger("streamproxy.server")
 
-# A worker finds its modules where this process does; `-m` would also look into the working directory.
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from streamproxy.process.worker import main; main()"
+# A worker finds its modules where this process does; `-m` would also look into the working directory. A signal for the
+# whole process group may come while it imports them: the supervisor ends it then.
+_START = (
+    "import json, sys; from signal import *; signal(SIGTERM, SIG_IGN); signal(SIGINT, SIG_IGN);"
+    " sys.path[:] = json.loads(sys.argv[1]); from streamproxy.process.worker import main; main()"
+)
 
 LONGEST_PAUSE = 30.0  # seconds before a worker that keeps dying is started again
 _FIRST_PAUSE = 0.1
