@@ -1,4 +1,4 @@
-"""The parts of an update: what one look shows, as plain data.
+"""The parts of an update: what one sample shows, as plain data.
 
 Nothing here grows with the number of streams but the search for the first of them, so that an update has the same size
 with ten thousand streams as with fifty.

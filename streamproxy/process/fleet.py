@@ -1,12 +1,12 @@
 """All workers as one proxy, for the admin application.
 
-Theory of operation. The supervisor serves no exchange; its ledger holds a `Mirror` of every live one, brought up to
-date before each look by a report of every worker. Numbers come with the same reports, and are added up::
+Theory of operation. The supervisor serves no exchange; its ledger holds a mirror of every live one, brought up to date
+by a report of every worker before it is read. Numbers come with the same reports, and are added up::
 
     shown = what was counted by workers that are gone + the last report of each that is there
 
-A worker that does not answer in time is shown as it was last known, so no number goes back, and none is one worker's by
-chance. Of a worker that dies the last report counts for ever: that of the last look, or of the last second.
+A worker that does not answer in time is shown as it was last known, so that no number goes back. The last report of a
+worker that dies counts for ever; it is at most a second old.
 
 The live exchanges and the finished ones of a report belong together, so there are two reports of each worker: the last
 of all, for the metrics, and the last with live exchanges, for the live view.
@@ -46,7 +46,7 @@ _CARRIED = tuple((place, name) for place, name in enumerate(FIELDS) if name != "
 
 
 class _Remote:
-    """What runs an exchange of a worker: the operator can end it from here, and nobody else does."""
+    """Stands for the task of an exchange that a worker serves: an interruption from here goes to the worker."""
 
     def __init__(self, worker: Worker, id: str) -> None:
         self._worker = worker
@@ -59,7 +59,7 @@ class _Remote:
 
 
 def mirror_of(worker: Worker, row: tuple[Any, ...]) -> Exchange:
-    """An exchange of a worker, as it was when it was last looked at.
+    """An exchange of a worker, as its last report has it.
 
     An `Exchange` itself and no subclass, which a compiled class can't have.
     """
@@ -70,7 +70,7 @@ def mirror_of(worker: Worker, row: tuple[Any, ...]) -> Exchange:
 
 
 def update(mirror: Exchange, row: tuple[Any, ...]) -> None:
-    """What a later look says; but the ``id``, which is unique among all workers'."""
+    """Bring a mirror up to date. Its ``id`` stays: it is unique among the exchanges of all workers."""
     for place, name in _CARRIED:
         setattr(mirror, name, row[place])
 
@@ -170,12 +170,12 @@ class Fleet(Control):
         return [worker.process.pid for worker in self.workers]
 
     def joined(self, worker: Worker) -> None:
-        """Here is a worker that has been started."""
+        """Add a worker that has been started."""
         worker.on_report = lambda report: self._reported(worker, report)
         self.workers.add(worker)
 
     def left(self, worker: Worker) -> None:
-        """A worker is gone."""
+        """Remove a worker that is gone; what it has counted stays."""
         self.workers.discard(worker)
         self.metrics.settle(worker)
         self.ended.forget(worker)
@@ -187,18 +187,18 @@ class Fleet(Control):
         self.ended.add(worker, report)
 
     async def refresh(self, *, streams: bool) -> None:
-        """Have every worker report. A look that began after this was asked for serves as well as another."""
+        """Have every worker report. Callers that come while others wait share the next reports."""
         asked = time.monotonic()
         async with self._refreshing[streams]:
             if self._refreshed[streams] > asked:
                 return
             began = time.monotonic()
             serving = [worker for worker in self.workers if worker.serving]
-            await asyncio.gather(*(self._look(worker, streams) for worker in serving))
+            await asyncio.gather(*(self._report(worker, streams) for worker in serving))
             self._refreshed[streams] = began
 
-    async def _look(self, worker: Worker, streams: bool) -> None:
-        report = await worker.look(streams=streams, timeout=PATIENCE)
+    async def _report(self, worker: Worker, streams: bool) -> None:
+        report = await worker.report(streams=streams, timeout=PATIENCE)
         if report is None:
             logger.warning("worker %d does not report, and is shown as it was", worker.number)
         if report is None or report.live is None:

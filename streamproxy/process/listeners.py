@@ -64,5 +64,5 @@ class ListenerSet:
 
 
 def _place(address: object) -> str:
-    """The meeting place for an address as `socket.getsockname` gives it."""
+    """The meeting place for an address as `socket.getsockname` returns it."""
     return place_of(os.path.abspath(address) if isinstance(address, str) else str(address))

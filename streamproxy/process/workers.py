@@ -41,7 +41,7 @@ _START = (
 LONGEST_PAUSE = 30.0  # seconds before a worker that keeps dying is started again
 _FIRST_PAUSE = 0.1
 _HANGS = 15.0  # seconds between the end of a line and that of its process
-_LASTED = 30.0  # seconds: who has lived so long is started again at once
+_LASTED = 30.0  # seconds: a worker that has lived so long is started again at once
 
 
 class Backoff:
@@ -103,7 +103,7 @@ class Worker:
         """Tell it something; lost when it is gone."""
         self._line.send(message)
 
-    async def look(self, *, streams: bool, timeout: float) -> Report | None:
+    async def report(self, *, streams: bool, timeout: float) -> Report | None:
         """Its report; None when it does not answer within ``timeout`` seconds, or is gone."""
         answer = await self._ask(ReportRequest(streams), timeout)
         return answer if isinstance(answer, Report) else None
