@@ -59,7 +59,6 @@ PUSH = 1.0  # seconds between two reports that nobody asked for
 _BATCH = 100  # exchanges between two turns of the event loop: about a millisecond
 
 
-
 class Service:
     """What a worker answers: numbers of the application, and another configuration for it."""
 
