@@ -240,6 +240,7 @@ async def test_either_signal_ends_either_engine_with_status_0(
     proxy = await run_proxy(config)
     client = await dial(proxy.url)
     await client.request("/events")
+    await client.read_head()
     await client.read_body_until(b"data: 1\n\n")
     proxy.process.signal(number)
     assert not (await client.read_rest()).complete
