@@ -1,6 +1,6 @@
 """streamproxy: a streaming reverse proxy for LLM servers and event backends.
 
-The way of a request, and the rooms it passes::
+The way of a request through the packages::
 
     ASGI server ─▶ routing ─▶ proxy ─▶ upstream ─▶ client ─▶ relay ─▶ ASGI server
     (server/)      matches    one      picks an    sends     chunks,
@@ -8,17 +8,32 @@ The way of a request, and the rooms it passes::
                    path       whole                          the end
                                 └── exchange: the facts of one request, for metrics, log and admin ──┘
 
-- ``wire/``: protocol rules without I/O, and ``errors``: every way an exchange can go wrong
-- ``config/``: what an operator may say, ``compose`` and ``app``: what becomes of it
-- ``exchange``, ``downstream``, ``watch``, ``relay``: one request with its client, its timer and its response
-- ``upstream/``, ``client/``: endpoints, and what speaks to them
-- ``observe/``, ``admin/``: what an operator sees
-- ``server/``, ``cli``, ``asgi``, ``demo``: what runs it
+- ``wire/``: protocol rules without I/O; ``errors``: every way in which an exchange can fail
+- ``config/``: what a configuration may say; ``deployment`` and ``app``: the running parts made of it
+- ``exchange/``, ``proxy/``: one request with its client, its timer and its response
+- ``upstream/``, ``client/``: endpoints, and the clients that speak to them
+- ``observe/``, ``control``, ``admin/``, ``top/``: what an operator sees and does
+- ``server/``, ``process/``, ``cli``, ``asgi``, ``demo``: what runs it
 
 Embedding: ``create_app(load_config(path))`` is a Starlette application for any ASGI server.
 """
 
-from streamproxy.app import create_app, load_config
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from streamproxy.version import __version__
 
+if TYPE_CHECKING:
+    from streamproxy.app import create_app, load_config
+
 __all__ = ["__version__", "create_app", "load_config"]
+
+
+def __getattr__(name: str) -> object:
+    # Imported when they are asked for: a command handles signals before the imports, which take a while.
+    if name in ("create_app", "load_config"):
+        from streamproxy import app
+
+        return getattr(app, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The composition root: a configuration becomes a Starlette application.
+"""The proxy as a Starlette application: its start and end, and the swap of a reloaded configuration.
 
 `Application` holds what outlives a request: the ledger of live exchanges, the metrics, the deployment in force, and
 the admin application beside it. A reload (`Application.adopt`) compiles a second deployment beside the first and then
@@ -8,7 +8,7 @@ swaps them in one turn of the loop.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -19,73 +19,60 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamproxy import config as configuration
-from streamproxy.admin.app import Reloaded, create_admin
-from streamproxy.admin.ended import Ended
-from streamproxy.admin.visitors import known_hosts
+from streamproxy.admin.app import create_admin
 from streamproxy.auth import examine
 from streamproxy.config import Config
+from streamproxy.control import Control
 from streamproxy.deployment import Deployment, LocalFile
-from streamproxy.exchange.ledger import Ledger, Observer
+from streamproxy.exchange.ledger import Observer
 from streamproxy.exchange.target import target_of
-from streamproxy.observe.log import configure, flush
+from streamproxy.observe.ended import Ended
+from streamproxy.observe.log import flush
 from streamproxy.observe.metrics import Metrics
 from streamproxy.routing.route import ProxyRouter
 from streamproxy.upstream.retired import Retired
-from streamproxy.wire.hosts import Hosts
 
 
-class Application(Starlette):
-    """The proxy as an ASGI application.
+class Application(Control, Starlette):
+    """The proxy as an ASGI application, and as the `Control` of a proxy of one process.
 
-    ``draining`` is set while the process is about to end; ``admin`` is the application of the admin listener.
-    ``reloader`` reads the configuration again, where somebody has put it here; ``reload_problems`` is what was wrong
-    with it the last time.
+    ``admin`` is the application of the admin listener.
     """
 
+    ended: Ended
+
     def __init__(self, config: Config, *, client: Any = None) -> None:
-        self.ledger = Ledger()
-        self.draining = False
-        self.reloader: Callable[[], Awaitable[Reloaded]] | None = None
-        self.reload_problems: tuple[str, ...] = ()
+        Control.__init__(self)
         self._client = client
         self._retired = Retired(self.ledger)
         self.deployment = Deployment(config, self.ledger, client=client)
         self.metrics = Metrics(self.ledger, lambda: self.deployment.upstreams.values())
         self.metrics.declare((route.name, route.upstream) for route in config.routes)
-        self.ledger.observers.append(self.metrics.observe)
-        self._access: Observer | None = None
+        self.ended = Ended()
+        self.ledger.observers += [self.metrics.observe, self.ended.observe]
         self._spans: Observer | None = None
         self._configure_log()
         self._configure_spans()
-        self.ended = Ended()
-        self.ledger.observers.append(self.ended.observe)
-        self.admin = create_admin(self, self.ended)
-        super().__init__()
+        self.admin = create_admin(self)
+        Starlette.__init__(self)
         self.router = ProxyRouter(self._routes(), redirect_slashes=False, default=self._default, lifespan=_lifespan)
-
-    def _configure_log(self) -> None:
-        log = self.deployment.config.log
-        access = configure(log.level, log.format, log.access)
-        others = [observer for observer in self.ledger.observers if observer is not self._access]
-        self._access = None if access is None else access.observe
-        self.ledger.observers = others if self._access is None else [*others, self._access]
 
     def _configure_spans(self) -> None:
         spans = self.deployment.spans
-        others = [observer for observer in self.ledger.observers if observer is not self._spans]
-        self._spans = None if spans is None else spans.observe
-        self.ledger.observers = others if self._spans is None else [*others, self._spans]
+        self._spans = self._observe_with(None if spans is None else spans.observe, self._spans)
 
     async def adopt(self, config: Config) -> None:
-        """Put another configuration into force for new requests; those that run keep what they began with.
+        """Put another configuration into force for new requests; running ones keep the one that they began with.
 
         Raises StreamproxyError when a file that it names can't be used; nothing has changed then.
         """
         await self.commit(await self.prepare(config))
 
     async def prepare(self, config: Config) -> Deployment:
-        """Make another configuration ready, for `commit`, or for its own ``discard``. Nothing else may come into force
-        meanwhile. Raises StreamproxyError as `adopt`."""
+        """Compile and start another configuration, for `commit` or for its own ``discard``.
+
+        Nothing else may come into force meanwhile. Raises StreamproxyError as `adopt` does.
+        """
         new = Deployment(config, self.ledger, client=self._client, previous=self.deployment)
         try:
             await new.start()
@@ -95,7 +82,7 @@ class Application(Starlette):
         return new
 
     async def commit(self, new: Deployment) -> None:
-        """Put into force what was prepared; that happens before the first await."""
+        """Put a prepared configuration into force; that happens before the first await."""
         old, config = self.deployment, new.config
         # From here on without an await: a request sees all of one configuration.
         new.take_over(old)
@@ -114,8 +101,11 @@ class Application(Starlette):
         return mounted + list(self.deployment.routes)
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Only the middleware that an embedding program added: Starlette's own two wrap every send, which costs each
-        chunk of every stream, and errors are answered in one place already."""
+        """Only the middleware that an embedding program added.
+
+        Starlette's own two wrap every send, which costs each chunk of every stream, and errors are answered in one
+        place already.
+        """
         app: ASGIApp = self.router
         for middleware, args, kwargs in reversed(self.user_middleware):
             app = middleware(app, *args, **kwargs)
@@ -123,13 +113,15 @@ class Application(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            # ASGI leaves open what the pairs are in, and what a pair is; compiled code takes these only.
+            # ASGI allows any iterable of any pairs; compiled code takes a list of tuples only.
             scope["headers"] = [(name, value) for name, value in scope["headers"]]
         await super().__call__(scope, receive, send)
 
     def serve(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """What a call of the application does, without a coroutine of its own around it, which would cost a request
-        900 instructions and a chunk 250: for a server that is told that this is ASGI 3."""
+        """Serve one connection, as a call of the application does, for a server that is told that this is ASGI 3.
+
+        A call wraps the same in a coroutine of its own, whose cost is paid on every chunk.
+        """
         scope["app"] = self
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
@@ -143,8 +135,10 @@ class Application(Starlette):
             await self.deployment.not_found.handle(target_of(scope), scope, receive, send)
 
     async def aclose(self) -> None:
-        """End the admin application's live view, and close the connections to all upstreams, those that a reload has
-        dropped among them."""
+        """End the live view of the admin application, and close the connections to all upstreams.
+
+        Those of upstreams that a reload has dropped are closed too.
+        """
         await self.admin.aclose()
         await self._retired.aclose()
         await self.deployment.aclose()
@@ -154,35 +148,20 @@ class Application(Starlette):
         """Count a request that was refused before it became an exchange."""
         self.metrics.rejected(status)
 
-    async def refresh(self, *, streams: bool) -> None:
-        """Everything is known here at any time."""
-
-    def ready(self) -> list[str]:
-        """Why the proxy is not ready; empty when it is."""
-        reasons = ["draining"] if self.draining else []
-        return reasons + [
-            f"upstream {upstream.name} has no endpoint"
-            for upstream in self.deployment.upstreams.values()
-            if not any(endpoint.up for endpoint in upstream.endpoints)
-        ]
-
-    async def reload(self) -> Reloaded | None:
-        """Read the configuration again and put it into force; None where there is nothing to read it from."""
-        return None if self.reloader is None else await self.reloader()
-
     @property
     def in_force(self) -> Config:
         """The configuration that new requests see."""
         return self.deployment.config
 
-    @property
-    def hosts(self) -> Hosts:
-        """The names by which the admin application may be asked."""
-        return known_hosts(self.in_force)
+    async def refresh(self, *, streams: bool) -> None:
+        """Do nothing: the exchanges are this process's own."""
 
-    def config(self) -> dict[str, Any]:
-        """The configuration in force, secrets hidden."""
-        return self.deployment.config.redacted()
+    def _not_serving(self) -> list[str]:
+        return [
+            f"upstream {upstream.name} has no endpoint"
+            for upstream in self.deployment.upstreams.values()
+            if not any(endpoint.up for endpoint in upstream.endpoints)
+        ]
 
 
 @asynccontextmanager

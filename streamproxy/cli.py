@@ -14,6 +14,7 @@ import click
 from streamproxy.app import load_config
 from streamproxy.config import Config, json_schema
 from streamproxy.config.advice import advice
+from streamproxy.config.route import bearer_token
 from streamproxy.config.values import address
 from streamproxy.errors import ConfigError, StreamproxyError
 from streamproxy.version import COMPILED, __version__
@@ -87,20 +88,41 @@ def demo(listen: str, admin: str) -> None:
 @cli.command()
 @click.option(
     "--admin",
-    default="127.0.0.1:9090",
-    show_default=True,
+    show_default="127.0.0.1:9090",
     metavar="URL",
     help="The proxy's admin listener: http://host:port, host:port or unix:/path.sock.",
 )
+@click.option(
+    "--token",
+    envvar="STREAMPROXY_ADMIN_TOKEN",
+    show_envvar=True,
+    metavar="TOKEN",
+    help="The token of the admin listener, where admin.token is set.",
+)
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Take the admin listener and its token from the proxy's configuration file.",
+)
 @click.option("--interval", default="1s", show_default=True, metavar="DURATION", help="Between two updates.")
 @click.option("--once", is_flag=True, help="Print one plain table and exit, as without a terminal.")
-def top(admin: str, interval: str, once: bool) -> None:
+def top(admin: str | None, token: str | None, path: Path | None, interval: str, once: bool) -> None:
     """Show the streams of a running proxy live, and stop them."""
     from streamproxy.top.command import run_top
     from streamproxy.top.source import parse_admin, parse_interval
 
-    where = _parsed("--admin", admin, parse_admin)
-    run_top(where, _parsed("--interval", interval, parse_interval), once=once, say=_say)
+    if path is not None:
+        from streamproxy.app import load_config
+
+        section = load_config(path).admin
+        token = token or section.token
+        admin = admin or next(map(str, section.listen), None)
+    if token is not None:
+        _check_token(token)
+    where = _parsed("--admin", admin or "127.0.0.1:9090", parse_admin)
+    run_top(where, _parsed("--interval", interval, parse_interval), token, once=once, say=_say)
 
 
 def _file(path: Path | None) -> Path:
@@ -124,6 +146,13 @@ def _parsed(option: str, text: str, parse: Callable[[str], T]) -> T:
         return parse(text)
     except ValueError as error:
         raise click.BadParameter(f"{text!r} {error}", param_hint=option) from error
+
+
+def _check_token(token: str) -> None:
+    try:
+        bearer_token(token)
+    except ValueError as error:
+        raise click.BadParameter(f"the text {error}", param_hint="--token") from None  # the text stays unsaid
 
 
 def _say(line: str) -> None:

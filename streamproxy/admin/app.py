@@ -1,10 +1,10 @@
 """The admin application: health, metrics, and the live streams with a stop button, as data and as a page.
 
-It reads what the proxy knows and changes nothing but by `Exchange.interrupt` and a reload. Long answers are made in
-pieces with the event loop let go between them: whoever looks at ten thousand streams must not hold them up.
+It knows the proxy as a `Control`, and changes nothing but by stopping an exchange and by a reload. Long answers are
+built in pieces, and other tasks run between them: a look at ten thousand streams must not delay those streams.
 
-It has no credential of its own: it listens on loopback unless configured otherwise. Who may ask is in
-`streamproxy.admin.visitors`.
+It listens on loopback unless configured otherwise, and may ask for a token. `streamproxy.admin.visitors` says who is
+let in.
 """
 
 from __future__ import annotations
@@ -19,59 +19,55 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from streamproxy.admin.ended import Ended, Endings
 from streamproxy.admin.feed import Feed, LiveResponse, parse_view
 from streamproxy.admin.overview import Overviews
 from streamproxy.admin.page import PAGE_HEADERS, page
 from streamproxy.admin.problem import NO_STORE, problem
-from streamproxy.admin.state import AdminState, Reloaded
-from streamproxy.admin.visitors import KnownHost, SameOrigin
-from streamproxy.errors import StoppedByOperator
+from streamproxy.admin.visitors import KnownHost, SameOrigin, TokenRequired
+from streamproxy.control import Control
 from streamproxy.observe.access_log import encode, record
-
-__all__ = ["Admin", "AdminState", "Reloaded", "create_admin"]
 
 _BATCH = 100  # streams encoded at a time: about a millisecond
 
 
 class Admin(Starlette):
-    """The admin application; runs on a listener of its own or mounted under a prefix. Errors are problem+json.
+    """The admin application, for a listener of its own or mounted under a prefix. Errors are problem+json.
 
-    Who stops its server calls `aclose` first: the streams of the live view end only then.
+    Call `aclose` before stopping the server that runs it: the streams of the live view end only then.
     """
 
-    def __init__(self, state: AdminState, ended: Endings | None = None) -> None:
-        if ended is None:
-            ended = Ended()
-            state.ledger.observers.append(ended.observe)
-        self.feed = Feed(Overviews(state, ended))
+    def __init__(self, control: Control) -> None:
+        self.feed = Feed(Overviews(control))
         super().__init__(
-            routes=_routes(_Endpoints(state), _Seen(self.feed), [Middleware(KnownHost, lambda: state.hosts)]),
+            routes=_routes(_Endpoints(control), _View(self.feed), _guard(control)),
             middleware=[Middleware(SameOrigin)],
             exception_handlers={HTTPException: _http_error, Exception: _internal_error},
         )
         self.router.redirect_slashes = False
 
     async def aclose(self) -> None:
-        """End the streams of everybody who looks at the live view."""
+        """End all streams of the live view."""
         await self.feed.aclose()
 
 
-def create_admin(state: AdminState, ended: Endings | None = None) -> Admin:
-    """The admin application of a proxy. ``ended`` is what to show of the exchanges that have ended, where that can't be
-    learned from the ledger."""
-    return Admin(state, ended)
+def create_admin(control: Control) -> Admin:
+    """The admin application of a proxy."""
+    return Admin(control)
 
 
-def _routes(endpoints: _Endpoints, seen: _Seen, guard: list[Middleware]) -> list[Route]:
+def _guard(control: Control) -> list[Middleware]:
+    return [Middleware(KnownHost, lambda: control.hosts), Middleware(TokenRequired, control)]
+
+
+def _routes(endpoints: _Endpoints, view: _View, guard: list[Middleware]) -> list[Route]:
     return [
-        # By whatever name: a scraper and a load balancer ask for these by that of a service.
+        # By any name and without a token: scrapers and load balancers ask for these by the name of a service.
         Route("/metrics", endpoints.metrics, methods=["GET"]),
         Route("/healthz", endpoints.healthz, methods=["GET"]),
         Route("/readyz", endpoints.readyz, methods=["GET"]),
-        Route("/", seen.page, methods=["GET"], middleware=guard),
+        Route("/", view.page, methods=["GET"], middleware=guard),
         Route("/streams", endpoints.streams, methods=["GET"], middleware=guard),
-        Route("/streams/live", seen.live, methods=["GET"], middleware=guard),
+        Route("/streams/live", view.live, methods=["GET"], middleware=guard),
         # A client's request id may have slashes.
         Route("/streams/{id:path}", endpoints.stop, methods=["DELETE"], middleware=guard),
         Route("/config", endpoints.config, methods=["GET"], middleware=guard),
@@ -80,12 +76,12 @@ def _routes(endpoints: _Endpoints, seen: _Seen, guard: list[Middleware]) -> list
 
 
 class _Endpoints:
-    def __init__(self, state: AdminState) -> None:
-        self._state = state
+    def __init__(self, control: Control) -> None:
+        self._control = control
 
     async def metrics(self, request: Request) -> Response:
-        await self._state.refresh(streams=False)
-        pieces, content_type = self._state.metrics.exposition(", ".join(request.headers.getlist("accept")))
+        await self._control.refresh(streams=False)
+        pieces, content_type = self._control.metrics.exposition(", ".join(request.headers.getlist("accept")))
         body = bytearray()
         for piece in pieces:
             body += piece
@@ -96,17 +92,17 @@ class _Endpoints:
         return PlainTextResponse("ok", headers=NO_STORE)
 
     async def readyz(self, request: Request) -> Response:
-        await self._state.refresh(streams=False)
-        reasons = self._state.ready()
+        await self._control.refresh(streams=False)
+        reasons = self._control.ready()
         status = 503 if reasons else 200
         body: dict[str, object] = {"ready": not reasons, "reasons": reasons}
-        if problems := self._state.reload_problems:
+        if problems := self._control.reload_problems:
             body["reload"] = list(problems)
         return JSONResponse(body, status, headers=NO_STORE)
 
     async def streams(self, request: Request) -> Response:
-        await self._state.refresh(streams=True)
-        ledger = self._state.ledger
+        await self._control.refresh(streams=True)
+        ledger = self._control.ledger
         ids = list(ledger.live)  # in the order of their beginning
         rows: list[str] = []
         for start in range(0, len(ids), _BATCH):
@@ -120,19 +116,17 @@ class _Endpoints:
         return Response(body, media_type="application/json", headers=NO_STORE)
 
     async def stop(self, request: Request) -> Response:
-        await self._state.refresh(streams=True)
-        key = request.path_params["id"]
-        exchange = self._state.ledger.live.get(key)
-        if exchange is None:
+        await self._control.refresh(streams=True)
+        id = request.path_params["id"]
+        if not self._control.stop(id):
             raise HTTPException(404, "No live exchange has this id")
-        exchange.interrupt(StoppedByOperator())
-        return JSONResponse({"id": exchange.id}, 202, headers=NO_STORE)
+        return JSONResponse({"id": id}, 202, headers=NO_STORE)
 
     async def config(self, request: Request) -> Response:
-        return JSONResponse(self._state.config(), headers=NO_STORE)
+        return JSONResponse(self._control.config(), headers=NO_STORE)
 
     async def reload(self, request: Request) -> Response:
-        result = await self._state.reload()
+        result = await self._control.reload()
         if result is None:
             raise HTTPException(501, "This proxy was not started from a file that it could read again")
         if result.problems:
@@ -143,8 +137,8 @@ class _Endpoints:
         return JSONResponse(body, headers=NO_STORE)
 
 
-class _Seen:
-    """The page, and the stream of updates that it shows; `streamproxy top` shows the same."""
+class _View:
+    """The page, and the stream of updates that it shows and `streamproxy top` shows too."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -158,7 +152,7 @@ class _Seen:
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
         if self._feed.full:
-            raise HTTPException(503, "Too many look at this already, or the proxy is about to end")
+            raise HTTPException(503, "Too many viewers, or the proxy is about to end")
         return LiveResponse(self._feed, view, interval)
 
 

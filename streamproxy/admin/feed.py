@@ -1,11 +1,11 @@
-"""The live view of the admin listener: one update a second, built once for everybody who looks, and never otherwise.
+"""The live view of the admin listener: one update a second, built once for all viewers, and only while there are any.
 
 Theory of operation. A `Viewer` is one open stream of updates; it joins the `Feed` and leaves it. While there is a
-viewer the feed has one task, which looks at the proxy when the next viewer is due, makes one update for each distinct
-view, and puts it into the viewers' slots::
+viewer the feed has one task, which takes a sample when the next viewer is due, makes one update for each distinct view,
+and puts it into the viewers' slots::
 
-    nobody looks ──join──▶ task: wait until due ──▶ look ──▶ an update for each view ─┐
-         ▲                          ▲─────────────────────────────────────────────────┘
+    no viewer ──join──▶ task: wait until due ──▶ sample ──▶ an update for each view ─┐
+         ▲                       ▲───────────────────────────────────────────────────┘
          └────────the last leaves, or aclose────────
 
 A slot holds one update, the newest: a viewer that is slow skips some. Viewers of one interval are due at the same
@@ -37,7 +37,7 @@ SHORTEST, LONGEST = 0.25, 60.0  # what it may ask for
 LIFETIME = 20.0  # seconds that a stream of updates lasts
 MOST_VIEWERS = 100
 MOST_STREAMS = 200  # that a viewer is shown
-_PAUSE = 0.1  # seconds between two looks, at least
+_PAUSE = 0.1  # seconds between two samples, at least
 
 
 class Viewer:
@@ -129,7 +129,7 @@ class Feed:
                 await self._wait()
         except Exception:
             logger.exception("the live view failed")
-            self._task = None  # who comes back starts another
+            self._task = None  # the next viewer starts another
             self._end_all()
 
     async def _serve_due(self) -> None:

@@ -6,9 +6,7 @@ import asyncio
 import time
 from typing import NamedTuple
 
-from streamproxy.admin.ended import Endings
 from streamproxy.admin.sample import Sample, Sampler
-from streamproxy.admin.state import AdminState
 from streamproxy.admin.update import (
     Overview,
     RouteRow,
@@ -22,44 +20,44 @@ from streamproxy.admin.update import (
     sums,
     upstream_rows,
 )
+from streamproxy.control import Control
 from streamproxy.version import __version__
 
 MOST_ROUTES = 100
 MOST_ENDPOINTS = 200
-_BATCH = 10  # routes between two turns of the event loop: about a millisecond
+_BATCH = 10  # routes between two turns of the event loop
 
 
 class Shown(NamedTuple):
-    """One look, and what it shows to everybody."""
+    """One sample, and the part of it that every viewer is shown."""
 
     sample: Sample
     overview: Overview
 
 
 class Overviews:
-    """Looks at a proxy. ``ended`` is what it remembers of the exchanges that have ended."""
+    """Makes the overviews of one proxy."""
 
-    def __init__(self, state: AdminState, ended: Endings) -> None:
-        self._state = state
-        self._ended = ended
-        self._sampler = Sampler(state.ledger, state.metrics)
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._sampler = Sampler(control.ledger, control.metrics)
 
     async def look(self) -> Shown:
-        """Look now, for all viewers. For one caller at a time."""
-        await self._state.refresh(streams=True)
+        """Take a sample for all viewers. One caller at a time."""
+        await self._control.refresh(streams=True)
         sample = await self._sampler.take()
         names = first_routes(sample)
         routes: list[RouteRow] = []
         for start in range(0, min(len(names), MOST_ROUTES), _BATCH):
             routes += [route_row(sample, name) for name in names[start : start + _BATCH]]
             await asyncio.sleep(0)
-        endpoints, reasons = endpoint_rows(sample), self._state.ready()
+        endpoints, reasons = endpoint_rows(sample), self._control.ready()
         overview: Overview = {
             "time": round(time.time(), 3),
             "version": __version__,
             "ready": not reasons,
             "reasons": reasons,
-            "reload": list(self._state.reload_problems),
+            "reload": list(self._control.reload_problems),
             "window": round(sample.window, 1),
             "totals": sums(sample),
             "routes": routes,
@@ -67,12 +65,12 @@ class Overviews:
             "endpoints": endpoints[:MOST_ENDPOINTS],
             "hidden_endpoints": max(0, len(endpoints) - MOST_ENDPOINTS),
             "upstreams": upstream_rows(sample),
-            "ended": self._ended.newest(sample.now.at),
-            "ends": dict(self._ended.counts),
+            "ended": self._control.ended.newest(sample.now.at),
+            "ends": dict(self._control.ended.counts),
         }
         return Shown(sample, overview)
 
     def update(self, shown: Shown, view: View) -> Update:
-        """What a look shows to the viewers of one view; takes one to five milliseconds for ten thousand streams."""
+        """What a sample shows to the viewers of one view."""
         sample = shown.sample
         return {**shown.overview, "matching": matching(sample, view), "streams": first_streams(sample, view)}

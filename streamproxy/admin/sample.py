@@ -1,13 +1,13 @@
-"""One look at everything that goes on, and what it shows beside the look before it: rates, and the last minute.
+"""A snapshot of everything that goes on, compared with earlier ones: rates, and the last minute.
 
 Theory of operation. `Sampler.take` copies the totals of the exchanges that have ended and lists the live ones, both in
-one moment; then it adds the live ones to the copy in pieces, with the event loop let go between them. An exchange that
-ends meanwhile is still in the list and keeps its numbers, and one that begins meanwhile is in neither, so that each is
-counted once and no counter ever goes back.
+one moment; then it adds the live ones to the copy in pieces, and other tasks run between them. An exchange that ends
+meanwhile is still in the list and keeps its numbers, and one that begins meanwhile is in neither. So each is counted
+once, and no counter ever goes back.
 
-The sampler does nothing by itself. Rates are over the time since the look before, and are unknown when that is long
-ago or there was none; of the minute that has passed it knows as much as it was asked to look at. Of earlier looks only
-numbers are kept, never exchanges.
+The sampler does nothing by itself. Rates are over the time since the last snapshot, and unknown when there is none or
+it is old. The last minute is known as far as snapshots of it were taken. Of earlier snapshots only numbers are kept,
+never exchanges.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from streamproxy.observe.metrics import Metrics
 from streamproxy.observe.series import Series, Totals
 
 WINDOW = 60.0  # seconds
-_STEP = 5.0  # seconds between the looks that are kept for the window
-_STALE = 90.0  # seconds after which a look is too old to tell a rate from
-_BATCH = 200  # exchanges between two turns of the event loop: about half a millisecond
+_STEP = 5.0  # seconds between the snapshots that are kept for the window
+_STALE = 90.0  # seconds after which a snapshot is too old for a rate
+_BATCH = 200  # exchanges between two turns of the event loop
 
 
 class Rates(NamedTuple):
-    """What happens in a second."""
+    """How often something happens in a second."""
 
     requests: float
     events: float
     bytes: float
 
 
-class Look(NamedTuple):
+class Snapshot(NamedTuple):
     """The numbers of one moment, in seconds of the monotonic clock.
 
     ``series`` is by the route, ``requests`` counts a route's finished ones, ``events`` those of each live exchange by
@@ -51,13 +51,15 @@ class Look(NamedTuple):
 
 
 class Sample:
-    """A look with the live exchanges in it, and the two earlier looks it is compared with.
+    """A snapshot with its live exchanges, and the two earlier snapshots that it is compared with.
 
-    ``before`` is the look before it, for the rates; ``base`` the oldest one of the last minute. ``running`` counts the
-    live exchanges of each route, ``upstreams`` has the names of the upstreams it has used.
+    ``before`` is the previous one, for the rates; ``base`` is the oldest one of the last minute. ``running`` counts the
+    live exchanges of each route; ``upstreams`` has the names of the upstreams that a route has used.
     """
 
-    def __init__(self, now: Look, totals: Totals, live: Sequence[Exchange], *, before: Look | None, base: Look | None):
+    def __init__(
+        self, now: Snapshot, totals: Totals, live: Sequence[Exchange], *, before: Snapshot | None, base: Snapshot | None
+    ):
         self.now = now
         self.totals = totals
         self.live = live
@@ -74,7 +76,7 @@ class Sample:
         return 0.0 if self.base is None else self.now.at - self.base.at
 
     def event_rate(self, exchange: Exchange) -> float:
-        """Events a second of a live exchange, since the look before or since it began."""
+        """Events a second of a live exchange, since the previous snapshot or since it began."""
         now, before = self.now, self.before
         count, since = now.events.get(exchange.id, 0), exchange.started_at
         if before is not None and exchange.id in before.events:
@@ -83,7 +85,7 @@ class Sample:
         return max(0, count) / max(now.at - since, 0.001)
 
     def rates(self, route: str) -> Rates | None:
-        """What a route does in a second; None when there is no look before to tell it from."""
+        """The rates of a route; None when there is no previous snapshot."""
         if self.before is None:
             return None
         seconds = max(self.now.at - self.before.at, 0.001)
@@ -99,16 +101,16 @@ _NOTHING = Series()
 
 
 class Sampler:
-    """Takes looks, and keeps the numbers that the next ones are compared with."""
+    """Takes snapshots, and keeps the numbers that later ones are compared with."""
 
     def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
         self._ledger = ledger
         self._metrics = metrics
-        self._last: Look | None = None
-        self._kept: deque[Look] = deque()  # one every _STEP seconds, without events
+        self._last: Snapshot | None = None
+        self._kept: deque[Snapshot] = deque()  # one every _STEP seconds, without events
 
     async def take(self) -> Sample:
-        """A look at this moment. For one caller at a time."""
+        """Take a snapshot now. One caller at a time."""
         at, totals, live = time.monotonic(), self._metrics.finished(), list(self._ledger.live.values())
         events: dict[str, int] = {}
         for start in range(0, len(live), _BATCH):
@@ -119,19 +121,19 @@ class Sampler:
         requests: Counter[str] = Counter()
         for (route, _, _), count in totals.requests.items():
             requests[route] += count
-        look = Look(at, _by_route(totals), requests, events)
+        snapshot = Snapshot(at, _by_route(totals), requests, events)
         before = self._last if self._last is not None and at - self._last.at <= _STALE else None
-        self._last = look
-        return Sample(look, totals, live, before=before, base=self._keep(look))
+        self._last = snapshot
+        return Sample(snapshot, totals, live, before=before, base=self._keep(snapshot))
 
-    def _keep(self, look: Look) -> Look | None:
-        """Keep a look for the window, and give the oldest one that is in it."""
+    def _keep(self, snapshot: Snapshot) -> Snapshot | None:
+        """Keep a snapshot for the window, and return the oldest one in it."""
         kept = self._kept
-        while kept and look.at - kept[0].at > WINDOW:
+        while kept and snapshot.at - kept[0].at > WINDOW:
             kept.popleft()
         base = kept[0] if kept else None
-        if not kept or look.at - kept[-1].at >= _STEP:
-            kept.append(look._replace(events={}))
+        if not kept or snapshot.at - kept[-1].at >= _STEP:
+            kept.append(snapshot._replace(events={}))
         return base
 
 

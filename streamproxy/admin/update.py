@@ -1,4 +1,4 @@
-"""The parts of an update: what one look shows, as plain data.
+"""The parts of an update: what one sample shows, as plain data.
 
 Nothing here grows with the number of streams but the search for the first of them, so that an update has the same size
 with ten thousand streams as with fifty.
@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict
 
-from streamproxy.admin.sample import Look, Rates, Sample
+from streamproxy.admin.sample import Rates, Sample, Snapshot
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.histogram import Histogram
 from streamproxy.observe.access_log import record
@@ -193,7 +193,7 @@ def route_row(sample: Sample, name: str) -> RouteRow:
     }
 
 
-def _distributions(now: Look, then: Look | None, route: str) -> dict[str, Quantiles]:
+def _distributions(now: Snapshot, then: Snapshot | None, route: str) -> dict[str, Quantiles]:
     series = now.series.get(route)
     if series is None:
         return {}

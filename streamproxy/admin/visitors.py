@@ -1,16 +1,17 @@
-"""Who may ask the admin application: whoever reaches it, but no web page that uses an operator's browser against it.
+"""Who may ask the admin application: whoever reaches it and has its token, if it has one, but no foreign web page.
 
-The application has no credential, and a browser on the operator's machine reaches what the operator reaches. Two ways
-lead a page of somebody else's there, and each is closed by what browsers say of themselves:
+A browser on the operator's machine reaches what the operator reaches. A foreign web page may use it in two ways, and
+each is closed by what browsers say about themselves:
 
 - It asks the admin listener's own address. The browser then names the page's origin, and keeps the answer from the
-  page; what changes something must not come from another origin (`SameOrigin`).
+  page; a request that changes something must not come from another origin (`SameOrigin`).
 - Its own name is made to lead to the listener's address after the page has been loaded (DNS rebinding), so that both
-  are one origin for the browser. But the name is in the Host, so that must be one that nobody else can own, or that is
-  known here (`KnownHost`). Origin and Sec-Fetch-* don't tell: a browser sends neither with a GET of such a page.
+  are one origin for the browser. But the name is in the Host field, so that must be a name that nobody else can own,
+  or one that is known here (`KnownHost`). Origin and Sec-Fetch-* don't help: a browser sends neither with a GET of such
+  a page.
 
-Programs may call the listener what they like where nothing can be learned that matters: a scraper and a load balancer
-ask for metrics and health by the name of a service.
+Programs may call the listener what they like where nothing that matters can be learned: scrapers and load balancers ask
+for metrics and health by the name of a service, and without a token.
 """
 
 from __future__ import annotations
@@ -21,21 +22,16 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from streamproxy.admin.page import PAGE_HEADERS, page
 from streamproxy.admin.problem import problem
-from streamproxy.config import Config
+from streamproxy.control import Control
 from streamproxy.wire.hosts import Hosts, bare_host
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_LOCAL = ("localhost", "*.localhost")  # names that never leave the machine (RFC 6761, section 6.3)
 _SINGLE_LABEL = re.compile(rb"[A-Za-z0-9_-]+")
-
-
-def known_hosts(config: Config) -> Hosts:
-    """The names of the admin application: those that the configuration lists, and those that it listens on."""
-    listens = (*config.admin.listen, *(config.server.listen if config.admin.mount else ()))
-    return Hosts((*_LOCAL, *config.admin.hosts, *(address.host for address in listens if address.host)))
 
 
 class KnownHost:
@@ -103,3 +99,42 @@ def _cross_origin(request: Request) -> bool:
     except ValueError:
         return True
     return not authority or authority.lower() != request.headers.get("host", "").lower()
+
+
+class TokenRequired:
+    """Refuses a request without the admin token, where there is one (RFC 6750).
+
+    A browser that navigates to the page can't send the token. The 401 that it gets is the page itself, which holds no
+    data: it asks for the token and sends it with its own requests.
+    """
+
+    def __init__(self, app: ASGIApp, control: Control) -> None:
+        self._app = app
+        self._control = control
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        tokens = _bearer_tokens(request)
+        # More than one: which one counts would be anybody's guess.
+        if not self._control.needs_token or (len(tokens) == 1 and self._control.admits(tokens[0])):
+            await self._app(scope, receive, send)
+            return
+        await _unauthorized(request, invalid=bool(tokens))(scope, receive, send)
+
+
+def _bearer_tokens(request: Request) -> list[bytes]:
+    fields = (value.split(None, 1) for value in request.headers.getlist("authorization"))
+    return [words[1].strip().encode("latin-1") for words in fields if len(words) == 2 and words[0].lower() == "bearer"]
+
+
+def _unauthorized(request: Request, *, invalid: bool) -> Response:
+    # Without a credential there is no error code (RFC 6750 section 3.1).
+    challenge = 'Bearer realm="streamproxy admin"' + (', error="invalid_token"' if invalid else "")
+    if request["path"].removeprefix(request.scope.get("root_path", "")) in ("", "/") and _asks_for_html(request):
+        return Response(page(), 401, headers=PAGE_HEADERS | {"www-authenticate": challenge})
+    why = "This is not the token of the admin listener" if invalid else "The admin listener asks for its token"
+    return problem(401, why, {"www-authenticate": challenge})
+
+
+def _asks_for_html(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")

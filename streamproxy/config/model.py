@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_
 from streamproxy.config import types as t
 from streamproxy.config import units, values
 from streamproxy.config.redact import Path, redact
-from streamproxy.config.route import Auth, Cors, Limits
+from streamproxy.config.route import Auth, Cors, Limits, bearer_token
 from streamproxy.config.section import OrOff, Section, setting
 from streamproxy.config.tracing import Tracing
 
@@ -54,6 +54,15 @@ class Admin(Section):
     )
     hosts: t.Hosts = setting(
         [], "names that its page, streams and commands may be asked by, beside its own, localhost and addresses"
+    )
+    token: Annotated[
+        str | None,
+        BeforeValidator(t.off_or(bearer_token)),
+        WithJsonSchema({"anyOf": [{"type": "string"}, t.OFF_SCHEMA]}),
+    ] = Field(
+        default=None,
+        description="asked as a bearer token for everything but /metrics, /healthz and /readyz",
+        repr=False,
     )
 
 

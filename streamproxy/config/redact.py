@@ -42,6 +42,8 @@ def is_secret(path: Path) -> bool:
     """Whether a value is a secret by the name of its key."""
     if any(part in _SECRET_KEYS for part in path):
         return True
+    if path == ("admin", "token"):
+        return True
     if path[:2] == ("tracing", "headers") and len(path) == 3:
         return True  # the keys of collectors have many names
     return len(path) > 1 and path[-2] in _HEADER_MAPS and _SECRET_HEADER.search(str(path[-1])) is not None

@@ -13,13 +13,21 @@ import pickle
 import socket
 import struct
 from collections import Counter
+from operator import attrgetter
 from typing import NamedTuple
 
-from streamproxy.admin.ended import Ending
 from streamproxy.config import Config
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.observe.carried import attributes
+from streamproxy.observe.ended import Ending
 from streamproxy.observe.series import Totals
 
 _LENGTH = struct.Struct("!I")
+
+# What the supervisor sees of a live exchange; the other fields are objects of the worker's process, or secret.
+_OWN = {"error", "gap", "gaps", "inspector", "interruption", "principal", "task", "trace"}
+FIELDS = tuple(name for name in attributes(Exchange) if name not in _OWN)
+row_of = attrgetter(*FIELDS)
 
 
 class Boot(NamedTuple):
@@ -43,7 +51,7 @@ class Question(NamedTuple):
     """To the worker; it answers with the same ``number``."""
 
     number: int
-    ask: Look | Prepare
+    ask: ReportRequest | Prepare
 
 
 class Answer(NamedTuple):
@@ -53,7 +61,7 @@ class Answer(NamedTuple):
     content: Report | Prepared
 
 
-class Look(NamedTuple):
+class ReportRequest(NamedTuple):
     """Asks for a `Report`, with the live exchanges or without."""
 
     streams: bool

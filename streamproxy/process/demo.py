@@ -8,9 +8,12 @@ from collections.abc import Callable
 from streamproxy.config import Address, parse_config
 from streamproxy.demo import banner, demo_config, upstream_app
 from streamproxy.errors import StreamproxyError
-from streamproxy.process.run import loop_factory, serve
+from streamproxy.process.engine import loop_factory
+from streamproxy.process.lifecycle import Launch
+from streamproxy.process.listeners import ListenerSet
+from streamproxy.process.serve import serve
 from streamproxy.server.engines import EngineSettings, UvicornEngine
-from streamproxy.server.sockets import bind, close, url_of
+from streamproxy.server.sockets import bind, url_of
 
 
 def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
@@ -21,16 +24,17 @@ def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
         )
     upstream = bind(Address(host="127.0.0.1", port=0))
     config = parse_config(demo_config(url_of(upstream), listen=listen, admin=admin), name="demo")
-    listeners = [bind(address) for address in config.server.listen]
-    admins = [bind(address) for address in config.admin.listen]
+    listeners = ListenerSet()
+    listeners.main += [bind(address) for address in config.server.listen]
+    listeners.admin += [bind(address) for address in config.admin.listen]
 
     async def serve_both() -> None:
         settings = EngineSettings(65536, 30.0, 75.0, 1.0, 10000, lambda status, reason: None)
         engine = UvicornEngine(upstream_app, [upstream], settings)
         await engine.start()
-        say(banner(url_of(listeners[0]), url_of(admins[0])))
+        say(banner(url_of(listeners.main[0]), url_of(listeners.admin[0])))
         try:
-            await serve(config, listeners, admins, say)
+            await serve(config, Launch(listeners, say))
         finally:
             engine.drain()
             await engine.stop()
@@ -39,5 +43,4 @@ def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve_both())
     finally:
-        for listener in (*listeners, *admins):
-            close(listener)
+        listeners.close()

@@ -7,8 +7,11 @@ import resource
 
 
 def raise_limit() -> None:
-    """Take as many as the system gives without asking: a stream needs two, and shells and service managers start
-    programs with 1024, which older ones need that wait with select(2). Processes that are started inherit it."""
+    """Raise the limit to the hard limit; child processes inherit it.
+
+    A stream needs two descriptors. Shells and service managers start programs with 1024, for the sake of older ones
+    that wait with select(2).
+    """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with contextlib.suppress(OSError, ValueError):  # what is unlimited can't be had everywhere
+    with contextlib.suppress(OSError, ValueError):  # not every system allows an unlimited number
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

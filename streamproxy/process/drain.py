@@ -6,7 +6,7 @@ Theory of operation. The first signal begins it, and each step ends early at the
     /readyz       drain_     no new     event streams end between events,
     says 503      delay      connection the rest at once
 
-- *Delay*: whoever sends requests here needs a while to hear that it should not; everything is served as before.
+- *Delay*: load balancers need a while to notice that they should send nothing here; everything is served as before.
 - *Closed*: nothing is accepted, idle connections are closed, others after their response, which says so (a streaming
   one does not: Node's fetch takes a cut stream for a finished one when it reads ``Connection: close``). What runs
   goes on for at most ``drain_timeout``.
@@ -14,11 +14,11 @@ Theory of operation. The first signal begins it, and each step ends early at the
   seconds to come to its end. No response is made to look finished, and an exchange that has no response head yet is
   answered with 503. Connections have `FLUSH` seconds to take what was sent last.
 
-When another process has taken over the sockets, it is that which is ready and accepts: there is no delay. Nobody waits
-for this one either: connections that are idle have `REPLACED` seconds for another request, whose response says that it
-was the last, before they are closed, since a request that crosses the close is lost.
+When another process has taken over the sockets, that process is ready and accepts: there is no delay. Idle connections
+have `REPLACED` seconds for one more request, whose response says that it was the last, before they are closed: a
+request that crosses the close is lost.
 
-A second signal makes of all that an immediate end: what runs is interrupted, wherever it stands. The exit status is 0
+A second signal ends all of that at once: running exchanges are interrupted wherever they stand. The exit status is 0
 either way, since this is what was asked for.
 """
 
@@ -39,7 +39,7 @@ MOMENT = 1.0  # seconds for an event to be completed
 FLUSH = 1.0  # seconds for interrupted exchanges to end
 NEWCOMERS = 0.15  # seconds for the first request of a connection that was accepted last
 REPLACED = 10.0  # seconds for the next request of idle connections, in a process that another has taken over
-_LOOK = 0.01  # seconds between two looks at the streams that are inside an event
+_LOOK = 0.01  # seconds between two checks of the streams that are inside an event
 
 
 class Stop:
@@ -86,7 +86,7 @@ async def drain(app: Draining, engine: Closing, stop: Stop, *, delay: float, tim
     """Bring all exchanges to their end. ``delay`` and ``timeout`` are seconds; a timeout of None waits for ever."""
     app.draining = not stop.replaced
     logger.info("draining: %d exchanges are live", len(app.ledger.live))
-    if delay and not stop.replaced:  # who sends requests here is served by the successor
+    if delay and not stop.replaced:  # the successor serves already
         await _first(stop, asyncio.sleep(delay))
     if stop.replaced:
         engine.drain(REPLACED)

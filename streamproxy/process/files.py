@@ -1,9 +1,9 @@
-"""Files that are watched for another content.
+"""Watches files for a change of their content.
 
-Not the files are watched but the folders they are in, since an editor writes another file and renames it, and
-Kubernetes swaps the link ``..data`` beside the links that its volume shows. Every link on the way to a file counts,
+The folders are watched rather than the files, since an editor writes another file and renames it, and Kubernetes swaps
+the link ``..data`` beside the links that its volume shows. Every link on the way to a file counts,
 and the way is looked up again after each change. Where the system reports nothing (network file systems, some
-containers on desktops) there is a look every `LOOK` seconds all the same. Whether something has changed is told by
+containers on desktops) the files are read every `LOOK` seconds all the same. Whether something has changed is told by
 the content, so that a file that was only touched has not.
 """
 
@@ -54,9 +54,9 @@ def _way(path: Path) -> Iterator[Path]:
 
 
 async def looks(files: Callable[[], Iterable[Path]], stop: asyncio.Event) -> AsyncIterator[None]:
-    """A turn whenever ``files()`` may have changed, and every `LOOK` seconds, until ``stop`` is set.
+    """Yield whenever ``files()`` may have changed, and every `LOOK` seconds, until ``stop`` is set.
 
-    The first turn comes at once. Who takes a turn may change what ``files()`` gives.
+    The first time is at once. ``files()`` may return other files after each.
     """
     while not stop.is_set():
         watched = folders(files())
@@ -71,7 +71,7 @@ async def looks(files: Callable[[], Iterable[Path]], stop: asyncio.Event) -> Asy
             stop_event=stop,
         )
         report = asyncio.ensure_future(anext(reports, None))
-        await asyncio.sleep(0)  # the watch has begun: what changes after the look that follows is reported
+        await asyncio.sleep(0)  # the watch has begun: changes after the next yield are reported
         try:
             yield
             while await _reported(report) and not stop.is_set():
@@ -87,7 +87,7 @@ async def looks(files: Callable[[], Iterable[Path]], stop: asyncio.Event) -> Asy
 
 
 async def _reported(report: asyncio.Future[Any]) -> bool:
-    """Wait for a report, but no longer than until the next look. Whether the watch goes on.
+    """Wait for a report, but no longer than two `LOOK`. Returns whether the watch goes on.
 
     A folder that is removed while its watch begins makes the watch fail, or report nothing: it is begun anew then.
     """

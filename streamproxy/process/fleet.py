@@ -1,12 +1,12 @@
 """All workers as one proxy, for the admin application.
 
-Theory of operation. The supervisor serves no exchange; its ledger holds a `Mirror` of every live one, brought up to
-date before each look by a report of every worker. Numbers come with the same reports, and are added up::
+Theory of operation. The supervisor serves no exchange; its ledger holds a mirror of every live one, brought up to date
+by a report of every worker before it is read. Numbers come with the same reports, and are added up::
 
     shown = what was counted by workers that are gone + the last report of each that is there
 
-A worker that does not answer in time is shown as it was last known, so no number goes back, and none is one worker's by
-chance. Of a worker that dies the last report counts for ever: that of the last look, or of the last second.
+A worker that does not answer in time is shown as it was last known, so that no number goes back. The last report of a
+worker that dies counts for ever; it is at most a second old.
 
 The live exchanges and the finished ones of a report belong together, so there are two reports of each worker: the last
 of all, for the metrics, and the last with live exchanges, for the live view.
@@ -19,24 +19,21 @@ import logging
 import pickle
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from streamproxy.admin.app import Reloaded, create_admin
-from streamproxy.admin.ended import KEPT_COMPLETE, KEPT_OTHERS, Ending, rows
-from streamproxy.admin.visitors import known_hosts
+from streamproxy.admin.app import create_admin
 from streamproxy.config import Config
+from streamproxy.control import Control
 from streamproxy.errors import StreamproxyError
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.ledger import Ledger
-from streamproxy.observe.log import configure
+from streamproxy.observe.ended import KEPT_COMPLETE, KEPT_OTHERS, Ending, rows
 from streamproxy.observe.metrics import Metrics
 from streamproxy.observe.series import Totals
-from streamproxy.process.channel import Commit, Discard, Interrupt, Report
+from streamproxy.process.channel import FIELDS, Commit, Discard, Interrupt, Report
 from streamproxy.process.processes import Processes
-from streamproxy.process.worker import FIELDS
 from streamproxy.process.workers import Worker
-from streamproxy.wire.hosts import Hosts
 
 logger = logging.getLogger("streamproxy.server")
 
@@ -49,7 +46,7 @@ _CARRIED = tuple((place, name) for place, name in enumerate(FIELDS) if name != "
 
 
 class _Remote:
-    """What runs an exchange of a worker: the operator can end it from here, and nobody else does."""
+    """Stands for the task of an exchange that a worker serves: an interruption from here goes to the worker."""
 
     def __init__(self, worker: Worker, id: str) -> None:
         self._worker = worker
@@ -62,7 +59,7 @@ class _Remote:
 
 
 def mirror_of(worker: Worker, row: tuple[Any, ...]) -> Exchange:
-    """An exchange of a worker, as it was when it was last looked at.
+    """An exchange of a worker, as its last report has it.
 
     An `Exchange` itself and no subclass, which a compiled class can't have.
     """
@@ -73,7 +70,7 @@ def mirror_of(worker: Worker, row: tuple[Any, ...]) -> Exchange:
 
 
 def update(mirror: Exchange, row: tuple[Any, ...]) -> None:
-    """What a later look says; but the ``id``, which is unique among all workers'."""
+    """Bring a mirror up to date. Its ``id`` stays: it is unique among the exchanges of all workers."""
     for place, name in _CARRIED:
         setattr(mirror, name, row[place])
 
@@ -140,63 +137,68 @@ class FleetMetrics(Metrics):
             self._totals.merge(report.finished)
 
 
-class Fleet:
-    """What the admin application is told of the proxy: all workers as one."""
+class Fleet(Control):
+    """All workers as one proxy. ``admin`` is the application of the admin listener."""
+
+    metrics: FleetMetrics
+    ended: MergedEnds
 
     def __init__(self, config: Config) -> None:
-        self.in_force = config
-        self.draining = False
-        self.reloader: Callable[[], Awaitable[Reloaded]] | None = None
-        self.reload_problems: tuple[str, ...] = ()
-        self.ledger = Ledger()
+        super().__init__()
         self.workers: set[Worker] = set()
         self.metrics = FleetMetrics(self.ledger, engine=config.server.engine, children=self._pids)
-        self.admin = create_admin(self, ends := MergedEnds())
+        self.ended = MergedEnds()
         self.changing = asyncio.Lock()  # held while a worker is given a configuration
-        self._ends = ends
+        self._in_force = config
         self._mirrors: dict[Worker, dict[str, Exchange]] = {}
-        self._looking = {streams: asyncio.Lock() for streams in (False, True)}
-        self._looked = {False: 0.0, True: 0.0}
+        self._refreshing = {streams: asyncio.Lock() for streams in (False, True)}
+        self._refreshed = {False: 0.0, True: 0.0}
         self._adopted(config)
+        self.admin = create_admin(self)
+
+    @property
+    def in_force(self) -> Config:
+        """The configuration that all workers have."""
+        return self._in_force
 
     def _adopted(self, config: Config) -> None:
-        self.in_force = config
+        self._in_force = config
         self.metrics.declare((route.name, route.upstream) for route in config.routes)
-        configure(config.log.level, config.log.format, config.log.access)
+        self._configure_log()
 
     def _pids(self) -> list[int]:
         return [worker.process.pid for worker in self.workers]
 
     def joined(self, worker: Worker) -> None:
-        """Here is a worker that has been started."""
+        """Add a worker that has been started."""
         worker.on_report = lambda report: self._reported(worker, report)
         self.workers.add(worker)
 
     def left(self, worker: Worker) -> None:
-        """A worker is gone."""
+        """Remove a worker that is gone; what it has counted stays."""
         self.workers.discard(worker)
         self.metrics.settle(worker)
-        self._ends.forget(worker)
+        self.ended.forget(worker)
         for mirror in self._mirrors.pop(worker, {}).values():
             self.ledger.live.pop(mirror.id, None)
 
     def _reported(self, worker: Worker, report: Report) -> None:
         self.metrics.last[worker] = report
-        self._ends.add(worker, report)
+        self.ended.add(worker, report)
 
     async def refresh(self, *, streams: bool) -> None:
-        """Have every worker report. A look that began after this was asked for serves as well as another."""
+        """Have every worker report. Callers that come while others wait share the next reports."""
         asked = time.monotonic()
-        async with self._looking[streams]:
-            if self._looked[streams] > asked:
+        async with self._refreshing[streams]:
+            if self._refreshed[streams] > asked:
                 return
             began = time.monotonic()
             serving = [worker for worker in self.workers if worker.serving]
-            await asyncio.gather(*(self._look(worker, streams) for worker in serving))
-            self._looked[streams] = began
+            await asyncio.gather(*(self._report(worker, streams) for worker in serving))
+            self._refreshed[streams] = began
 
-    async def _look(self, worker: Worker, streams: bool) -> None:
-        report = await worker.look(streams=streams, timeout=PATIENCE)
+    async def _report(self, worker: Worker, streams: bool) -> None:
+        report = await worker.report(streams=streams, timeout=PATIENCE)
         if report is None:
             logger.warning("worker %d does not report, and is shown as it was", worker.number)
         if report is None or report.live is None:
@@ -225,31 +227,15 @@ class Fleet:
         self._mirrors[worker] = now
         self.metrics.seen[worker] = report
 
-    def ready(self) -> list[str]:
-        """Why the proxy is not ready: it drains, no worker serves, or what a worker says of itself."""
-        reasons = ["draining"] if self.draining else []
+    def _not_serving(self) -> list[str]:
         serving = [worker for worker in self.workers if worker.serving]
         if not serving and not self.draining:
-            reasons.append("no worker serves")
-        told = (reason for worker in serving if worker in self.metrics.last for reason in self._told(worker))
-        return list(dict.fromkeys([*reasons, *told]))
+            return ["no worker serves"]
+        return [reason for worker in serving if worker in self.metrics.last for reason in self._told(worker)]
 
     def _told(self, worker: Worker) -> Iterable[str]:
         # One that drains by itself is about to be replaced, while others serve.
         return (reason for reason in self.metrics.last[worker].reasons if reason != "draining")
-
-    @property
-    def hosts(self) -> Hosts:
-        """The names by which the admin application may be asked."""
-        return known_hosts(self.in_force)
-
-    def config(self) -> dict[str, Any]:
-        """The configuration in force, secrets hidden."""
-        return self.in_force.redacted()
-
-    async def reload(self) -> Reloaded | None:
-        """Read the configuration again and give it to every worker; None where there is nothing to read it from."""
-        return None if self.reloader is None else await self.reloader()
 
     async def adopt(self, config: Config) -> None:
         """Put another configuration into force in every worker, or in none. Raises StreamproxyError."""

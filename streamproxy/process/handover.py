@@ -1,8 +1,9 @@
 """How the listening sockets of a running process come to its successor: the meeting place, and what is said there.
 
 Theory of operation. A process that serves listens at a *place*: a unix socket without a file (unix(7), abstract),
-named after its user and the address of its first listener, so that whoever is to serve an address finds who serves it.
-Such a socket has no mode; instead both ends ask the kernel for the user at the other end, and talk to nobody else::
+named after its user and the address of its first listener, so that a process which is to serve an address finds the
+one that serves it. Such a socket has no mode; instead both ends ask the kernel for the user at the other end, and talk
+to nobody else::
 
     successor                                              process that serves
     connects, {"takeover": 1}                     ──▶
@@ -65,7 +66,7 @@ class Handed(NamedTuple):
 
 
 def place_of(where: str) -> str:
-    """The meeting place for who serves an address, as an address of a unix socket."""
+    """The meeting place of the process that serves an address, as an address of a unix socket."""
     return f"\0streamproxy/{os.geteuid()}/{hashlib.sha256(where.encode()).hexdigest()[:32]}"
 
 
@@ -117,7 +118,7 @@ def give(line: socket.socket, listening: Listening, owned: Collection[socket.soc
 
 
 def take(place: str) -> Handed | None:
-    """Ask who listens at a place for its sockets; None when nobody does. Raises TakeoverError."""
+    """Ask the process that listens at a place for its sockets; None when there is none. Raises TakeoverError."""
     if not SUPPORTED:
         raise TakeoverError("--takeover works on Linux only")
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -14,7 +14,7 @@ from streamproxy.process.succession import Succession
 from streamproxy.server.sockets import Listener, bind_several, close, where, widen
 
 
-class Opened:
+class ListenerSet:
     """The sockets of the main and of the admin listener, and what to do for the processes before and after this."""
 
     def __init__(self) -> None:
@@ -64,5 +64,5 @@ class Opened:
 
 
 def _place(address: object) -> str:
-    """The meeting place for an address as `socket.getsockname` gives it."""
+    """The meeting place for an address as `socket.getsockname` returns it."""
     return place_of(os.path.abspath(address) if isinstance(address, str) else str(address))

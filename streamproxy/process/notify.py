@@ -11,7 +11,7 @@ STOPPING = "STOPPING=1"
 
 
 def tell(environ: Mapping[str, str], state: str) -> None:
-    """Say what has come about to who started this process, if it wants to hear of it; nobody there is no error."""
+    """Report a state to the service manager, if it asked for that; a manager that is not there is no error."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return

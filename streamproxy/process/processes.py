@@ -18,7 +18,7 @@ _LEAST = frozenset({"process_start_time_seconds", "process_max_fds"})
 
 
 class Processes(Collector):
-    """This process, and those whose numbers ``children`` gives."""
+    """This process, and those whose ids ``children`` returns."""
 
     def __init__(self, children: Callable[[], Iterable[int]]) -> None:
         self._children = children

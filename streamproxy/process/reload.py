@@ -1,10 +1,13 @@
-"""Reload: another configuration comes into force without a cut.
+"""Reload: another configuration comes into force, and no stream is cut.
 
-Theory of operation. SIGHUP, ``POST /reload`` and a change of the files ask for the same thing, and one after the other
-they get it: the file is read and checked, certificates are loaded, routes and upstreams are compiled beside those
-that serve, and then references are swapped in one turn of the loop (`Application.adopt`, `ListenerTls.prepare`).
-Whatever goes wrong before that changes nothing; it is logged with its positions, counted, and shown by ``/readyz``
-until a reload succeeds.
+Theory of operation. SIGHUP, ``POST /reload`` and a change of the files ask for the same thing, and are served one after
+the other: the file is read and checked, certificates are loaded, routes and upstreams are compiled beside those that
+serve, and then references are swapped in one turn of the loop (`Control.adopt`, `ListenerTls.prepare`). Whatever goes
+wrong before that changes nothing; it is logged with its positions, counted, and shown by ``/readyz`` until a reload
+succeeds.
+
+Files are read in a thread of their own, for at most `READING` seconds each time: a file system that hangs holds up
+neither streams nor later reloads.
 
 What a listener was opened with stays until a restart. Such keys keep the values that they had at the start, in
 ``/config`` too, and a reload that would change them says so each time.
@@ -14,45 +17,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TypeVar
 
-from streamproxy.admin.app import Reloaded
 from streamproxy.config import Config
 from streamproxy.config.model import Server, ServerTls
+from streamproxy.control import Control, Reloaded
 from streamproxy.errors import ConfigError, StreamproxyError
-from streamproxy.observe.metrics import Metrics
 from streamproxy.process.files import Contents, contents, looks
-from streamproxy.process.threads import aside
+from streamproxy.process.threads import run_in_daemon_thread
 from streamproxy.server.tls import ListenerTls
 
 logger = logging.getLogger("streamproxy.reload")
 
-# What of ``server`` a reload puts into force; ``tls`` as far as `_same_kind` lets it.
+READING = 30.0  # seconds for the files to be read
+
+T = TypeVar("T")
+
+# The keys of ``server`` that a reload puts into force; ``tls`` as far as `_same_kind` allows.
 _LIVE = frozenset({"trusted_proxies", "drain_timeout", "drain_delay", "tls"})
 
 
-class Reloadable(Protocol):
-    """What can be given another configuration."""
-
-    reload_problems: tuple[str, ...]
-
-    @property
-    def metrics(self) -> Metrics: ...
-    @property
-    def in_force(self) -> Config: ...
-
-    async def adopt(self, config: Config) -> None:
-        """Put another configuration into force; raises StreamproxyError and changes nothing when that can't be."""
-        ...
-
-
 class Source:
-    """Where the configuration comes from: its file, and how that is read; ``load`` raises ConfigError.
+    """Where the configuration comes from: the file, and ``load``, which reads it and raises ConfigError.
 
-    To be made before the first ``load``: what the file says by then has been ``seen``.
+    Create it before the first ``load``: it remembers what the file said (``seen``).
     """
 
     def __init__(self, path: Path, load: Callable[[], Config]) -> None:
@@ -64,7 +56,7 @@ class Source:
 def pin(started: Config, new: Config) -> tuple[Config, list[str]]:
     """``new`` as far as it can come into force in a process that was started with ``started``.
 
-    Gives it with the other keys as they were, and the names of those keys.
+    Returns it with all other keys as they were at the start, and the names of those keys.
     """
     fixed = {key: getattr(started.server, key) for key in Server.model_fields if key not in _LIVE}
     keys = [f"server.{key}" for key, value in fixed.items() if getattr(new.server, key) != value]
@@ -90,19 +82,19 @@ def _same_kind(old: ServerTls | None, new: ServerTls | None) -> bool:
 
 
 class Reloader:
-    """Reloads an application from where its configuration came from."""
+    """Reloads a proxy from where its configuration came from."""
 
-    def __init__(self, app: Reloadable, source: Source, tls: ListenerTls | None) -> None:
-        self._app = app
+    def __init__(self, control: Control, source: Source, tls: ListenerTls | None) -> None:
+        self._control = control
         self._source = source
         self._tls = tls
-        self._started = app.in_force
+        self._started = control.in_force
         self._seen: Contents = contents(self.files()) | source.seen
         self._one_at_a_time = asyncio.Lock()
 
     def files(self) -> list[Path]:
         """The files whose change calls for a reload: the configuration, and the listener's certificates."""
-        tls = self._app.in_force.server.tls
+        tls = self._control.in_force.server.tls
         names = [] if tls is None else [tls.cert, tls.key, tls.client_ca]
         return [self._source.path, *(Path(name) for name in names if name is not None)]
 
@@ -110,17 +102,36 @@ class Reloader:
         """Reload whenever the content of a file has changed, until ``stop`` is set."""
         try:
             async for _ in looks(self.files, stop):
-                if contents(self.files()) != self._seen:
+                if await self._changed():
                     await self.reload()
         except Exception as error:
             logger.warning("changes of the configuration are not seen; reload it with SIGHUP: %s", error)
 
+    async def _changed(self) -> bool:
+        try:
+            return await self._contents() != self._seen
+        except StreamproxyError as error:
+            logger.warning("%s", error)
+            return False
+
+    async def _contents(self) -> Contents:
+        return await self._read(partial(contents, self.files()))
+
+    async def _read(self, call: Callable[[], T]) -> T:
+        """Run what reads files, beside the loop and for a limited time. Raises StreamproxyError."""
+        try:
+            async with asyncio.timeout(READING):
+                return await run_in_daemon_thread(call)
+        except TimeoutError:
+            raise StreamproxyError(f"{self._source.path}: could not be read within {READING:g} seconds") from None
+
     async def reload(self) -> Reloaded:
         """Read the configuration again and put it into force, or say what is wrong with it. Raises nothing."""
         async with self._one_at_a_time:
-            self._seen = contents(self.files())
             try:
+                self._seen = await self._contents()
                 restart = await self._reload()
+                self._seen = await self._contents() | self._seen
             except ConfigError as error:
                 return self._failed(str(problem) for problem in error.problems)
             except (StreamproxyError, OSError, ValueError) as error:
@@ -128,32 +139,72 @@ class Reloader:
             except Exception:
                 logger.exception("the reload failed")
                 return self._failed(["the reload failed; the log says why"])
-            self._seen = contents(self.files()) | self._seen
-        self._app.reload_problems = ()
-        self._app.metrics.reloaded(True)
+        self._control.reload_problems = ()
+        self._control.metrics.reloaded(True)
         logger.info("the configuration was reloaded")
         if restart:
-            logger.warning("not before a restart: %s", ", ".join(restart))
+            logger.warning("restart required to apply: %s", ", ".join(restart))
         return Reloaded(restart=tuple(restart))
 
     async def _reload(self) -> list[str]:
-        # A large file takes a while to read, and so do certificates; streams go on meanwhile.
         path = self._source.path
         if path.exists() and not path.is_file():
             raise StreamproxyError(f"{path}: is not a regular file, so it cannot be read again")
-        config, restart = pin(self._started, await aside(self._source.load))
+        config, restart = pin(self._started, await self._read(self._source.load))
         swap = None
         if self._tls is not None and config.server.tls is not None:
-            swap = await aside(partial(self._tls.prepare, config.server.tls))
-        await self._app.adopt(config)
+            swap = await self._read(partial(self._tls.prepare, config.server.tls))
+        await self._control.adopt(config)
         if swap is not None:
             swap()
         return restart
 
     def _failed(self, problems: Iterable[str]) -> Reloaded:
-        found = self._app.reload_problems = tuple(problems)
-        self._app.metrics.reloaded(False)
+        found = self._control.reload_problems = tuple(problems)
+        self._control.metrics.reloaded(False)
         logger.error("the configuration was not reloaded, the one before stays in force")
         for problem in found:
             logger.error("%s", problem)
         return Reloaded(problems=found)
+
+
+class Reloading:
+    """Between `begin` and `end`, SIGHUP, ``POST /reload`` and a change of the files reload the configuration."""
+
+    def __init__(self, control: Control, reloader: Reloader) -> None:
+        self._control = control
+        self._reloader = reloader
+        self._over = asyncio.Event()
+        self._asked: set[asyncio.Task[object]] = set()
+        self._following: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Reload from now on."""
+        loop = asyncio.get_running_loop()
+        self._following = loop.create_task(self._reloader.follow(self._over), name="watch the configuration")
+        self._control.reloader = self._reloader.reload
+        loop.add_signal_handler(signal.SIGHUP, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if len(self._asked) > 1:
+            return  # one may have begun; the other will read what the file says by then
+        task = asyncio.get_running_loop().create_task(self._reloader.reload())
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+
+    async def end(self) -> None:
+        """Reload no more; a reload that is under way is given up. Does nothing before `begin`."""
+        if self._following is None:
+            return
+        # A process that ends does not change any more; a SIGHUP must not kill it.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
+        self._control.reloader = _too_late
+        self._over.set()
+        tasks = (self._following, *self._asked)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _too_late() -> Reloaded:
+    return Reloaded(problems=("the proxy is about to end, and its configuration stays as it is",))

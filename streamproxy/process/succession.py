@@ -1,4 +1,4 @@
-"""What a process does for the one before it, and for the one after it.
+"""How a process takes over from the one before it, and hands over to the one after it.
 
 Theory of operation::
 
@@ -6,8 +6,8 @@ Theory of operation::
                               the one before                             │     (`Stop.succeeded`)
                               drains                                     └──SIGTERM──▶ drain as ever
 
-The sockets are shared from the moment they are handed over, so a connection finds somebody who accepts it, or waits in
-the queue for a few milliseconds. The admin listener goes over in order: the old process has let go of it before the
+The sockets are shared from the moment they are handed over, so a connection finds a process that accepts it, or waits
+in the queue for a few milliseconds. The admin listener goes over in order: the old process has let go of it before the
 new one answers there.
 
 The old one's numbers come over when it lets go and while it drains, and stay when it is gone: `/metrics` shows the sum
@@ -42,7 +42,7 @@ from streamproxy.server.sockets import Listener
 logger = logging.getLogger("streamproxy.server")
 
 REPORT = 1.0  # seconds between two reports to the successor
-STARTING = 180.0  # seconds for a successor to serve; others who want to succeed wait meanwhile
+STARTING = 180.0  # seconds for a successor to serve; other candidates wait meanwhile
 _LONGEST = 64 * 1024 * 1024  # bytes of a report: a thousand routes make about one million
 
 Sockets = Callable[[], tuple[list[socket.socket], list[socket.socket]]]  # the main listener's, the admin listener's

@@ -24,38 +24,23 @@ import time
 
 from streamproxy.config import Config
 from streamproxy.config.advice import advice
-from streamproxy.errors import StreamproxyError
-from streamproxy.process import notify, watchdog
+from streamproxy.process import watchdog
 from streamproxy.process.drain import FLUSH, MOMENT, Stop
 from streamproxy.process.fleet import Fleet
-from streamproxy.process.reload import Reloader, Source
-from streamproxy.process.run import (
-    ADMIN_CONNECTIONS,
-    Say,
-    announce,
-    engine_settings,
-    leave_to_successor,
-    on_signals,
-    reloading,
-)
+from streamproxy.process.lifecycle import Launch, Main, Program, StartFailed, on_signals
 from streamproxy.process.shares import Shares
-from streamproxy.process.succession import Succession
 from streamproxy.process.workers import Backoff, Worker, ending
-from streamproxy.server.engines import UvicornEngine
 from streamproxy.server.sockets import BindError
 
 logger = logging.getLogger("streamproxy.server")
 
 STARTING = 60.0  # seconds for a worker to accept connections
-_GRACE = 5.0  # seconds that a worker may take to end beyond those that it was given
+_GRACE = 5.0  # seconds for a worker to end, beyond those that its drain may take
+_OVER = MOMENT + FLUSH + _GRACE
 
 
-class StartFailed(StreamproxyError):
-    """A worker could not start; the text says why."""
-
-
-class Supervisor:
-    """Keeps so many workers serving on sockets that listen already."""
+class Supervisor(Main):
+    """Keeps the configured number of workers serving on sockets that listen already."""
 
     def __init__(self, fleet: Fleet, listeners: list[socket.socket]) -> None:
         self._fleet = fleet
@@ -77,7 +62,7 @@ class Supervisor:
             await self._await_ready(worker)
         loop = asyncio.get_running_loop()
         self._places = [loop.create_task(self._keep(worker), name=f"place {worker.number}") for worker in started]
-        self._watching = loop.create_task(self._watch(), name="pulse")
+        self._watching = loop.create_task(self._watch(), name="watchdog")
 
     async def _start(self, number: int) -> Worker:
         worker = await Worker.start(number, self._fleet.in_force, self._shares.of(number - 1))
@@ -133,13 +118,13 @@ class Supervisor:
         return worker
 
     async def _watch(self) -> None:
-        """Kill workers that hang, for ever; who keeps their places sees them end."""
-        beat: watchdog.Pulse[Worker] = watchdog.Pulse(watchdog.SILENCE)
+        """Kill workers that hang, for ever; `_keep` sees them end."""
+        hanging: watchdog.Watchdog[Worker] = watchdog.Watchdog(watchdog.SILENCE)
         while True:
             began = time.monotonic()
-            await asyncio.sleep(watchdog.TURN)
+            await asyncio.sleep(watchdog.TICK)
             heard = {worker: worker.heard for worker in self._fleet.workers if worker.serving}
-            for worker in beat.turn(time.monotonic() - began, heard):
+            for worker in hanging.tick(time.monotonic() - began, heard):
                 logger.error("worker %d hangs: it lives, but says nothing any more; it is killed", worker.number)
                 worker.process.kill()
 
@@ -170,8 +155,8 @@ class Supervisor:
             worker.stop(at_once=True)
         await asyncio.gather(*(worker.end(_OVER) for worker in workers))
 
-    async def abort(self) -> None:
-        """End all workers now that are left, after a drain or a start that failed half-way."""
+    async def stop(self) -> None:
+        """End all workers that are left, after a drain or a start that failed half-way."""
         self._stopping.set()
         for task in (*self._places, *filter(None, [self._watching])):
             task.cancel()
@@ -180,51 +165,18 @@ class Supervisor:
         await asyncio.gather(*(worker.end(_OVER) for worker in self._fleet.workers))
 
 
-_OVER = MOMENT + FLUSH + _GRACE
-
-
-async def supervise(
-    config: Config,
-    listeners: list[socket.socket],
-    admins: list[socket.socket],
-    say: Say,
-    source: Source | None = None,
-    succession: Succession | None = None,
-) -> None:
-    """Serve with several workers on sockets that listen already, until a signal, or until a successor does.
+async def supervise(config: Config, launch: Launch) -> None:
+    """Serve with several workers on sockets that listen already, until a signal comes or a successor serves.
 
     Raises StreamproxyError.
     """
-    stop, succession = on_signals(), succession or Succession()
+    stop = on_signals()
     fleet = Fleet(config)
     for sentence in advice(config):
         logger.warning("%s", sentence)
-    supervisor = Supervisor(fleet, listeners)
+    supervisor = Supervisor(fleet, launch.listeners.main)
     _reap_orphans(fleet)
-    settings = engine_settings(config, lambda status, reason: None)._replace(max_connections=ADMIN_CONNECTIONS)
-    admin = UvicornEngine(fleet.admin, admins, settings, lifespan=False)
-    reloader = Reloader(fleet, source, None) if source is not None else None
-    try:
-        await supervisor.start()
-        await succession.take_over(fleet.metrics)
-        if admins:
-            await admin.start()
-        async with reloading(fleet, reloader):
-            await succession.offer(stop, fleet.metrics, lambda: (supervisor.listeners, admins))
-            announce(config, listeners, admins, say)
-            await stop.begun.wait()
-            fleet.draining = not stop.replaced
-            notify.tell(os.environ, notify.STOPPING)
-        succession.withdraw()
-        if stop.replaced:
-            await leave_to_successor(fleet.admin, admin)
-        await supervisor.drain(stop)
-    finally:
-        await supervisor.abort()
-        admin.drain()
-        await fleet.admin.aclose()
-        await admin.stop()
-        await succession.end(stop, fleet.metrics)
+    await Program(stop, fleet, fleet.admin, supervisor, launch).run()
 
 
 def _reap_orphans(fleet: Fleet) -> None:

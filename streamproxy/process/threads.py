@@ -1,7 +1,7 @@
-"""Work that blocks, beside the event loop, and that nobody has to wait for at the end.
+"""Blocking work beside the event loop that the process does not wait for when it ends.
 
-What reads files may hang: on a network file system that is gone, on a pipe that nobody writes to. A loop's own executor
-is waited for when the loop closes, so such a thread would keep a process from its end, and a signal could not help.
+Reading a file may hang: on a network file system that is gone, or on a pipe without a writer. A loop waits for the
+threads of its own executor when it closes, so one that hangs there would keep the process alive after a signal.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def aside(call: Callable[[], T]) -> T:
-    """Call in a thread of its own; gives what it gives, and raises what it raises. Cancelled, it is left alone."""
+async def run_in_daemon_thread(call: Callable[[], T]) -> T:
+    """Run ``call`` in a new daemon thread, and return its result or raise its exception.
+
+    Cancelling the wait leaves the thread to itself.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -37,5 +40,5 @@ async def aside(call: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=work, name="aside", daemon=True).start()
+    threading.Thread(target=work, name="streamproxy-blocking", daemon=True).start()
     return await future

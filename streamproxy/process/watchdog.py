@@ -1,8 +1,8 @@
-"""Which workers hang: they live, and do nothing any more.
+"""Which workers hang: they are alive and make no progress.
 
-A worker reports every second without being asked, and its event loop has to turn for that. One that has been silent
-for `SILENCE` turns of the supervisor's own loop hangs: a deadlock, an endless loop, a process that was stopped. A turn
-that comes late does not count, because then it is the machine that is slow, or was asleep, and not the worker.
+A worker reports every second without being asked, and its event loop has to run for that. A worker that has been
+silent for `SILENCE` ticks of the supervisor's own loop hangs: a deadlock, an endless loop, a stopped process. A tick
+that comes late does not count: the machine was slow or asleep then, which says nothing about the worker.
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-TURN = 1.0  # seconds
-SILENCE = 30  # turns
-_LATE = 2 * TURN  # seconds for a turn that took too long to say anything about others
+TICK = 1.0  # seconds
+SILENCE = 30  # ticks
+_LATE = 2 * TICK  # seconds: a tick that took longer says nothing about others
 
 
-class Pulse(Generic[T]):
-    """Counts the turns since each worker was last heard of; ``silence`` turns are too many."""
+class Watchdog(Generic[T]):
+    """Counts the ticks since each worker was last heard; ``silence`` ticks are too many."""
 
     def __init__(self, silence: int) -> None:
         self._most = silence
         self._heard: dict[T, int] = {}
         self._silent: dict[T, int] = {}
 
-    def turn(self, took: float, heard: Mapping[T, int]) -> list[T]:
-        """A turn of ``took`` seconds is over, and so many messages of each worker have come; gives those that hang."""
+    def tick(self, took: float, heard: Mapping[T, int]) -> list[T]:
+        """Record a tick of ``took`` seconds, by the end of which each worker had sent so many messages.
+
+        Returns the workers that hang.
+        """
         more = int(took < _LATE)
         self._silent = {
             worker: self._silent.get(worker, 0) + more if self._heard.get(worker) == count else 0
             for worker, count in heard.items()
         }
         self._heard = dict(heard)
-        return [worker for worker, turns in self._silent.items() if turns >= self._most]
+        return [worker for worker, ticks in self._silent.items() if ticks >= self._most]

@@ -21,13 +21,10 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from operator import attrgetter
 
 from streamproxy.app import Application, create_app
 from streamproxy.deployment import Deployment
-from streamproxy.errors import StoppedByOperator, StreamproxyError
-from streamproxy.exchange.exchange import Exchange
-from streamproxy.observe.carried import attributes
+from streamproxy.errors import StreamproxyError
 from streamproxy.observe.series import Totals
 from streamproxy.process.channel import (
     Answer,
@@ -38,20 +35,22 @@ from streamproxy.process.channel import (
     Failed,
     Interrupt,
     Line,
-    Look,
     Message,
     Prepare,
     Prepared,
     Question,
     Ready,
     Report,
+    ReportRequest,
     read_boot,
+    row_of,
 )
 from streamproxy.process.channel import Stop as StopMessage
-from streamproxy.process.drain import Stop, drain
+from streamproxy.process.drain import Stop
+from streamproxy.process.engine import loop_factory, main_engine
+from streamproxy.process.lifecycle import Lifecycle, OwnEngine
 from streamproxy.process.memory import keep_buffers
-from streamproxy.process.run import loop_factory, main_engine
-from streamproxy.process.threads import aside
+from streamproxy.process.threads import run_in_daemon_thread
 from streamproxy.server.engines import Engine
 from streamproxy.server.http1.protocol import NEWCOMER
 from streamproxy.server.sockets import close, inherit
@@ -59,11 +58,6 @@ from streamproxy.server.tls import ListenerTls
 
 PUSH = 1.0  # seconds between two reports that nobody asked for
 _BATCH = 100  # exchanges between two turns of the event loop: about a millisecond
-
-# What the supervisor sees of a live exchange; the rest are objects of this process, or secret.
-_OWN = {"error", "gap", "gaps", "interruption", "principal", "inspector", "task", "trace"}
-FIELDS = tuple(name for name in attributes(Exchange) if name not in _OWN)
-row_of = attrgetter(*FIELDS)
 
 
 class Service:
@@ -90,9 +84,7 @@ class Service:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             case Interrupt():
-                exchange = self._app.ledger.live.get(message.id)
-                if exchange is not None:
-                    exchange.interrupt(StoppedByOperator())
+                self._app.stop(message.id)
             case Commit():
                 await self._commit()
             case Discard():
@@ -105,7 +97,7 @@ class Service:
 
     async def _answer(self, question: Question, line: Line) -> None:
         match question.ask:
-            case Look(streams):
+            case ReportRequest(streams):
                 line.send(Answer(question.number, await self.report(streams=streams)))
             case Prepare():
                 line.send(Answer(question.number, Prepared(await self._prepare(question.ask))))
@@ -141,7 +133,7 @@ class Service:
         try:
             swap = None
             if self._tls is not None and ask.config.server.tls is not None:
-                swap = await aside(partial(self._tls.prepare, ask.config.server.tls))
+                swap = await run_in_daemon_thread(partial(self._tls.prepare, ask.config.server.tls))
             self._prepared = await self._app.prepare(ask.config), swap
         except (StreamproxyError, OSError, ValueError) as error:
             return str(error)
@@ -175,6 +167,9 @@ class _Announced:
         self._engine = engine
         self._line = line
 
+    async def start(self) -> None:
+        await self._engine.start()
+
     def drain(self, patience: float = NEWCOMER) -> None:
         self._engine.drain(patience)
         self._line.send(Closed())
@@ -182,6 +177,9 @@ class _Announced:
     @property
     def connections(self) -> int:
         return self._engine.connections
+
+    async def stop(self) -> None:
+        await self._engine.stop()
 
 
 async def work(boot: Boot, end: socket.socket) -> None:
@@ -198,31 +196,36 @@ async def work(boot: Boot, end: socket.socket) -> None:
 
 
 async def _serve(boot: Boot, line: Line, stop: Stop) -> None:
-    config, loop = boot.config, asyncio.get_running_loop()
+    config = boot.config
     listeners: list[socket.socket] = [inherit(number) for number in boot.listeners]
     tls = ListenerTls(config.server.tls) if config.server.tls is not None else None
     app = create_app(config)
-    service = Service(app, tls, stop)
-    # Together they take as many connections as one process would; who is full leaves them to the others.
+    # Together they take as many connections as one process would; a worker that is full leaves them to the others.
     most = max(1, config.server.max_connections // config.server.workers)
     engine = main_engine(config, app, listeners, tls, max_connections=most)
-    aside = [loop.create_task(service.listen(line), name="supervisor")]
-    try:
-        await engine.start()
-        line.send(Ready())
-        aside.append(loop.create_task(service.push(line), name="reports"))
-        await stop.begun.wait()
-        app.draining = not stop.replaced
-        server = app.in_force.server
-        await drain(app, _Announced(engine, line), stop, delay=server.drain_delay, timeout=server.drain_timeout)
-    finally:
-        await engine.stop()
-        for task in aside:
+    main = OwnEngine(app, _Announced(engine, line), listeners)
+    await _WorkerLifecycle(stop, app, main, Service(app, tls, stop), line).run()
+
+
+class _WorkerLifecycle(Lifecycle):
+    def __init__(self, stop: Stop, app: Application, main: OwnEngine, service: Service, line: Line) -> None:
+        super().__init__(stop, app, main)
+        self._service = service
+        self._line = line
+        # From the beginning: a supervisor that is gone, or a stop, must be heard during the start.
+        self._tasks = [asyncio.get_running_loop().create_task(service.listen(line), name="supervisor")]
+
+    async def _accepting(self) -> None:
+        self._line.send(Ready())
+        self._tasks.append(asyncio.get_running_loop().create_task(self._service.push(self._line), name="reports"))
+
+    async def _gone(self) -> None:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*aside, return_exceptions=True)
-        await service.aclose()
-        line.send(await service.report(streams=False))
-        for listener in listeners:
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._service.aclose()
+        self._line.send(await self._service.report(streams=False))
+        for listener in self._main.listeners:
             close(listener)
 
 

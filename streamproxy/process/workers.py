@@ -19,25 +19,29 @@ from streamproxy.process.channel import (
     Closed,
     Failed,
     Line,
-    Look,
     Message,
     Prepare,
     Prepared,
     Question,
     Ready,
     Report,
+    ReportRequest,
     Stop,
 )
 
 logger = logging.getLogger("streamproxy.server")
 
-# A worker finds its modules where this process does; `-m` would also look into the working directory.
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from streamproxy.process.worker import main; main()"
+# A worker finds its modules where this process does; `-m` would also look into the working directory. A signal for the
+# whole process group may come while it imports them: the supervisor ends it then.
+_START = (
+    "import json, sys; from signal import *; signal(SIGTERM, SIG_IGN); signal(SIGINT, SIG_IGN);"
+    " sys.path[:] = json.loads(sys.argv[1]); from streamproxy.process.worker import main; main()"
+)
 
 LONGEST_PAUSE = 30.0  # seconds before a worker that keeps dying is started again
 _FIRST_PAUSE = 0.1
 _HANGS = 15.0  # seconds between the end of a line and that of its process
-_LASTED = 30.0  # seconds: who has lived so long is started again at once
+_LASTED = 30.0  # seconds: a worker that has lived so long is started again at once
 
 
 class Backoff:
@@ -99,9 +103,9 @@ class Worker:
         """Tell it something; lost when it is gone."""
         self._line.send(message)
 
-    async def look(self, *, streams: bool, timeout: float) -> Report | None:
+    async def report(self, *, streams: bool, timeout: float) -> Report | None:
         """Its report; None when it does not answer within ``timeout`` seconds, or is gone."""
-        answer = await self._ask(Look(streams), timeout)
+        answer = await self._ask(ReportRequest(streams), timeout)
         return answer if isinstance(answer, Report) else None
 
     async def prepare(self, config: Config, *, timeout: float) -> str | None:
@@ -111,7 +115,7 @@ class Worker:
             return answer.problem
         return None if self.gone.is_set() else f"worker {self.number} does not answer"
 
-    async def _ask(self, ask: Look | Prepare, timeout: float) -> Report | Prepared | None:
+    async def _ask(self, ask: ReportRequest | Prepare, timeout: float) -> Report | Prepared | None:
         if self._reading.done():
             return None
         number = next(self._numbers)

@@ -24,13 +24,15 @@ _RETRY = 1.0  # seconds until a proxy that is gone is asked again
 Say = Callable[[str], None]
 
 
-def run_top(admin: Admin, interval: float, *, once: bool, say: Say) -> None:
+def run_top(admin: Admin, interval: float, token: str | None, *, once: bool, say: Say) -> None:
     """Show the streams of the proxy whose admin listener this is, every ``interval`` seconds, until the user quits.
 
-    With ``once``, and where there is no terminal, print one plain table. Raises StreamproxyError.
+    ``token`` is the admin listener's, if it has one. With ``once``, and where there is no terminal, print one plain
+    table. Raises StreamproxyError.
     """
+    source = Source(admin, interval, token)
     if once or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        update = asyncio.run(_first(admin, interval))
+        update = asyncio.run(_first(source, admin))
         say(summary(update))
         say("")
         say(table(update))
@@ -41,18 +43,18 @@ def run_top(admin: Admin, interval: float, *, once: bool, say: Say) -> None:
         raise StreamproxyError(
             "the live table needs rich: pip install 'streamproxy[top]'; --once prints a plain one without it"
         ) from None
-    asyncio.run(_show(admin, interval))
+    asyncio.run(_show(source))
 
 
-async def _first(admin: Admin, interval: float) -> Update:
-    async with Source(admin, interval) as source, aclosing(source.updates(Top().view())) as updates:
+async def _first(source: Source, admin: Admin) -> Update:
+    async with source, aclosing(source.updates(Top().view())) as updates:
         async for update in updates:
             return update
     raise Unreachable(f"{admin} ended without an update")
 
 
-async def _show(admin: Admin, interval: float) -> None:
-    async with Source(admin, interval) as source:
+async def _show(source: Source) -> None:
+    async with source:
         session = _Session(source)
         await session.start()
         try:

@@ -61,15 +61,19 @@ def parse_interval(text: str) -> float:
 
 
 class Source:
-    """A connection to the admin listener; ``interval`` is the time between two updates, in seconds."""
+    """A connection to the admin listener.
 
-    def __init__(self, admin: Admin, interval: float) -> None:
+    ``interval`` is the time between two updates, in seconds; ``token`` is the listener's, if it has one.
+    """
+
+    def __init__(self, admin: Admin, interval: float, token: str | None = None) -> None:
         self._admin = admin
         self._interval = interval
         self._client = httpx2.AsyncClient(
             transport=httpx2.AsyncHTTPTransport(uds=admin.socket),
             timeout=httpx2.Timeout(_PATIENCE, read=interval + _PATIENCE),
             trust_env=False,
+            headers={} if token is None else {"authorization": f"Bearer {token}"},
         )
 
     async def __aenter__(self) -> Self:
@@ -87,9 +91,10 @@ class Source:
         try:
             async with self._client.stream("GET", f"{self._admin.url}/streams/live", params=query) as response:
                 kind = response.headers.get("content-type", "")
-                if response.status_code == 403:
+                if response.status_code in (401, 403):
                     await response.aread()
-                    raise Unreachable(f"{self._admin} refuses: {_detail(response)}")
+                    how = " (--token or --config)" if response.status_code == 401 else ""
+                    raise Unreachable(f"{self._admin} refuses: {_detail(response)}{how}")
                 if response.status_code != 200 or not kind.startswith("text/event-stream"):
                     raise Unreachable(f"{self._admin} is no admin listener: it answers {response.status_code}")
                 async for line in response.aiter_lines():
@@ -101,7 +106,7 @@ class Source:
             raise Unreachable(f"{self._admin} does not answer as an admin listener does") from None
 
     async def stop(self, stream: str) -> str:
-        """End a stream by its id; gives one line that says how that went."""
+        """End a stream by its id. Returns one line that says how that went."""
         url = f"{self._admin.url}/streams/{quote(stream, safe='')}"
         try:
             response = await self._client.delete(url)

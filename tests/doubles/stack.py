@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from streamproxy.app import Application, create_app
 from streamproxy.config import Address, parse_config
-from streamproxy.process.run import engine_settings
+from streamproxy.process.engine import engine_settings
 from streamproxy.server.engines import Engine, EngineSettings, UvicornEngine, hypercorn_engine
 from streamproxy.server.sockets import bind, close, url_of
 from tests.doubles.leaks import LeakCheck

@@ -240,3 +240,32 @@ async def test_a_page_whose_name_was_rebound_to_the_listener_learns_and_changes_
         assert REBOUND in answer[1]["detail"]
     assert len(await proxy.streams()) == 1
     assert await proxy.metric('streamproxy_config_reloads_total{result="ok"}') == 0
+
+
+async def test_the_page_asks_for_the_token_and_keeps_it_for_the_tab(
+    run_proxy: RunProxy, chromium: Browser, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(for_ever)
+    proxy = await run_proxy(configuration(upstream.url, admin={"token": "s3cret"}))
+    client = await dial(proxy.url)
+    await client.request("/events")
+    await client.read_head()
+    type_in = "(t => { document.querySelector('#unlock-token').value = t; document.querySelector('#unlock button').click(); return true; })"  # noqa: E501
+
+    await chromium.open(f"{proxy.admin}/")
+    await until(chromium, "document.querySelector('#unlock').open")
+    assert await chromium.evaluate("document.querySelector('#state').dataset.is") == "locked"
+    await chromium.evaluate(f"{type_in}('wrong')")
+    await until(chromium, "document.querySelector('#unlock-why').textContent.startsWith('That is not')")
+    await until(chromium, "document.querySelector('#unlock').open")
+    assert await rows(chromium, "stream-table") == []
+    await chromium.evaluate(f"{type_in}('s3cret')")
+    await until(chromium, "document.querySelector('#stream-table tbody tr')")
+
+    await chromium.open(f"{proxy.admin}/")  # the same tab
+    await until(chromium, "document.querySelector('#stream-table tbody tr')")
+    await chromium.evaluate("(document.querySelector('#stream-table td button').focus(), true)")
+    await chromium.press(ENTER, TAB, ENTER)
+    await until(chromium, "document.querySelector('#said').textContent.includes('was stopped')")
+    assert not (await client.read_rest()).complete
+    assert await chromium.evaluate("location.href") == f"{proxy.admin}/"

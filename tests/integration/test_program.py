@@ -183,3 +183,46 @@ async def test_it_takes_as_many_descriptors_as_the_system_gives(tmp_path: Path, 
         (limit,) = re.findall(r"^process_max_fds (\S+)$", metrics, re.MULTILINE)
         assert float(limit) == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         assert await process.stop() == 0
+
+
+# The program, which is sent a signal when it begins to import a module.
+STOPPED_EARLY = """
+import os, sys
+module, number = sys.argv[1], int(sys.argv[2])
+del sys.argv[1:3]
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), number)
+sys.meta_path.insert(0, Stop())
+from streamproxy.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["streamproxy.cli", "streamproxy.app", "streamproxy.process.run", "uvloop"])
+async def test_a_stop_while_it_starts_is_no_failure(tmp_path: Path, module: str, number: signal.Signals) -> None:
+    file = write_configuration(tmp_path, configuration("http://127.0.0.1:9"))
+    command = [sys.executable, "-c", STOPPED_EARLY, module, str(int(number)), "run", "-c", str(file)]
+    with Process(command) as process:
+        assert await process.exited() == 0
+        assert process.output == ""
+
+
+@pytest.mark.parametrize("engine", ["uvicorn", "hypercorn"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_either_signal_ends_either_engine_with_status_0(
+    run_proxy: RunProxy, serve: Serve, dial: Connect, engine: str, number: signal.Signals
+) -> None:
+    upstream = await serve(two_events)
+    config = configuration(upstream.url, server={"engine": engine, "drain_timeout": "100ms"})
+    proxy = await run_proxy(config)
+    client = await dial(proxy.url)
+    await client.request("/events")
+    await client.read_head()
+    await client.read_body_until(b"data: 1\n\n")
+    proxy.process.signal(number)
+    assert not (await client.read_rest()).complete
+    assert await proxy.process.exited() == 0
+    assert "Traceback" not in proxy.process.output

@@ -179,7 +179,7 @@ async def test_what_a_restart_is_needed_for_is_said(run_proxy: RunProxy, serve: 
     rewrite(proxy, configuration(upstream.url, server={"listen": "127.0.0.1:1", "head_timeout": "5s"}))
     status, answer = await reload(proxy)
     assert (status, answer) == (200, {"result": "ok", "restart": ["server.listen", "server.head_timeout"]})
-    await proxy.process.line("not before a restart: server.listen, server.head_timeout")
+    await proxy.process.line("restart required to apply: server.listen, server.head_timeout")
     in_force = json.loads((await fetch(f"{proxy.admin}/config")).body)["server"]
     assert (in_force["listen"], in_force["head_timeout"]) == (["127.0.0.1:0"], 30.0)
     assert (await fetch(f"{proxy.url}/")).body == b"abc"

@@ -181,10 +181,10 @@ async def test_to_ask_for_client_certificates_needs_a_restart(
     proxy = await run_proxy(configuration(upstream.url, server=secured("uvicorn", own)))
     strict = secured("uvicorn", own, client_ca=str(own.cert))
     write_configuration(proxy.file.parent, configuration(upstream.url, server=strict))
-    await proxy.process.line(r"not before a restart: server\.tls\.client_ca")
+    await proxy.process.line(r"restart required to apply: server\.tls\.client_ca")
     assert await get(proxy, own.client_context()) == b"abc"
     write_configuration(proxy.file.parent, configuration(upstream.url))
-    await proxy.process.line(r"not before a restart: server\.tls$|not before a restart: server\.tls\"")
+    await proxy.process.line(r"restart required to apply: server\.tls$|restart required to apply: server\.tls\"")
     assert await get(proxy, own.client_context()) == b"abc"
 
 

@@ -204,3 +204,31 @@ async def test_a_wrong_option_is_wrong_usage(tmp_path: Path) -> None:
     status, output = await command(["top", "--interval", "1ms"], tmp_path)
     assert status == 2
     assert "--interval" in output
+
+
+async def test_the_token_comes_from_an_option_the_environment_or_the_configuration(
+    run_proxy: RunProxy, tmp_path: Path
+) -> None:
+    proxy = await run_proxy(configuration("http://127.0.0.1:9", admin={"token": "s3cret"}))
+    once = ["top", "--once", "--admin", proxy.admin]
+    shown = "ready, 0 live, 0 streaming, 0 queued"
+    status, output = await command([*once, "--token", "s3cret"], tmp_path)
+    assert (status, output[: len(shown)]) == (0, shown)
+    status, output = await command([*once, "--config", str(proxy.file)], tmp_path)
+    assert (status, output[: len(shown)]) == (0, shown)
+    with Process([sys.executable, "-m", "streamproxy", *once], env={"STREAMPROXY_ADMIN_TOKEN": "s3cret"}) as process:
+        assert await process.exited() == 0
+        assert process.output.startswith(shown)
+
+
+async def test_without_the_right_token_the_way_out_is_shown(run_proxy: RunProxy, tmp_path: Path) -> None:
+    proxy = await run_proxy(configuration("http://127.0.0.1:9", admin={"token": "s3cret"}))
+    once = ["top", "--once", "--admin", proxy.admin]
+    status, output = await command(once, tmp_path)
+    refusal = f"streamproxy: {proxy.admin} refuses: "
+    assert (status, output) == (1, f"{refusal}The admin listener asks for its token (--token or --config)")
+    status, output = await command([*once, "--token", "wr0ng"], tmp_path)
+    assert (status, output) == (1, f"{refusal}This is not the token of the admin listener (--token or --config)")
+    status, output = await command([*once, "--token", "two words"], tmp_path)
+    assert status == 2
+    assert "two words" not in output

@@ -1,20 +1,37 @@
 
 "use strict";
-// Updates come as server-sent events; each is the whole of what is to be seen. Rows are kept and changed in place, so
-// that the focus and a reader's place stay. Text only ever becomes text: nothing here parses markup.
+// Updates come as server-sent events; each is the whole of what is to be seen. They are read with fetch, since an
+// EventSource can't send the token. Rows are kept and changed in place, so that the focus and a reader's place stay. Text
+// only ever becomes text: nothing here parses markup.
 
 const byId = id => document.getElementById(id);
 const HISTORY = 60; // points of a sparkline
 const PATIENCE = 4000; // milliseconds without an update before the connection counts as lost
+const AGAIN = 500; // milliseconds until a stream of updates that has ended is asked for again
+const REFUSED = 1000; // the same after an answer that is no stream
+const TOKEN = "streamproxy admin token"; // its key in sessionStorage: it is forgotten with the tab
 const SVG = "http://www.w3.org/2000/svg";
 
 const wanted = { sort: "age", order: "desc", route: "" };
 const histories = new Map(); // stream id: event rates, one an update
-let source = null;
+let source = null; // ends the stream of updates
+let token = stored();
+let locked = false; // the proxy asks for a token, or for another one
 let latest = null;
 let heard = 0;
 let paused = false;
 let saying = 0;
+
+// The token. A browser that is told to keep nothing throws here: it asks again after each load of the page.
+
+function stored() {
+  try { return sessionStorage.getItem(TOKEN); } catch (error) { return null; }
+}
+
+function store(text) {
+  token = text;
+  try { sessionStorage.setItem(TOKEN, text); } catch (error) { /* it lasts as long as the page */ }
+}
 
 // Numbers for people.
 
@@ -285,8 +302,8 @@ function showSums(update) {
 
 function showState() {
   const lost = performance.now() - heard > PATIENCE;
-  const is = latest === null ? "connecting" : paused ? "paused" : lost ? "lost" : latest.ready ? "ready" : "waiting";
-  const texts = { connecting: lost && heard ? "no connection" : "connecting", paused: "paused", lost: "connection lost, trying again", ready: "ready" };
+  const is = locked ? "locked" : latest === null ? "connecting" : paused ? "paused" : lost ? "lost" : latest.ready ? "ready" : "waiting";
+  const texts = { locked: "a token is needed", connecting: lost && heard ? "no connection" : "connecting", paused: "paused", lost: "connection lost, trying again", ready: "ready" };
   if (byId("state").dataset.is !== is) byId("state").dataset.is = is;
   setText(byId("state-text"), is === "waiting" ? `not ready: ${latest.reasons.join("; ")}` : texts[is]);
 }
@@ -303,27 +320,74 @@ function show(update) {
 
 // What the operator does.
 
+const request = (url, options) => fetch(url, { ...options, cache: "no-store", headers: token === null ? {} : { authorization: `Bearer ${token}` } });
+
 function connect() {
-  if (source !== null) source.close();
+  if (source !== null) source.abort();
   const query = new URLSearchParams({ sort: wanted.sort, order: wanted.order });
   if (wanted.route) query.set("route", wanted.route);
-  source = new EventSource(`streams/live?${query}`);
-  source.onmessage = message => {
-    heard = performance.now();
-    latest = JSON.parse(message.data);
-    remember(latest.streams);
-    show(latest);
-  };
-  const mine = source;
-  source.onerror = () => { // a browser does not come back by itself after an answer that is no stream
-    if (mine === source && mine.readyState === EventSource.CLOSED && !paused) setTimeout(() => mine === source && !paused && connect(), 1000);
-  };
+  source = new AbortController();
+  follow(`streams/live?${query}`, source);
+}
+
+/** Show the updates of a stream. The proxy ends it now and then, to be asked again. */
+async function follow(url, mine) {
+  let wait = REFUSED;
+  try {
+    const response = await request(url, { signal: mine.signal });
+    if (mine !== source) return;
+    if (response.status === 401) return askForToken();
+    locked = false;
+    if (response.ok) {
+      wait = AGAIN;
+      for await (const data of events(response.body)) {
+        if (mine !== source || paused) return;
+        heard = performance.now();
+        latest = JSON.parse(data);
+        remember(latest.streams);
+        show(latest);
+      }
+    }
+  } catch (error) {
+    // There is no connection, or another stream has taken the place of this one.
+  }
+  if (mine === source && !paused) setTimeout(() => mine === source && !paused && connect(), wait);
+}
+
+/** The data of each event of a body; an event of the proxy has one line of data. */
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const parts = (text + value).split("\n\n");
+    text = parts.pop();
+    for (const part of parts) if (part.startsWith("data: ")) yield part.slice(6);
+  }
+}
+
+function askForToken() {
+  const dialog = byId("unlock");
+  locked = true;
+  showState();
+  setText(byId("unlock-why"), token === null ? "The proxy asks for the token of its admin listener." : "That is not the token of the admin listener.");
+  byId("unlock-token").value = "";
+  dialog.returnValue = "";
+  if (!dialog.open) dialog.showModal();
+}
+
+function unlock() {
+  store(byId("unlock-token").value);
+  byId("unlock-token").value = "";
+  heard = performance.now();
+  connect();
 }
 
 function pause() {
   paused = !paused;
   byId("pause").setAttribute("aria-pressed", String(paused));
-  if (paused) source.close();
+  if (paused) source.abort();
   else { heard = performance.now(); connect(); }
   showState();
 }
@@ -354,7 +418,8 @@ function ask(item) {
 async function stop(item) {
   let said = `${item.method} ${item.path} was stopped`;
   try {
-    const response = await fetch(`streams/${encodeURIComponent(item.id)}`, { method: "DELETE" });
+    const response = await request(`streams/${encodeURIComponent(item.id)}`, { method: "DELETE" });
+    if (response.status === 401) askForToken();
     if (response.status === 404) said = "The stream had ended already";
     else if (!response.ok) said = `The stream was not stopped: status ${response.status}`;
   } catch (error) {
@@ -370,6 +435,7 @@ function say(text) {
 }
 
 byId("pause").addEventListener("click", pause);
+byId("unlock").addEventListener("close", () => byId("unlock").returnValue === "unlock" && unlock());
 byId("route").addEventListener("change", () => { wanted.route = byId("route").value; connect(); });
 byId("stop").addEventListener("close", () => {
   if (byId("stop").returnValue === "stop") stop(byId("stop").item);

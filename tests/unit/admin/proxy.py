@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from streamproxy.admin.app import Reloaded
+from streamproxy.config import Config, parse_config
+from streamproxy.control import Control
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.exchange.ledger import Ledger
+from streamproxy.observe.ended import Ended
 from streamproxy.observe.metrics import EndpointView, Metrics
-from streamproxy.wire.hosts import Hosts
 from tests.unit.observe.exchanges import new_exchange
 
 
@@ -29,29 +29,34 @@ class OneUpstream:
         self.endpoints = list(endpoints)
 
 
-class SeenProxy:
+def admin_config(admin: str = "{hosts: [admin.example]}") -> Config:
+    return parse_config(f"routes: [{{name: chat, path: /*, upstream: http://a}}]\nadmin: {admin}\n", name="f.yaml")
+
+
+class SeenProxy(Control):
     """Its exchanges end and begin as a test says; ``reasons`` are why it is not ready."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger()
+        super().__init__()
+        self.configuration = admin_config()
         self.upstreams: list[OneUpstream] = []
         self.metrics = Metrics(self.ledger, lambda: self.upstreams, engine="uvicorn")
-        self.ledger.observers.append(self.metrics.observe)
+        self.ended = Ended()
+        self.ledger.observers += [self.metrics.observe, self.ended.observe]
         self.reasons: list[str] = []
-        self.reload_problems: tuple[str, ...] = ()
-        self.hosts = Hosts(["admin.example"])
+
+    @property
+    def in_force(self) -> Config:
+        return self.configuration
 
     async def refresh(self, *, streams: bool) -> None:
         pass
 
-    def ready(self) -> list[str]:
+    async def adopt(self, config: Config) -> None:
+        self.configuration = config
+
+    def _not_serving(self) -> list[str]:
         return self.reasons
-
-    def config(self) -> dict[str, object]:
-        return {}
-
-    async def reload(self) -> Reloaded | None:
-        return None
 
     def begin(self, request_id: str, *, route: str = "chat", age: float = 0.0, path: str = "/v1/x") -> Exchange:
         """A live exchange that began ``age`` seconds ago."""

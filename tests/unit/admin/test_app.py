@@ -14,32 +14,21 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from streamproxy import errors
-from streamproxy.admin.app import Reloaded, create_admin
+from streamproxy.admin.app import create_admin
+from streamproxy.control import Reloaded
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.exchange.ledger import Ledger
 from streamproxy.observe.access_log import FIELDS
-from streamproxy.observe.metrics import Metrics
-from streamproxy.wire.hosts import Hosts
+from tests.unit.admin.proxy import SeenProxy
 from tests.unit.observe.exchanges import new_exchange, streaming
 
 
-class Proxy:
-    """A proxy as its admin application sees it."""
+class Proxy(SeenProxy):
+    """A proxy whose reloads end as a test says."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger()
-        self.metrics = Metrics(self.ledger, tuple, engine="uvicorn")
+        super().__init__()
         self.metrics.declare([("chat", "llm")])
-        self.reasons: list[str] = []
-        self.reload_problems: tuple[str, ...] = ()
         self.reloaded: Reloaded | None = Reloaded()
-        self.hosts = Hosts(["admin.example"])
-
-    async def refresh(self, *, streams: bool) -> None:
-        pass
-
-    def ready(self) -> list[str]:
-        return self.reasons
 
     def config(self) -> dict[str, object]:
         return {"routes": [{"path": "/*", "token": "***"}]}
@@ -47,7 +36,7 @@ class Proxy:
     async def reload(self) -> Reloaded | None:
         return self.reloaded
 
-    def begin(self, request_id: str) -> Exchange:
+    def enter(self, request_id: str) -> Exchange:
         exchange = new_exchange()
         exchange.request_id = exchange.id = request_id
         exchange.query = b"key=SECRET"
@@ -106,7 +95,7 @@ async def test_metrics_come_in_the_format_that_is_accepted(client: httpx2.AsyncC
 async def test_streams_are_the_live_exchanges_oldest_first(proxy: Proxy, client: httpx2.AsyncClient) -> None:
     assert (await client.get("/streams")).json() == []
     for number in range(250):
-        proxy.begin(f"id-{number}")
+        proxy.enter(f"id-{number}")
     streaming(proxy.ledger.live["id-3"])
     proxy.ledger.close(proxy.ledger.live["id-1"])
     response = await client.get("/streams")
@@ -119,8 +108,8 @@ async def test_streams_are_the_live_exchanges_oldest_first(proxy: Proxy, client:
 
 
 async def test_two_exchanges_of_one_request_id_can_be_told_apart(proxy: Proxy, client: httpx2.AsyncClient) -> None:
-    proxy.begin("same")
-    proxy.begin("same")
+    proxy.enter("same")
+    proxy.enter("same")
     rows = (await client.get("/streams")).json()
     assert [row["request_id"] for row in rows] == ["same", "same"]
     assert len({row["id"] for row in rows}) == 2
@@ -130,7 +119,7 @@ async def test_two_exchanges_of_one_request_id_can_be_told_apart(proxy: Proxy, c
 async def test_delete_ends_the_stream_for_the_operator(
     proxy: Proxy, client: httpx2.AsyncClient, request_id: str
 ) -> None:
-    exchange = proxy.begin(request_id)
+    exchange = proxy.enter(request_id)
     exchange.task = asyncio.create_task(_for_ever())
     path = "/streams/" + "".join(f"%{byte:02X}" for byte in request_id.encode())
     response = await client.delete(path)
@@ -161,7 +150,7 @@ async def test_delete_of_an_unknown_id_is_404(client: httpx2.AsyncClient) -> Non
 async def test_another_origin_cannot_end_a_stream(
     proxy: Proxy, client: httpx2.AsyncClient, headers: dict[str, str]
 ) -> None:
-    exchange = proxy.begin("id-1")
+    exchange = proxy.enter("id-1")
     exchange.task = asyncio.current_task()
     response = await client.delete("/streams/id-1", headers=headers)
     assert response.status_code == 403
@@ -170,7 +159,7 @@ async def test_another_origin_cannot_end_a_stream(
 
 
 async def test_the_admin_page_itself_may_end_a_stream(proxy: Proxy, client: httpx2.AsyncClient) -> None:
-    exchange = proxy.begin("id-1")
+    exchange = proxy.enter("id-1")
     headers = {"origin": "http://ADMIN.example:9090", "sec-fetch-site": "same-origin"}
     response = await client.delete("/streams/id-1", headers=headers)
     assert response.status_code == 202
@@ -241,7 +230,7 @@ async def test_head_has_the_headers_of_get(client: httpx2.AsyncClient, path: str
 
 
 async def test_it_works_under_a_prefix(proxy: Proxy) -> None:
-    proxy.begin("id-1")
+    proxy.enter("id-1")
     async with browse(Starlette(routes=[Mount("/_admin", create_admin(proxy))])) as client:
         assert (await client.get("/_admin/healthz")).text == "ok"
         assert (await client.get("/_admin/streams")).json()[0]["id"] == "id-1"
@@ -266,7 +255,7 @@ async def test_a_stream_that_ends_while_the_list_is_made_is_left_out(
     proxy: Proxy, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(150):
-        proxy.begin(f"id-{number}")
+        proxy.enter(f"id-{number}")
     sleep = asyncio.sleep
 
     async def between(seconds: float) -> None:

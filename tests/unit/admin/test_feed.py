@@ -12,7 +12,6 @@ import pytest
 
 from streamproxy.admin import feed as module
 from streamproxy.admin.app import Admin, create_admin
-from streamproxy.admin.ended import Ended
 from streamproxy.admin.feed import MOST_VIEWERS, Feed, Viewer, parse_view
 from streamproxy.admin.overview import Overviews, Shown
 from streamproxy.admin.update import View
@@ -26,7 +25,7 @@ class Counted(Overviews):
     """Counts the looks, and fails when a test says so."""
 
     def __init__(self, proxy: SeenProxy) -> None:
-        super().__init__(proxy, Ended())
+        super().__init__(proxy)
         self.looks = 0
         self.broken = False
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamproxy.admin.ended import Ended
 from streamproxy.admin.overview import MOST_ROUTES, Overviews
 from streamproxy.admin.sample import Sampler
 from streamproxy.admin.update import Sort, Update, View, quantile
@@ -54,9 +53,7 @@ def proxy() -> SeenProxy:
 
 @pytest.fixture
 def overviews(proxy: SeenProxy) -> Overviews:
-    ended = Ended()
-    proxy.ledger.observers.append(ended.observe)
-    return Overviews(proxy, ended)
+    return Overviews(proxy)
 
 
 async def updated(overviews: Overviews, view: View | None = None) -> Update:

@@ -9,8 +9,8 @@ import httpx2
 import pytest
 
 from streamproxy.admin.app import create_admin
-from streamproxy.admin.visitors import known_hosts
 from streamproxy.config import parse_config
+from streamproxy.control import known_hosts
 from streamproxy.wire.hosts import Hosts
 from tests.unit.admin.proxy import SeenProxy
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from streamproxy.admin.app import Reloaded
 from streamproxy.app import Application, create_app
 from streamproxy.config import Config, parse_config
+from streamproxy.control import Reloaded
 from streamproxy.errors import StreamproxyError
+from streamproxy.process import reload
 from streamproxy.process.reload import Reloader, Source
 from tests.doubles.certificates import Certificate
 from tests.doubles.until import until
@@ -97,6 +99,33 @@ async def test_a_fault_of_our_own_is_a_problem_too_and_changes_nothing(
         result = await reloader.reload()
         assert result == Reloaded(problems=("the reload failed; the log says why",))
         assert app.reload_problems == result.problems
+
+
+async def test_a_read_that_hangs_is_given_up_and_does_not_block_the_next_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "READING", 0.05)
+    hangs, free = True, threading.Event()
+
+    def load() -> Config:
+        if hangs:
+            free.wait()
+        return config(A)
+
+    file = tmp_path / "f.yaml"
+    async with started(config(A)) as app:
+        reloader = Reloader(app, Source(file, load), None)
+        try:
+            first, second = await asyncio.gather(reloader.reload(), reloader.reload())
+            problem = f"{file}: could not be read within 0.05 seconds"
+            assert first == second == Reloaded(problems=(problem,))
+            assert app.reload_problems == (problem,)
+            monkeypatch.setattr(reload, "READING", 30.0)
+            hangs = False
+            assert await reloader.reload() == Reloaded()
+            assert app.reload_problems == ()
+        finally:
+            free.set()
 
 
 async def test_a_file_is_reloaded_once_for_one_change_whoever_sees_it_first(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ import asyncio
 import signal
 from typing import Any, cast
 
-from streamproxy.admin.app import Reloaded
-from streamproxy.process.reload import Reloader
-from streamproxy.process.run import reloading
+from streamproxy.control import Control, Reloaded
+from streamproxy.process.reload import Reloader, Reloading
 
 
 class SlowReloader:
@@ -45,19 +44,21 @@ async def heard() -> None:
 
 async def test_a_storm_of_signals_is_two_reloads_the_one_that_runs_and_one_that_sees_the_last_change() -> None:
     reloader = SlowReloader()
+    reloading = Reloading(cast(Control, App()), cast(Reloader, reloader))
+    reloading.begin()
     try:
-        async with reloading(App(), cast(Reloader, reloader)):
-            signal.raise_signal(signal.SIGHUP)
-            await reloader.first.wait()
-            for _ in range(100):
-                signal.raise_signal(signal.SIGHUP)
-                await heard()
-            assert reloader.begun == 2
-            reloader.go.set()
-            await asyncio.sleep(0)
+        signal.raise_signal(signal.SIGHUP)
+        await reloader.first.wait()
+        for _ in range(100):
             signal.raise_signal(signal.SIGHUP)
             await heard()
-            await asyncio.sleep(0)
-            assert reloader.begun == 3
+        assert reloader.begun == 2
+        reloader.go.set()
+        await asyncio.sleep(0)
+        signal.raise_signal(signal.SIGHUP)
+        await heard()
+        await asyncio.sleep(0)
+        assert reloader.begun == 3
     finally:
+        await reloading.end()
         asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)

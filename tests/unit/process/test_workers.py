@@ -13,7 +13,7 @@ from streamproxy.errors import ConfigError
 from streamproxy.process.activation import ActivationError, activated
 from streamproxy.process.processes import Processes
 from streamproxy.process.shares import Shares
-from streamproxy.process.watchdog import Pulse
+from streamproxy.process.watchdog import Watchdog
 from streamproxy.process.workers import LONGEST_PAUSE, Backoff
 from streamproxy.server.sockets import BindError, bind, bind_several, close
 
@@ -31,21 +31,21 @@ def test_the_first_death_costs_no_pause_and_later_ones_more_and_more() -> None:
 
 
 def test_a_worker_hangs_that_has_said_nothing_for_so_many_turns() -> None:
-    pulse: Pulse[str] = Pulse(3)
+    watchdog: Watchdog[str] = Watchdog(3)
     for number in range(10):
-        assert pulse.turn(1.0, {"quick": number, "slow": number // 3}) == []
-    assert [pulse.turn(1.0, {"quick": number, "slow": 3}) for number in range(10, 13)] == [[], [], ["slow"]]
-    assert pulse.turn(1.0, {"quick": 13}) == []
+        assert watchdog.tick(1.0, {"quick": number, "slow": number // 3}) == []
+    assert [watchdog.tick(1.0, {"quick": number, "slow": 3}) for number in range(10, 13)] == [[], [], ["slow"]]
+    assert watchdog.tick(1.0, {"quick": 13}) == []
 
 
 def test_no_worker_hangs_on_a_machine_that_does() -> None:
-    pulse: Pulse[str] = Pulse(3)
+    watchdog: Watchdog[str] = Watchdog(3)
     for _ in range(2):
-        assert pulse.turn(1.0, {"one": 1}) == []
+        assert watchdog.tick(1.0, {"one": 1}) == []
     for _ in range(100):
-        assert pulse.turn(5.0, {"one": 1}) == []
-    assert pulse.turn(5.0, {"one": 2}) == []
-    assert [pulse.turn(1.0, {"one": 2}) for _ in range(3)] == [[], [], ["one"]]
+        assert watchdog.tick(5.0, {"one": 1}) == []
+    assert watchdog.tick(5.0, {"one": 2}) == []
+    assert [watchdog.tick(1.0, {"one": 2}) for _ in range(3)] == [[], [], ["one"]]
 
 
 def test_each_worker_has_a_socket_of_its_own_on_one_port() -> None:

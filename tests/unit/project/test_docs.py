@@ -30,6 +30,7 @@ ENVIRON = {
     "SEARCH_TOKEN": "search",
     "SUPPORT_TOKEN": "support",
     "EVENTS_TOKEN": "events",
+    "ADMIN_TOKEN": "admin",
 }
 MORE_PAGES = ("deploy/README.md", "CONTRIBUTING.md", "SECURITY.md")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamproxy.admin.ended import Ended
 from streamproxy.admin.overview import Overviews
 from streamproxy.admin.update import Update, View
 from tests.unit.admin.proxy import OneEndpoint, OneUpstream, SeenProxy
@@ -22,6 +21,6 @@ def a_proxy() -> SeenProxy:
 
 async def update_of(proxy: SeenProxy, **changes: Any) -> Update:
     """What a viewer is shown of a proxy."""
-    overviews = Overviews(proxy, Ended())
+    overviews = Overviews(proxy)
     update: Update = {**overviews.update(await overviews.look(), View()), **changes}  # type: ignore[typeddict-item]  # any key
     return update

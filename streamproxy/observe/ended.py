@@ -60,7 +60,7 @@ class Ended:
     def __init__(self) -> None:
         self._number = 0
         self._failed: Counter[str] = Counter()
-        # Those that went well hold no traceback: they are kept as they are, and looked at when somebody looks (2 µs).
+        # Those that went well hold no traceback: they are kept as they are, and converted when they are shown.
         self._complete: deque[tuple[int, float, Exchange]] = deque(maxlen=KEPT_COMPLETE)
         self._others: deque[Ending] = deque(maxlen=KEPT_OTHERS)
 

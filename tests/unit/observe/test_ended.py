@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproxy import errors
-from streamproxy.admin.ended import KEPT_COMPLETE, KEPT_OTHERS, Ended
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.observe.access_log import encode
+from streamproxy.observe.ended import KEPT_COMPLETE, KEPT_OTHERS, Ended
 from tests.unit.observe.exchanges import finished, new_exchange, streaming
 
 

@@ -1,0 +1,65 @@
+"""How a configuration becomes the engines of a process, and the event loop that they run in."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from starlette.types import ASGIApp
+
+from streamproxy.app import Application
+from streamproxy.config.model import Config
+from streamproxy.server.engines import FOREVER, Engine, EngineSettings, UvicornEngine, hypercorn_engine
+from streamproxy.server.tls import ListenerTls
+
+ADMIN_CONNECTIONS = 1000
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop: uvloop where it is installed, else None for the standard one."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def engine_settings(config: Config, rejected: Callable[[int, str], None]) -> EngineSettings:
+    """What an engine is told of connections; ``rejected`` is called with the status and the reason of a refusal."""
+    server = config.server
+    return EngineSettings(
+        max_header_size=server.max_header_size,
+        head_timeout=FOREVER if server.head_timeout is None else server.head_timeout,
+        keepalive_timeout=FOREVER if server.keepalive_timeout is None else server.keepalive_timeout,
+        drain_timeout=FOREVER if server.drain_timeout is None else server.drain_timeout,
+        max_connections=server.max_connections,
+        on_rejected=rejected,
+    )
+
+
+def main_engine(
+    config: Config,
+    app: Application,
+    listeners: list[socket.socket],
+    tls: ListenerTls | None,
+    *,
+    max_connections: int | None = None,
+) -> Engine:
+    """The configured engine on the main listener; ``max_connections`` overrides the configured number."""
+    settings = engine_settings(config, app.rejected)._replace(tls=tls.front if tls is not None else None)
+    if max_connections is not None:
+        settings = settings._replace(max_connections=max_connections)
+    app.metrics.engine = config.server.engine
+    if config.server.engine == "hypercorn":
+        return hypercorn_engine(app, listeners, settings)
+    return UvicornEngine(app.serve, listeners, settings)
+
+
+def admin_engine(
+    config: Config, admin: ASGIApp, listeners: list[socket.socket], rejected: Callable[[int, str], None]
+) -> Engine:
+    """The engine of the admin listener. It has its own limit, so that it answers when the main listener is full."""
+    settings = engine_settings(config, rejected)._replace(max_connections=ADMIN_CONNECTIONS)
+    return UvicornEngine(admin, listeners, settings, lifespan=False)
