@@ -29,7 +29,8 @@ header, the access log and the metrics. One place, this tree, goes from an excep
         │   ├── HeadTimeout             504 http_response_timeout
         │   ├── BadResponse             502 http_protocol_error
         │   ├── ResponseIncomplete      after the head: http_response_incomplete
-        │   └── ReadTimeout             after the head: connection_read_timeout
+        │   ├── ReadTimeout             after the head: connection_read_timeout
+        │   └── UpstreamReportedError   its stream said so itself: 502 (429, 529) upstream_error
         ├── ClientError             the client left, or takes nothing
         │   ├── ClientDisconnected      499, never sent
         │   └── WriteTimeout            connection_write_timeout
@@ -48,7 +49,15 @@ from collections.abc import Iterable
 from typing import ClassVar, Literal, NamedTuple
 
 End = Literal[
-    "complete", "client_disconnect", "upstream_truncated", "timeout", "rejected", "cancelled", "shutdown", "error"
+    "complete",
+    "client_disconnect",
+    "upstream_truncated",
+    "upstream_error",
+    "timeout",
+    "rejected",
+    "cancelled",
+    "shutdown",
+    "error",
 ]
 
 
@@ -215,6 +224,21 @@ class ResponseIncomplete(UpstreamError):
 
 class ReadTimeout(UpstreamError):
     error, status, title, end = "connection_read_timeout", 504, "The upstream went silent", "timeout"
+
+
+class UpstreamReportedError(UpstreamError):
+    """The stream itself reported a failure, in the form of its API.
+
+    ``status`` is the one that the API has for it: 529 overloaded, 429 a rate limit, else 502. ``payload`` is the JSON
+    object ``{"error": …}`` as the upstream said it, for a client that has not seen it.
+    """
+
+    error, title, end = "upstream_error", "The upstream reported an error", "upstream_error"
+
+    def __init__(self, detail: str = "", *, status: int = 502, payload: bytes = b"") -> None:
+        super().__init__(detail)
+        self.status = status
+        self.payload = payload
 
 
 # The client left, or takes nothing.
