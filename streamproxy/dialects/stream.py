@@ -176,7 +176,7 @@ class LlmAnswer(Inspector):
 def note(api: ApiStream, event: dict[str, Any] | None, data: bytes, to: Inspector) -> None:
     """Note what an event of a recognised stream says."""
     if event is None:
-        api.read_text(data)
+        api.read_other(data)
         return
     failure = failure_of(event, data)
     if failure is None:

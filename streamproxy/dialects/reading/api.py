@@ -32,5 +32,5 @@ class ApiStream:
         """Note what an event says, in ``ended`` and in the inspector."""
         raise NotImplementedError
 
-    def read_text(self, data: bytes) -> None:
+    def read_other(self, data: bytes) -> None:
         """Note an event whose data is no JSON object."""

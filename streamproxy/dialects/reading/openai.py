@@ -46,7 +46,7 @@ class CompletionStream(ApiStream):
             if not to.spoke and to.failure is None:
                 to.spoke = bool(finish or choice.get("text")) or _speaks(table(choice.get("delta")))
 
-    def read_text(self, data: bytes) -> None:
+    def read_other(self, data: bytes) -> None:
         """The end marker is no JSON."""
         if data[:6] == b"[DONE]":
             self.ended = True

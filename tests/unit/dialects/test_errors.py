@@ -30,7 +30,10 @@ from streamproxy.errors import (
 
 DIALECTS = [OpenAIDialect(), AnthropicDialect(), GeminiDialect(), OllamaDialect()]
 CUT = ResponseIncomplete("cut")
-NESTED = b'event: error\ndata: {"type":"error","error":{"type":"api_error","code":"http_response_incomplete","message":"cut"}}\n\n'
+NESTED = (
+    b"event: error\n"
+    b'data: {"type":"error","error":{"type":"api_error","code":"http_response_incomplete","message":"cut"}}\n\n'
+)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tests.unit.dialects import wire
 from tests.unit.dialects.wire import chat, gemini, line, ollama, response, sse, text
 from tests.unit.formats.splits import splits
 
-NUMBERS = st.one_of(
+NUMBERS: st.SearchStrategy[Any] = st.one_of(
     st.integers(0, 99), st.sampled_from([-1, 1 << 41, 1.5, "7", None, True, [], {}]), st.just(1 << 40), st.just(12)
 )
 

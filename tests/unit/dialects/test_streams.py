@@ -171,7 +171,7 @@ def test_a_response_that_failed_is_a_failure() -> None:
 
 
 def test_a_message_adds_up_what_its_events_say() -> None:
-    events = [wire.START, {"type": "ping"}, wire.BLOCK, wire.DELTA, wire.STOPPING, wire.STOP]
+    events: list[dict[str, Any]] = [wire.START, {"type": "ping"}, wire.BLOCK, wire.DELTA, wire.STOPPING, wire.STOP]
     stream = read(*(sse(event, event["type"]) for event in events), expected="anthropic")
     assert (stream.provider, stream.operation, stream.model) == ("anthropic", "chat", "claude-x")
     assert stream.usage == Usage(input=145, output=12, cache_read=40, cache_write=100)

@@ -54,7 +54,7 @@ RESPONSE_USAGE = {
     "total_tokens": 123,
 }
 
-MESSAGE = {
+MESSAGE: dict[str, Any] = {
     "id": "m1",
     "type": "message",
     "role": "assistant",
@@ -68,10 +68,14 @@ MESSAGE = {
         "output_tokens": 1,
     },
 }
-START = {"type": "message_start", "message": MESSAGE}
+START: dict[str, Any] = {"type": "message_start", "message": MESSAGE}
 BLOCK = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
 DELTA = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hello"}}
-STOPPING = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 12}}
+STOPPING: dict[str, Any] = {
+    "type": "message_delta",
+    "delta": {"stop_reason": "end_turn"},
+    "usage": {"output_tokens": 12},
+}
 STOP = {"type": "message_stop"}
 OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
 
