@@ -7,6 +7,7 @@ from typing import Final
 from streamproxy.dialects.anthropic import AnthropicDialect
 from streamproxy.dialects.base import Dialect
 from streamproxy.dialects.gemini import GeminiDialect
+from streamproxy.dialects.http import HTTP
 from streamproxy.dialects.llm import LlmDialect
 from streamproxy.dialects.ollama import OllamaDialect
 from streamproxy.dialects.openai import OpenAIDialect
@@ -35,7 +36,7 @@ class AutoDialect(LlmDialect):
 
     name = "auto"
 
-    def __init__(self, plain: Dialect) -> None:
+    def __init__(self, plain: Dialect = HTTP) -> None:
         self._plain = plain
 
     def for_path(self, path: bytes) -> Dialect:

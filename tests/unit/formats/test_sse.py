@@ -7,8 +7,9 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamproxy.formats.bom import BomFilter
 from streamproxy.formats.ndjson import LineCounter
-from streamproxy.formats.sse import BomFilter, KeepaliveShape, SseTracker
+from streamproxy.formats.sse import KeepaliveShape, SseTracker
 
 LINES = st.sampled_from(
     [b"data: x", b"data", b"data:y", b"id: 7", b"id", b"event: e", b": note", b"retry: 5", b"other"]
