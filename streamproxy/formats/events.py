@@ -19,6 +19,7 @@ from streamproxy.formats.ndjson import LineCounter
 from streamproxy.formats.sse import SseTracker, whole_events
 
 LIMIT: Final = 1 << 20
+_MANY: Final = 1024  # bytes of a chunk that may hold several events
 _CR: Final = 13
 _FIELD: Final = 16  # more than a byte order mark and "data: "
 
@@ -46,16 +47,42 @@ class EventInspector(SseTracker):
 
     def feed(self, chunk: bytes) -> None:
         """Take note of the next bytes of the stream."""
-        if self._whole and chunk[-2:] == b"\n\n" and _CR not in chunk and len(chunk) <= LIMIT:
-            events = whole_events(chunk)
-            if events:
-                self.events += events
-                self._start = False
-                if not self.listening:
-                    self.spoke = True
-                elif not self.skips(chunk):
-                    self._read_blocks(chunk)
-                return
+        if _CR in chunk:
+            self._feed_any(chunk)
+        elif self._whole and chunk[-2:] == b"\n\n":
+            self._feed_whole(chunk)
+        elif len(chunk) < _MANY:
+            self._feed_any(chunk)
+        else:
+            self._feed_cut(chunk)
+
+    def _feed_whole(self, chunk: bytes) -> None:
+        events = whole_events(chunk) if len(chunk) <= LIMIT else 0
+        if not events:
+            self._feed_any(chunk)
+            return
+        self.events += events
+        self._start = False
+        if not self.listening:
+            self.spoke = True
+        elif not self.skips(chunk):
+            self._read_blocks(chunk)
+
+    def _feed_cut(self, chunk: bytes) -> None:
+        """Of many events only the first and the last may be unfinished."""
+        begin = 0
+        if not self._whole:
+            begin = chunk.find(b"\n\n") + 2
+            if begin < 2:
+                begin = len(chunk)
+            self._feed_any(chunk[:begin])
+        end = chunk.rfind(b"\n\n", begin) + 2
+        if end > begin and self._whole:
+            self._feed_whole(chunk[begin:end])
+            begin = end
+        self._feed_any(chunk[begin:])
+
+    def _feed_any(self, chunk: bytes) -> None:
         self._feed_lines(chunk)
         self._whole = not (self._mid_line or self._in_event or self._after_cr or self._start)
 

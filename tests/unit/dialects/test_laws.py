@@ -253,6 +253,16 @@ def test_what_a_stream_says_is_what_its_events_say_under_any_split(
     assert told_by(inspector) == reference(stream, expected)
 
 
+@given(event_streams(), st.integers(0, 1500), st.integers(1024, 1600))
+def test_many_events_with_one_cut_in_two_say_what_the_stream_says(stream: bytes, at: int, size: int) -> None:
+    long = sse(chat({"content": "x" * 30})) * 20 + stream
+    inspector = LlmEvents("openai")
+    inspector.feed(long[:at])
+    for begin in range(at, len(long), size):
+        inspector.feed(long[begin : begin + size])
+    assert told_by(inspector) == reference(long, "openai")
+
+
 @given(event_streams())
 def test_whole_events_say_what_the_stream_says(stream: bytes) -> None:
     inspector = LlmEvents("openai")
