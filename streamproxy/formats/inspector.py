@@ -30,11 +30,22 @@ class Inspector:
 
     ``events`` counts what a client would dispatch: blocks with a ``data`` field, or lines. ``saw_id`` says whether an
     ``id`` field has gone by. ``spoke`` is set by the first event that says something (`timeouts.first_event`).
-    ``failure`` is what the stream itself reported, ``model``, ``finish`` and ``usage`` what it said of itself, if
-    anything.
+    ``failure`` is what the stream itself reported; it never counts as speaking. ``model``, ``finish_reason`` and
+    ``usage`` are what the stream said of itself, if anything. ``provider`` and ``operation`` are the names that
+    OpenTelemetry's GenAI conventions have for a recognised API; they are empty for any other body.
     """
 
-    __slots__ = ("events", "failure", "finish_reason", "model", "saw_id", "spoke", "usage")
+    __slots__ = (
+        "events",
+        "failure",
+        "finish_reason",
+        "model",
+        "operation",
+        "provider",
+        "saw_id",
+        "spoke",
+        "usage",
+    )
 
     def __init__(self) -> None:
         self.events = 0
@@ -44,6 +55,8 @@ class Inspector:
         self.model = ""
         self.finish_reason = ""
         self.usage: Usage | None = None
+        self.provider = ""
+        self.operation = ""
 
     @property
     def between_events(self) -> bool:

@@ -1,30 +1,53 @@
-"""Where a newline-delimited JSON stream stands."""
+"""Where a newline-delimited JSON stream stands: how many lines, and whether a line has begun.
+
+A keepalive in such a stream is a single space at the start of a line: JSON allows white space before a value, and an
+empty line would be one without a value.
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
 from streamproxy.errors import ExchangeError
 from streamproxy.formats.inspector import Inspector
+
+KEEPALIVE: Final = b" "
 
 
 class LineCounter(Inspector):
     """Counts the lines of a newline-delimited JSON stream; ``finish`` counts a last one without its line end."""
 
-    __slots__ = ("_mid_line",)
+    __slots__ = ("_blank", "_mid_line")
 
     def __init__(self) -> None:
         super().__init__()
         self._mid_line = False
-
-    def feed(self, chunk: bytes) -> None:
-        if chunk:
-            self.events += chunk.count(b"\n")
-            self._mid_line = chunk[-1:] != b"\n"
+        self._blank = True  # nothing but white space since the line's start
 
     @property
     def between_events(self) -> bool:
+        """Whether the next byte begins a line, so that white space may be inserted here."""
         return not self._mid_line
 
+    def feed(self, chunk: bytes) -> None:
+        """Take note of the next bytes of the stream."""
+        if chunk:
+            self.events += chunk.count(b"\n")
+            self._mid_line = chunk[-1:] != b"\n"
+            if not self.spoke:
+                self._listen(chunk)
+
     def finish(self) -> ExchangeError | None:
+        """The stream has ended."""
         self.events += self._mid_line
         self._mid_line = False
         return None
+
+    def _listen(self, chunk: bytes) -> None:
+        """Speaking is a whole line that is not blank."""
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        for line in lines:
+            self.spoke = self.spoke or not self._blank or bool(line.strip())
+            self._blank = True
+        self._blank = self._blank and not rest.strip()

@@ -10,7 +10,7 @@ by, keeps no more of it than the first bytes of an unfinished line, and knows fo
 - otherwise the position is *between events*, the only one where something may be inserted.
 
 So a keepalive never stands inside a line, between the lines of an event, or between a CR and its LF. The tracker
-never joins, splits or decodes what it sees.
+never joins, splits or decodes what it sees. `events.EventInspector` builds on it and does hold an event.
 """
 
 from __future__ import annotations
@@ -30,18 +30,23 @@ _PREFIX: Final = 8  # enough of a line to know its field's name, behind a byte o
 
 
 class SseTracker(Inspector):
-    """Follows an event stream chunk by chunk."""
+    """Follows an event stream chunk by chunk.
 
-    __slots__ = ("_after_cr", "_has_data", "_in_event", "_line", "_mid_line", "_start", "_whole")
+    ``events`` counts the events that a client dispatches, i.e. blocks with a ``data`` field. ``saw_id`` says whether
+    an ``id`` field has gone by. ``spoke`` is set by the first event.
+    """
+
+    __slots__ = ("_after_cr", "_has_data", "_in_event", "_keep", "_line", "_mid_line", "_start", "_whole")
 
     def __init__(self) -> None:
         super().__init__()
+        self._keep = _PREFIX  # how much of an unfinished line is kept
         self._whole = True  # between events, and no byte order mark to come but one that begins a chunk
         self._start = True  # nothing has come yet: a byte order mark may
         self._in_event = False
         self._has_data = False
         self._mid_line = False
-        self._line = b""
+        self._line = bytearray()
         self._after_cr = False
 
     @property
@@ -58,9 +63,11 @@ class SseTracker(Inspector):
             events = whole_events(chunk)
             if events:
                 self.events += events
+                self.spoke = True
                 self._start = False
                 return
         self._feed_lines(chunk)
+        self.spoke = self.events > 0
         self._whole = not (self._mid_line or self._in_event or self._after_cr or self._start)
 
     def _feed_lines(self, chunk: bytes) -> None:
@@ -72,14 +79,18 @@ class SseTracker(Inspector):
             if not chunk:
                 return
         *lines, rest = chunk.split(b"\n") if _CR not in chunk else _LINE_END.split(chunk)  # thrice as fast
+        keep = self._keep
         for line in lines:
-            self._end_line(self._line + line[:_PREFIX] if self._mid_line else line[:_PREFIX])
-            self._mid_line = False
-            self._line = b""
+            if self._mid_line:
+                self._mid_line = False
+                self._line += line[: keep - len(self._line)]
+                line = bytes(self._line)
+                self._line.clear()
+            self._end_line(line[:keep])
         self._after_cr = not rest and chunk[-1:] == b"\r"
         if rest:
-            if len(self._line) < _PREFIX:
-                self._line += rest[:_PREFIX]
+            if len(self._line) < keep:
+                self._line += rest[: keep - len(self._line)]
             self._mid_line = True
 
     def _end_line(self, line: bytes) -> None:

@@ -7,6 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamproxy.formats.bom import BomFilter
 from streamproxy.formats.ndjson import LineCounter
 from streamproxy.formats.sse import KeepaliveShape, SseTracker
 
@@ -144,3 +145,53 @@ def test_named_shapes_stay_what_they_are() -> None:
     for shape, wire in (("block", b": hi\n\n"), ("line", b": hi\n"), ("blank", b"\n")):
         made = KeepaliveShape("hi", shape)  # type: ignore[arg-type]
         assert made.render(saw_id=False) == made.render(saw_id=True) == wire
+
+
+@given(split_streams(), st.booleans())
+def test_the_filter_takes_off_a_byte_order_mark_and_nothing_else(
+    case: tuple[bytes, list[bytes]], doubled: bool
+) -> None:
+    whole, chunks = case
+    if doubled:
+        whole, chunks = whole + b"\xef\xbb", [*chunks, b"\xef\xbb"]
+    taken = BomFilter()
+    passed = b"".join(taken.feed(chunk) for chunk in chunks) + taken.finish()
+    assert passed == whole.removeprefix(b"\xef\xbb\xbf")
+
+
+@given(split_streams(), st.sampled_from(KEEPALIVES))
+def test_a_keepalive_before_a_byte_order_mark_changes_no_event(
+    case: tuple[bytes, list[bytes]], keepalive: bytes
+) -> None:
+    whole, chunks = case
+    taken = BomFilter()
+    sent = keepalive + b"".join(taken.feed(chunk) for chunk in chunks) + taken.finish()
+    assert dispatched(sent) == dispatched(whole)
+
+
+def test_the_filter_holds_two_bytes_at_most_and_says_when_it_is_done() -> None:
+    taken = BomFilter()
+    assert taken.feed(b"\xef") == b""
+    assert taken.feed(b"\xbb") == b""
+    assert not taken.done
+    assert taken.feed(b"data") == b"\xef\xbbdata"
+    assert taken.done
+
+
+@given(st.lists(st.sampled_from([b"{}", b"\n", b" ", b"1}\n"]), max_size=20))
+def test_in_lines_a_keepalive_may_stand_at_the_start_of_a_line_only(chunks: list[bytes]) -> None:
+    counter, seen = LineCounter(), b""
+    for chunk in chunks:
+        assert counter.between_events == (not seen or seen.endswith(b"\n"))
+        counter.feed(chunk)
+        seen += chunk
+        assert counter.spoke == any(line.strip() for line in seen.split(b"\n")[:-1])
+
+
+@given(split_streams())
+def test_a_stream_speaks_with_its_first_event(case: tuple[bytes, list[bytes]]) -> None:
+    tracker, seen = SseTracker(), b""
+    for chunk in case[1]:
+        tracker.feed(chunk)
+        seen += chunk
+        assert tracker.spoke == bool(dispatched(seen))

@@ -1,0 +1,136 @@
+"""What is read from the JSON body of a request to an LLM API, and the few edits that may be made to it.
+
+Every API has the members that matter at the top level, so one scanner serves all. An edit replaces or inserts bytes at
+a position that the scanner found, and leaves every other byte as it came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from streamproxy.dialects.base import RequestHints
+from streamproxy.formats.json_scan import Member, MemberScanner
+
+Members = Mapping[bytes, Member]
+
+_HINTS: Final = frozenset({b"model", b"stream", b"stream_options"})
+_CONVERSATION: Final = frozenset({b"messages", b"contents", b"input", b"prompt", b"system"})
+_UNIQUE: Final = frozenset({b"model"})
+_ASK: Final = b',"stream_options":{"include_usage":true}'
+_MESSAGES: Final = 64  # that are looked at for the first of a user
+_WINDOW: Final = 4096
+_BLANK: Final = b" \t\r\n"
+
+
+class Edit(NamedTuple):
+    """Bytes from ``start`` to ``end`` of a body, and what takes their place."""
+
+    start: int
+    end: int
+    new: bytes
+
+
+def request_scanner(conversation: bool = False) -> MemberScanner:
+    """A scanner for request bodies; ``conversation``: for `prefix_of` too. Two ``model`` keys are its ``duplicate``."""
+    return MemberScanner(_HINTS | _CONVERSATION if conversation else _HINTS, unique=_UNIQUE)
+
+
+def hints_of(members: Members) -> RequestHints:
+    """The model and the wish to stream. A model that is no string, or longer than the scanner keeps, is none."""
+    model = members.get(b"model")
+    stream = members.get(b"stream")
+    name = None if model is None else _string(model.value)
+    wish = None if stream is None else stream.value
+    return RequestHints(name, True if wish == b"true" else False if wish == b"false" else None)
+
+
+def model_edit(members: Members, model: str) -> Edit | None:
+    """The edit that gives the request another ``model``; None where it has none."""
+    member = members.get(b"model")
+    return None if member is None else Edit(member.start, member.end, json.dumps(model).encode())
+
+
+def usage_edit(members: Members) -> Edit | None:
+    """The edit that asks OpenAI's completions for usage; None if the request does not stream or has options already."""
+    stream = members.get(b"stream")
+    if stream is None or stream.value != b"true" or b"stream_options" in members:
+        return None
+    return Edit(stream.end, stream.end, _ASK)
+
+
+def apply_edits(body: bytes, edits: Iterable[Edit | None]) -> bytes:
+    """The body with these edits, whose positions are those of ``body`` and do not overlap."""
+    pieces, position = [], 0
+    for edit in sorted(edit for edit in edits if edit is not None):
+        pieces += [body[position : edit.start], edit.new]
+        position = edit.end
+    return b"".join([*pieces, body[position:]])
+
+
+def prefix_of(body: bytes, members: Members, limit: int) -> bytes | None:
+    """The bytes that requests of one conversation have in common, for choosing where its prefix is cached.
+
+    They are the model and the conversation (``system``; ``messages``, ``contents`` or ``input``) through its first
+    message of the user. Of a plain ``prompt`` or ``input`` they are its first ``limit`` bytes. None for a body that has
+    none of these.
+    """
+    conversation = _conversation(body, members, limit)
+    if conversation is None:
+        return None
+    return b"\0".join([_bytes(body, members, b"model"), _bytes(body, members, b"system"), conversation])
+
+
+def _conversation(body: bytes, members: Members, limit: int) -> bytes | None:
+    for key in (b"messages", b"contents", b"input", b"prompt"):
+        member = members.get(key)
+        if member is None:
+            continue
+        if body[member.start : member.start + 1] == b"[":
+            end = _through_user(body, member)
+            return body[member.start : min(member.end, member.start + limit) if end is None else end]
+        if body[member.start : member.start + 1] == b'"':
+            return body[member.start + 1 : min(member.end - 1, member.start + 1 + limit)]
+    return None
+
+
+def _through_user(body: bytes, array: Member) -> int | None:
+    """The position behind the first message of the user, or behind the last that was looked at; None without any."""
+    position, behind = array.start + 1, None
+    for _ in range(_MESSAGES):
+        position = _skip(body, position, _BLANK + b",")
+        if body[position : position + 1] != b"{":
+            break
+        scanner = MemberScanner([b"role"], element=True)
+        start = position
+        while position < array.end and scanner.feed(body[position : position + _WINDOW]):
+            position += _WINDOW
+        if scanner.verdict != "done":
+            break
+        position = behind = start + scanner.end
+        role = scanner.members.get(b"role")
+        if role is None or _string(role.value) == "user":
+            break
+    return behind
+
+
+def _skip(body: bytes, position: int, blanks: bytes) -> int:
+    while body[position : position + 1] and body[position] in blanks:
+        position += 1
+    return position
+
+
+def _bytes(body: bytes, members: Members, key: bytes) -> bytes:
+    member = members.get(key)
+    return b"" if member is None else body[member.start : member.end]
+
+
+def _string(value: bytes | None) -> str | None:
+    if value is None or value[:1] != b'"':
+        return None
+    try:
+        decoded = json.loads(value)
+    except ValueError:
+        return None
+    return decoded if isinstance(decoded, str) else None

@@ -1,0 +1,211 @@
+r"""Inspectors that read the events of a stream: the data of server-sent events, the lines of newline-delimited JSON.
+
+Theory of operation. An inspector *listens* or it does not. One that does not listen costs what the tracker below it
+costs. One that listens is given every event, or, where ``skips`` says that nothing in a chunk of whole events can
+matter, none of that chunk. What is held is the unfinished event, up to `LIMIT`; an event that is longer goes by unread
+and sets ``unread``. What an inspector is given does not depend on how the bytes were split, but for events that
+``skips`` lets it pass over.
+
+At the end of the stream an event or a line that has all but its end is read like a whole one, though it is not
+counted: many a server forgets the last line end, and its end marker has come all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streamproxy.errors import ExchangeError
+from streamproxy.formats.ndjson import LineCounter
+from streamproxy.formats.sse import SseTracker, whole_events
+
+LIMIT: Final = 1 << 20
+_MANY: Final = 1024  # bytes of a chunk that may hold several events
+_CR: Final = 13
+_FIELD: Final = 16  # more than a byte order mark and "data: "
+
+
+class EventInspector(SseTracker):
+    """Gives the data of each server-sent event to ``on_event``."""
+
+    __slots__ = ("_data", "_size", "listening", "unread")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listening = True
+        self.unread = False
+        self._keep = LIMIT + _FIELD  # more than the longest line that is read
+        self._data: list[bytes] = []
+        self._size = 0
+
+    def on_event(self, data: bytes) -> None:
+        """An event has ended: its ``data`` lines, joined with LF."""
+        raise NotImplementedError
+
+    def skips(self, chunk: bytes) -> bool:
+        """Whether nothing in these whole events can matter. Asked while listening."""
+        return False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take note of the next bytes of the stream."""
+        if _CR in chunk:
+            self._feed_any(chunk)
+        elif self._whole and chunk[-2:] == b"\n\n":
+            self._feed_whole(chunk)
+        elif len(chunk) < _MANY:
+            self._feed_any(chunk)
+        else:
+            self._feed_cut(chunk)
+
+    def _feed_whole(self, chunk: bytes) -> None:
+        events = whole_events(chunk) if len(chunk) <= LIMIT else 0
+        if not events:
+            self._feed_any(chunk)
+            return
+        self.events += events
+        self._start = False
+        if not self.listening:
+            self.spoke = True
+        elif not self.skips(chunk):
+            self._read_blocks(chunk)
+
+    def _feed_cut(self, chunk: bytes) -> None:
+        """Of many events only the first and the last may be unfinished."""
+        begin = 0
+        if not self._whole:
+            begin = chunk.find(b"\n\n") + 2
+            if begin < 2:
+                begin = len(chunk)
+            self._feed_any(chunk[:begin])
+        end = chunk.rfind(b"\n\n", begin) + 2
+        if end > begin and self._whole:
+            self._feed_whole(chunk[begin:end])
+            begin = end
+        self._feed_any(chunk[begin:])
+
+    def _feed_any(self, chunk: bytes) -> None:
+        self._feed_lines(chunk)
+        self._whole = not (self._mid_line or self._in_event or self._after_cr or self._start)
+
+    def finish(self) -> ExchangeError | None:
+        """The stream has ended."""
+        if self.listening:
+            if self._line:
+                self._end_line(bytes(self._line))
+                self._line.clear()
+            self._end_event()
+        return None
+
+    def deafen(self) -> None:
+        """Listen no more, and hold nothing."""
+        self.listening = False
+        self._keep = 8  # enough for the name of a field
+        self._data.clear()
+
+    def _read_blocks(self, chunk: bytes) -> None:
+        for block in chunk[:-2].split(b"\n\n"):
+            if not self.listening:
+                return
+            if block[:5] == b"data:" and b"\n" not in block:
+                self.on_event(block[6:] if block[5:6] == b" " else block[5:])
+            else:
+                for line in block.split(b"\n"):
+                    self._add_field(line)
+                self._end_event()
+
+    def _end_line(self, line: bytes) -> None:
+        if self._start:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line:
+            self._end_event()
+        elif self.listening:
+            self._add_field(line)
+        super()._end_line(line)
+
+    def _add_field(self, line: bytes) -> None:
+        if line[:5] == b"data:":
+            value = line[6:] if line[5:6] == b" " else line[5:]
+        elif line == b"data":
+            value = b""
+        else:
+            return
+        self._size += len(value) + (1 if self._data else 0)
+        if self._size <= LIMIT or not self._data:
+            self._data.append(value)
+
+    def _end_event(self) -> None:
+        if not self.listening:
+            return
+        data, size = self._data, self._size
+        if not data:
+            return
+        self._data = []
+        self._size = 0
+        if size > LIMIT:
+            self.unread = True
+            self.spoke = True
+        else:
+            self.on_event(data[0] if len(data) == 1 else b"\n".join(data))
+
+
+class LineInspector(LineCounter):
+    """Gives each line of newline-delimited JSON to ``on_line``."""
+
+    __slots__ = ("_line", "listening", "unread")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listening = True
+        self.unread = False
+        self._line = bytearray()
+
+    def on_line(self, line: bytes) -> None:
+        """A line that is not blank has ended."""
+        raise NotImplementedError
+
+    def skips(self, chunk: bytes) -> bool:
+        """Whether nothing in these whole lines can matter. Asked while listening."""
+        return False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take note of the next bytes of the stream."""
+        if not self.listening:
+            super().feed(chunk)
+            return
+        if not chunk:
+            return
+        self.events += chunk.count(b"\n")
+        self._mid_line = chunk[-1:] != b"\n"
+        if self._line or self._mid_line or len(chunk) > LIMIT or not self.skips(chunk):
+            self._read_lines(chunk)
+
+    def finish(self) -> ExchangeError | None:
+        """The stream has ended."""
+        if self.listening:
+            self._end_line(b"")
+        return super().finish()
+
+    def deafen(self) -> None:
+        """Listen no more, and hold nothing."""
+        self.listening = False
+        self._line.clear()
+
+    def _read_lines(self, chunk: bytes) -> None:
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        for line in lines:
+            self._end_line(line)
+        if self.listening:
+            self._line += rest[: LIMIT + 1 - len(self._line)]
+
+    def _end_line(self, line: bytes) -> None:
+        if self._line:
+            self._line += line[: LIMIT + 1 - len(self._line)]
+            line = bytes(self._line)
+            self._line.clear()
+        if not self.listening or not line or line.isspace():
+            return
+        if len(line) > LIMIT:
+            self.unread = True
+            self.spoke = True
+        else:
+            self.on_line(line)

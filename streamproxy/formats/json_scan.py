@@ -1,0 +1,356 @@
+r"""Finds members at the top level of a JSON object while its bytes come, and decodes nothing else.
+
+Theory of operation (RFC 8259). The scanner stands in one of a few places: before the object, before or inside a key,
+before the colon, before or inside a value, behind a value, behind the object. The top level is held to the grammar.
+What is nested in a value is skipped: brackets are matched by kind, strings are stepped over, and between them only
+white space, commas, colons, numbers and the letters of the literals may stand, so that no dialect of JSON with
+comments or other quotes is misread. A chunk may end anywhere; what is kept across chunks is an unfinished key, the
+values that are wanted as far as ``keep`` allows, and the open brackets.
+
+The work is done by ``find``, ``translate`` and a few regular expressions, a step for each string and not for each
+byte.
+
+Two JSON parsers may disagree about which of two members of one name counts, and some compare names without regard to
+case. So a second member whose name is one of ``unique`` in any case is an outcome of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Final, Literal, NamedTuple
+
+Verdict = Literal["more", "done", "not_json", "duplicate"]
+
+DEPTH: Final = 500  # brackets; parsers refuse more sooner or later
+_LONGEST_KEY: Final = 1024  # bytes; no longer one is wanted
+
+_BEFORE, _FIRST_KEY, _KEY, _IN_KEY, _COLON, _VALUE, _STRING, _NESTED, _SCALAR, _COMMA, _BEHIND = range(11)
+
+_SPACE: Final = re.compile(rb"[ \t\r\n]*")
+_SCALAR_RUN: Final = re.compile(rb"[-+.0-9A-Za-z]*")
+_SCALAR_WHOLE: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null")
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
+_ALLOWED: Final = b" \t\r\n,:0123456789+-.eEtrufalsn"  # between strings and brackets
+_COMMON: Final = frozenset({b":", b",", b": ", b", "})
+# A run of short strings, alone or in objects and arrays without others inside: one step instead of one for each. What
+# it steps over is balanced, so that no bracket of it counts.
+_SHORT: Final = 32
+_ENOUGH: Final = 8  # short strings in a row before this is tried
+_WORTH: Final = 256  # bytes; a run that is shorter costs more than it saves
+_FLAT: Final = rb'(?:[ \t\r\n,:0-9+\-.eEtrufalsn]++|"[^"\\]{0,32}+")*+'
+_DENSE: Final = re.compile(
+    rb'(?:[ \t\r\n,:0-9+\-.eEtrufalsn]++|"[^"\\]{0,32}+"|\{' + _FLAT + rb"\}|\[" + _FLAT + rb"\])*+"
+)
+_LONGEST_SCALAR: Final = 64  # bytes that are checked; a longer number is skipped
+_CLOSES: Final = {0x5D: 0x5B, 0x7D: 0x7B}
+_QUOTE: Final = 0x22
+_BACKSLASH: Final = 0x5C
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class Member(NamedTuple):
+    """Where a member's value stands in the body, and its bytes; None where they are more than are kept."""
+
+    start: int
+    end: int
+    value: bytes | None
+
+
+class MemberScanner:
+    """Takes a body chunk by chunk and finds the members that are wanted.
+
+    ``verdict`` is ``more`` until the outcome is known: ``done``, ``not_json`` for what is no JSON object, or
+    ``duplicate``. Of several members of one name that is not unique the last counts. While a unique name is wanted, the
+    body is read to its end; else no further than to the last wanted member. With ``element`` the object is part of
+    something longer: the verdict is ``done`` at its closing bracket, and ``end`` is the position behind it.
+    """
+
+    __slots__ = (
+        "_capture",
+        "_element",
+        "_escaped",
+        "_in_string",
+        "_keep",
+        "_key",
+        "_offset",
+        "_place",
+        "_seen",
+        "_stack",
+        "_start",
+        "_to_end",
+        "_unique",
+        "_value",
+        "_wanted",
+        "end",
+        "members",
+        "verdict",
+    )
+
+    def __init__(
+        self, wanted: Iterable[bytes], *, unique: Iterable[bytes] = (), keep: int = 4096, element: bool = False
+    ) -> None:
+        self.verdict: Verdict = "more"
+        self.members: dict[bytes, Member] = {}
+        self.end = 0
+        self._wanted = frozenset(wanted)
+        self._unique = frozenset([name.lower() for name in unique])
+        self._element = element
+        self._to_end = element or bool(self._unique)
+        self._keep = keep
+        self._seen: set[bytes] = set()
+        self._place = _BEFORE
+        self._offset = 0  # of the chunk in the body
+        self._key = b""
+        self._start = 0  # of the value in the body
+        self._capture = False
+        self._value = bytearray()
+        self._in_string = False
+        self._escaped = False
+        self._stack = bytearray()
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take the next bytes of the body. Returns whether more are wanted."""
+        position = 0
+        end = len(chunk)
+        while position < end and self.verdict == "more":
+            place = self._place
+            if place == _NESTED:
+                position = self._nested(chunk, position)
+            elif place == _STRING:
+                position = self._string(chunk, position)
+            elif place == _SCALAR:
+                position = self._scalar(chunk, position)
+            elif place == _IN_KEY:
+                position = self._in_key(chunk, position)
+            else:
+                position = self._between(chunk, position)
+        self._offset += end
+        return self.verdict == "more"
+
+    def finish(self) -> Verdict:
+        """The body has ended. Returns the verdict, which is not ``more`` any longer."""
+        if self.verdict == "more":
+            self.verdict = "done" if self._place == _BEHIND else "not_json"
+        return self.verdict
+
+    def _between(self, chunk: bytes, position: int) -> int:
+        """A place where white space and one character of structure stand."""
+        if self._place == _BEFORE and self._offset + position < len(_BOM):
+            at = self._offset + position
+            if chunk[position] == _BOM[at]:
+                self._escaped = True  # inside of a byte order mark
+                return position + 1
+            if at and self._escaped:
+                return self._fail(position)
+        match = _SPACE.match(chunk, position)
+        position = match.end() if match is not None else position
+        if position == len(chunk):
+            return position
+        self._structure(chunk[position], position)
+        return position if self._place == _SCALAR else position + 1
+
+    def _structure(self, byte: int, position: int) -> None:
+        place = self._place
+        if place == _VALUE:
+            self._begin_value(byte, self._offset + position)
+        elif place in (_KEY, _FIRST_KEY) and byte == _QUOTE:
+            self._place = _IN_KEY
+            self._key = b""
+            self._escaped = False
+        elif place == _COLON and byte == 0x3A:
+            self._place = _VALUE
+        elif place == _COMMA and byte == 0x2C:
+            self._place = _KEY
+        elif place in (_COMMA, _FIRST_KEY) and byte == 0x7D:
+            self._place = _BEHIND
+            if self._element:
+                self.end = self._offset + position + 1
+                self.verdict = "done"
+        elif place == _BEFORE and byte == 0x7B:
+            self._place = _FIRST_KEY
+        else:
+            self._fail(position)
+
+    def _begin_value(self, byte: int, at: int) -> None:
+        self._capture = self._key in self._wanted
+        self._start = at
+        self._value.clear()
+        self._escaped = False
+        if byte == _QUOTE:
+            self._place = _STRING
+        elif byte in (0x5B, 0x7B):
+            self._place = _NESTED
+            self._in_string = False
+            self._stack.clear()
+            self._stack.append(byte)
+        else:
+            self._place = _SCALAR
+            return
+        if self._capture:
+            self._value.append(byte)
+
+    def _in_key(self, chunk: bytes, position: int) -> int:
+        end = self._string_end(chunk, position)
+        self._key += chunk[position : len(chunk) if end < 0 else end - 1][: _LONGEST_KEY - len(self._key)]
+        if end < 0:
+            return len(chunk)
+        if _BACKSLASH in self._key:
+            try:
+                self._key = json.loads(b'"' + self._key + b'"').encode("utf-8", "surrogatepass")
+            except ValueError:
+                if len(self._key) < _LONGEST_KEY:
+                    return self._fail(position)
+        folded = self._key.lower()
+        if folded in self._unique:
+            if folded in self._seen:
+                self.verdict = "duplicate"
+            self._seen.add(folded)
+        self._place = _COLON
+        return end
+
+    def _string(self, chunk: bytes, position: int) -> int:
+        end = self._string_end(chunk, position)
+        if end < 0:
+            self._take(chunk, position, len(chunk))
+            return len(chunk)
+        self._take(chunk, position, end)
+        return self._end_value(end)
+
+    def _string_end(self, chunk: bytes, position: int) -> int:
+        """The position behind the closing quote of the string that goes on at ``position``, or -1."""
+        if self._escaped:
+            self._escaped = False
+            position += 1
+        while True:
+            quote = chunk.find(b'"', position)
+            if quote < 0:
+                if chunk[-1] == _BACKSLASH and position < len(chunk):
+                    rest = chunk[position:]
+                    self._escaped = (len(rest) - len(rest.rstrip(b"\\"))) % 2 == 1
+                return -1
+            if quote == position or chunk[quote - 1] != _BACKSLASH:
+                return quote + 1
+            if quote - 1 == position or chunk[quote - 2] != _BACKSLASH:
+                position = quote + 1  # the usual case: one backslash, that of this quote
+                continue
+            text = chunk[position:quote]
+            if (len(text) - len(text.rstrip(b"\\"))) % 2 == 0:
+                return quote + 1
+            position = quote + 1
+
+    def _scalar(self, chunk: bytes, position: int) -> int:
+        match = _SCALAR_RUN.match(chunk, position)
+        end = match.end() if match is not None else position
+        room = max(self._keep, _LONGEST_SCALAR) + 1 - len(self._value)
+        self._value += chunk[position : min(end, position + room)]
+        if end == len(chunk):
+            return end
+        length = self._offset + end - self._start
+        if length <= _LONGEST_SCALAR and _SCALAR_WHOLE.fullmatch(self._value) is None:
+            return self._fail(position)
+        return self._end_value(end)
+
+    def _nested(self, chunk: bytes, position: int) -> int:
+        begin = position
+        short = 0
+        while True:
+            if self._in_string:
+                opened = position
+                position = self._string_end(chunk, position)
+                if position < 0:
+                    break
+                self._in_string = False
+                short = short + 1 if position - opened < _SHORT else 0
+            if short >= _ENOUGH:
+                behind = self._dense(chunk, position)
+                if behind < 0:
+                    return self._fail(position)
+                if behind - position < _WORTH:
+                    short = 0
+                position = behind
+            quote = chunk.find(b'"', position)
+            between = chunk[position : len(chunk) if quote < 0 else quote]
+            if between not in _COMMON:
+                closed = self._brackets(between)
+                if closed < 0:
+                    return self._fail(position)
+                if closed:
+                    end = position + closed
+                    self._take(chunk, begin, end)
+                    return self._end_value(end)
+            if quote < 0:
+                break
+            self._in_string = True
+            position = quote + 1
+            if position == len(chunk):
+                break
+        self._take(chunk, begin, len(chunk))
+        return len(chunk)
+
+    def _dense(self, chunk: bytes, position: int) -> int:
+        """The position behind the run that begins here, through the end of the object or array that it began in.
+
+        -1 for what is no JSON. The value itself is not ended.
+        """
+        position = _run(chunk, position)
+        if position < len(chunk) and chunk[position] in _CLOSES and len(self._stack) > 1:
+            if self._brackets(chunk[position : position + 1]) < 0:
+                return -1
+            position = _run(chunk, position + 1)
+        return position
+
+    def _brackets(self, between: bytes) -> int:
+        """Match the brackets of what stands between two strings.
+
+        Returns the position behind the one that closes the value, 0 while the value goes on, -1 for what is no JSON.
+        """
+        stack = self._stack
+        for count, byte in enumerate(between.translate(None, _ALLOWED), 1):
+            if byte == 0x7B or byte == 0x5B:
+                if len(stack) >= DEPTH:
+                    return -1
+                stack.append(byte)
+            elif (byte == 0x7D or byte == 0x5D) and stack[-1] == _CLOSES[byte]:
+                stack.pop()
+                if not stack:
+                    return _position_behind(between, count)
+            else:
+                return -1
+        return 0
+
+    def _take(self, chunk: bytes, start: int, end: int) -> None:
+        if self._capture:
+            room = self._keep + 1 - len(self._value)
+            self._value += chunk[start : min(end, start + room)]
+
+    def _end_value(self, end: int) -> int:
+        self._place = _COMMA
+        if self._capture:
+            at = self._offset + end
+            short = at - self._start <= self._keep
+            self.members[self._key] = Member(self._start, at, bytes(self._value) if short else None)
+            if not self._to_end and len(self.members) == len(self._wanted):
+                self.verdict = "done"
+        return end
+
+    def _fail(self, position: int) -> int:
+        self.verdict = "not_json"
+        return position
+
+
+def _run(chunk: bytes, position: int) -> int:
+    match = _DENSE.match(chunk, position)
+    return match.end() if match is not None else position
+
+
+def _position_behind(between: bytes, count: int) -> int:
+    """The position behind the bracket number ``count``."""
+    position = 0
+    for match in _BRACKET.finditer(between):
+        count -= 1
+        position = match.end()
+        if not count:
+            break
+    return position
