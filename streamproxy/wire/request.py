@@ -102,6 +102,7 @@ class RequestHead:
         "_noted",
         "_parser",
         "_read",
+        "_size",
         "_upgrade",
         "framing",
         "headers",
@@ -139,9 +140,11 @@ class RequestHead:
 
     def forget(self) -> None:
         """Hold nothing of the last head, and be ready for the next."""
-        self._begun: bytearray | None = None  # a head that comes in pieces
+        self._begun: bytearray | None = None
         self._authority: bytes | None = None  # of a target in absolute form
-        self._read = False  # the first line of a head that comes in pieces
+        # A head that comes in pieces: its last bytes, or its first line while that is coming.
+        self._size = 0
+        self._read = False  # its first line
         self._complete = False
         self._upgrade = False  # the fields ask for another protocol
         self._noted: Headers = []
@@ -184,25 +187,43 @@ class RequestHead:
         return rest
 
     def _feed_more(self, begun: bytearray, data: bytes) -> bytes | None:
+        """Read on in a head that comes in pieces.
+
+        Of what the parser has read only the last bytes are kept, to find the end by: a slow head is held once.
+        """
         before = len(begun)
-        begun += data
-        end = begun.find(b"\r\n\r\n", max(0, before - 3)) + 4
-        size = len(begun) if end < 4 else end
-        self._limit(size)
+        end = self._find_end(begun, data)
+        piece = data if end < 0 else data[:end]
+        self._size += len(piece)
+        self._limit(self._size)
         if self._read:
-            self._parse(data if end < 4 else data[: end - before])
+            self._parse(piece)
+            begun += piece
+            del begun[:-3]
         else:
+            begun += piece
             line_end = begun.find(b"\r\n", max(0, before - 1))
             if line_end < 0:
                 self._check_line(begun, data)
                 return None
             self._take_line(bytes(begun[:line_end]))
             self._read = True
-            self._parse(_NEUTRAL + begun[line_end + 2 : size])
-        if end < 4:
+            self._parse(_NEUTRAL + begun[line_end + 2 :])
+            del begun[:-3]
+        if end < 0:
             return None
         self._finish()
-        return data[end - before :]
+        return data[end:]
+
+    @staticmethod
+    def _find_end(begun: bytearray, data: bytes) -> int:
+        """Where in ``data`` the head ends, whose last bytes before are ``begun``; negative when it does not."""
+        tail = bytes(begun[-3:])
+        across = (tail + data[:3]).find(b"\r\n\r\n")
+        if across >= 0:
+            return across + 4 - len(tail)
+        at = data.find(b"\r\n\r\n")
+        return at + 4 if at >= 0 else -1
 
     def _limit(self, size: int) -> None:
         if size > self._max_size:
@@ -234,13 +255,13 @@ class RequestHead:
             self._upgrade = True  # whoever reads the head decides about that
         except HttpParserError as error:
             raise BadRequest(f"The request is malformed: {error}") from None
+        if len(self.headers) > self._max_fields:
+            raise HeadTooLarge(f"The request has more than {self._max_fields} fields")
 
     def _finish(self) -> None:
         """Check what a parser of the syntax alone lets through."""
         if not self._complete:
             raise BadRequest("The request is malformed")
-        if len(self.headers) > self._max_fields:
-            raise HeadTooLarge(f"The request has more than {self._max_fields} fields")
         try:
             if not self._is_plain():
                 self._finish_framing()
