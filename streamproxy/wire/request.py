@@ -55,7 +55,7 @@ RequestLine = tuple[str, bytes, str, bytes | None, str, bytes, bytes]
 
 _MOST_LINES: Final = 256
 _LONGEST_LINE: Final = 512
-# Those that were found good: clients of an API ask for the same few, again and again.
+# Lines that were checked before: clients of an API ask for the same few again and again.
 _lines: Final[dict[bytes, RequestLine]] = {}
 
 
@@ -86,11 +86,11 @@ def _read_line(line: bytes) -> RequestLine:
 class RequestHead:
     """Reads one request head after the other, and holds the last.
 
-    ``max_size`` is in bytes. After `feed` has given what follows the head, and until `forget`: ``method``;
-    ``target`` in origin form (the exact bytes), and of it ``path``, decoded, ``raw_path`` and ``query``; ``version``
-    ("1.0" or "1.1"); ``headers`` with lower-case names; ``framing`` of the body; ``takes_trailers``, whether the
-    client said ``TE: trailers``; and ``wants_websocket``, whether it is a WebSocket handshake (RFC 6455 section 4.1)
-    that a tunnel may be made for: Upgrade is exactly ``websocket``, and the key is one.
+    ``max_size`` is in bytes. These are valid after `feed` has returned the bytes behind the head, and until `forget`:
+    ``method``; ``target`` in origin form (the exact bytes), and of it ``path``, decoded, ``raw_path`` and ``query``;
+    ``version`` ("1.0" or "1.1"); ``headers`` with lower-case names; ``framing`` of the body; ``takes_trailers``,
+    whether the client said ``TE: trailers``; and ``wants_websocket``, whether it is a WebSocket handshake (RFC 6455
+    section 4.1) that a tunnel may be made for: Upgrade is exactly ``websocket``, and the key is one.
     """
 
     __slots__ = (
@@ -139,7 +139,7 @@ class RequestHead:
         self.forget()
 
     def forget(self) -> None:
-        """Hold nothing of the last head, and be ready for the next."""
+        """Drop the last head, and be ready for the next."""
         self._begun: bytearray | None = None
         self._authority: bytes | None = None  # of a target in absolute form
         # A head that comes in pieces: its last bytes, or its first line while that is coming.
@@ -163,7 +163,7 @@ class RequestHead:
         return self._begun is not None or self._complete
 
     def feed(self, data: bytes) -> bytes | None:
-        """Read on. Gives the bytes after the head once it is whole, None while it is not.
+        """Read on. Returns the bytes after the head once it is whole, None while it is not.
 
         Raises BadRequest, HeadTooLarge or NotImplementedHere; nothing can be read after that.
         """
@@ -173,7 +173,7 @@ class RequestHead:
             data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before a request are ignored
             if not data:
                 return None
-        _, end, rest = data.partition(b"\r\n\r\n")  # half of what `find` costs on CPython 3.11
+        _, end, rest = data.partition(b"\r\n\r\n")  # cheaper than `find` on CPython 3.11
         if not end:
             self._begun = bytearray()
             return self._feed_more(self._begun, data)
@@ -252,7 +252,7 @@ class RequestHead:
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
-            self._upgrade = True  # whoever reads the head decides about that
+            self._upgrade = True  # the connection decides about that
         except HttpParserError as error:
             raise BadRequest(f"The request is malformed: {error}") from None
         if len(self.headers) > self._max_fields:
