@@ -80,7 +80,7 @@ class RequestCycle(DownstreamConnection):
         self._pieces: deque[bytes] | None = deque() if has_body else None
         self.body_complete = not has_body
         self.held = 0
-        self._expects_continue = False  # the client waits for a word before it sends the body
+        self._expects_continue = False  # the client waits for a 100 before it sends the body
         self._told_end = False
         self._waiters: list[asyncio.Future[None]] | None = None
         # The response.

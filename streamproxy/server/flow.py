@@ -64,7 +64,7 @@ class Flow:
 
     @property
     def flushing(self) -> bool:
-        """Whether somebody waits in `when_flushed`."""
+        """Whether a call given to `when_flushed` is still due."""
         return self._flushed is not None
 
     def read(self, wanted: bool) -> None:
@@ -137,7 +137,7 @@ class Flow:
         self._transport.abort()
 
     def close(self) -> None:
-        """The connection is gone: wake whoever waits."""
+        """The connection is gone: wake every waiter."""
         self.paused = False
         self._flushed = None
         self._wake()

@@ -13,7 +13,7 @@ from streamproxy.config import Address
 from streamproxy.errors import StreamproxyError
 
 BACKLOG = 2048
-UNIX_MODE = 0o660  # whoever owns the socket or is of its group may connect
+UNIX_MODE = 0o660  # the owner of the socket and its group may connect
 
 
 class Listener(socket.socket):
@@ -74,7 +74,7 @@ def where(address: Address) -> object:
 
 
 def bind_several(address: Address, count: int) -> list[socket.socket]:
-    """So many listeners on one port, over which the system spreads connections evenly; on a unix path it is one.
+    """Returns ``count`` listeners on one port, over which the kernel spreads connections evenly; one on a unix path.
 
     Raises BindError, also when somebody else listens there with SO_REUSEPORT.
     """

@@ -1,4 +1,9 @@
-"""hypercorn as an engine."""
+"""hypercorn as an engine, for HTTP/1.1 only.
+
+Left to itself hypercorn speaks HTTP/2 as well, to every client in clear text that begins with its preface or asks for
+``Upgrade: h2c``, with the faults of its implementation: one early answer to an upload ends a whole connection. So both
+are off, and nothing is offered by ALPN.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,14 @@ import asyncio
 import socket
 from typing import Any
 
+import h11
 from hypercorn.asyncio.lifespan import Lifespan
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.events import Closed
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +26,7 @@ from streamproxy.server.engines.base import EngineSettings
 from streamproxy.server.http1.protocol import NEWCOMER
 from streamproxy.server.sockets import BACKLOG, close
 from streamproxy.wire.headers import first
+from streamproxy.wire.http1 import AmbiguousHead, origin_form
 from streamproxy.wire.media import is_streaming
 
 _PATIENCE = 2.0  # seconds for connections to end by themselves when the engine is stopped
@@ -71,7 +81,7 @@ class HypercornEngine:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         loop = asyncio.get_running_loop()
         self._keep(asyncio.current_task())
-        await TCPServer(self._app, loop, self._config, self._context, self._state, reader, writer)
+        await _Http11Server(self._app, loop, self._config, self._context, self._state, reader, writer)
 
     def _keep(self, task: asyncio.Task[None] | None) -> None:
         if task is not None:
@@ -110,6 +120,62 @@ class HypercornEngine:
             await self._lifespan.wait_for_shutdown()
             self._living.cancel()
             await asyncio.gather(self._living, return_exceptions=True)
+
+
+class _Http11Server(TCPServer):
+    """A connection of hypercorn's whose protocol is ours whenever hypercorn makes one."""
+
+    @property
+    def protocol(self) -> ProtocolWrapper:
+        return self._wrapper
+
+    @protocol.setter
+    def protocol(self, made: ProtocolWrapper) -> None:
+        made.protocol = _Http11(
+            made.app,
+            made.config,
+            made.context,
+            made.task_group,
+            made.state,
+            made.ssl,
+            made.client,
+            made.server,
+            made.send,
+        )
+        self._wrapper = made
+
+
+class _Http11(H11Protocol):
+    """hypercorn's HTTP/1.1, without its ways to HTTP/2, and with targets in origin form."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Never change to another protocol."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        try:
+            target, authority = _origin_form(request)
+        except AmbiguousHead:
+            await self._send_error_response(400)
+            await self.send(Closed())
+            return
+        if authority is not None:  # it overrules Host (RFC 9112 section 3.2.2)
+            fields = [(name, value) for name, value in request.headers if name != b"host"]
+            request = h11.Request(
+                method=request.method,
+                target=target,
+                headers=[(b"host", authority), *fields],
+                http_version=request.http_version,
+            )
+        await super()._create_stream(request)
+
+
+def _origin_form(request: h11.Request) -> tuple[bytes, bytes | None]:
+    """The target in origin form, and the authority of one in absolute form. Raises AmbiguousHead."""
+    if request.http_version not in (b"1.0", b"1.1"):
+        raise AmbiguousHead("an HTTP version other than 1.0 and 1.1")
+    if request.method == b"CONNECT":
+        raise AmbiguousHead("CONNECT is not served here")
+    return origin_form(request.method, request.target)
 
 
 class _Farewell:

@@ -93,7 +93,7 @@ def trailer_section(trailers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def with_defaults(defaults: Headers, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """An application's fields, and before them the server's own that it did not give (Date, Server)."""
+    """An application's fields behind the server's defaults for those that it left out (Date, Server)."""
     given = list(headers)
     names = {name.lower() for name, _ in given}
     return [pair for pair in defaults if pair[0].lower() not in names] + given
@@ -109,7 +109,7 @@ def connection_field(fields: bytes, *, keep_alive: bool) -> bytes:
 
 
 def expects_continue(headers: Headers) -> bool:
-    """Whether the client waits for a word before it sends the body (RFC 9110 section 10.1.1)."""
+    """Whether the client waits for a 100 before it sends the body (RFC 9110 section 10.1.1)."""
     return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
 
 

@@ -16,7 +16,7 @@ _TRAILERS: Final = "http.response.trailers"
 
 
 def connection_scope(transport: asyncio.Transport, root_path: str) -> dict[str, Any]:
-    """What the scopes of a connection's requests have in common, with a place for all the rest."""
+    """The part of the scope that all requests of a connection share, with a place for everything else."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -38,8 +38,8 @@ def connection_scope(transport: asyncio.Transport, root_path: str) -> dict[str, 
 def request_scope(
     connection: dict[str, Any], head: RequestHead, state: dict[str, Any], extension: DownstreamConnection
 ) -> dict[str, Any]:
-    """The scope of one request: ``connection`` is what `connection_scope` gave, ``state`` that of the lifespan."""
-    scope = connection.copy()  # a quarter cheaper than to build it anew
+    """The scope of one request. ``connection`` is what `connection_scope` returned, ``state`` the lifespan's."""
+    scope = connection.copy()  # cheaper than building it anew
     path, raw_path, root_path = head.path, head.raw_path, scope["root_path"]
     if root_path:
         path = root_path + path

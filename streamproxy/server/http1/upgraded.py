@@ -10,7 +10,7 @@ itself, and the client's end of its direction is told by ``on_eof``, after which
 `write_eof` or `close` ends it. CLOSING: nothing
 is read, and the transport flushes what was written, for a bounded time. LOST follows from any of them.
 
-A drain does not cut a tunnel: whoever made it ends it.
+A drain does not cut a tunnel: its owner ends it.
 """
 
 from __future__ import annotations

@@ -217,6 +217,25 @@ def test_a_head_without_an_end_is_refused_at_the_limit() -> None:
         head.feed(b"a" * 100)
 
 
+def test_a_slow_head_is_held_once() -> None:
+    head = RequestHead(65536, 100)
+    head.feed(b"GET / HTTP/1.1\r\n")
+    for number in range(60):
+        assert head.feed(b"x-%d: " % number + b"v" * 1000 + b"\r\n") is None
+        assert head._begun is not None
+        assert len(head._begun) <= 3
+    assert head.feed(b"Host: a\r\n\r") is None
+    assert head.feed(b"\nrest") == b"rest"
+    assert len(head.headers) == 61
+
+
+def test_too_many_fields_are_refused_before_their_head_ends() -> None:
+    head = RequestHead(65536, 100)
+    assert head.feed(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 100) is None
+    with pytest.raises(HeadTooLarge):
+        head.feed(b"a: b\r\n" * 2)
+
+
 def test_a_hundred_fields_are_enough() -> None:
     fields = b"".join(b"X-%d: a\r\n" % number for number in range(99))
     assert len(read(b"GET / HTTP/1.1\r\n" + fields + GOOD)[0].headers) == 100
