@@ -15,8 +15,8 @@ Chunks never overtake each other and a fault never overtakes a chunk: the reader
 ``response.done``, then at ``fault``.
 
 What counts as held is what came since the reader last waited: it waits, or pipes, when it has passed everything on.
-When the next read of the same size would bring it above ``buffer`` bytes, the transport is paused until the reader has
-taken what there is. A read that finds the reader waiting is its, and does not count.
+When the next read of the same size would bring it above ``buffer`` bytes, the transport is paused until the reader
+waits again. So a reader and its connection hold that much together.
 """
 
 from __future__ import annotations
@@ -261,10 +261,9 @@ class Connection(ClientConnection):
         elif self._sink is not None and self._active:
             return  # a part of the framing
         self._sink = None
+        self._hold(len(data))
         waiter = self._waiter
-        if waiter is None:
-            self._hold(len(data))
-        else:
+        if waiter is not None:
             self._waiter = None
             try:  # noqa: SIM105 - a context manager costs more than the question that this spares
                 waiter.set_result(None)
@@ -343,7 +342,7 @@ class Connection(ClientConnection):
         self._hold(size)
 
     def _hold(self, size: int) -> None:
-        """A read that the reader was not waiting for."""
+        """A read that the reader has to pass on."""
         if size > MOST and not self._bounded:
             self._bound(True)
         self._held += size
