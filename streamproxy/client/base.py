@@ -14,10 +14,11 @@ ignore:
 
 - ``target``: bytes, the request target to send as it is;
 - ``timeout``: ``{"connect": seconds or None, "pool": seconds or None, "read": None, "write": None}``;
-- ``buffer``: bytes, the most to hold for a reader that is slower than the upstream;
-- ``informational``: called with the status and the fields of each 1xx response but 100 and 101;
 - ``progress``: called with ``"connect"`` when a new connection is being made, ``"request"`` when the head has been
-  sent and a body follows, ``"head"`` when the whole request has been sent.
+  sent and a body follows, ``"head"`` when the whole request has been sent;
+- ``informational``: called with the status and the fields of each 1xx response but 100 and 101;
+- ``buffer``: the most bytes of the response to hold for a slow reader, instead of the client's own limit;
+- ``upgrade``: True where 101 (Switching Protocols) is a final response, whose connection is then `detach`-ed.
 
 Leaving the ``async with`` early, by an exception or a cancellation, closes the connection; leaving it after the last
 chunk keeps it for the next request. Errors are `streamproxy.errors`; a foreign client's are translated by
@@ -126,7 +127,7 @@ class Response(Protocol):
 
     @property
     def reason(self) -> bytes:
-        """The reason phrase, empty where the client does not tell."""
+        """The reason phrase, empty where it is the status's own or there is none."""
         ...
 
     @property

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from streamproxy.client.http1.connection import Connection, Owner
+from streamproxy.client.connection import ClientConnection
 from streamproxy.client.resolve import Address, Resolver
 from streamproxy.client.secure import TlsTransport
 from streamproxy.client.translate import connect_error
@@ -37,16 +38,20 @@ _FULL_QUEUE_PAUSE: Final = 0.002
 _FULL_QUEUE_MOST: Final = 0.1
 
 
+# Makes the protocol side of a connected socket, given what ALPN has chosen (None: nothing, or no TLS).
+Build = Callable[[socket.socket, str | None], ClientConnection]
+
+
 class Connector:
     """Connects to one endpoint: an http or https URL, or the unix socket at ``path`` that stands behind it.
 
     ``ssl_context`` and ``server_name`` only matter for https; the server's name is the URL's host by default.
-    ``buffer`` is what each connection may hold, in bytes. Raises ValueError for a URL of another scheme. ``resolver``
-    looks the host up; it is None for a unix socket.
+    ``build`` makes the connections. Raises ValueError for a URL of another scheme. ``resolver`` looks the host up; it
+    is None for a unix socket.
     """
 
     def __init__(
-        self, url: str, path: str | None, ssl_context: ssl.SSLContext | None, server_name: str | None, buffer: int
+        self, url: str, path: str | None, ssl_context: ssl.SSLContext | None, server_name: str | None, build: Build
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -59,9 +64,9 @@ class Connector:
         self._server_name = (server_name or parts.hostname.rstrip(".")) if secure else None
         self._path = path
         self.resolver = Resolver(parts.hostname, parts.port or (443 if secure else 80)) if path is None else None
-        self._buffer = buffer
+        self._build = build
 
-    async def connect(self, owner: Owner, seconds: float | None) -> Connection:
+    async def connect(self, seconds: float | None) -> ClientConnection:
         """A connection that is ready for a request.
 
         Raises ConnectTimeout after ``seconds``, and the UpstreamError of whatever else kept it from connecting.
@@ -69,7 +74,7 @@ class Connector:
         deadline = asyncio.timeout(seconds)
         try:
             async with deadline:
-                return await self._connect(owner)
+                return await self._connect()
         except OSError as error:
             if self.resolver is not None:
                 self.resolver.forget()
@@ -77,29 +82,45 @@ class Connector:
                 raise ConnectTimeout() from error
             raise connect_error(error) from error
 
-    async def _connect(self, owner: Owner) -> Connection:
+    async def _connect(self) -> ClientConnection:
         loop = asyncio.get_running_loop()
         if self.resolver is None:
             sock = await open_socket(Address(socket.AF_UNIX, self._path))
         else:
             sock = await first_to_connect(await self.resolver.addresses())
-
-        connection = Connection(owner, loop, sock, self._buffer)
+        address = None
         if self.resolver is not None and self.resolver.changes:
-            connection.address = sock.getpeername()[:2]
+            try:
+                address = sock.getpeername()[:2]
+            except OSError:  # reset in the same moment
+                sock.close()
+                raise
         if self._ssl is None:
+            connection = self._build(sock, None)
             await _over(loop, sock, connection)
-            return connection
+        else:
+            connection = await self._secure(self._ssl, sock)
+        connection.address = address
+        return connection
+
+    async def _secure(self, context: ssl.SSLContext, sock: socket.socket) -> ClientConnection:
+        """Shake hands over a connected socket. Raises ssl.SSLError, and TlsFailed when the peer leaves."""
+        built: list[ClientConnection] = []
+
+        def build(protocol: str | None) -> Any:
+            built.append(self._build(sock, protocol))
+            return built[0]
+
         try:
-            tls = TlsTransport(self._ssl, self._server_name, connection, loop)
+            tls = TlsTransport(context, self._server_name, build, asyncio.get_running_loop())
         except ValueError as error:
             sock.close()
             raise TlsFailed(note=f"{self._server_name!r} is no name of a server: {error}") from error
         try:
-            await _secure(tls, sock)
+            await _shake_hands(tls, sock)
         except ConnectionError as error:  # TCP was there, so this is the handshake
             raise TlsFailed(note=f"closed during the handshake: {type(error).__name__} {error}") from error
-        return connection
+        return built[0]
 
     def close(self) -> None:
         """Give up what goes on in the background."""
@@ -114,7 +135,7 @@ async def _over(loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: 
     return (await loop.create_connection(lambda: protocol, sock=sock))[0]
 
 
-async def _secure(tls: TlsTransport, sock: socket.socket) -> None:
+async def _shake_hands(tls: TlsTransport, sock: socket.socket) -> None:
     """Shake hands over a connected socket. Raises ssl.SSLError, and ConnectionError when the peer leaves."""
     transport = await _over(asyncio.get_running_loop(), sock, tls)
     try:

@@ -12,10 +12,11 @@ from streamproxy.client.translate import translate
 from streamproxy.errors import BadResponse
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, response_framing
+from streamproxy.wire.status import PHRASES
 
 _VERSIONS: Final = {b"HTTP/1.0": "1.0", b"HTTP/2": "2"}
 # Extensions of our own that no foreign client knows.
-OURS: Final = frozenset({"buffer", "informational", "progress"})
+OURS: Final = frozenset({"buffer", "informational", "progress", "upgrade"})
 
 
 class ForeignClient:
@@ -57,7 +58,6 @@ class ForeignResponse:
     __slots__ = ("_response", "source")
 
     complete = False  # nobody knows
-    reason = b""
 
     def __init__(self, response: Any) -> None:
         self._response = response
@@ -68,10 +68,20 @@ class ForeignResponse:
         return int(self._response.status_code)
 
     @property
+    def reason(self) -> bytes:
+        """The reason phrase, empty where it is the status's own, and where the client does not say."""
+        reason = self._extensions.get("reason_phrase", b"")
+        return reason if isinstance(reason, bytes) and reason != PHRASES.get(self.status_code) else b""
+
+    @property
     def http_version(self) -> str:
-        """The version that the head was sent in: "1.1" where the client does not say."""
+        """The version that the head was sent in: "1.0", "2", or else "1.1"."""
+        return _VERSIONS.get(self._extensions.get("http_version", b""), "1.1")
+
+    @property
+    def _extensions(self) -> Mapping[str, Any]:
         extensions: Mapping[str, Any] = getattr(self._response, "extensions", {})
-        return _VERSIONS.get(extensions.get("http_version", b""), "1.1")
+        return extensions
 
     @property
     def headers(self) -> ForeignHeaders:

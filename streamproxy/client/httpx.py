@@ -17,8 +17,8 @@ import httpx2
 
 from streamproxy.client.foreign import OURS, ForeignClient, ForeignResponse
 from streamproxy.wire.headers import Headers
+from streamproxy.wire.methods import IDEMPOTENT
 
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
 _CLOSING = "http11.response_closed.started"  # before the connection goes back into the pool
 _PHASES = {
     "connection.connect_tcp.started": "connect",
@@ -66,7 +66,7 @@ class HttpxClient(ForeignClient):
         def build() -> Any:
             return self._request(method, parsed, headers=headers, content=content, extensions=passed)
 
-        replayable = content is None and method in _IDEMPOTENT
+        replayable = content is None and method in IDEMPOTENT
         return self._guard(method, _send(self._client, build, attempt, replayable=replayable))
 
     async def aclose(self) -> None:

@@ -16,8 +16,12 @@ The loops have this, too, but give no way in, and two things need one:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
+from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
+
+from streamproxy.client.reads import bound_reads
 
 _RECORD: Final = 16384  # the most that one read of OpenSSL gives (RFC 8446 section 5.1)
 
@@ -27,14 +31,16 @@ class Above(Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
     def data_received(self, data: bytes) -> None: ...
-    def eof_received(self) -> None: ...
+    def eof_received(self) -> bool: ...
     def connection_lost(self, exc: Exception | None) -> None: ...
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
 
 
 class TlsTransport:
-    """The client's side of TLS, for the connection ``above``. Raises ValueError for a ``server_name`` that is none.
+    """The client's side of TLS. Raises ValueError for a ``server_name`` that is none.
+
+    ``build`` makes the connection above when the handshake is done, given the protocol that ALPN has chosen.
 
     An `asyncio.Protocol` and a transport in all but name: a class with a base in Python can't be compiled.
 
@@ -43,12 +49,17 @@ class TlsTransport:
     order.
     """
 
-    __slots__ = ("_above", "_incoming", "_outgoing", "_ready", "_tls", "_transport", "ended", "fault", "made")
+    __slots__ = ("_above", "_build", "_incoming", "_outgoing", "_ready", "_tls", "_transport", "ended", "fault", "made")
 
     def __init__(
-        self, context: ssl.SSLContext, server_name: str | None, above: Above, loop: asyncio.AbstractEventLoop
+        self,
+        context: ssl.SSLContext,
+        server_name: str | None,
+        build: Callable[[str | None], Above],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._above = above
+        self._build = build
+        self._above: Above = cast(Above, None)  # until the handshake is done
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
@@ -72,11 +83,12 @@ class TlsTransport:
         elif self.fault is None and not self.ended:
             self._decrypt()
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         if not self._ready:
             self._not_made(ConnectionAbortedError("closed by the upstream"))
         elif not self.ended:
             self._above.eof_received()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._ready:
@@ -85,10 +97,12 @@ class TlsTransport:
             self._not_made(exc if isinstance(exc, OSError) else ConnectionAbortedError("closed"))
 
     def pause_writing(self) -> None:
-        self._above.pause_writing()
+        if self._ready:
+            self._above.pause_writing()
 
     def resume_writing(self) -> None:
-        self._above.resume_writing()
+        if self._ready:
+            self._above.resume_writing()
 
     # The connection above.
 
@@ -114,6 +128,20 @@ class TlsTransport:
     def resume_reading(self) -> None:
         self._transport.resume_reading()
 
+    def bound_reads(self, bounded: bool) -> None:
+        """Have reads from the transport below bounded or not, as `streamproxy.client.reads`."""
+        bound_reads(self._transport, self, bounded)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._transport.set_write_buffer_limits(high, low)
+
+    def close(self) -> None:
+        """End TLS in good order, and close once that and what was written has gone."""
+        with contextlib.suppress(ssl.SSLError):  # the peer has not said the same, and nobody waits for it
+            self._tls.unwrap()
+        self._flush()
+        self._transport.close()
+
     def get_write_buffer_size(self) -> int:
         return self._transport.get_write_buffer_size()
 
@@ -137,6 +165,7 @@ class TlsTransport:
             self._transport.close()
         else:
             self._flush()
+            self._above = self._build(self._tls.selected_alpn_protocol())
             self._ready = True
             self._above.connection_made(cast(asyncio.BaseTransport, self))
             self.made.set_result(None)

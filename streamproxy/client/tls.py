@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Sequence
 from typing import Final
 
 # Where Debian, Fedora, Alpine and openSUSE keep theirs: a Python that was built elsewhere looks in the wrong place.
@@ -16,9 +17,16 @@ _SYSTEM_BUNDLES: Final = (
 
 
 def client_context(
-    *, ca: str | None = None, cert: str | None = None, key: str | None = None, verify: bool = True
+    *,
+    ca: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
+    verify: bool = True,
+    protocols: Sequence[str] = ("http/1.1",),
 ) -> ssl.SSLContext:
-    """The context for an upstream: TLS 1.2 and later, ALPN http/1.1, certificate and host name verified.
+    """The context for an upstream: TLS 1.2 and later, certificate and host name verified.
+
+    ``protocols`` are offered by ALPN, the best first.
 
     ``ca`` is the path of a PEM bundle to trust instead of the system's; ``cert`` and ``key`` are paths of
     a client certificate. ``verify=False`` accepts any certificate. Raises OSError or ssl.SSLError for files that can't
@@ -26,7 +34,7 @@ def client_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(list(protocols))
     context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.3 has none; `TlsTransport` counts on that
     if not verify:
         context.check_hostname = False

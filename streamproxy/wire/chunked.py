@@ -1,13 +1,17 @@
-"""Chunked bodies of requests: RFC 9112 section 7.1, with nothing tolerated.
+"""The chunked transfer coding, in both directions: RFC 9112 section 7.1.
 
 Theory of operation. A body is read in four states, each of which ends with a CRLF or with a counted byte::
 
     SIZE ──▶ DATA ──▶ DATA_END ──▶ SIZE ...
       └ size 0 ──▶ TRAILER ──▶ done
 
-What a read holds of a line that is not finished is kept for the next read; data is never kept. Extensions and trailer
-fields are checked and dropped: to merge a trailer into the header fields would let a body overrule its head. The end
-is known to the byte, so that whatever follows (the next request) is not touched.
+The part of a line that has come is kept until the rest of it comes; data is never kept. One thing is tolerated: blanks
+behind a chunk's size (RFC 9110 section 5.6.3). Extensions are checked and dropped. Trailer fields are checked and kept
+apart: to merge them into the header fields would let a body overrule its head. The end is known to the byte, so
+whatever follows (the next message) is not touched.
+
+Most reads of a stream are exactly one whole chunk. `ChunkedDecoder.whole` recognises such a read by its length alone:
+the size line that a chunk of this length must have is looked up, and the read either begins with it or does not.
 """
 
 from __future__ import annotations
@@ -15,18 +19,34 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from streamproxy.errors import BadRequest
-from streamproxy.wire.headers import TOKEN
+from streamproxy.wire.headers import TOKEN, Headers
+from streamproxy.wire.http1 import MAX_FIELDS
 
-MAX_LINE: Final = 4096  # bytes of a chunk's size with its extensions
+MAX_LINE: Final = 16384  # bytes of a chunk's size with its extensions, and of a trailer field
+MAX_TRAILERS: Final = 65536  # bytes of a trailer section
 # 15 digits are more bytes than anyone has, and are never mistaken for a negative number.
-_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
-_SIZE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?")
-_TRAILER: Final = re.compile(TOKEN.pattern + rb":[\t\x20-\x7e\x80-\xff]*")
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
+_SIZE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,15}[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?")
+_TRAILER: Final = re.compile(rb"(" + TOKEN.pattern + rb"):[\t ]*([\t\x20-\x7e\x80-\xff]*)")
 _TRAILER_BEGUN: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\r?")
 
-# The line before a small chunk, by its size in bytes: to look it up is cheaper than to format it.
+# The line before a small chunk, by the chunk's size in bytes: a look-up is cheaper than formatting.
 SIZE_LINES: Final = [b"%x\r\n" % size for size in range(2048)]
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def _whole_lines() -> list[tuple[bytes, ...]]:
+    """By the length of a whole chunk with its framing: the ways to write its size line without leading zeros."""
+    lines: list[tuple[bytes, ...]] = []
+    for line in SIZE_LINES[1:1024]:
+        length = len(lines)
+        size = len(line) + int(line, 16) + 2
+        lines += [()] * (size - length)
+        lines.append((line,) if line.upper() == line else (line, line.upper()))
+    return lines
+
+
+_WHOLE: Final = _whole_lines()
 
 _IN_SIZE: Final = 0
 _IN_DATA: Final = 1
@@ -34,32 +54,76 @@ _IN_DATA_END: Final = 2
 _IN_TRAILER: Final = 3
 
 
-class ChunkedDecoder:
-    """Takes the framing off one chunked body.
+class ChunkError(ValueError):
+    """Malformed framing; the text says what is wrong. ``body`` is what the same read held of the body before it."""
 
-    ``done`` is set when its end was read; ``rest`` are then the bytes after it. ``max_trailers`` bounds the trailer
-    section, in bytes.
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.body = b""
+
+
+class ChunkedDecoder:
+    """Takes the framing off one chunked body, or off one after the other with `reset` between them.
+
+    ``done`` is set when the end of the body was read; ``rest`` are then the bytes after it and ``trailers`` the trailer
+    fields, with lower-case names. A trailer section has at most ``max_trailers`` bytes and `MAX_FIELDS` fields.
     """
 
-    __slots__ = ("_held", "_left", "_state", "_trailers", "done", "rest")
+    __slots__ = ("_held", "_left", "_max_trailers", "_state", "_trailers_left", "done", "rest", "trailers")
 
-    def __init__(self, max_trailers: int) -> None:
+    def __init__(self, max_trailers: int = MAX_TRAILERS) -> None:
+        self._max_trailers = max_trailers
+        self.reset()
+
+    def reset(self) -> None:
+        """Make ready for another body."""
         self._state = _IN_SIZE
         self._left = 0  # bytes of the chunk that have not come
         self._held = b""  # an unfinished line
-        self._trailers = max_trailers
+        self._trailers_left = self._max_trailers
         self.done = False
         self.rest = b""
+        self.trailers: Headers = []
+
+    def whole(self, data: bytes) -> bytes | None:
+        """The data of the one chunk that ``data`` is exactly, written in the plainest way; None for anything else.
+
+        After None, `feed` it. What is accepted here is what `feed` accepts, and could be sent on with its framing.
+        """
+        if self._state != _IN_SIZE or self._held:
+            return None
+        length = len(data)
+        if length < len(_WHOLE):
+            lines = _WHOLE[length]
+        else:
+            end = data.find(b"\r\n", 0, 17)
+            line = b"%x\r\n" % max(length - end - 4, 0)
+            lines = (line, line.upper())
+        if not lines or not data.startswith(lines) or data[-2:] != b"\r\n":
+            return None
+        return data[len(lines[0]) : -2]
 
     def feed(self, data: bytes) -> bytes:
-        """The body's bytes in one read, in one piece. Raises BadRequest when the framing is wrong."""
+        """Take the next bytes; returns what they hold of the body, in one piece.
+
+        Raises ChunkError when the framing is wrong. Whether it is depends on the bytes only and not on how they were
+        split into reads, and so does what comes out before.
+        """
         if self._held:
             data, self._held = self._held + data, b""
         pieces: list[bytes] = []
+        try:
+            self._split(data, pieces)
+        except ChunkError as error:
+            error.body = b"".join(pieces)
+            raise
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _split(self, data: bytes, pieces: list[bytes]) -> None:
         at, size = 0, len(data)
         while at < size and not self.done:
             if self._state == _IN_DATA:
-                piece = data[at : at + self._left]
+                piece = data[at : at + self._left] if at or size > self._left else data  # compiled, a slice is a copy
                 at += len(piece)
                 self._left -= len(piece)
                 pieces.append(piece)
@@ -69,39 +133,57 @@ class ChunkedDecoder:
             end = data.find(b"\r\n", at)
             if end < 0:
                 self._hold(data[at:])
-                break
+                return
             self._line(data[at:end])
             at = end + 2
         if self.done:
             self.rest = data[at:]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _line(self, line: bytes) -> None:
         if self._state == _IN_SIZE:
             found = _SIZE.fullmatch(line) if len(line) <= MAX_LINE else None
             if found is None:
-                raise BadRequest("A chunk's size is malformed")
+                raise ChunkError("A chunk's size is malformed")
             self._left = int(found[1], 16)
             self._state = _IN_DATA if self._left else _IN_TRAILER
         elif self._state == _IN_DATA_END:
             if line:
-                raise BadRequest("A chunk is longer than its size")
+                raise ChunkError("A chunk is longer than its size")
             self._state = _IN_SIZE
         elif not line:
             self.done = True
         else:
-            self._trailers -= len(line) + 2
-            if self._trailers < 0 or _TRAILER.fullmatch(line) is None:
-                raise BadRequest("The trailer section is malformed")
+            self._trailer(line)
+
+    def _trailer(self, line: bytes) -> None:
+        self._trailers_left -= len(line) + 2
+        found = _TRAILER.fullmatch(line) if len(line) <= MAX_LINE else None
+        if self._trailers_left < 0 or found is None or len(self.trailers) == MAX_FIELDS:
+            raise ChunkError("The trailer section is malformed")
+        self.trailers.append((found[1].lower(), found[2].rstrip(b" \t")))
 
     def _hold(self, begun: bytes) -> None:
         """Keep a line that is not finished, unless it can't become a good one."""
         if self._state == _IN_SIZE:
-            good = len(begun) <= MAX_LINE and _SIZE_BEGUN.fullmatch(begun) is not None
+            good = len(begun) <= MAX_LINE + 1 and _SIZE_BEGUN.fullmatch(begun) is not None
         elif self._state == _IN_DATA_END:
             good = begun == b"\r"
         else:
-            good = len(begun) <= self._trailers and _TRAILER_BEGUN.fullmatch(begun) is not None
+            most = min(self._trailers_left, MAX_LINE + 1)
+            good = len(begun) <= most and _TRAILER_BEGUN.fullmatch(begun) is not None
         if not good:
-            raise BadRequest("The chunked framing is malformed")
+            raise ChunkError("The chunked framing is malformed")
         self._held = begun
+
+
+def chunk_parts(data: bytes) -> list[bytes]:
+    """One chunk of ``data``, which is not empty, with its framing, for a write of several parts."""
+    size = len(data)
+    return [SIZE_LINES[size] if size < len(SIZE_LINES) else b"%x\r\n" % size, data, b"\r\n"]
+
+
+def last_chunk(trailers: Headers) -> bytes:
+    """The end of a chunked body, with ``trailers``: their names and values are good already."""
+    if not trailers:
+        return LAST_CHUNK
+    return b"0\r\n" + b"".join([b"%b: %b\r\n" % pair for pair in trailers]) + b"\r\n"

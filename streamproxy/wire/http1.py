@@ -39,6 +39,7 @@ class Framing(NamedTuple):
 
 NO_BODY: Final = Framing(0, False, True)  # the usual: compare with ``is``
 _NO_BODY_LAST: Final = Framing(0, False, False)
+_BODILESS: Final = frozenset({204, 205, 304})  # statuses whose responses have no content
 
 
 def _number(value: bytes) -> int:
@@ -169,12 +170,15 @@ def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
 def response_framing(method: str, status: int, version: str, headers: Headers) -> Framing:
     """How a response's body ends (RFC 9112 section 6.3), given the request's method; whether its connection is kept.
 
-    Raises AmbiguousHead for a malformed or ambiguous head.
+    A connection is not kept where the upstream may go on to send a body that the response can't have: after a HEAD
+    whose response does not tell the length of one, and after a 204, 205 or 304 that announces one (the length that a
+    304 may have is of the response that it stands for, RFC 9110 section 8.6). What a server that errs so sends late
+    would be read as the next response. Raises AmbiguousHead for a malformed or ambiguous head.
     """
     if version not in ("1.0", "1.1"):
         raise AmbiguousHead("an HTTP version other than 1.0 and 1.1")
-    if not 100 <= status <= 599:
-        raise AmbiguousHead("a status code outside 100 to 599")
+    if not 100 <= status <= 999:
+        raise AmbiguousHead("a status code outside 100 to 999")
     length: int | None = None
     options = coding = False
     for name, value in headers:  # once: this is done for every response
@@ -195,8 +199,12 @@ def response_framing(method: str, status: int, version: str, headers: Headers) -
             raise AmbiguousHead("Transfer-Encoding in HTTP/1.0")
         coding = is_chunked(headers)
     keep_alive = _keep_alive(version, headers) if options else version == "1.1"
-    if method == "HEAD" or status in (204, 304) or status < 200:
+    if status in _BODILESS:
+        keep_alive = keep_alive and not coding and (not length or status == 304)
+    if status in (204, 304) or status < 200:
         return NO_BODY if keep_alive else _NO_BODY_LAST
+    if method == "HEAD":
+        return NO_BODY if keep_alive and length is not None else _NO_BODY_LAST
     if coding or length is not None:
         return Framing(length, coding, keep_alive)
     return Framing(None, False, False)

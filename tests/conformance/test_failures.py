@@ -100,7 +100,7 @@ GARBAGE = {
     "space before colon": b"HTTP/1.1 200 OK\r\nX : a\r\nContent-Length: 0\r\n\r\n",
     "nul": b"HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n",
     "status": b"HTTP/1.1 99 Low\r\nContent-Length: 0\r\n\r\n",
-    "high status": b"HTTP/1.1 999 High\r\nContent-Length: 0\r\n\r\n",
+    "high status": b"HTTP/1.1 1000 High\r\nContent-Length: 0\r\n\r\n",
     "old and chunked": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "many fields": b"HTTP/1.1 200 OK\r\n" + b"X: 1\r\n" * 101 + b"\r\n",
     "huge": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 300_000 + b"\r\n\r\n",

@@ -9,6 +9,7 @@ from typing import Final
 from streamproxy.client.http1.connection import Connection
 from streamproxy.client.http1.request import BodyFraming
 from streamproxy.errors import BadRequest
+from streamproxy.wire.chunked import LAST_CHUNK, chunk_parts
 
 # RFC 9110 section 10.1.1: a client does not wait for 100 (Continue) for ever; old servers never send it.
 CONTINUE_TIMEOUT: Final = 1.0
@@ -51,7 +52,7 @@ class BodySender:
         try:
             if self._framing.expects_continue:
                 await connection.continued(CONTINUE_TIMEOUT)
-                if connection.headers is not None:
+                if connection.response.headers is not None:
                     return  # a final response came instead
             if connection.closed:
                 return
@@ -82,6 +83,6 @@ class BodySender:
     async def _send_chunked(self, connection: Connection) -> None:
         async for chunk in self._content:
             if chunk:
-                connection.writelines([b"%x\r\n" % len(chunk), chunk, b"\r\n"])
+                connection.writelines(chunk_parts(chunk))
             await connection.drained()
-        connection.write(b"0\r\n\r\n")
+        connection.write(LAST_CHUNK)

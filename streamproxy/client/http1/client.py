@@ -6,24 +6,22 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
-from streamproxy.client.base import ChunkSource
+from streamproxy.client.base import ChunkSource, Sink
 from streamproxy.client.connect import Connector
+from streamproxy.client.connection import ClientConnection
 from streamproxy.client.http1.body import BodySender
 from streamproxy.client.http1.connection import Connection
-from streamproxy.client.http1.request import (
-    IDEMPOTENT,
-    BodyFraming,
-    body_framing,
-    encode_head,
-    refuse_body_fields,
-    target_of,
-)
+from streamproxy.client.http1.request import BodyFraming, body_framing, refuse_body_fields, target_of
+from streamproxy.client.http1.response import ResponseParser
 from streamproxy.client.pool import Pool
 from streamproxy.errors import ConnectionTerminated
 from streamproxy.exchange.body import BodyReader
+from streamproxy.exchange.stream import ByteStream
+from streamproxy.wire.encode import request_head
 from streamproxy.wire.headers import Headers
+from streamproxy.wire.methods import IDEMPOTENT
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 
@@ -49,16 +47,21 @@ class NativeClient:
         idle_timeout: float = 30.0,
         buffer: int = 65536,
     ) -> None:
-        self._connector = connector = Connector(url, socket, ssl_context, server_name, buffer)
+        self._buffer = buffer
+        self._connector = connector = Connector(url, socket, ssl_context, server_name, self._build)
         resolver = connector.resolver if connector.resolver is not None and connector.resolver.changes else None
         self._pool = Pool(
-            max_connections=max_connections,
+            max_streams=max_connections,
             max_idle=max_idle,
             idle_timeout=idle_timeout,
             refresh=resolver.refresh if resolver is not None else None,
         )
         if resolver is not None:
             resolver.on_gone = self._pool.retire
+
+    def _build(self, sock: Any, protocol: str | None) -> ClientConnection:
+        """The protocol side of a connected socket."""
+        return Connection(self._pool, asyncio.get_running_loop(), sock, self._buffer)
 
     def stream(
         self,
@@ -79,13 +82,13 @@ class NativeClient:
             extensions = _NOTHING
         target: bytes = extensions.get("target") or target_of(url)
         if content is None:
-            head = encode_head(method, target, headers, chunked=False)
+            head = request_head(method, target, headers, chunked=False)
             refuse_body_fields(headers)
         elif isinstance(content, bytes):
             head = _with_body(method, target, headers, content)
         else:
             framing = body_framing(headers)
-            head = encode_head(method, target, headers, chunked=framing.length is None)
+            head = request_head(method, target, headers, chunked=framing.length is None)
             if isinstance(content, BodyReader) and not framing.expects_continue:
                 data = content.take_whole() if framing.length is not None else None
                 if data is not None:
@@ -118,14 +121,15 @@ def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> 
         headers = [*headers, (b"content-length", b"%d" % len(content))]
     elif framing.length != len(content):
         raise ValueError("Content-Length is not the length of the body")
-    return encode_head(method, target, headers, chunked=False) + content
+    return request_head(method, target, headers, chunked=False) + content
 
 
 class Stream(ChunkSource):
     """One request with its response: an asynchronous context manager of itself.
 
-    Before it is entered there is no response; then there are ``status_code``, ``headers``, whether the body is
-    ``complete`` already, and the body, which is read by iterating `aiter_raw()`.
+    Before it is entered there is no response; then there are ``status_code``, ``reason``, ``http_version``,
+    ``headers``, whether the body is ``complete`` already, and the body, which is read by iterating `aiter_raw()` or as
+    a `ChunkSource`.
 
     Between `__aenter__` and `__aexit__` it owns a place in the pool and what stands on it. Whatever goes wrong, and
     wherever it is cancelled, `_finish` gives both back, once and without waiting.
@@ -143,11 +147,15 @@ class Stream(ChunkSource):
         "_pool",
         "_sender",
         "complete",
+        "http_version",
         "raw",
+        "reason",
         "status_code",
     )
 
     status_code: int
+    reason: bytes
+    http_version: str
     raw: Headers
     complete: bool
 
@@ -170,31 +178,39 @@ class Stream(ChunkSource):
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Self:
-        careful = self._body is not None or self._method not in IDEMPOTENT
-        self._connection = connection = self._pool.take(careful)
+        connection = cast("Connection | None", self._pool.take())
         if connection is None:
-            self._connection = connection = await self._place(careful)
+            connection = await self._place()
+        self._connection = connection
         idle = connection is not None
         try:
             while True:
                 if connection is None:
                     connection = await self._connect()
                 self._send(connection)
-                while connection.headers is None:
+                response = connection.response
+                while response.headers is None:
                     if connection.fault is not None:
                         break
                     await connection.wait()
                 else:
-                    self.status_code, self.raw, self.complete = connection.status, connection.headers, connection.done
-                    self._head = b""  # it may have a body behind it, and a stream may last
-                    return self
+                    if not (idle and response.status == 408 and self._is_unasked()):
+                        self._take_head(response)
+                        return self
                 if not (idle and self._repeatable(connection)):
+                    assert connection.fault is not None
                     raise connection.fault
                 self._forget(connection)
                 connection, idle = None, False
         except BaseException:
             self._finish(False)
             raise
+
+    def _take_head(self, response: ResponseParser) -> None:
+        assert response.headers is not None
+        self.status_code, self.reason, self.http_version = response.status, response.reason, response.http_version
+        self.raw, self.complete = response.headers, response.done
+        self._head = b""  # it may have a body behind it, and a stream may last
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -207,16 +223,6 @@ class Stream(ChunkSource):
     def headers(self) -> Self:
         """What has the fields as ``raw``: lower-case names, in the order of the wire, duplicates apart."""
         return self
-
-    @property
-    def reason(self) -> bytes:
-        """The reason phrase, empty where nobody kept it."""
-        return b""
-
-    @property
-    def http_version(self) -> str:
-        """The version of HTTP that the head was sent in."""
-        return "1.1"
 
     @property
     def source(self) -> ChunkSource:
@@ -244,7 +250,7 @@ class Stream(ChunkSource):
                 raise StopAsyncIteration
             await self.change()
 
-    # The same for who knows that it is our response, without a coroutine a chunk and an exception at the end.
+    # The same as a `ChunkSource`, without a coroutine a chunk and an exception at the end.
 
     def ready(self) -> bytes | None:
         """The next chunk, None while there is none. Raises as the iterator."""
@@ -253,29 +259,49 @@ class Stream(ChunkSource):
             raise RuntimeError("the response is closed")
         if connection.chunks:
             return connection.take()
-        if connection.fault is not None and not connection.done:
+        if connection.fault is not None and not connection.response.done:
             raise connection.fault
         return None
 
     @property
     def ended(self) -> bool:
         """Whether there will be no more, when nothing is `ready`."""
-        return self._connection is None or self._connection.done
+        return self._connection is None or self._connection.response.done
+
+    @property
+    def trailers(self) -> Headers:
+        """The trailer fields that came behind the body, once it has ended: lower-case names, unfiltered."""
+        return self._connection.response.trailers if self._connection is not None else []
 
     def change(self) -> asyncio.Future[None]:
         """A future of the moment in which to look again, when nothing is `ready` and the response has not `ended`."""
         assert self._connection is not None
         return self._connection.wait()
 
+    def pipe(self, sink: Sink | None) -> bool:
+        """Hand chunks to ``sink`` from now on, in the read that brings them; None takes it back."""
+        return self._connection is not None and self._connection.pipe(sink)
+
+    def detach(self) -> ByteStream:
+        """The connection's bytes in both directions, after 101 (Switching Protocols); only once.
+
+        The request must have ``extensions["upgrade"]``. What came behind the head comes first. The stream lives at most
+        as long as this context manager, which closes the connection when it is left; the connection is never used
+        again. Raises RuntimeError when the response is not a 101.
+        """
+        if self._connection is None:
+            raise RuntimeError("the response is closed")
+        return self._connection.detach()
+
     # The request.
 
-    async def _place(self, careful: bool) -> Connection | None:
+    async def _place(self) -> Connection | None:
         """Get a place in the pool; perhaps with a connection that another stream had."""
         pool = self._pool
         if pool.reserve():
             return None
-        connection = await pool.wait(_timeout(self._extensions, "pool"))
-        if connection is not None and (connection.closed or (careful and connection.peer_closed())):
+        connection = cast("Connection | None", await pool.wait(_timeout(self._extensions, "pool")))
+        if connection is not None and (connection.closed or connection.peer_spoke()):
             connection.abort()
             return None  # lost between two ticks of the loop; its place is ours
         return connection
@@ -284,15 +310,23 @@ class Stream(ChunkSource):
         progress = self._extensions.get("progress")
         if progress is not None:
             progress("connect")
-        self._connection = connection = await self._connector.connect(self._pool, _timeout(self._extensions, "connect"))
+        try:
+            connection = await self._connector.connect(_timeout(self._extensions, "connect"))
+        except BaseException:
+            self._pool.not_opened()
+            raise
+        self._connection = cast(Connection, connection)
         self._pool.opened(connection)
-        return connection
+        return self._connection
 
     def _send(self, connection: Connection) -> None:
         """Send the head, and have the body sent."""
         extensions, body = self._extensions, self._body
         progress: Callable[[str], None] | None = extensions.get("progress")
-        connection.ask(self._method, self._head, extensions.get("informational"), whole=body is None)
+        connection.expect(
+            self._method, extensions.get("informational"), extensions.get("buffer"), bool(extensions.get("upgrade"))
+        )
+        connection.ask(self._head, whole=body is None)
         if body is None:
             if progress is not None:
                 progress("head")
@@ -306,14 +340,20 @@ class Stream(ChunkSource):
         """Whether the request can be sent again, after a connection that had been idle has failed it.
 
         RFC 9112 section 9.3.1: a client may repeat an idempotent request when its connection closed before any of the
-        response came, and any request of which it knows that it was never processed.
+        response came, and any request of which it knows that it was never processed: one that a 408 has crossed.
         """
+        if connection.response.headers is not None:
+            return True
         return (
             isinstance(connection.fault, ConnectionTerminated)
-            and not connection.read
+            and not connection.response.read
             and self._method in IDEMPOTENT
-            and (self._sender is None or not self._sender.pulled)
+            and self._is_unasked()
         )
+
+    def _is_unasked(self) -> bool:
+        """Whether all of the request is still here: nothing was asked of its body."""
+        return self._sender is None or not self._sender.pulled
 
     def _forget(self, connection: Connection) -> None:
         """Give up a dead connection but not its place."""

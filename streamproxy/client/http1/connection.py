@@ -2,15 +2,21 @@
 
 Theory of operation. A connection is in one of four states:
 
-- *idle*: in the pool's stack. Any byte and any sign of a close takes it out at once, in the loop's callback.
-- *active*: `ask` was called; bytes go to the parser. What comes out of it waits in ``chunks``; one future, made by
-  `wait`, tells the one reader that something has changed.
-- *complete* (``done``): the response ended in good order. Another byte before the next `ask` ends the connection.
+- *idle*: in the pool. Any byte and any sign of a close takes it out at once, in the loop's callback.
+- *active*: `ask` was called; bytes go to the parser, ``response``, and what it returns of the body to the reader.
+- *complete* (``response.done``): the response ended in good order. Another byte before the next `ask` ends the
+  connection, unless the response was 101: then it is a tunnel's.
 - *closed*: the transport is gone, or was told to go.
 
+The body goes to its one reader in one of two ways. Pulled, it waits in ``chunks``; one future, made by `wait`, tells
+the reader that something has changed. Pushed, it is handed to the sink that `pipe` has set, in the read itself; only
+while nothing waits in ``chunks``. A sink that takes no more, the end and a fault end the push and wake the reader.
 Chunks never overtake each other and a fault never overtakes a chunk: the reader takes what is there, then looks at
-``done``, then at ``fault``. A read that finds the reader waiting is its; what comes before it has taken that counts
-as held, and above ``buffer`` bytes the transport is paused until all of it is taken.
+``response.done``, then at ``fault``.
+
+What counts as held is what came since the reader last waited: it waits, or pipes, when it has passed everything on.
+When the next read of the same size would bring it above ``buffer`` bytes, the transport is paused until the reader
+waits again. So a reader and its connection hold that much together.
 """
 
 from __future__ import annotations
@@ -18,88 +24,91 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from typing import Final, Protocol, cast
+from collections import deque
+from typing import Final, cast
 
-from streamproxy.client.http1.response import FOREVER, Informational, ResponseParser
+from streamproxy.client.base import Sink
+from streamproxy.client.connection import ClientConnection, Owner
+from streamproxy.client.http1.response import Informational, ResponseParser
+from streamproxy.client.http1.tunnel import Tunnel
+from streamproxy.client.reads import MOST, bound_reads
 from streamproxy.client.secure import TlsTransport
 from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, TlsFailed
 
 # Chunks below this are joined when several wait: handing on one more costs ten times what copying it does.
 _JOIN_BELOW: Final = 8192
-# Of what is retired: over before it began, and not the 0.0 that waits for the upstream's word.
-_NO_LONGER: Final = -1.0
 # What is still read from a socket after its other end has reset it.
 _RESCUE_READ: Final = 65536
 _RESCUE_READS: Final = 4
 
 
-class Owner(Protocol):
-    """Who hears of a connection's end."""
-
-    def lost(self, connection: Connection) -> None:
-        """The connection can't be used any more; called as soon as that is known, perhaps twice."""
-        ...
-
-    def closed(self, connection: Connection) -> None:
-        """The transport is closed; called once."""
-        ...
-
-
-class Connection(ResponseParser):
+class Connection(ClientConnection):
     """A connection, for one exchange at a time.
 
     An `asyncio.Protocol` in all but name: loops call its methods and ask for no more, and a class with a base in
     Python can't be compiled.
 
-    ``buffer`` is the most bytes to hold for a slow reader. ``sock`` is the socket below the transport.
+    ``buffer`` is the most bytes to hold for a slow reader, where a request has no number of its own. ``sock`` is the
+    socket below the transport. ``sent`` says that the whole request is out; ``fault`` is why the exchange failed.
     """
 
     __slots__ = (
         "_active",
+        "_bounded",
         "_buffer",
         "_continued",
+        "_default_buffer",
         "_drained",
         "_held",
-        "_loop",
         "_owner",
         "_paused",
-        "_sock",
+        "_sink",
         "_transport",
+        "_tunnel",
         "_waiter",
         "_write_paused",
-        "address",
-        "closed",
-        "idle_since",
+        "chunks",
+        "fault",
+        "response",
+        "sent",
     )
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, sock: socket.socket, buffer: int) -> None:
-        super().__init__()
+        super().__init__(loop, sock, 1)
         # Of the connection.
         self._owner = owner
-        self._loop = loop
-        self._sock = sock
-        self._buffer = buffer
+        self._default_buffer = buffer
         self._transport: asyncio.Transport | TlsTransport = cast(asyncio.Transport, None)  # until connection_made
         self._paused = False
+        self._bounded = False  # its reads
         self._write_paused = False
-        self.closed = False
-        self.address: object = None  # host and port, where they may change
-        self.idle_since = 0.0  # the loop's time when it became idle
+        self.lifetime = 0.0
+        self.response = ResponseParser()
         # Of the exchange.
         self._active = False
-        self._held = 0  # bytes held beyond what was handed over
+        self._buffer = buffer
+        self._held = 0
+        self._sink: Sink | None = None
+        self._tunnel: Tunnel | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._continued: asyncio.Future[None] | None = None
+        self.chunks: deque[bytes] = deque()
+        self.sent = True
+        self.fault: BaseException | None = None
 
     # For the exchange.
 
-    def ask(self, method: str, head: bytes, informational: Informational | None, *, whole: bool) -> None:
-        """Send the head of a request of ``method``, and make ready for its response.
+    def expect(self, method: str, informational: Informational | None, buffer: int | None, upgrade: bool) -> None:
+        """Make ready for the response to a request of ``method``, which `ask` then sends."""
+        self.response.begin(method, informational, upgrade=upgrade)
+        self._buffer = self._default_buffer if buffer is None else buffer
+
+    def ask(self, head: bytes, *, whole: bool) -> None:
+        """Send the head of a request.
 
         ``whole`` says that no body follows; else ``sent`` is to be set when it is out.
         """
-        self.begin(method, informational)
         self._held = 0
         self.sent = whole
         self._active = True
@@ -109,9 +118,23 @@ class Connection(ResponseParser):
             self._transport.write(head)
 
     def wait(self) -> asyncio.Future[None]:
-        """A future of the next change of ``chunks``, ``headers``, ``done`` or ``fault``. For one reader at a time."""
+        """A future of the next change of ``chunks``, ``response`` or ``fault``. For one reader at a time."""
+        self._held = 0
+        if self._paused:
+            self._resume()
         self._waiter = waiter = self._loop.create_future()
         return waiter
+
+    def pipe(self, sink: Sink | None) -> bool:
+        """Hand chunks to ``sink`` from now on, or to nobody; whether that can be: not while chunks wait."""
+        if sink is not None and (self.chunks or not self._active):
+            return False
+        self._sink = sink
+        if sink is not None:
+            self._held = 0
+            if self._paused:
+                self._resume()
+        return True
 
     def take(self) -> bytes:
         """The next chunk; there is one. Small chunks that wait together are one."""
@@ -122,9 +145,6 @@ class Connection(ResponseParser):
                 return chunk
             chunk = b"".join((chunk, *chunks))
             chunks.clear()
-        self._held = 0
-        if self._paused:
-            self._resume()
         return chunk
 
     def write(self, data: bytes) -> None:
@@ -145,13 +165,21 @@ class Connection(ResponseParser):
 
     async def continued(self, seconds: float) -> None:
         """Wait for 100 (Continue), the final head, the end of the connection, or for so many seconds."""
-        if self.headers is None and not self.closed:
+        if self.response.headers is None and not self.response.continued and not self.closed:
             self._continued = future = self._loop.create_future()
             timer = self._loop.call_later(seconds, _settle, future)
             try:
                 await future
             finally:
                 timer.cancel()
+
+    def detach(self) -> Tunnel:
+        """The connection as a stream of bytes, after 101 (Switching Protocols)."""
+        if not self.response.upgraded or self._tunnel is not None:
+            raise RuntimeError("the connection has not switched protocols")
+        self._tunnel = Tunnel(self._transport, self._loop, self.response.rest, self.closed)
+        self.response.rest = b""
+        return self._tunnel
 
     def fail(self, fault: BaseException) -> None:
         """End the exchange for a reason of the request's own, unless its response is complete."""
@@ -162,6 +190,7 @@ class Connection(ResponseParser):
     def abort(self) -> None:
         """Close at once, without waiting for anything; what was not sent is dropped."""
         self._active = False
+        self._sink = None
         self.closed = True
         self._transport.abort()
 
@@ -170,9 +199,9 @@ class Connection(ResponseParser):
     def reusable(self) -> bool:
         """Whether the exchange has ended so that another can begin: both messages complete, nothing behind them."""
         return (
-            self.done
+            self.response.done
             and self.sent
-            and self.framing.keep_alive
+            and self.response.framing.keep_alive
             and not self.closed
             and not self._transport.get_write_buffer_size()
         )
@@ -180,36 +209,16 @@ class Connection(ResponseParser):
     def become_idle(self) -> None:
         """Forget the exchange, and note the time: idle connections age."""
         self.idle_since = self._loop.time()
-        self._informational = None
+        self.response.leave()
+        if not self.lifetime:
+            self.lifetime = self.response.lifetime
+        self._sink = None
         if self.chunks:
             self.chunks.clear()
         if self._paused:
             self._resume()
-
-    def retire(self) -> None:
-        """Carry no more than the exchange that there is: the address is not the upstream's any more."""
-        self.lifetime = _NO_LONGER
-
-    @property
-    def expired(self) -> bool:
-        """Whether it must not be used again.
-
-        Because the upstream said that it closes an idle connection about now (Keep-Alive: timeout=N), or is retired.
-        """
-        return self.lifetime < FOREVER and self.idle_since + self.lifetime <= self._loop.time()
-
-    def peer_closed(self) -> bool:
-        """Whether the peer has closed an idle connection, or sent a byte on it, and the loop has not noticed yet.
-
-        Costs a system call of 1 µs, where a request that can't be repeated is about to be lost.
-        """
-        try:
-            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
+        if self._bounded:
+            self._bound(False)
 
     def shut(self) -> None:
         """Close at once; an exchange that is not complete fails as if the upstream had closed."""
@@ -225,31 +234,53 @@ class Connection(ResponseParser):
 
     def data_received(self, data: bytes) -> None:
         if not self._active:
-            self._end()  # nobody asked for it: an early answer, or the rest of a broken one
+            self._unasked(data)
             return
-        self.feed(data)
-        if self.done or self.fault is not None:
-            self._active = False
-            if self.stray or self.fault is not None:
-                self._end()
-        waiter = self._waiter
-        if waiter is None:
-            self._hold(len(data))
+        response = self.response
+        decoder = response.chunks
+        chunk = decoder.whole(data) if decoder is not None else None
+        if chunk is not None:
+            sink = self._sink
+            if sink is not None:  # most chunks of most streams
+                if not sink(chunk, data):
+                    self._unpipe(len(data))
+                return
         else:
+            chunk = response.feed(data)
+            self._look(data)
+        if chunk:
+            sink = self._sink
+            if sink is None:
+                self.chunks.append(chunk)
+            elif sink(chunk, b""):
+                if self._active:
+                    return
+            else:
+                self._unpipe(len(data))
+                return
+        elif self._sink is not None and self._active:
+            return  # a part of the framing
+        self._sink = None
+        self._hold(len(data))
+        waiter = self._waiter
+        if waiter is not None:
             self._waiter = None
             try:  # noqa: SIM105 - a context manager costs more than the question that this spares
                 waiter.set_result(None)
             except asyncio.InvalidStateError:
                 pass  # the reader was cancelled
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
+        if self._tunnel is not None:
+            return self._tunnel.eof_received()
         if self._active:
-            if self.ends_with_connection:
+            if self.response.ends_with_connection:
                 self._end_of_connection()
             else:
                 self._lost(None)
             self._wake()
         self._end()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._active and exc is not None:
@@ -261,26 +292,61 @@ class Connection(ResponseParser):
         self._wake()
         _settle(self._drained)
         _settle(self._continued)
-        self.forget()
+        self.response.forget()
         self._owner.lost(self)
         self._owner.closed(self)
+        if self._tunnel is not None:
+            self._tunnel.connection_lost()
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        if self._tunnel is not None:
+            self._tunnel.pause_writing()
 
     def resume_writing(self) -> None:
         self._write_paused = False
         _settle(self._drained)
-
-    def go_ahead(self) -> None:
-        _settle(self._continued)
+        if self._tunnel is not None:
+            self._tunnel.resume_writing()
 
     # Parts of the above.
 
+    def _look(self, data: bytes) -> None:
+        """See what a read that was not just a chunk has made of the response."""
+        response = self.response
+        if self._continued is not None and (response.continued or response.headers is not None):
+            _settle(self._continued)
+        if response.fault is not None:
+            self._fail_with(response.fault)
+        elif response.done:
+            self._active = False
+            if response.upgraded:
+                self._transport.pause_reading()
+            elif response.stray:
+                self._end()
+        elif len(data) > MOST and not self._bounded:
+            self._bound(True)
+
+    def _unasked(self, data: bytes) -> None:
+        """Bytes that belong to no exchange: a tunnel's, an early answer, or the rest of a broken one."""
+        if self._tunnel is not None:
+            self._tunnel.received(data)
+        elif self.response.upgraded and not self.closed:
+            self.response.rest += data
+        else:
+            self._end()
+
+    def _unpipe(self, size: int) -> None:
+        """The sink takes no more for now, after a read of so many bytes."""
+        self._wake()
+        self._hold(size)
+
     def _hold(self, size: int) -> None:
-        """A read that the reader was not waiting for."""
+        """A read that the reader has to pass on."""
+        if size > MOST and not self._bounded:
+            self._bound(True)
         self._held += size
-        if self._held > self._buffer and not self._paused and self._active and self.chunks:
+        if self._held + size > self._buffer and not self._paused and self._active:
             self._paused = True
             self._transport.pause_reading()
 
@@ -289,19 +355,30 @@ class Connection(ResponseParser):
         if not self.closed:
             self._transport.resume_reading()
 
+    def _bound(self, bounded: bool) -> None:
+        """Bound the reads of a flood, or let the loop read as it does."""
+        if self.closed or self._paused:
+            return
+        self._bounded = bounded
+        transport = self._transport
+        if isinstance(transport, TlsTransport):
+            transport.bound_reads(bounded)
+        else:
+            bound_reads(transport, self, bounded)
+
     def _end_of_connection(self) -> None:
         """The peer closed in good order after a body that the close ends (RFC 9112 sections 6.3 and 9.8)."""
         transport = self._transport
         if isinstance(transport, TlsTransport) and not transport.ended:  # to cut TCP takes no key
             self._fail_with(ResponseIncomplete(note="TLS ended without close_notify"))
         else:
-            self.done = True
+            self.response.done = True
             self._active = False
 
     def _lost(self, exc: Exception | None) -> None:
         """The connection ended before the response did."""
         note = f"{type(exc).__name__}: {exc}" if exc is not None else "closed by the upstream"
-        if self.headers is not None:
+        if self.response.headers is not None:
             self._fail_with(ResponseIncomplete(note=note))
         elif isinstance(exc, ssl.SSLError):
             self._fail_with(TlsFailed(note=note))  # TLS 1.3: a refused client certificate shows after the handshake
@@ -329,6 +406,7 @@ class Connection(ResponseParser):
     def _fail_with(self, fault: BaseException) -> None:
         self.fault = fault
         self._active = False
+        self._sink = None
         self._end()
 
     def _end(self) -> None:
@@ -339,6 +417,7 @@ class Connection(ResponseParser):
             self._owner.lost(self)
 
     def _wake(self) -> None:
+        self._sink = None
         waiter, self._waiter = self._waiter, None
         _settle(waiter)
 

@@ -1,18 +1,12 @@
-"""The bytes of a request head, and how its body is framed. Pure."""
+"""What is asked for, and how a request's body is framed. Pure."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from streamproxy.wire.headers import Headers, breaks_lines
+from streamproxy.wire.headers import Headers
 
-# RFC 9110 section 9.2.2: sending these twice does what sending them once does.
-IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
-
-
-_METHODS: Final = {method: f"{method} ".encode() for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH")}
-_SPACE: Final = ord(" ")
 _BODY_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -48,31 +42,6 @@ def body_framing(headers: Headers) -> BodyFraming:
         elif lower == b"expect":
             expects_continue = value.lower() == b"100-continue"
     return BodyFraming(length, expects_continue)
-
-
-def encode_head(method: str, target: bytes, headers: Headers, *, chunked: bool) -> bytes:
-    """The request head as one string of bytes.
-
-    Raises ValueError for a method, target or field that would break out of its line (CR, LF, NUL, a space in the
-    first two).
-    """
-    lines = [(_METHODS.get(method) or _begin(method)) + target + b" HTTP/1.1"]
-    lines += map(b": ".join, headers)
-    if chunked:
-        lines.append(b"transfer-encoding: chunked")
-    # To join the lines for this costs half of counting line ends in the head.
-    if breaks_lines(b"".join(lines)):
-        raise ValueError("CR, LF or NUL inside a request head")
-    if _SPACE in target or not target:
-        raise ValueError("a target that is empty or holds a space")
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
-
-
-def _begin(method: str) -> bytes:
-    if not method or " " in method:
-        raise ValueError("a method that is empty or holds a space")
-    return method.encode("ascii") + b" "
 
 
 def refuse_body_fields(headers: Headers) -> None:

@@ -1,45 +1,56 @@
-"""A response as it comes off the wire: the parser's side of a connection, without I/O.
+"""A response as it comes off the wire, without I/O.
 
-Theory of operation. `feed` hands bytes to httptools, whose callbacks fill ``headers`` once the head is complete; what
-it takes of the body it appends to ``chunks`` itself, without a step through Python. Then one of two things ends the
-response: ``done``, in good order, or ``fault``. What comes out depends on the bytes only, not on how they were split
-into reads.
+Theory of operation. A response is a head, perhaps behind some of informational responses, and a body::
+
+    HEAD ──▶ (1xx: HEAD) ──▶ BODY ──▶ done
+      └──────────┴─────────────┴────▶ fault
+
+httptools (llhttp, strict) checks the heads as their bytes come, so that garbage is refused at once. It is given heads
+and nothing else: where one ends is found here, by its empty line, which a strict parser can't see anywhere else. The
+body is taken off its framing here: counted, by `streamproxy.wire.chunked`, or up to the end of the connection. `feed`
+returns it. What comes out depends on the bytes only, not on how they were split into reads.
 
 What the parser lets through and RFC 9112 does not is refused here, mostly by `streamproxy.wire.http1`: other protocols
-that look like HTTP, versions, statuses and codings, NUL in the status line. Trailers are dropped. Of what
-the parser has to keep until it is complete (a field, a chunk's extension, a trailer) at most 64 KiB are taken.
+that look like HTTP, versions, statuses and codings, NUL in the status line. The heads of one response may have 64 KiB
+together.
 
-Bytes behind a complete response are not its fault: they only make the connection useless (``stray``). One exception:
-the parser skips empty lines before a response, so those are not noticed in the read that ends the one before.
+Bytes behind a complete response are not its fault: they only make the connection useless (``stray``). Behind a 101 that
+was asked for they are the first of another protocol (``rest``).
 
-A callback costs 0.1 µs before it has done anything, so there are no more than it takes, and they are short. A look
-at a head of our own instead (a search for its end, a pattern for its lines) was measured, too: it costs 2 µs more than
-what httptools takes with all the callbacks.
+The parser of a connection is told of the bodies that it has not seen, or is replaced where that takes more than making
+another one. Its callbacks are as few as possible, and short.
 """
 
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 import httptools
 
 from streamproxy.errors import BadResponse, ResponseIncomplete
+from streamproxy.wire.chunked import LAST_CHUNK, ChunkedDecoder, ChunkError
 from streamproxy.wire.headers import Headers
-from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, Framing, response_framing
+from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, Framing, connection_options, response_framing
+from streamproxy.wire.status import PHRASES
+from streamproxy.wire.times import FOREVER
 
 MAX_HEAD: Final = 65536
-FOREVER: Final = float("inf")
 
 _NO_FRAMING: Final = Framing(0, False, False)
-_FRAMING_FIELDS: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+_FRAMING_FIELDS: Final = frozenset({b"connection", b"content-length", b"proxy-connection", b"transfer-encoding"})
 # What nearly every stream says of its framing.
 _CHUNKED_FIELDS: Final[Headers] = [(b"transfer-encoding", b"chunked")]
 _CHUNKED: Final = Framing(None, True, True)
 _H: Final = ord("H")
 _KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"(?:^|[,; \t])timeout=(\d{1,9})")
+# The start of nearly every response.
+_OK: Final = b"HTTP/1.1 200 OK\r\n"
+_PHRASE_AT: Final = 13  # in a status line
+_END: Final = b"\r\n\r\n"
+# Any body of a length that the parser may be told it has seen.
+_ANY_BODY: Final = memoryview(bytes(65536))
 
 Informational = Callable[[int, Headers], None]
 
@@ -54,130 +65,144 @@ _WRONG: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade, _Malfor
 class ResponseParser:
     """The responses of one connection, one after the other; each begins with `begin`.
 
-    ``headers`` is None until the final head is complete. ``fault`` is why the response failed: BadResponse up to
-    there, ResponseIncomplete behind it.
+    ``headers`` is None until the final head is complete; with it come ``status``, ``reason`` (the phrase, empty where
+    it is the status's own), ``http_version`` ("1.0" or "1.1") and ``framing``. ``continued`` says whether 100
+    (Continue) has come. ``fault`` is why the response failed: BadResponse up to the head, ResponseIncomplete behind it.
+    ``chunks`` is the decoder of a chunked body while one is being read.
     """
 
     __slots__ = (
+        "_begun",
+        "_decoder",
         "_fields",
         "_framing_fields",
-        "_http_1_1",
+        "_heads",
         "_informational",
+        "_left",
+        "_line",
         "_method",
         "_parser",
-        "_spoilt",
-        "_unparsed",
+        "_stale",
+        "_tail",
+        "_upgrade",
         "chunks",
+        "continued",
         "done",
         "fault",
         "framing",
         "headers",
+        "http_version",
         "lifetime",
-        "on_body",
         "read",
-        "sent",
+        "reason",
+        "rest",
         "status",
         "stray",
+        "upgraded",
     )
 
     def __init__(self) -> None:
         # Of the connection.
-        self.chunks: deque[bytes] = deque()
-        self.on_body = self.chunks.append  # for the parser, which asks for its callbacks once
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        self._spoilt = False  # the parser expects a body that will not come
+        self._stale = False  # the parser expects the body of the last response
+        self._decoder: ChunkedDecoder | None = None
         self.lifetime = 0.0  # seconds that an idle connection lives, by its first response; 0.0 before
         self.stray = False  # something came behind a response
+        # Of the head that is being read.
+        self._begun = False
+        self._line = b""  # of its first line, what has come
+        self._tail = b""  # the last bytes of it, which may begin the empty line
+        self._fields: Headers = []
+        self._framing_fields: Headers = []  # those of them that say how the body ends
         # Of the response.
         self._method = ""
         self._informational: Informational | None = None
-        self._fields: Headers = []
-        self._framing_fields: Headers = []  # those of them that say how the body ends
-        self._http_1_1 = False  # so begins the first head of the response, and it came in one read
-        self._unparsed = 0  # bytes since the last one of the body
-        self.read = 0  # bytes up to the read that completed the head
+        self._upgrade = False
+        self._heads = 0  # how many are complete
+        self._left = 0  # bytes of a sized body that have not come
+        self.chunks: ChunkedDecoder | None = None
+        self.read = 0  # bytes of its heads
         self.status = 0
+        self.reason = b""
+        self.http_version = "1.1"
         self.headers: Headers | None = None
         self.framing = _NO_FRAMING
-        self.sent = True  # the whole request was sent: nobody waits for a word to go ahead
+        self.continued = False
         self.done = True
+        self.upgraded = False
+        self.rest = b""
         self.fault: BaseException | None = None
 
-    def begin(self, method: str, informational: Informational | None = None) -> None:
-        """Make ready for the response to a request of ``method``."""
+    def begin(self, method: str, informational: Informational | None = None, *, upgrade: bool = False) -> None:
+        """Make ready for the response to a request of ``method``.
+
+        With ``upgrade`` 101 (Switching Protocols) is a final response, and ``upgraded`` says that it has come.
+        """
         self._method = method
         self._informational = informational
-        self._fields = []
-        self._framing_fields = []
-        self.read = self._unparsed = 0
+        self._upgrade = upgrade
+        self._heads = self.read = 0
         self.headers = None
-        self.done = False
-        if self._spoilt:
-            self._spoilt = False
-            self._parser = httptools.HttpResponseParser(self)
+        self.continued = self.done = False
+        if self._decoder is not None and self._decoder.trailers:
+            self._decoder.trailers = []
+        if self._stale:
+            self._renew()
+        self._begin_head()
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the response."""
-        if self.headers is None:
-            if 0 in data:  # the number: CPython 3.11 takes 0.3 µs to see that b"\0" is not one
-                self._feed_around_nul(data)
-                return
-            if not self.read:
-                begin = data[:9]
-                self._http_1_1 = begin == b"HTTP/1.1 "
-                if begin[0] != _H:
-                    self._fail("the response does not begin with HTTP/")
-                    return
-            self.read += len(data)
-        parser = self._parser
-        assert parser is not None
-        try:
-            parser.feed_data(data)
-        except _WRONG as error:
-            self._refuse(error)
-            return
-        if self.chunks:
-            self._unparsed = 0
-        elif not self.done:
-            self._unparsed += len(data)
-            if self._unparsed > MAX_HEAD:
-                self._fail(f"more than {MAX_HEAD} bytes of a head, a chunk's extension or a trailer")
-        if self._spoilt and (self.chunks or data[-4:] != b"\r\n\r\n"):
-            # Behind the head of a response to HEAD; the beginning of a chunk makes no sound.
-            self.stray = True
-            self.chunks.clear()
+    def feed(self, data: bytes) -> bytes:
+        """Take the next bytes of the response; returns what they hold of its body."""
+        while self.headers is None:
+            end = self._head_end(data)
+            if end < 0:
+                self._feed_head(data)
+                return b""
+            heads = self._heads
+            self._feed_head(data if end == len(data) else data[:end])
+            if self.fault is not None:
+                return b""
+            if self._heads == heads:
+                self._fail("an empty line before the end of the head")
+                return b""
+            data = data[end:]
+            if not data:
+                return b""
+        if self.done:
+            self._behind(data)
+            return b""
+        if self.chunks is not None:
+            return self._feed_chunks(self.chunks, data)
+        if self.framing.length is None:
+            return data
+        size = len(data)
+        if size > self._left:
+            self._behind(data[self._left :])
+            data = data[: self._left]
+        self._left -= len(data)
+        self.done = not self._left
+        return data
 
-    def _feed_around_nul(self, data: bytes) -> None:
-        """Take a read with a NUL in it: the parser takes one in a status line, but no head may have any."""
-        at = data.find(0)
-        if at:
-            self.feed(data[:at])
-        if self.fault is None and self.headers is None:
-            self._fail("NUL in the head")
-        elif self.fault is None and not self.stray:  # a parser that has refused something takes no more
-            self.feed(data[at:])
+    @property
+    def trailers(self) -> Headers:
+        """The trailer fields of a response that is done, with lower-case names."""
+        return self._decoder.trailers if self._decoder is not None and self.framing.chunked else []
 
     @property
     def ends_with_connection(self) -> bool:
         """Whether the body has begun, and only the end of the connection ends it."""
         return self.headers is not None and self.framing.length is None and not self.framing.chunked
 
+    def leave(self) -> None:
+        """Keep nothing of the last exchange's callers."""
+        self._informational = None
+
     def forget(self) -> None:
         """No more will come. The parser's callbacks are ours: this ends the cycle."""
         self._parser = None
 
-    def go_ahead(self) -> None:
-        """100 (Continue) has come, or a final head; for the subclass that waits for it."""
-
     # httptools
 
-    def on_message_begin(self) -> None:
-        if self.done:
-            raise _Malformed("bytes behind the response")
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.headers is not None:
-            return  # a trailer
         name = name.lower()
         pair = (name, value.rstrip(b" \t"))
         if name in _FRAMING_FIELDS:
@@ -185,67 +210,169 @@ class ResponseParser:
         self._fields.append(pair)
 
     def on_headers_complete(self) -> None:
+        self._heads += 1
         fields = self._fields
         if len(fields) > MAX_FIELDS:
             raise _Malformed(f"more than {MAX_FIELDS} fields")
-        if self.read > MAX_HEAD and sum(len(name) + len(value) + 4 for name, value in fields) > MAX_HEAD:
-            raise _Malformed(f"a head of more than {MAX_HEAD} bytes")
         assert self._parser is not None
         status = self._parser.get_status_code()
-        if self._framing_fields == _CHUNKED_FIELDS and status == 200 and self._http_1_1 and self._method != "HEAD":
+        noted = self._framing_fields
+        if noted == _CHUNKED_FIELDS and status == 200 and self.http_version == "1.1" and self._method != "HEAD":
             self.framing = _CHUNKED
         else:
-            version = "1.1" if self._http_1_1 else self._parser.get_http_version()
-            self.framing = response_framing(self._method, status, version, self._framing_fields)
+            self.framing = response_framing(self._method, status, self.http_version, noted)
         if status < 200:
             self._on_informational(status)
             return
         if not self.lifetime:
             self.lifetime = announced_lifetime(fields)
-        self.status = status
-        self.headers = fields
-        if not self.sent:
-            self.go_ahead()
-        if self._method == "HEAD":
-            # The parser does not know, and waits for the body that the fields describe.
-            self._spoilt = True
-            self.done = True
+        self._stale = True
+        self._finish_head(status)
 
-    def on_message_complete(self) -> None:
-        if self.headers is not None:
-            self.done = True
+    # Parts of the above.
+
+    def _begin_head(self) -> None:
+        self._begun = False
+        self._line = self._tail = b""
+        self._fields = []
+        self._framing_fields = []
+
+    def _head_end(self, data: bytes) -> int:
+        """How many bytes of ``data`` are of the head, if its end is among them, else -1."""
+        tail = self._tail
+        if tail:
+            # An empty line that a read has cut in two.
+            at = (tail + data[:3]).find(_END)
+            if at >= 0:
+                return at + 4 - len(tail)
+        at = data.find(_END)
+        if at >= 0:
+            return at + 4
+        self._tail = data[-3:] if len(data) >= 3 else (tail + data)[-3:]
+        return -1
+
+    def _feed_head(self, data: bytes) -> None:
+        """Take some of a head, up to its end at most."""
+        self.read += len(data)
+        if self.read > MAX_HEAD:
+            self._fail(f"heads of more than {MAX_HEAD} bytes")
+            return
+        if 0 in data:  # the number: CPython 3.11 takes 0.3 µs to see that b"\0" is not one
+            self._fail("NUL in the head")  # the parser takes one in a status line
+            return
+        if not self._begun:
+            if data[0] != _H:
+                self._fail("the response does not begin with HTTP/")
+                return
+            self._begun = True
+            if data.startswith(_OK):
+                self.reason, self.http_version = b"", "1.1"
+            else:
+                self._note_line(data)
+        elif self._line:
+            self._note_line(self._line + data)
+        parser = self._parser
+        assert parser is not None
+        try:
+            parser.feed_data(data)
+        except _WRONG as error:
+            self._refuse(error)
+
+    def _note_line(self, begun: bytes) -> None:
+        """Keep the first line of a head until all of it has come, then its version and phrase."""
+        line, end, _ = begun.partition(b"\r\n")
+        if not end:
+            self._line = begun
+            return
+        self._line = b""
+        self.reason, self.http_version = line[_PHRASE_AT:], line[5:8].decode("latin-1")
+
+    def _finish_head(self, status: int) -> None:
+        """The head is the final one, and good."""
+        self.status = status
+        self.headers = self._fields
+        if self.reason and self.reason == PHRASES.get(status):
+            self.reason = b""
+        framing = self.framing
+        if framing.chunked:
+            decoder = self._decoder
+            if decoder is None:
+                decoder = self._decoder = ChunkedDecoder()
+            else:
+                decoder.reset()
+            self.chunks = decoder
+        elif framing.length is not None:
+            self._left = framing.length
+            self.done = not framing.length
 
     def _on_informational(self, status: int) -> None:
         """RFC 9110 section 15.2: any number of them before the final response; 101 only when it was asked for.
 
-        They have no body and announce none (RFC 9110 section 8.6, RFC 9112 section 6.1). The parser takes one off a
-        status that it does not know, and it would stand before the final response's.
+        They have no body and announce none (RFC 9110 section 8.6, RFC 9112 section 6.1).
         """
-        if status == 101:
-            raise _Malformed("101 (Switching Protocols) without an Upgrade")
-        if any(name != b"connection" for name, _ in self._framing_fields):
+        if any(name in (b"content-length", b"transfer-encoding") for name, _ in self._framing_fields):
             raise _Malformed(f"a body announced by {status}")
-        fields, self._fields = self._fields, []
-        self._framing_fields = []
-        self._http_1_1 = False
+        if status == 101:
+            named = any(name == b"upgrade" for name, _ in self._fields)
+            if not (self._upgrade and named and b"upgrade" in connection_options(self._framing_fields)):
+                raise _Malformed("101 (Switching Protocols) without an Upgrade")
+            self.upgraded = self._stale = True
+            self.framing = _NO_FRAMING  # nor will it carry another request
+            self._finish_head(status)
+            return
+        fields = self._fields
+        self._begin_head()
         if status == 100:
-            self.go_ahead()
+            self.continued = True
         elif self._informational is not None:
             self._informational(status, fields)
 
+    def _feed_chunks(self, decoder: ChunkedDecoder, data: bytes) -> bytes:
+        try:
+            body = decoder.feed(data)
+        except ChunkError as error:
+            self._fail(str(error))
+            return error.body
+        if decoder.done:
+            self.done = True
+            self.chunks = None
+            if decoder.rest:
+                self._behind(decoder.rest)
+        return body
+
+    def _behind(self, data: bytes) -> None:
+        """Bytes behind the end of the response."""
+        if self.upgraded:
+            self.rest += data
+        else:
+            self.stray = True
+
+    def _renew(self) -> None:
+        """Bring the parser behind the body of the last response, which it was not given."""
+        self._stale = False
+        fields = [field for field in self._framing_fields if field[0] != b"connection"]
+        if not self.framing.keep_alive or self._parser is None or len(fields) > 1:
+            self._parser = httptools.HttpResponseParser(self)
+        elif self.status in (204, 304):
+            pass  # as the parser knows
+        elif self.framing.chunked:
+            self._parser.feed_data(LAST_CHUNK)
+        elif int(fields[0][1]) <= len(_ANY_BODY):
+            self._parser.feed_data(_ANY_BODY[: int(fields[0][1])])
+        else:
+            self._parser = httptools.HttpResponseParser(self)
+
     def _refuse(self, error: BaseException) -> None:
         """What the parser, or a callback through it, says against the last bytes."""
+        if self.upgraded and isinstance(error, httptools.HttpParserUpgrade):
+            return
         reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
         if not isinstance(reason, _WRONG):
             raise error  # a fault of ours, or of the informational callback
-        if not self.done:
-            self._fail(str(reason))
-            return
-        self.stray = True
-        if self._spoilt:
-            self.chunks.clear()
+        self._fail(str(reason))
 
     def _fail(self, note: str) -> None:
+        self.chunks = None
         self.fault = (BadResponse if self.headers is None else ResponseIncomplete)(note=note)
 
 

@@ -26,16 +26,9 @@ from streamproxy.errors import ClientLeft
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.server.cycle import RequestCycle
 from streamproxy.server.flow import Flow
-from streamproxy.server.http1.head import (
-    connection_field,
-    expects_continue,
-    head_fields,
-    informational_head,
-    trailer_section,
-    upgrade_head,
-    with_defaults,
-)
+from streamproxy.server.http1.head import connection_field, expects_continue, with_defaults
 from streamproxy.wire.chunked import SIZE_LINES
+from streamproxy.wire.encode import field_section, informational_head, response_head, upgrade_head
 from streamproxy.wire.http1 import NO_BODY
 from streamproxy.wire.request import RequestHead
 
@@ -184,7 +177,7 @@ class Http11Cycle(RequestCycle):
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]]) -> Awaitable[None] | None:
         """End the body with trailer fields, if the client takes them (RFC 9112 section 7.1.2)."""
-        section = trailer_section(trailers) if self.takes_trailers else b""
+        section = field_section(trailers) if self.takes_trailers else b""
         if not section or not self._open:
             return self.write(b"", False)
         cork, self._cork = self._cork, None
@@ -243,7 +236,7 @@ class Http11Cycle(RequestCycle):
     def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes) -> None:
         if self._state.default_headers:
             headers = with_defaults(self._state.default_headers, headers)
-        fields, length, closes = head_fields(status, headers, reason)
+        fields, length, closes = response_head(status, headers, reason)
         # A client that waits for a 100 may send its body, or the next request in its place: nobody can tell.
         if closes or self._connection.stopping or self._expects_continue:
             self.keep_alive = False

@@ -41,7 +41,7 @@ from streamproxy.server.http1.head import whole_response
 from streamproxy.server.http1.scope import connection_scope, request_scope
 from streamproxy.server.http1.upgraded import FLUSH_TIMEOUT, UpgradedConnection
 from streamproxy.server.refusal import refusal
-from streamproxy.wire.chunked import ChunkedDecoder
+from streamproxy.wire.chunked import ChunkedDecoder, ChunkError
 from streamproxy.wire.http1 import MAX_FIELDS
 from streamproxy.wire.request import RequestHead
 
@@ -259,8 +259,8 @@ class Http11Protocol:
         else:
             try:
                 piece = chunks.feed(data)
-            except BadRequest as error:
-                self._refuse_body(error)
+            except ChunkError as error:
+                self._refuse_body(BadRequest(str(error)))
                 return
             last = chunks.done
             rest = chunks.rest

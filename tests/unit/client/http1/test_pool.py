@@ -169,6 +169,67 @@ async def test_a_post_does_not_go_out_on_a_connection_whose_close_the_loop_has_n
     assert len(upstream.connections) == 2
 
 
+TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("words", [b"", TIMEOUT, TIMEOUT.replace(b"408 Request Timeout", b"400 Bad Request")])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_the_last_words_of_an_idle_connection_are_no_answer(
+    method: str, words: bytes, serve: Serve, native: MakeClient
+) -> None:
+    """They are in the kernel when the next request is about to be sent, and the loop has not turned since."""
+    upstream = await serve(answering(response(b"ok")))
+    client = native(upstream)
+    await fetch(client)
+    with socket.socket(fileno=os.dup(upstream.connections[0].socket.fileno())) as sock:
+        if words:
+            sock.send(words)
+        sock.shutdown(socket.SHUT_RDWR)
+    assert client.idle == 1
+    assert (await fetch(client, method, content=b"x" if method == "POST" else None)).body == b"ok"
+    assert len(upstream.connections) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "content"), [("GET", None), ("POST", None), ("POST", b"abc")], ids=["get", "post", "post of bytes"]
+)
+async def test_a_408_that_crosses_a_request_on_a_used_connection_is_not_its_answer(
+    method: str, content: bytes | None, serve: Serve, native: MakeClient
+) -> None:
+    async def dying(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(response(b"ok"))
+        await conn.read_request()
+        await conn.send(TIMEOUT)
+
+    upstream = await serve([dying, answering(response(b"the answer"))])
+    client = native(upstream)
+    await fetch(client)
+    answer = await fetch(client, method, content=content)
+    assert (answer.status, answer.body) == (200, b"the answer")
+    assert len(upstream.connections) == 2
+    assert (client.active, client.idle) == (0, 1)
+
+
+async def test_a_408_is_an_answer_on_a_fresh_connection_and_to_a_body_that_has_begun(
+    serve: Serve, native: MakeClient
+) -> None:
+    async def slow(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(response(b"ok"))
+        await conn.read_head()
+        await conn.read_until(b"abc")
+        await conn.send(TIMEOUT)
+
+    assert (await fetch(native(await serve(answering(TIMEOUT))))).status == 408
+    upstream = await serve(slow)
+    client = native(upstream)
+    await fetch(client)
+    async with ask(client, "POST", content=body_of(b"abc", b"d" * 10)) as answer:
+        assert answer.status_code == 408
+    assert len(upstream.connections) == 1
+
+
 async def test_no_more_connections_than_allowed_and_first_come_first_served(serve: Serve, native: MakeClient) -> None:
     upstream = await serve(held)
     client = native(upstream, max_connections=2)

@@ -50,8 +50,9 @@ class Above:
     def data_received(self, data: bytes) -> None:
         self.got += data
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
         self.heard.append("eof")
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.heard.append(exc)
@@ -109,7 +110,7 @@ class Pair:
 
     def __init__(self, client: ssl.SSLContext, server: ssl.SSLContext, size: int = 65536, at_once: bytes = b"") -> None:
         self.below, self.above, self.server = Below(), Above(), Server(server)
-        self.tls = TlsTransport(client, "localhost", self.above, asyncio.get_running_loop())
+        self.tls = TlsTransport(client, "localhost", lambda protocol: self.above, asyncio.get_running_loop())
         self.size = size
         self.tls.connection_made(cast(asyncio.BaseTransport, self.below))
         while self.below.sent:

@@ -1,0 +1,76 @@
+"""Heads to bytes, of both sides."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamproxy.wire.encode import field_section, informational_head, request_head, response_head
+
+
+def test_a_request_head_is_its_lines() -> None:
+    headers = [(b"host", b"a"), (b"x", b"1"), (b"x", b"2")]
+    assert (
+        request_head("GET", b"/a?b", headers, chunked=False) == b"GET /a?b HTTP/1.1\r\nhost: a\r\nx: 1\r\nx: 2\r\n\r\n"
+    )
+    assert request_head("BREW", b"/", [], chunked=True) == b"BREW / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "value"),
+    [
+        ("GET", b"/ a", b""),
+        ("GET", b"", b""),
+        ("GET", b"/\r\nx: y", b""),
+        ("GET", b"/", b"a\nb"),
+        ("GET", b"/", b"a\0b"),
+        ("", b"/", b""),
+        ("A B", b"/", b""),
+        ("A\r\nB", b"/", b""),
+    ],
+)
+def test_a_request_that_would_break_out_of_its_head_is_refused(method: str, target: bytes, value: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        request_head(method, target, [(b"x", value)], chunked=False)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "line"),
+    [
+        (200, b"", b"HTTP/1.1 200 OK"),
+        (200, b"Fine", b"HTTP/1.1 200 Fine"),
+        (999, b"", b"HTTP/1.1 999 "),
+        (999, b"Denied \xe9", b"HTTP/1.1 999 Denied \xe9"),
+        (404, b"a\r\nx: y", b"HTTP/1.1 404 Not Found"),
+    ],
+)
+def test_a_status_line_has_the_reason_that_was_given(status: int, reason: bytes, line: bytes) -> None:
+    assert response_head(status, [], reason)[0] == line + b"\r\n"
+
+
+def test_the_fields_of_framing_and_connection_are_noted_and_left_out() -> None:
+    fields = [(b"X-A", b"1"), (b"Content-Length", b"5"), (b"connection", b"Close"), (b"transfer-encoding", b"chunked")]
+    assert response_head(200, fields) == (b"HTTP/1.1 200 OK\r\nx-a: 1\r\ncontent-length: 5\r\n", 5, True)
+    assert response_head(204, fields[:2]) == (b"HTTP/1.1 204 No Content\r\nx-a: 1\r\n", 5, False)
+
+
+@pytest.mark.parametrize("field", [(b"a b", b""), (b"", b""), (b"a", b"b\r\nc: d"), (b"a", b"\0"), (b"a:", b"")])
+def test_a_field_that_would_break_a_head_is_refused(field: tuple[bytes, bytes]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        response_head(200, [field])
+    with pytest.raises(ValueError, match=r"."):
+        informational_head(103, [field])
+    with pytest.raises(ValueError, match=r"."):
+        field_section([field])
+
+
+@pytest.mark.parametrize("status", [0, 100, 101, 103, 199, 1000])
+def test_a_status_that_is_not_final_is_refused(status: int) -> None:
+    with pytest.raises(ValueError, match="final"):
+        response_head(status, [])
+
+
+def test_an_informational_head_is_whole() -> None:
+    assert informational_head(103, [(b"link", b"</a>")]) == b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
+    for status in (100, 101, 200):
+        with pytest.raises(ValueError, match="informational"):
+            informational_head(status, [])
