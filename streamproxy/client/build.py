@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from typing import Final
 
 from streamproxy.client.base import Client
 from streamproxy.client.foreign import ForeignClient
@@ -11,8 +10,7 @@ from streamproxy.client.http1 import NativeClient, client_context
 from streamproxy.client.httpx import HttpxClient, build_httpx, is_httpx
 from streamproxy.config.model import Upstream
 from streamproxy.errors import StreamproxyError
-
-_FOREVER: Final = float("inf")
+from streamproxy.wire.times import FOREVER
 
 
 def adapt(client: object) -> Client:
@@ -37,7 +35,7 @@ class ClientFactory:
             return self._shared
         upstream, connections = self._upstream, self._upstream.connections
         context = self._tls() if url.startswith("https:") else None
-        idle_timeout = _FOREVER if connections.idle_timeout is None else connections.idle_timeout
+        idle_timeout = FOREVER if connections.idle_timeout is None else connections.idle_timeout
         server_name = upstream.tls.server_name or server_name
         if upstream.client == "httpx" or upstream.proxy is not None:
             return build_httpx(
