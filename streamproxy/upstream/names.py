@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 
+from streamproxy.client.resolve import look_up
 from streamproxy.upstream.endpoint import Endpoint
 
 EVERY = 10.0  # seconds between two look-ups
@@ -26,11 +26,9 @@ LookUp = Callable[[str, int], Awaitable[Sequence[str]]]
 Replace = Callable[[Sequence[Endpoint], Sequence[Endpoint], bool], None]  # old, new, with a slow start
 
 
-async def look_up(host: str, port: int) -> Sequence[str]:
+async def addresses_of(host: str, port: int) -> Sequence[str]:
     """The addresses of a name, each once, by the system's resolver. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return list(dict.fromkeys(str(address.sockaddr[0]) for address in await look_up(host, port)))
 
 
 def authority_of(address: str, port: int) -> str:
@@ -54,7 +52,7 @@ class Name:
         *,
         itself: Endpoint,
         build: Callable[[str], Endpoint],
-        look_up: LookUp = look_up,
+        look_up: LookUp = addresses_of,
     ) -> None:
         self.host = host
         self.port = port

@@ -25,8 +25,8 @@ from streamproxy.errors import (
     TlsFailed,
 )
 from streamproxy.wire.headers import Headers, first
+from streamproxy.wire.methods import IDEMPOTENT
 
-IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 section 9.2.2
 CONNECT: Final = "connect"
 RESET: Final = "reset"
 BOUND: Final = 10  # times the backoff is the longest pause between two attempts

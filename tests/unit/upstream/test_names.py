@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from streamproxy.upstream import Endpoint, Upstream
-from streamproxy.upstream.names import Name, authority_of, look_up
+from streamproxy.upstream.names import Name, addresses_of, authority_of
 from tests.unit.origins.calls import open_at
 from tests.unit.upstream.fakes import client_of, endpoint, new_exchange, settings
 
@@ -126,9 +126,9 @@ async def test_a_start_waits_for_the_first_look_up() -> None:
 
 
 async def test_the_systems_resolver_gives_each_address_once() -> None:
-    assert list(await look_up("127.0.0.1", 80)) == ["127.0.0.1"]
+    assert list(await addresses_of("127.0.0.1", 80)) == ["127.0.0.1"]
     with pytest.raises(socket.gaierror):
-        await look_up("no-such-host.invalid", 80)
+        await addresses_of("no-such-host.invalid", 80)
 
 
 @pytest.mark.parametrize(
