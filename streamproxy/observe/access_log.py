@@ -181,7 +181,8 @@ def _more(exchange: Exchange) -> str:
     """The optional fields behind the others."""
     x = exchange
     if x.operation or x.stream or x.model or x.usage is not None or x.finish_reason:
-        return "," + encode(_optional(x))[1:-1]
+        fields = encode(_optional(x))[1:-1]
+        return f",{fields}" if fields else ""  # recognised, and nothing was read of it
     protocol = f',"protocol":"{x.protocol}"' if x.protocol else ""
     return f'{protocol},"attempts":{x.attempts}' if x.attempts else protocol
 
