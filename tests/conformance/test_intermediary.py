@@ -47,6 +47,17 @@ async def test_via_says_the_version_of_the_message_that_came(stack: StartStack, 
     assert (await upstream.request()).get("via") == b"1.0 streamproxy"
 
 
+async def test_via_of_a_response_says_the_upstreams_version(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    async def old(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    upstream = await serve(old)
+    proxy = await stack(upstream.url)
+    answer = await (await dial(proxy.url)).get()
+    assert answer.get("via") == b"1.0 streamproxy"
+
+
 # Max-Forwards and TRACE (RFC 9110 sections 7.6.2 and 9.3.8).
 
 
@@ -113,7 +124,52 @@ async def test_options_of_everything_goes_to_the_route_of_everything(
     assert (await proxy.end_of()).route == "r1"
 
 
-# 1xx.
+# Trailers and 1xx.
+
+TRAILERS = b"0\r\nX-Checksum: abc\r\nContent-Length: 5\r\nAuthorization: no\r\nX-Last: 1\r\n\r\n"
+
+
+def with_trailers(conn_log: list[bytes | None]) -> object:
+    async def script(conn: Conn) -> None:
+        while True:
+            head, _ = await conn.read_request()
+            conn_log.append(head.get("te"))
+            await conn.send(stream_head("text/plain", ("Trailer", "X-Checksum")) + b"2\r\nok\r\n" + TRAILERS)
+
+    return script
+
+
+@quirk("httpx", "user", "stock", "hypercorn", reason="drops trailers")
+@pytest.mark.parametrize("headers", [[("TE", "trailers")], [("TE", "trailers"), ("Connection", "TE")]])
+async def test_trailers_reach_a_client_that_takes_them(
+    stack: StartStack, serve: Serve, dial: Connect, headers: list[tuple[str, str]]
+) -> None:
+    told: list[bytes | None] = []
+    upstream = await serve(with_trailers(told))  # type: ignore[arg-type]
+    proxy = await stack(upstream.url)
+    client = await dial(proxy.url)
+    await client.request("/", headers=headers)
+    await client.read_head()
+    assert await client.read_chunk() == b"ok"
+    raw = b""
+    while not raw.endswith(b"\r\n\r\n"):
+        raw += await client.read_some()
+    assert raw.lower() == b"0\r\nx-checksum: abc\r\nx-last: 1\r\n\r\n"
+    assert told == [b"trailers"]
+    assert (await upstream.request()).get("connection") == b"te"
+
+
+async def test_trailers_stay_away_from_a_client_that_did_not_ask(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    told: list[bytes | None] = []
+    upstream = await serve(with_trailers(told))  # type: ignore[arg-type]
+    proxy = await stack(upstream.url)
+    client = await dial(proxy.url)
+    answer = await client.get()
+    assert (answer.body, answer.complete) == (b"ok", True)
+    assert (await client.get()).complete  # nothing is left on the connection
+    assert told == [None, None]
 
 
 @quirk("httpx", "user", "stock", "hypercorn", reason="knows no interim responses")
@@ -127,6 +183,15 @@ async def test_early_hints_are_passed_on(stack: StartStack, serve: Serve, dial: 
         (103, b"</a.css>; rel=preload", None),
         (199, None, b"1"),
     ]
+
+
+@quirk("httpx", "user", "stock", "hypercorn", reason="has no word for reason phrases")
+@pytest.mark.parametrize("status", ["200 Fine", "404 Gone fishing", "299 Odd", "999 Beyond", "250 "])
+async def test_the_reason_phrase_is_the_upstreams(stack: StartStack, serve: Serve, dial: Connect, status: str) -> None:
+    upstream = await serve(answering(response(b"ok", status=status)))
+    proxy = await stack(upstream.url)
+    answer = await (await dial(proxy.url)).get()
+    assert f"{answer.status} {answer.head.start.split(b' ', 2)[2].decode()}" == status
 
 
 # Who the client is.
