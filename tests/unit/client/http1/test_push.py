@@ -49,6 +49,12 @@ async def push_to_the_end(answer: Stream, taker: Taker) -> None:
         await answer.change()
 
 
+async def turns(count: int) -> None:
+    """Let the event loop turn."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 async def test_a_read_that_is_one_chunk_is_pushed_with_its_framing(serve: Serve, native: MakeClient) -> None:
     async def script(conn: Conn) -> None:
         await conn.read_head()
@@ -187,8 +193,7 @@ async def test_a_flood_is_held_by_a_sink_that_takes_no_more(chunked: bool, serve
                 taker(chunk, b"")
             if not answer.ended and answer.pipe(taker):
                 await answer.change()
-                for _ in range(5):
-                    await asyncio.sleep(0)  # the loop could read on
+                await turns(5)  # the loop could read on
                 if not answer.ended and size:  # the first reads are not bounded yet
                     assert sum(map(len, connection.chunks)) <= 65536
                     largest = max(largest, *(len(chunk) for chunk, _ in taker.got), 0)
@@ -242,7 +247,7 @@ async def test_a_connection_that_pushed_serves_the_next_request(serve: Serve, na
             await conn.send(stream_head())
             for number in range(3):
                 await conn.send_chunk(b"%d" % number)
-                await asyncio.sleep(0)
+                await turns(1)
             await conn.send(b"0\r\n\r\n")
 
     upstream = await serve(script)
