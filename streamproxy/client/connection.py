@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from typing import Final
 
@@ -39,11 +40,12 @@ class ClientConnection:
     seconds it may be idle: what the upstream said, `FOREVER` when it said nothing, 0.0 before it could.
     """
 
-    __slots__ = ("_loop", "_sock", "address", "capacity", "closed", "idle_since", "in_use", "lifetime")
+    __slots__ = ("_loop", "_poller", "_sock", "address", "capacity", "closed", "idle_since", "in_use", "lifetime")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, capacity: int) -> None:
         self._loop = loop
         self._sock = sock
+        self._poller: select.poll | None = None
         self.capacity = capacity
         self.in_use = 0
         self.closed = False
@@ -72,13 +74,14 @@ class ClientConnection:
 
         The loop has not seen it yet, and what it is can't be an answer to a request that was not sent.
         """
+        poller = self._poller
         try:
-            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
+            if poller is None:
+                poller = self._poller = select.poll()
+                poller.register(self._sock, select.POLLIN)
+            return bool(poller.poll(0))  # an error and a hang-up are told too
+        except (OSError, ValueError):  # the second: the socket is closed
             return True
-        return True
 
     def abort(self) -> None:
         """Close at once, without waiting for anything; what was not sent is dropped."""

@@ -33,6 +33,9 @@ _TRAILER_BEGUN: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\r?")
 # The line before a small chunk, by the chunk's size in bytes: a look-up is cheaper than formatting.
 SIZE_LINES: Final = [b"%x\r\n" % size for size in range(2048)]
 LAST_CHUNK: Final = b"0\r\n\r\n"
+_END: Final = b"\r\n" + LAST_CHUNK
+# The sizes of small chunks by their digits, as they are usually written.
+_SIZES: Final = {form: size for size in range(2048) for form in (b"%x" % size, b"%X" % size)}
 
 
 def _whole_lines() -> list[tuple[bytes, ...]]:
@@ -111,6 +114,12 @@ class ChunkedDecoder:
         """
         if self._held:
             data, self._held = self._held + data, b""
+        elif self._state == _IN_SIZE and data[-7:] == _END:
+            end = data.find(b"\r\n", 0, 17)
+            size = _SIZES.get(data[:end], 0) if end > 0 else 0
+            if size and size == len(data) - end - 9:  # a short body in one chunk
+                self.done = True
+                return data[end + 2 : -7]
         pieces: list[bytes] = []
         try:
             self._split(data, pieces)
@@ -141,10 +150,13 @@ class ChunkedDecoder:
 
     def _line(self, line: bytes) -> None:
         if self._state == _IN_SIZE:
-            found = _SIZE.fullmatch(line) if len(line) <= MAX_LINE else None
-            if found is None:
-                raise ChunkError("A chunk's size is malformed")
-            self._left = int(found[1], 16)
+            size = _SIZES.get(line, -1)
+            if size < 0:
+                found = _SIZE.fullmatch(line) if len(line) <= MAX_LINE else None
+                if found is None:
+                    raise ChunkError("A chunk's size is malformed")
+                size = int(found[1], 16)
+            self._left = size
             self._state = _IN_DATA if self._left else _IN_TRAILER
         elif self._state == _IN_DATA_END:
             if line:

@@ -190,3 +190,19 @@ def test_any_body_in_any_reads_is_what_h11_says(
             theirs += event.data
     assert isinstance(event, h11.EndOfMessage)
     assert (decoder.done, body, decoder.trailers) == (True, theirs, list(event.headers))
+
+
+@pytest.mark.parametrize(
+    ("data", "body", "rest"),
+    [
+        (b"2\r\nhi\r\n0\r\n\r\n", b"hi", b""),
+        (b"A\r\n0123456789\r\n0\r\n\r\n", b"0123456789", b""),
+        (b"0\r\n\r\n0\r\n\r\n", b"", b"0\r\n\r\n"),
+        (b"2\r\nhi\r\n0\r\n\r\n0\r\n\r\n", b"hi", b"0\r\n\r\n"),
+        (b"7\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n", b"\r\n0\r\n\r\n", b""),
+    ],
+)
+def test_a_whole_body_in_one_read_ends_where_its_framing_says(data: bytes, body: bytes, rest: bytes) -> None:
+    decoder = ChunkedDecoder()
+    assert decoder.feed(data) == body
+    assert (decoder.done, decoder.rest) == (True, rest)
