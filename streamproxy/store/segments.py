@@ -39,9 +39,10 @@ class EventCounter:
     events behind which the upstream is known to write ids of its own (None: it has written none).
     """
 
-    __slots__ = ("_lines", "_tracker", "clean", "events", "ids_from")
+    __slots__ = ("_lines", "_tracker", "clean", "events", "format", "ids_from")
 
     def __init__(self, format: Format) -> None:
+        self.format = format
         self._tracker = SseTracker() if format == "sse" else None
         self._lines = LineCounter() if format == "ndjson" else None
         self.events = 0
@@ -108,14 +109,13 @@ class SegmentLog:
     """The kept bytes of one stream. ``start`` and ``end`` are offsets in the stream."""
 
     __slots__ = (
-        *("_counts", "_format", "_full", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
+        *("_counts", "_full", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
         *("counter", "end"),
     )
 
     def __init__(self, format: Format, max_bytes: int) -> None:
         self.counter = EventCounter(format)
         self.end = 0
-        self._format = format
         self._max_bytes = max_bytes
         self._segment = min(SEGMENT, max(1, max_bytes // 8))
         self._full = self._segment  # the size of a tail that becomes a segment
@@ -157,11 +157,16 @@ class SegmentLog:
         self.counter.finish()
         self._seal()
 
+    def shrink(self) -> None:
+        """Drop all but the newest bytes."""
+        kept = len(self._segments)
+        del self._segments[:], self._offsets[:kept], self._counts[:kept]
+
     def clear(self) -> None:
         """Drop all that is kept; what comes from now on is kept again."""
         if self._tail:
             self._seal()
-        del self._segments[:], self._offsets[:-1], self._counts[:-1]
+        self.shrink()
 
     def place(self, events: int) -> int:
         """The offset behind this many events. Raises PlaceGone, also when the stream has not come as far."""
@@ -179,7 +184,7 @@ class SegmentLog:
             following = number + 1
             if following == len(self._offsets) or self._counts[following] >= events:
                 break
-        return self._offsets[first] + find_place(self._format, data, rest)
+        return self._offsets[first] + find_place(self.counter.format, data, rest)
 
     def read(self, offset: int) -> bytes:
         """Bytes from ``offset`` on, as far as one segment goes; empty at the end. Raises PlaceGone."""
