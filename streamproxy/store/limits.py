@@ -1,9 +1,9 @@
 """How much a client may ask for: `limits.requests` and `limits.tokens`, counted in this process.
 
 Theory of operation. Both are the generic cell rate algorithm (GCRA; ITU-T I.371, annex A). Of a client one number is
-kept: the time at which all that it has used is paid back, its *debt time*. Each unit moves that time on by
-``seconds / amount`` of its rate. A client may go on while its debt time is less than the tolerance away. A client whose debt time has
-passed is as good as new and is forgotten.
+kept: the time at which all that it has used is paid back, its *debt time*. Each unit moves that time on by the period
+of the rate divided by its amount. A client may go on while its debt time is less than the tolerance away. A client
+whose debt time has passed is as good as new and is forgotten.
 
 A request is known before it is served, so it has to fit in whole. Tokens are known only afterwards: what is let in is
 charged later, whatever it comes to, and a client is let in as long as it has not used up all that it may.

@@ -236,16 +236,20 @@ class MemoryStore(StreamStore):
 
     def create(self, head: StreamHead, stop: Stop) -> MemoryStream:
         stream = MemoryStream(self, new_stream(), head, stop)
+        self.adopt(stream)
+        return stream
+
+    def adopt(self, stream: MemoryStream) -> None:
+        """Keep a stream that was made for this store."""
         self._streams[stream.name] = stream
         self._live[stream] = None
-        return stream
 
     def get(self, name: str) -> MemoryStream | None:
         """A stream that is kept here."""
         return self._streams.get(name)
 
     async def find(self, cursor: Cursor, owner: Sequence[bytes], ids: bool = False) -> Replay:
-        stream = self._owned(cursor.stream, owner)
+        stream = self.owned(cursor.stream, owner)
         if cursor.events > stream.events:
             await stream.reached(cursor.events, PATIENCE)
         if stream.ended and stream.fault is None and cursor.events == stream.events:
@@ -253,7 +257,7 @@ class MemoryStore(StreamStore):
         return Replay(stream.content_type, stream.read(cursor, ids), live=not stream.ended)
 
     async def stop(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
-        stream = self._owned(cursor.stream, owner)
+        stream = self.owned(cursor.stream, owner)
         if not stream.ended:
             stream.stop("owner")
 
@@ -295,7 +299,8 @@ class MemoryStore(StreamStore):
                 if self.total <= most:
                     return
 
-    def _owned(self, name: str, owner: Sequence[bytes]) -> MemoryStream:
+    def owned(self, name: str, owner: Sequence[bytes]) -> MemoryStream:
+        """The owner's stream of this name. Raises StreamUnknown, StreamGone."""
         digest = owner_digest(name, owner)
         stream = self._streams.get(name)
         known = stream.owner if stream is not None else self._owners.get(name, b"")

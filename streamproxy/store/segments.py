@@ -197,6 +197,15 @@ class SegmentLog:
         segment = self._segments[number]
         return segment[behind:] if behind else segment
 
+    def read_range(self, offset: int, until: int) -> bytes:
+        """The bytes between two offsets. Raises PlaceGone."""
+        pieces = []
+        while offset < until:
+            piece = self.read(offset)
+            pieces.append(piece[: until - offset])
+            offset += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     def _first_segment(self, events: int) -> int:
         """The segment in which that event ends, or an earlier one if counting can't begin there."""
         if events == 0:
