@@ -159,7 +159,7 @@ class Feeds:
     """All clients of this process that read streams of others. ``listener`` gets control messages."""
 
     def __init__(self, url: str, link: RedisLink, process: str, listener: Listener) -> None:
-        self._client = connect(url, timeout=None)
+        self._client = connect(url)
         self._link = link
         self._process = process
         self._listener = listener

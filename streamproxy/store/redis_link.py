@@ -18,9 +18,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 logger = logging.getLogger("streamproxy")
 
@@ -31,23 +32,35 @@ _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 # Takes the reply, or the exception that came in its place.
 Done = Callable[[Any], None]
-Command = tuple[Any, ...]
+Word = str | bytes | int
 
 
 class StoreDown(Exception):
     """Redis can't be reached, or does not answer."""
 
 
-def connect(url: str, timeout: float | None = TIMEOUT) -> Redis:
-    """A client that makes its connection with the first command, and retries nothing by itself. Raises ValueError."""
+def encode(words: tuple[Word, ...]) -> bytes:
+    """A command as it goes over the wire (RESP, an array of bulk strings)."""
+    out = [b"*%d\r\n" % len(words)]
+    for word in words:
+        data = word if isinstance(word, bytes) else str(word).encode()
+        out.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(out)
+
+
+def connect(url: str) -> Redis:
+    """A client that makes its connection when it is needed, and retries nothing by itself. Raises ValueError.
+
+    It has no time-out for replies; replies are as Redis sends them.
+    """
     client = Redis.from_url(
         url,
         protocol=2,
         socket_connect_timeout=TIMEOUT,
-        socket_timeout=timeout,
+        socket_timeout=None,
         retry=Retry(NoBackoff(), 0),
     )
-    client.response_callbacks.clear()  # replies as Redis sends them
+    client.response_callbacks.clear()
     return client
 
 
@@ -61,7 +74,8 @@ class RedisLink:
         self.on_error = on_error
         self._client = connect(url)
         self._where = _shown(url)
-        self._waiting: list[tuple[Command, Done | None]] = []
+        self._connection: AbstractConnection | None = None
+        self._waiting: list[tuple[bytes, Done | None]] = []
         self._kick = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
@@ -71,17 +85,17 @@ class RedisLink:
         await self._attempt()
         self._task = asyncio.create_task(self._run(), name="redis link")
 
-    def send(self, *command: Any, done: Done | None = None) -> None:
+    def send(self, *command: Word, done: Done | None = None) -> None:
         """Put a command into the next batch. ``done`` gets the reply, or the exception in its place."""
         if not self.up or len(self._waiting) >= WAITING:
             if done is not None:
                 done(StoreDown())
             return
-        self._waiting.append((command, done))
+        self._waiting.append((encode(command), done))
         if not self._kick.is_set():
             self._kick.set()
 
-    async def ask(self, *command: Any) -> Any:
+    async def ask(self, *command: Word) -> Any:
         """Send a command and wait for the reply. Raises StoreDown, or what Redis says against the command."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -106,6 +120,7 @@ class RedisLink:
         self.up = False
         self._fail_waiting(self._waiting)
         self._waiting = []
+        await self._drop_connection()
         await self._client.aclose()
 
     async def _run(self) -> None:
@@ -123,7 +138,8 @@ class RedisLink:
     async def _attempt(self) -> None:
         try:
             async with asyncio.timeout(TIMEOUT):
-                await self._client.execute_command("PING")  # type: ignore[no-untyped-call]
+                self._connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+                await self._exchange(self._connection, [encode(("PING",))])
         except (RedisError, OSError, TimeoutError) as error:
             await self._went_down(error)
             return
@@ -135,13 +151,11 @@ class RedisLink:
         for call in self.on_up:
             call()
 
-    async def _send(self, batch: list[tuple[Command, Done | None]]) -> None:
-        pipe = self._client.pipeline(transaction=False)
-        for command, _ in batch:
-            pipe.execute_command(*command)
+    async def _send(self, batch: list[tuple[bytes, Done | None]]) -> None:
+        assert self._connection is not None
         try:
             async with asyncio.timeout(TIMEOUT):
-                replies = await pipe.execute(raise_on_error=False)
+                replies = await self._exchange(self._connection, [command for command, _ in batch])
         except (RedisError, OSError, TimeoutError) as error:
             await self._went_down(error)
             self._fail_waiting(batch)
@@ -155,6 +169,17 @@ class RedisLink:
             if done is not None:
                 done(reply)
 
+    async def _exchange(self, connection: AbstractConnection, commands: list[bytes]) -> list[Any]:
+        """Send commands and read their replies. Past redis-py's own pipeline, which takes twice the time."""
+        await connection.send_packed_command([b"".join(commands)], check_health=False)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response())
+            except ResponseError as refused:
+                replies.append(refused)
+        return replies
+
     async def _went_down(self, error: Exception) -> None:
         if not self._failures:
             logger.warning("Redis at %s is away: %s", self._where, error or type(error).__name__)
@@ -164,10 +189,16 @@ class RedisLink:
         waiting, self._waiting = self._waiting, []
         self._kick.clear()
         self._fail_waiting(waiting)
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
-            await self._client.connection_pool.disconnect()
+        await self._drop_connection()
 
-    def _fail_waiting(self, batch: list[tuple[Command, Done | None]]) -> None:
+    async def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await connection.disconnect(nowait=True)
+                await self._client.connection_pool.release(connection)
+
+    def _fail_waiting(self, batch: list[tuple[bytes, Done | None]]) -> None:
         for _, done in batch:
             if done is not None:
                 done(StoreDown())
