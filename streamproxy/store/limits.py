@@ -112,3 +112,52 @@ class Counts:
             if oldest is None or (self._clients[oldest] > now and len(self._clients) <= self._most):
                 break
             del self._clients[oldest]
+
+
+class Limiter:
+    """A limit as a route asks it. The base of those that count here and of those that count in Redis.
+
+    `take` is asked before a request is served. None means that the answer has to be awaited, from `ask`. `charge` is
+    for what is known only afterwards.
+    """
+
+    def take(self, client: str, now: float) -> Decision | None:
+        raise NotImplementedError
+
+    async def ask(self, client: str, now: float) -> Decision:
+        raise NotImplementedError
+
+    def charge(self, client: str, now: float, units: int) -> None:
+        raise NotImplementedError
+
+
+class RequestLimiter(Limiter):
+    """`limits.requests` of one process: each request is one unit."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.counts = Counts(bucket)
+
+    def take(self, client: str, now: float) -> Decision:
+        return self.counts.take(client, now)
+
+    async def ask(self, client: str, now: float) -> Decision:
+        return self.take(client, now)
+
+    def charge(self, client: str, now: float, units: int) -> None:
+        """A request is charged when it is let in."""
+
+
+class TokenLimiter(Limiter):
+    """`limits.tokens` of one process: a request is let in while any are left, and charged when it is over."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self.counts = Counts(bucket)
+
+    def take(self, client: str, now: float) -> Decision:
+        return self.counts.look(client, now)
+
+    async def ask(self, client: str, now: float) -> Decision:
+        return self.take(client, now)
+
+    def charge(self, client: str, now: float, units: int) -> None:
+        self.counts.charge(client, now, units)

@@ -27,6 +27,7 @@ logger = logging.getLogger("streamproxy")
 
 TIMEOUT: Final = 2.0  # seconds for a batch, and for a connection
 BATCH: Final = 1000  # commands that are sent at once
+IDLE: Final = 1.0  # seconds after which a connection that is not used is tried
 WAITING: Final = 100_000  # commands that may wait
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -129,11 +130,20 @@ class RedisLink:
                 await asyncio.sleep(_BACKOFF[min(self._failures, len(_BACKOFF)) - 1])
                 await self._attempt()
                 continue
-            await self._kick.wait()
+            if not self._kick.is_set():
+                await self._wait()
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             if not self._waiting:
                 self._kick.clear()
             await self._send(batch)
+
+    async def _wait(self) -> None:
+        """Wait for a command. A connection that nobody uses is tried, so that one that is lost is not first used."""
+        timer = asyncio.get_running_loop().call_later(IDLE, self.send, "PING")
+        try:
+            await self._kick.wait()
+        finally:
+            timer.cancel()
 
     async def _attempt(self) -> None:
         try:
