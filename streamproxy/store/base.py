@@ -45,6 +45,10 @@ class StoredBody(ChunkSource):
 
     __slots__ = ()
 
+    def abandon(self) -> None:
+        """The client has left; its exchange reads on to the end, and does not count as a client any more."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """The client reads no more. Safe to call twice."""
         raise NotImplementedError
@@ -62,8 +66,11 @@ class KeptStream:
         """How many events have come so far."""
         raise NotImplementedError
 
-    def append(self, chunk: bytes) -> None:
-        """Keep a chunk and hand it to the clients. Never raises, never waits."""
+    def append(self, chunk: bytes, framed: bytes = b"") -> None:
+        """Keep a chunk and hand it to the clients. Never raises, never waits.
+
+        ``framed`` is the same in HTTP/1.1's chunked framing, where it came like that.
+        """
         raise NotImplementedError
 
     def end(self, fault: ExchangeError | None) -> None:
@@ -95,6 +102,10 @@ class StreamStore:
     """Where a route's streams are kept."""
 
     __slots__ = ()
+
+    def configure(self, settings: StoreSettings) -> None:
+        """Go by other settings from now on; streams that are kept stay."""
+        raise NotImplementedError
 
     def create(self, head: StreamHead, stop: Stop) -> KeptStream | None:
         """Begin a stream. None while the store can't keep one: its response then has no cursor.

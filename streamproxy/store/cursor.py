@@ -14,6 +14,9 @@ import secrets
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from streamproxy.wire.headers import Headers
 
 _NAME_BYTES: Final = 18
 _CURSOR: Final = re.compile(rb"([A-Za-z0-9_-]{24})/(0|[1-9][0-9]{0,14})")
@@ -39,6 +42,18 @@ def parse_cursor(value: bytes) -> Cursor | None:
     """The cursor that a client sent; None for an id that is none of ours and belongs to the upstream."""
     match = _CURSOR.fullmatch(value)
     return Cursor(match[1].decode(), int(match[2])) if match else None
+
+
+def cursor_of(headers: Headers, query: bytes | None) -> Cursor | None:
+    """The cursor of a request: in ``Last-Event-ID``, else in the query's ``last_event_id``; None if it has none."""
+    for name, value in headers:
+        if name == b"last-event-id" and (cursor := parse_cursor(value)) is not None:
+            return cursor
+    if query and b"last_event_id=" in query:
+        for pair in query.split(b"&"):
+            if pair.startswith(b"last_event_id=") and (cursor := parse_cursor(unquote_to_bytes(pair[14:]))) is not None:
+                return cursor
+    return None
 
 
 def storage_key(stream: str) -> str:

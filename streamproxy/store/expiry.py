@@ -13,13 +13,14 @@ class Expiry(Generic[T]):
     """A set in the order of insertion; each member is handed to ``expire`` once it is ``delay`` seconds old.
 
     Since the delay is the same for all, the oldest member is always the next that is due, and one timer is enough. A
-    member that is discarded leaves the timer as it is: it fires, finds nothing and is set for the next.
+    member that is discarded leaves the timer as it is: it fires, finds nothing and is set for the next. Another
+    ``delay`` holds for members that come from then on; it may make those that are there fall due late.
     """
 
-    __slots__ = ("_delay", "_due", "_expire", "_loop", "_timer")
+    __slots__ = ("_due", "_expire", "_loop", "_timer", "delay")
 
     def __init__(self, delay: float, expire: Callable[[T], None]) -> None:
-        self._delay = delay
+        self.delay = delay
         self._expire = expire
         self._due: dict[T, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -39,9 +40,9 @@ class Expiry(Generic[T]):
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         self._due.pop(item, None)
-        self._due[item] = self._loop.time() + self._delay
+        self._due[item] = self._loop.time() + self.delay
         if self._timer is None:
-            self._timer = self._loop.call_later(self._delay, self._fire)
+            self._timer = self._loop.call_later(self.delay, self._fire)
 
     def discard(self, item: T) -> None:
         """Forget a member, if it is there."""

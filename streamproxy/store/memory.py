@@ -41,10 +41,11 @@ _OVERHEAD: Final = 1024  # bytes that a finished stream counts for beside its ow
 class MemoryBody(StoredBody):
     """One client's place in a stream, in push or in pull mode."""
 
-    __slots__ = ("_ids", "_sink", "_stream", "_waiter", "offset")
+    __slots__ = ("_ids", "_sink", "_stream", "_waiter", "abandoned", "offset")
 
     def __init__(self, stream: MemoryStream, offset: int, ids: IdWriter | None) -> None:
         self.offset = offset
+        self.abandoned = False
         self._stream = stream
         self._ids = ids
         self._sink: Sink | None = None
@@ -83,14 +84,16 @@ class MemoryBody(StoredBody):
         self._sink = sink
         return True
 
-    def deliver(self, chunk: bytes) -> None:
+    def deliver(self, chunk: bytes, framed: bytes) -> None:
         """The chunk was appended to the log just now."""
         sink = self._sink
         if sink is None:
             self.wake()
             return
         self.offset += len(chunk)
-        if not sink(self._ids.feed(chunk) if self._ids is not None else chunk, b""):
+        if self._ids is not None:
+            chunk, framed = self._ids.feed(chunk), b""
+        if not sink(chunk, framed):
             self._sink = None
             self.wake()
 
@@ -103,6 +106,11 @@ class MemoryBody(StoredBody):
         """The stream has ended."""
         self._sink = None
         self.wake()
+
+    def abandon(self) -> None:
+        if not self.abandoned:
+            self.abandoned = True
+            self._stream.left()
 
     def close(self) -> None:
         self._sink = None
@@ -135,7 +143,7 @@ class MemoryStream(KeptStream):
     def events(self) -> int:
         return self.log.events
 
-    def append(self, chunk: bytes) -> None:
+    def append(self, chunk: bytes, framed: bytes = b"") -> None:
         if self.ended:
             return
         log = self.log
@@ -143,10 +151,10 @@ class MemoryStream(KeptStream):
         log.append(chunk)
         self._store.total += log.end - log.start - before
         if len(self.bodies) == 1:
-            self.bodies[0].deliver(chunk)
+            self.bodies[0].deliver(chunk, framed)
         else:
             for body in tuple(self.bodies):
-                body.deliver(chunk)
+                body.deliver(chunk, framed)
         if self._arrivals is not None:
             self._announce()
         if self._store.total > self._store.settings.max_total:
@@ -180,8 +188,14 @@ class MemoryStream(KeptStream):
         return body
 
     def has_room(self, limit: int) -> bool:
-        end = self.log.end
-        return not self.bodies or any(end - body.offset < limit for body in self.bodies)
+        least = self.log.end - limit
+        alone = True
+        for body in self.bodies:
+            if not body.abandoned:
+                if body.offset > least:
+                    return True
+                alone = False
+        return alone
 
     async def room(self, limit: int) -> None:
         while not self.ended and not self.has_room(limit):
@@ -199,9 +213,18 @@ class MemoryStream(KeptStream):
         """A client reads no more."""
         if body in self.bodies:
             self.bodies.remove(body)
-            self.make_room()
-            if not self.bodies and not self.ended:
-                self._store.idle(self)
+            self.left()
+
+    def left(self) -> None:
+        """A client has left."""
+        self.make_room()
+        if not self.ended and not self.read_by_someone:
+            self._store.idle(self)
+
+    @property
+    def read_by_someone(self) -> bool:
+        """Whether a client of this process is there."""
+        return any(not body.abandoned for body in self.bodies)
 
     async def reached(self, events: int, timeout: float) -> None:
         """Wait until this many events have come, the stream has ended, or the time is over."""
@@ -238,6 +261,12 @@ class MemoryStore(StreamStore):
         stream = MemoryStream(self, new_stream(), head, stop)
         self.adopt(stream)
         return stream
+
+    def configure(self, settings: StoreSettings) -> None:
+        """Go by other settings from now on."""
+        self.settings = settings
+        self._finished.delay = settings.window
+        self._idle.delay = settings.grace
 
     def adopt(self, stream: MemoryStream) -> None:
         """Keep a stream that was made for this store."""
@@ -332,5 +361,5 @@ class MemoryStore(StreamStore):
     def _give_up(self, stream: MemoryStream) -> None:
         if stream.remote_until > asyncio.get_running_loop().time():
             self._idle.add(stream)
-        elif not stream.bodies:
+        elif not stream.read_by_someone:
             stream.stop("grace")

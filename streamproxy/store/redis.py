@@ -96,6 +96,10 @@ class RedisStore(StreamStore):
         self._hub = hub
         self.memory = MemoryStore(settings)
 
+    def configure(self, settings: StoreSettings) -> None:
+        """Go by other settings from now on."""
+        self.memory.configure(settings)
+
     def create(self, head: StreamHead, stop: Stop) -> RedisStream | None:
         if not (self._hub.link.up and self._hub.copies.writable):
             return None

@@ -65,8 +65,8 @@ class RedisStream(MemoryStream):
     def max_bytes(self) -> int:
         return self._store.settings.max_bytes
 
-    def append(self, chunk: bytes) -> None:
-        super().append(chunk)
+    def append(self, chunk: bytes, framed: bytes = b"") -> None:
+        super().append(chunk, framed)
         if not self.dirty:
             self._copies.touch(self)
 

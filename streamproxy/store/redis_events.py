@@ -103,6 +103,9 @@ class EventBody(StoredBody):
             self._sink = None
             self._wake()
 
+    def abandon(self) -> None:
+        """Nobody reads on for a client of a stream that runs elsewhere."""
+
     def close(self) -> None:
         self._sink = None
         self._close(self)
