@@ -41,13 +41,14 @@ _OVERHEAD: Final = 1024  # bytes that a finished stream counts for beside its ow
 class MemoryBody(StoredBody):
     """One client's place in a stream, in push or in pull mode."""
 
-    __slots__ = ("_ids", "_sink", "_stream", "_waiter", "abandoned", "offset")
+    __slots__ = ("_ids", "_read", "_sink", "_stream", "_waiter", "abandoned", "offset")
 
     def __init__(self, stream: MemoryStream, offset: int, ids: IdWriter | None) -> None:
         self.offset = offset
         self.abandoned = False
         self._stream = stream
         self._ids = ids
+        self._read = b""  # at the offset: one read of the upstream that was too large to be kept
         self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -59,8 +60,9 @@ class MemoryBody(StoredBody):
     def ready(self) -> bytes | None:
         stream = self._stream
         if self.offset < stream.log.end:
+            chunk, self._read = self._read, b""
             try:
-                chunk = stream.log.read(self.offset)
+                chunk = chunk or stream.log.read(self.offset)
             except PlaceGone:
                 raise ResponseIncomplete(note="the client lagged behind what is kept of the stream") from None
             self.offset += len(chunk)
@@ -88,6 +90,10 @@ class MemoryBody(StoredBody):
         """The chunk was appended to the log just now."""
         sink = self._sink
         if sink is None:
+            log = self._stream.log
+            began = log.end - len(chunk)
+            if began <= self.offset < log.start:
+                self._read = chunk[self.offset - began :]
             self.wake()
             return
         self.offset += len(chunk)

@@ -187,6 +187,20 @@ async def test_a_client_that_lags_behind_all_that_is_kept_is_cut_and_holds_nobod
     await store.aclose()
 
 
+async def test_a_read_larger_than_all_that_is_kept_reaches_a_client_that_keeps_up() -> None:
+    store = MemoryStore(StoreSettings(max_bytes=1000))
+    stream = begin(store)
+    body = stream.read(at(stream, 0))
+    for number in range(3):
+        read = b"".join(event(one) for one in range(number * 1000, number * 1000 + 1000))
+        stream.append(read)
+        assert not stream.has_room(500)
+        assert await drain(body) == read
+        assert stream.has_room(500)
+        assert stream.log.size <= 1000
+    await store.aclose()
+
+
 async def test_a_stream_without_a_client_is_stopped_after_grace_and_not_before() -> None:
     store, stopped = MemoryStore(StoreSettings(grace=0.02)), Stopped()
     stream = begin(store, stop=stopped)
