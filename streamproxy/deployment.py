@@ -20,13 +20,14 @@ from streamproxy.config import model
 from streamproxy.dialects.http import HTTP
 from streamproxy.errors import StreamproxyError
 from streamproxy.exchange.ledger import Ledger
+from streamproxy.exchange.tally import Tallies
 from streamproxy.exchange.timer import FOREVER, TimeLimits
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.observe.tracing import SpanExport, Tracer
 from streamproxy.origins.base import Origin
 from streamproxy.origins.not_found import NotFound
-from streamproxy.origins.resume import ResumeOrigin, ResumePlan
+from streamproxy.origins.resume import RESULTS, ResumeOrigin, ResumePlan
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
 from streamproxy.proxy.admission import Admission, client_key
 from streamproxy.proxy.handle import Handler, RoutePlan
@@ -63,8 +64,9 @@ class Deployment:
         }
         self.spans = self._span_export(previous)
         self._tracer = build_tracer(config)
-        self.store_errors = 0
-        self.stores: Stores = previous.stores if previous is not None else Stores(self._count_store_error)
+        self._tallies = ledger.tallies
+        store_errors = ledger.tallies.of("store_errors", "resume")
+        self.stores: Stores = previous.stores if previous is not None else Stores(store_errors.add)
         self.admissions: dict[str, Admission] = {}  # of the routes that have limits, by their names
         self.routes = [self._route(route, ledger) for route in config.routes]
         self.not_found = Handler(self._no_route(), ledger)
@@ -118,12 +120,9 @@ class Deployment:
         )
         if route.resume is not None:
             origin = ResumeOrigin(
-                resume_plan(route, route.resume), self.stores.streams(route.name, route.resume), origin
+                resume_plan(route, route.resume, self._tallies), self.stores.streams(route.name, route.resume), origin
             )
         return origin
-
-    def _count_store_error(self) -> None:
-        self.store_errors += 1
 
     def _no_route(self) -> RoutePlan:
         return RoutePlan(
@@ -277,12 +276,13 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
     )
 
 
-def resume_plan(route: model.Route, resume: model.Resume) -> ResumePlan:
+def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> ResumePlan:
     """How a route keeps its streams."""
     return ResumePlan(
         route=route.name,
         authenticated=route.auth is not None,
         ids=resume.ids == "on" or (resume.ids == "auto" and route.protocol == "http"),
+        tallies={result: tallies.of("resumed", route.name, result) for result in RESULTS},
         buffer=min(route.buffer, resume.max_bytes // 2),
     )
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,10 +25,13 @@ from streamproxy.errors import (
     InternalError,
     ResponseIncomplete,
     StoppedByOperator,
+    StreamGone,
+    StreamUnknown,
     UpstreamError,
 )
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.tally import Tally
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.store.base import KeptStream, StopReason, StoredBody, StreamHead, StreamStore
 from streamproxy.store.cursor import Cursor, cursor_of
@@ -39,6 +42,7 @@ from streamproxy.wire.media import EVENT_STREAM, NDJSON, media_type
 logger = logging.getLogger("streamproxy.origins")
 
 CURSOR: Final = b"x-stream-cursor"
+RESULTS: Final = ("live", "replayed", "complete", "gone", "refused")  # of a request with a cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class ResumePlan:
     route: str
     authenticated: bool  # the owner is the principal
     ids: bool
+    tallies: Mapping[str, Tally]  # `streamproxy_resumed_total` of the route, by result
     buffer: int  # bytes that the client that is furthest may be behind before the upstream is held
 
 
@@ -185,9 +190,17 @@ class ResumeOrigin(Origin):
         if call.downstream.method == "DELETE":
             await self._store.stop(cursor, owner)
             return EmptyResponse()
-        replay = await self._store.find(cursor, owner, self._plan.ids)
+        tallies = self._plan.tallies
+        try:
+            replay = await self._store.find(cursor, owner, self._plan.ids)
+        except (StreamUnknown, StreamGone) as error:
+            tallies["gone" if isinstance(error, StreamGone) else "refused"].add()
+            raise
+        call.exchange.stream = cursor.stream
         if replay.body is None:
+            tallies["complete"].add()
             return EmptyResponse()
+        tallies["live" if replay.live else "replayed"].add()
         return ReplayedResponse(cursor, replay.content_type, replay.body)
 
     def _keep(self, call: Call, response: OriginResponse, format: Format) -> OriginResponse:
@@ -198,6 +211,7 @@ class ResumeOrigin(Origin):
         )
         if stream is None:
             return response  # the store is away: the stream goes on without a cursor
+        exchange.stream = stream.name
         cursor = Cursor(stream.name, 0)
         changed = (CURSOR, b"content-length") if self._plan.ids and format == "sse" else (CURSOR,)
         fields.kept = [pair for pair in fields.kept if pair[0] not in changed]

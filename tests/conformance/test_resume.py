@@ -98,6 +98,10 @@ async def test_a_finished_stream_is_replayed_and_204_when_nothing_is_left(
     assert (await client.get("/", headers=[*KEY, cursor(begin, 2)])).status == 204
     assert len(upstream.requests) == 1
     assert name == "Last-Event-ID"
+    assert proxy.metric("streamproxy_resumed_total", route="r0", result="replayed") == 3
+    assert proxy.metric("streamproxy_resumed_total", route="r0", result="complete") == 1
+    assert begin is not None
+    assert {exchange.stream for exchange in proxy.ended} == {begin[:-2].decode()}
 
 
 async def test_somebody_elses_cursor_reads_no_byte_and_a_foreign_id_goes_upstream(
