@@ -20,18 +20,21 @@ from streamproxy.config import model
 from streamproxy.dialects.http import HTTP
 from streamproxy.errors import StreamproxyError
 from streamproxy.exchange.ledger import Ledger
+from streamproxy.exchange.tally import Tallies
 from streamproxy.exchange.timer import FOREVER, TimeLimits
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.observe.tracing import SpanExport, Tracer
 from streamproxy.origins.base import Origin
 from streamproxy.origins.not_found import NotFound
+from streamproxy.origins.resume import RESULTS, ResumeOrigin, ResumePlan
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
 from streamproxy.proxy.admission import Admission, client_key
 from streamproxy.proxy.handle import Handler, RoutePlan
 from streamproxy.proxy.relay import RelayPlan
 from streamproxy.routing.matcher import Matcher
 from streamproxy.routing.route import Route
+from streamproxy.store.build import Stores
 from streamproxy.upstream import Upstream
 from streamproxy.upstream.build import build_upstream
 from streamproxy.wire.cors import Cors
@@ -61,6 +64,9 @@ class Deployment:
         }
         self.spans = self._span_export(previous)
         self._tracer = build_tracer(config)
+        self._tallies = ledger.tallies
+        store_errors = ledger.tallies.of("store_errors", "resume")
+        self.stores: Stores = previous.stores if previous is not None else Stores(store_errors.add)
         self.admissions: dict[str, Admission] = {}  # of the routes that have limits, by their names
         self.routes = [self._route(route, ledger) for route in config.routes]
         self.not_found = Handler(self._no_route(), ledger)
@@ -72,6 +78,7 @@ class Deployment:
             hosts=route.hosts,
             headers=route.headers,
             preflight=route.cors is not None,
+            cursors=route.resume is not None,
         )
         plan = self._plan(route)
         if plan.admission is not None:
@@ -89,7 +96,7 @@ class Deployment:
             limits=time_limits(route),
             trusted=self.config.server.trusted_proxies,
             tracer=self._tracer,
-            cors=Cors(cors.origins, credentials=cors.credentials, methods=route.methods) if cors is not None else None,
+            cors=Cors(cors.origins, credentials=cors.credentials, methods=_cors_methods(route)) if cors else None,
             auth=build_authenticator(route.auth, LocalFile) if route.auth is not None else None,
             admission=Admission(limits) if limited else None,
             client_key=client_key(limits.client_key),
@@ -108,9 +115,14 @@ class Deployment:
     def _origin(self, route: model.Route) -> Origin:
         """Where the responses of a route come from."""
         upstream = self.config.upstreams[route.upstream]
-        return UpstreamOrigin(
+        origin: Origin = UpstreamOrigin(
             request_plan(route, upstream), self.upstreams[route.upstream], traced=self._tracer is not None
         )
+        if route.resume is not None:
+            origin = ResumeOrigin(
+                resume_plan(route, route.resume, self._tallies), self.stores.streams(route.name, route.resume), origin
+            )
+        return origin
 
     def _no_route(self) -> RoutePlan:
         return RoutePlan(
@@ -159,7 +171,7 @@ class Deployment:
         """Begin what runs beside the requests: probes, look-ups of names, the export of spans."""
         if self.spans is not None and not self._keeps_spans:
             await self.spans.start()
-        await asyncio.gather(*(upstream.start() for upstream in self._own()))
+        await asyncio.gather(self.stores.start(), *(upstream.start() for upstream in self._own()))
 
     def _own(self) -> list[Upstream]:
         """The upstreams that were made for this deployment."""
@@ -171,6 +183,7 @@ class Deployment:
 
     async def aclose(self) -> None:
         """Close the upstreams' connections, and send the last spans."""
+        await self.stores.aclose()
         await _close(self.upstreams.values())
         if self.spans is not None:
             await self.spans.aclose()
@@ -217,6 +230,11 @@ class LocalFile:
             raise StreamproxyError(f"{self.path} cannot be read: {error.strerror}") from None
 
 
+def _cors_methods(route: model.Route) -> tuple[str, ...]:
+    """The methods that a page may use: those of the route, and those that may carry a cursor."""
+    return (*route.methods, "GET", "DELETE") if route.methods and route.resume is not None else route.methods
+
+
 def build_tracer(config: model.Config) -> Tracer | None:
     """What decides which exchanges are recorded as spans; None when tracing is off."""
     return Tracer(config.tracing.sample_ratio) if config.tracing is not None else None
@@ -255,6 +273,17 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         compression=route.compression,
         edit=_edit(route.request_headers),
         retry=route.retry if route.retry.attempts > 1 else None,
+    )
+
+
+def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> ResumePlan:
+    """How a route keeps its streams."""
+    return ResumePlan(
+        route=route.name,
+        authenticated=route.auth is not None,
+        ids=resume.ids == "on" or (resume.ids == "auto" and route.protocol == "http"),
+        tallies={result: tallies.of("resumed", route.name, result) for result in RESULTS},
+        buffer=min(route.buffer, resume.max_bytes // 2),
     )
 
 

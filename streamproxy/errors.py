@@ -9,6 +9,8 @@ header, the access log and the metrics. One place, this tree, goes from an excep
     └── ExchangeError               why one exchange did not go well
         ├── Rejected                the proxy said no
         │   ├── NoRoute                 404 destination_not_found
+        │   ├── StreamUnknown           404 destination_not_found: a cursor into a stream that never was
+        │   ├── StreamGone              410 stream_gone
         │   ├── BadRequest              400 http_request_error
         │   ├── HeadTooLarge            431 http_request_error
         │   ├── BodyTooLarge            413 http_request_error
@@ -128,6 +130,14 @@ class Rejected(ExchangeError):
 
 class NoRoute(Rejected):
     error, status, title = "destination_not_found", 404, "No route matches this request"
+
+
+class StreamUnknown(Rejected):
+    error, status, title = "destination_not_found", 404, "There is no such stream"
+
+
+class StreamGone(Rejected):
+    error, status, title = "stream_gone", 410, "This place of the stream is not kept any more"
 
 
 class BadRequest(Rejected):

@@ -48,6 +48,7 @@ def find(document: Document) -> Iterator[Finding]:
     yield from _double_names(document)
     yield from _dead_routes(document)
     yield from _principals(document)
+    yield from _kept_streams(document)
     yield from _listeners(document)
     yield from _one_admin(document)
     yield from _missing_files(document)
@@ -84,6 +85,19 @@ def _double_endpoints(document: Document) -> Iterator[Finding]:
 
 def _has_socket(endpoint: object) -> bool:
     return isinstance(endpoint, dict) and not is_off(endpoint.get("socket"))
+
+
+def _kept_streams(document: Document) -> Iterator[Finding]:
+    """What the streams of ``resume`` need of other keys."""
+    workers = document.get(("server", "workers"))
+    for path in document.match(("routes", "*", "resume")):
+        resume = document.get(path)
+        if is_off(resume) or not isinstance(resume, dict):
+            continue
+        if str(workers or 1) != "1" and resume.get("store", "memory") == "memory":
+            yield Finding(path, "keeps streams in the memory of one of several workers: set store to redis://HOST:PORT")
+        if resume.get("ids") in ("on", True) and document.get((*path[:-1], "protocol")) == "gemini":
+            yield Finding((*path, "ids"), "is on, and the SDK of gemini fails on ids")
 
 
 def _double_names(document: Document) -> Iterator[Finding]:

@@ -250,13 +250,27 @@ class Retry(Section):
     backoff: t.Duration = setting("100ms", "before the second")
 
 
-class Resume(Section):
-    """Event streams that can be taken up again."""
+def _auto_or_switch(value: object) -> object:
+    """``auto``, or ``on`` and ``off`` in all the ways of YAML."""
+    if value == "auto":
+        return value
+    try:
+        return "on" if units.switch(value) else "off"
+    except ValueError:
+        raise ValueError("is none of auto, on and off") from None
 
-    window: t.Interval = setting("5m", "how long events are kept")
-    max_bytes: t.Size = setting("4MiB", "how much of a stream is kept")
+
+class Resume(Section):
+    """Streams of events or lines that a client can come back to."""
+
+    window: t.Interval = setting("5m", "how long a stream is kept after its end")
+    max_bytes: t.Size = setting("4MiB", "how much of one stream is kept")
+    max_total: t.Size = setting("256MiB", "how much of all streams of the route is kept in memory")
     grace: t.Duration = setting("30s", "how long the upstream is read on without a client")
-    store: t.Text = setting("memory", "memory, or redis://host:port/db")
+    ids: Annotated[Literal["auto", "on", "off"], BeforeValidator(_auto_or_switch)] = setting(
+        "auto", "on: write the cursor into each event as its id; auto: with protocol http only"
+    )
+    store: Annotated[str, BeforeValidator(values.store)] = setting("memory", "memory, or redis://host:port/db")
 
 
 class Share(Section):

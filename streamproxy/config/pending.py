@@ -32,7 +32,6 @@ PENDING = (
     Pending("routes.*.keepalive.before_headers", "keepalives before the response head"),
     Pending("routes.*.keepalive.ndjson", "keepalives in NDJSON"),
     Pending("routes.*.websocket", "WebSocket"),
-    Pending("routes.*.resume", "resuming of streams"),
     Pending("routes.*.share", "sharing of streams"),
     Pending("routes.*.reconnect", "reconnecting of streams"),
 )

@@ -165,6 +165,12 @@ FinalStatus = Annotated[
     BeforeValidator(_within(200, 599, "the status of a final response")),
     WithJsonSchema(_COUNT_SCHEMA | {"minimum": 200, "maximum": 599}),
 ]
+RateLimit = Annotated[
+    units.Rate | None,
+    BeforeValidator(off_or(units.rate)),
+    PlainSerializer(lambda rate: None if rate is None else str(rate)),
+    WithJsonSchema(_or_off({"type": "string", "pattern": rf"^{units.RATE_PATTERN}$|\$\{{"})),
+]
 Switch = Annotated[bool, BeforeValidator(units.switch), WithJsonSchema(_SWITCH_SCHEMA)]
 
 # Names and places.

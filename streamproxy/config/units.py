@@ -7,6 +7,7 @@ with the rest of a sentence that begins with the value: "is not a duration: ..."
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 _OFF = frozenset({"off", "false", "no", "null", "~"})
 _ON = frozenset({"on", "true", "yes"})
@@ -15,9 +16,12 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 # Also the patterns of the JSON Schema.
 DURATION_PATTERN = rf"({_NUMBER})(ms|s|m|h)?"
 SIZE_PATTERN = rf"({_NUMBER})(B|kB|KB|MB|GB|KiB|MiB|GiB)?"
+RATE_PATTERN = rf"([0-9]{{1,15}})/((?:{_NUMBER})?(?:ms|s|m|h)|{_NUMBER})"
 
 _DURATION = re.compile(DURATION_PATTERN)
 _SIZE = re.compile(SIZE_PATTERN)
+_RATE = re.compile(RATE_PATTERN)
+_LONGEST_PERIOD = 86_400.0  # seconds
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _BYTES = {
     "B": 1,
@@ -31,6 +35,7 @@ _BYTES = {
     None: 1,
 }
 _NOT_A_DURATION = "is not a duration: write 250ms, 15s, 5m, 1h or a number of seconds"
+_NOT_A_RATE = "is not a rate: write a count and a period, as in 100/1m, 10/s or 1000000/1h"
 _NOT_A_SIZE = "is not a size: write 64KiB, 10MiB, 1GB or a whole number of bytes"
 
 
@@ -87,3 +92,27 @@ def count(value: object) -> int:
     if not re.fullmatch(r"[0-9]+(_[0-9]+)*", digits):
         raise ValueError(problem)
     return int(digits)
+
+
+class Rate(NamedTuple):
+    """So many in so many seconds."""
+
+    amount: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.amount}/{self.seconds:g}s"
+
+
+def rate(value: object) -> Rate:
+    """``100/1m`` and its like: a count of at least 1, a period of more than 0 and at most a day. Raises ValueError."""
+    if isinstance(value, Rate):
+        return value
+    match = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(_NOT_A_RATE)
+    amount = int(match[1])
+    seconds = duration(match[2] if match[2][0].isdigit() else "1" + match[2])
+    if amount < 1 or not 0 < seconds <= _LONGEST_PERIOD:
+        raise ValueError("is not a rate: the count must be at least 1, and the period more than 0 and at most 24h")
+    return Rate(amount, seconds)

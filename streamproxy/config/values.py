@@ -18,6 +18,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _PATH = re.compile(r"/[!$%&'()*+,\-./0-9:;=@A-Z_a-z~]*")
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|\[[0-9A-Fa-f:.]+\]")
+_REDIS = re.compile(r"(rediss?|unix)://.", re.DOTALL)
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Z]+")
 _SOURCE = re.compile(r"(header|cookie|query):(.+)")
 
@@ -279,4 +280,15 @@ def comment(value: object) -> str:
     raw = text(value)
     if not raw.isprintable():
         raise ValueError("is not the text of a comment: it must not have line breaks or other control characters")
+    return raw
+
+
+def store(value: object) -> str:
+    """Where streams or counts are kept: ``memory``, or the URL of a Redis. Raises ValueError.
+
+    The error does not repeat the value, which may have a password in it.
+    """
+    raw = text(value)
+    if raw != "memory" and not _REDIS.match(raw):
+        raise ValueError("is not a store: write memory, or the URL of a Redis: redis://, rediss:// or unix://")
     return raw

@@ -50,6 +50,7 @@ class Downstream:
         "gone",
         "headers",
         "method",
+        "on_gone",
         "peer",
         "scheme",
         "started",
@@ -76,6 +77,7 @@ class Downstream:
         self.transform_response_headers: Callable[[Headers], Headers] | None = None  # the last word on any response
         self.continue_on_disconnect = False
         self.gone = False
+        self.on_gone: Callable[[], None] | None = None  # called when `gone` is set
         self.started = False
         self._receive = receive
         self._exchange = timer.exchange
@@ -157,6 +159,8 @@ class Downstream:
     def _left(self) -> None:
         if self.continue_on_disconnect and self.started:
             self.gone = True
+            if self.on_gone is not None:
+                self.on_gone()
         else:
             fault = self.connection.fault if self.connection is not None else None
             self._exchange.interrupt(fault or ClientDisconnected())

@@ -6,6 +6,8 @@ configuration is loaded, so a route pays for none that it does not have, and wha
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from streamproxy.client.base import ChunkSource
 from streamproxy.exchange.call import Call
 from streamproxy.wire.headers import ResponseFields
@@ -27,6 +29,10 @@ class OriginResponse:
         self.fields = fields
         self.body = body
         self.complete = False
+
+    def on_client_left(self) -> Callable[[], None] | None:
+        """What to call when the client leaves and the response is to be read on; None where that breaks it off."""
+        return None
 
     async def aclose(self, fault: BaseException | None) -> None:
         """Let go of whatever the response is read from: once, after its end or after ``fault``.

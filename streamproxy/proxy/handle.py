@@ -223,7 +223,8 @@ def _prepare(plan: RoutePlan, call: Call, response: OriginResponse) -> ResponseF
     fields.pass_on(exchange.request_id.encode(), http_date(), response.version)
     if plan.response_edit is not NO_EDIT:
         fields = ResponseFields(plan.response_edit.apply(fields.kept))
-    downstream.continue_on_disconnect = plan.continue_on_disconnect
+    downstream.on_gone = response.on_client_left()
+    downstream.continue_on_disconnect = plan.continue_on_disconnect or downstream.on_gone is not None
     downstream.hold(plan.buffer)
     return fields
 

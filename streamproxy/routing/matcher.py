@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from streamproxy.store.cursor import cursor_of
 from streamproxy.wire.cors import is_preflight
 from streamproxy.wire.headers import Headers, first
 from streamproxy.wire.hosts import Hosts
 from streamproxy.wire.target import climbs, normal_path
+
+_CURSOR_METHODS = frozenset({"GET", "DELETE"})
 
 
 class Matcher:
@@ -21,12 +24,14 @@ class Matcher:
         hosts: Collection[str] = (),
         headers: Mapping[str, str] | None = None,
         preflight: bool = False,
+        cursors: bool = False,
     ) -> None:
         normal = [normal_path(path.encode()) for path in paths]
         self._exact = frozenset(path for path in normal if not path.endswith(b"/*"))
         self._prefixes = tuple(path[:-1] for path in normal if path.endswith(b"/*"))
         self._methods = frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
         self._hosts = Hosts(hosts) if hosts else None
+        self._cursors = cursors  # take GET and DELETE with a cursor, whatever the methods
         self._preflight = preflight  # take the preflights of browsers for what the route takes
         self._headers = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
         self.only_path = not (self._methods or hosts or self._headers)  # `rest` takes anything
@@ -41,23 +46,27 @@ class Matcher:
             return False
         return any(path.startswith(prefix) and climbs(path, prefix[:-1]) for prefix in self._prefixes)
 
-    def rest(self, method: str, headers: Headers) -> bool:
-        """Whether method, Host and headers are the route's.
+    def rest(self, method: str, headers: Headers, query: bytes | None = None) -> bool:
+        """Whether method, Host and headers are the route's. The query may have a cursor in it.
 
         A preflight has the Host of the request it is for, and says its method; its headers are not there yet.
         """
         if self._preflight and is_preflight(method, headers):
             method = (first(headers, b"access-control-request-method") or b"").decode("latin-1")
-            return (not self._methods or method in self._methods) and self._host(headers)
-        if self._methods and method not in self._methods:
+            wanted = not self._methods or method in self._methods or (self._cursors and method in _CURSOR_METHODS)
+            return wanted and self._host(headers)
+        if self._methods and method not in self._methods and not self._comes_back(method, headers, query):
             return False
         if not self._host(headers):
             return False
-        for name, wanted in self._headers:
+        for name, condition in self._headers:
             value = first(headers, name)
-            if value is None or (wanted != b"*" and value != wanted):
+            if value is None or (condition != b"*" and value != condition):
                 return False
         return True
+
+    def _comes_back(self, method: str, headers: Headers, query: bytes | None) -> bool:
+        return self._cursors and method in _CURSOR_METHODS and cursor_of(headers, query) is not None
 
     def _host(self, headers: Headers) -> bool:
         return self._hosts is None or self._hosts.match(first(headers, b"host") or b"")

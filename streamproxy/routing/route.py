@@ -34,7 +34,9 @@ class Route(BaseRoute):
     def takes(self, target: Target, path: bytes, scope: Scope) -> bool:
         """Whether a request is this route's; ``path`` is the normal form of its target's."""
         matcher = self._matcher
-        if not (matcher.path(path) and (matcher.only_path or matcher.rest(scope["method"], scope["headers"]))):
+        if not (
+            matcher.path(path) and (matcher.only_path or matcher.rest(scope["method"], scope["headers"], target.query))
+        ):
             return False
         if _DOT in path:
             target.climbs = matcher.climbs(path)

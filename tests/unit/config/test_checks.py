@@ -287,3 +287,27 @@ def test_statuses_to_retry_on_are_numbers_or_texts() -> None:
     text = "routes: [{path: /*, upstream: http://a, retry: {attempts: 2, on: [reset, 502, '503']}}]\n"
     assert parse_config(text, name="f.yaml").routes[0].retry.on == ("reset", "502", "503")
     assert problems(text.replace("502", "500"))
+
+
+def test_streams_in_memory_need_one_worker() -> None:
+    text = "server: {workers: 2}\n" + routes("path: /a, resume: {window: 1m}", "path: /b, resume: {store: redis://r}")
+    assert problems(text) == [
+        "f.yaml:3:54: routes[0].resume: keeps streams in the memory of one of several workers:"
+        " set store to redis://HOST:PORT"
+    ]
+    assert problems("server: {workers: 1}\n" + routes("path: /a, resume: {}")) == []
+
+
+def test_a_store_is_memory_or_a_redis_and_its_url_is_not_repeated() -> None:
+    for good in ("memory", "redis://r:6379/0", "rediss://user:pass@r/1?ssl_ca_certs=ca.pem", "unix:///run/r.sock"):
+        assert problems(routes(f"path: /a, resume: {{store: '{good}'}}")) == []
+    (problem,) = problems(routes("path: /a, resume: {store: 'http://user:pass@r'}"))
+    assert problem.endswith("is not a store: write memory, or the URL of a Redis: redis://, rediss:// or unix://")
+    assert "pass@" not in problem
+
+
+def test_ids_are_auto_on_or_off() -> None:
+    for good in ("auto", "on", "off", "'on'", "true"):
+        assert problems(routes(f"path: /a, resume: {{ids: {good}}}")) == []
+    (problem,) = problems(routes("path: /a, resume: {ids: maybe}"))
+    assert problem.endswith("is none of auto, on and off")

@@ -18,7 +18,6 @@ ASKING = {
     "routes.*.keepalive.before_headers": "10s",
     "routes.*.keepalive.ndjson": "on",
     "routes.*.websocket": "on",
-    "routes.*.resume": "{window: 5m}",
     "routes.*.share": "{key: [path]}",
     "routes.*.reconnect": "{attempts: 5}",
 }

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamproxy.config.units import count, duration, is_off, size, switch
+from streamproxy.config.units import Rate, count, duration, is_off, rate, size, switch
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,34 @@ def test_a_count_is_a_whole_number() -> None:
 def test_what_is_no_count_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match="is not a whole number"):
         count(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("100/1m", Rate(100, 60.0)),
+        ("10/s", Rate(10, 1.0)),
+        ("1/m", Rate(1, 60.0)),
+        ("1000000/1h", Rate(1_000_000, 3600.0)),
+        ("5/250ms", Rate(5, 0.25)),
+        ("3/1.5s", Rate(3, 1.5)),
+        ("60/60", Rate(60, 60.0)),
+        ("1/24h", Rate(1, 86_400.0)),
+        (Rate(7, 2.0), Rate(7, 2.0)),
+    ],
+)
+def test_a_rate_is_a_count_and_a_period(text: object, expected: Rate) -> None:
+    assert rate(text) == expected
+    assert rate(str(rate(text))) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "100", "100/", "/1m", "100/1d", "100 / 1m", "-1/1m", "1.5/1m", "1e3/1m", "100/1m/2", "0/1m", "1/0s"),
+        *("1/25h", 100, 1.5, True, None, [], "1" * 16 + "/s", "²/s"),
+    ],
+)
+def test_what_is_no_rate_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a rate"):
+        rate(text)

@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "version", "wire"}),
     frozenset({"config"}),
     frozenset({"client", "dialects", "exchange", "formats"}),
-    frozenset({"auth", "observe", "routing", "upstream"}),
+    frozenset({"auth", "observe", "routing", "store", "upstream"}),
     frozenset({"control", "origins"}),
     frozenset({"admin", "demo", "proxy"}),
     frozenset({"deployment"}),

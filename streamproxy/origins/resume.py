@@ -1,0 +1,248 @@
+"""The origin of routes with ``resume``: keeps what another origin opens, and answers cursors from what is kept.
+
+Theory of operation. A response that can be taken up again is read into the store by a task of its own, the *reader*,
+and each client, the first one too, reads the store. So nobody waits for anybody else: the upstream is read on while at
+least one client keeps up, or none is there.
+
+The exchange of the first client stands for the stream. When that client leaves, the exchange goes on without it: it
+holds its place, it is listed, and it is counted when the stream ends. A stream that nobody reads for ``grace``, or that
+its owner deletes, ends by interrupting that exchange, as any time-out does. Clients that come back have exchanges of
+their own, which end without touching the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from streamproxy.client.base import ChunkSource
+from streamproxy.errors import (
+    ClientDisconnected,
+    ExchangeError,
+    InternalError,
+    ResponseIncomplete,
+    StoppedByOperator,
+    StreamGone,
+    StreamUnknown,
+    UpstreamError,
+)
+from streamproxy.exchange.call import Call
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.tally import Tally
+from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.store.base import KeptStream, StopReason, StoredBody, StreamHead, StreamStore
+from streamproxy.store.cursor import Cursor, cursor_of
+from streamproxy.store.segments import Format
+from streamproxy.wire.headers import Headers, ResponseFields, first
+from streamproxy.wire.media import EVENT_STREAM, NDJSON, media_type
+
+logger = logging.getLogger("streamproxy.origins")
+
+CURSOR: Final = b"x-stream-cursor"
+RESULTS: Final = ("live", "replayed", "complete", "gone", "refused")  # of a request with a cursor
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePlan:
+    """What a route says of resuming, bound when the configuration is loaded."""
+
+    route: str
+    authenticated: bool  # the owner is the principal
+    ids: bool
+    tallies: Mapping[str, Tally]  # `streamproxy_resumed_total` of the route, by result
+    buffer: int  # bytes that the client that is furthest may be behind before the upstream is held
+
+
+class NothingToSend(ChunkSource):
+    """The body of a response without one."""
+
+    __slots__ = ()
+
+    @property
+    def ended(self) -> bool:
+        return True
+
+    def ready(self) -> bytes | None:
+        return None
+
+
+class EmptyResponse(OriginResponse):
+    """204: the stream has ended and there is nothing after the cursor, or it was stopped."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(204, ResponseFields([]), NothingToSend())
+        self.complete = True
+
+    async def aclose(self, fault: BaseException | None) -> None:
+        """There is nothing to let go of."""
+
+
+class ReplayedResponse(OriginResponse):
+    """A stream from a cursor on."""
+
+    __slots__ = ("_stored",)
+
+    def __init__(self, cursor: Cursor, content_type: bytes, body: StoredBody) -> None:
+        super().__init__(200, ResponseFields([(b"content-type", content_type), (CURSOR, cursor.render())]), body)
+        self._stored = body
+
+    async def aclose(self, fault: BaseException | None) -> None:
+        self._stored.close()
+
+
+class KeptResponse(OriginResponse):
+    """A response that another origin has opened, read through the store."""
+
+    __slots__ = ("_exchange", "_inner", "_limit", "_reader", "_stored", "_stream")
+
+    def __init__(self, inner: OriginResponse, stream: KeptStream, body: StoredBody, exchange: Exchange) -> None:
+        super().__init__(inner.status, inner.fields, body)
+        self.reason = inner.reason
+        self.version = inner.version
+        self._exchange = exchange
+        self._inner = inner
+        self._stream = stream
+        self._stored = body
+        self._limit = 0
+        self._reader: asyncio.Task[None] | None = None
+
+    def start(self, limit: int) -> None:
+        """Begin to read the upstream."""
+        self._limit = limit
+        self._reader = asyncio.get_running_loop().create_task(self._read())
+
+    def on_client_left(self) -> Callable[[], None] | None:
+        return self._stored.abandon
+
+    async def aclose(self, fault: BaseException | None) -> None:
+        reader = self._reader
+        if reader is not None:
+            reader.cancel()
+            await asyncio.wait([reader])
+        self._inner.body.pipe(None)
+        self._stream.end(self._reason(fault))
+        self._stored.close()
+        await self._inner.aclose(fault)
+
+    def _reason(self, fault: BaseException | None) -> ExchangeError:
+        """What the stream's other clients are told when its exchange ends before it does."""
+        reason = fault if isinstance(fault, ExchangeError) else self._exchange.interruption
+        return reason if isinstance(reason, UpstreamError) else ResponseIncomplete(note=f"the stream ended: {reason!r}")
+
+    async def _read(self) -> None:
+        fault: ExchangeError | None = None
+        try:
+            await self._read_to_end()
+        except ExchangeError as error:
+            fault = error
+        except Exception:
+            logger.exception("exchange %s failed while its stream was read", self._exchange.request_id)
+            fault = InternalError()
+        self._stream.end(fault)
+
+    async def _read_to_end(self) -> None:
+        source, stream, limit = self._inner.body, self._stream, self._limit
+        while True:
+            chunk = source.ready()
+            if chunk is not None:
+                stream.append(chunk)
+            elif source.ended:
+                return
+            elif source.pipe(self._take):
+                await source.change()
+                source.pipe(None)
+            else:
+                await source.change()
+            if not stream.has_room(limit):
+                await stream.room(limit)
+
+    def _take(self, chunk: bytes, framed: bytes) -> bool:
+        self._stream.append(chunk, framed)
+        return self._stream.has_room(self._limit)
+
+
+class ResumeOrigin(Origin):
+    """Keeps the streams of one route for clients that come back."""
+
+    __slots__ = ("_inner", "_plan", "_store")
+
+    def __init__(self, plan: ResumePlan, store: StreamStore, inner: Origin) -> None:
+        self._plan = plan
+        self._store = store
+        self._inner = inner
+
+    async def open(self, call: Call) -> OriginResponse:
+        cursor = cursor_of(call.downstream.headers, call.downstream.target.query)
+        if cursor is not None:
+            return await self._come_back(call, cursor)
+        response = await self._inner.open(call)
+        format = _format(call, response)
+        return response if format is None else self._keep(call, response, format)
+
+    async def _come_back(self, call: Call, cursor: Cursor) -> OriginResponse:
+        owner = self._owner(call)
+        call.exchange.phase = "head"
+        if call.downstream.method == "DELETE":
+            await self._store.stop(cursor, owner)
+            return EmptyResponse()
+        tallies = self._plan.tallies
+        try:
+            replay = await self._store.find(cursor, owner, self._plan.ids)
+        except (StreamUnknown, StreamGone) as error:
+            tallies["gone" if isinstance(error, StreamGone) else "refused"].add()
+            raise
+        call.exchange.stream = cursor.stream
+        if replay.body is None:
+            tallies["complete"].add()
+            return EmptyResponse()
+        tallies["live" if replay.live else "replayed"].add()
+        return ReplayedResponse(cursor, replay.content_type, replay.body)
+
+    def _keep(self, call: Call, response: OriginResponse, format: Format) -> OriginResponse:
+        exchange, fields = call.exchange, response.fields
+        content_type = fields.noted.get(b"content-type", b"")
+        stream = self._store.create(
+            StreamHead(self._owner(call), content_type, format), lambda reason: _stop(exchange, reason)
+        )
+        if stream is None:
+            return response  # the store is away: the stream goes on without a cursor
+        exchange.stream = stream.name
+        cursor = Cursor(stream.name, 0)
+        changed = (CURSOR, b"content-length") if self._plan.ids and format == "sse" else (CURSOR,)
+        fields.kept = [pair for pair in fields.kept if pair[0] not in changed]
+        fields.kept.append((CURSOR, cursor.render()))
+        if len(changed) > 1:
+            fields.noted.pop(b"content-length", None)
+        kept = KeptResponse(response, stream, stream.read(cursor, self._plan.ids), exchange)
+        kept.start(self._plan.buffer)
+        return kept
+
+    def _owner(self, call: Call) -> Sequence[bytes]:
+        """Whose streams they are, as the parts of a digest."""
+        route, exchange = self._plan.route.encode(), call.exchange
+        if self._plan.authenticated:
+            return route, b"principal", exchange.principal.encode()
+        headers: Headers = call.downstream.headers
+        return route, b"credentials", first(headers, b"authorization") or b"", first(headers, b"x-api-key") or b""
+
+
+def _format(call: Call, response: OriginResponse) -> Format | None:
+    """How the events of a response are told apart; None for one that is not kept."""
+    if response.status != 200 or not response.fields.plain or call.downstream.method == "HEAD":
+        return None
+    media = media_type(response.fields.noted.get(b"content-type", b""))
+    if media == EVENT_STREAM:
+        return "sse"
+    return "ndjson" if media in NDJSON else None
+
+
+def _stop(exchange: Exchange, reason: StopReason) -> None:
+    if reason == "owner":
+        exchange.interrupt(StoppedByOperator("The stream was stopped by its owner"))
+    else:
+        exchange.interrupt(ClientDisconnected(note="no client came back"))

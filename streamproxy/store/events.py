@@ -1,0 +1,123 @@
+"""Events that come from Redis: the channel of a request, and what a message looks like to a client. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from streamproxy.errors import BadRequest
+
+_FIELD: Final = re.compile(r"\{([^{}]*)\}")
+_NAMES: Final = re.compile(r"principal|path\.[1-9][0-9]?|query\.[A-Za-z0-9._-]+|header\.[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_ALLOWED: Final = "write {principal}, {path.N} (N from 1 to 99), {query.NAME} or {header.NAME}"
+_VALUE: Final = re.compile(rb"[A-Za-z0-9._:-]{1,256}")
+_ENTRY_ID: Final = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_NOT_IN_A_FIELD: Final = re.compile(rb"[\r\n\0]")
+_LARGEST: Final = 2**64 - 1
+
+EntryId = tuple[int, int]
+
+
+class ChannelRequest(NamedTuple):
+    """What a channel may be made from. ``target`` is the raw path, ``query`` what follows its ``?``."""
+
+    principal: str
+    path: bytes
+    query: bytes
+    headers: Iterable[tuple[bytes, bytes]]  # lower-case names
+
+
+class ChannelTemplate:
+    """``user:{principal}`` and its like; ``fields`` are the names in braces.
+
+    `expand` makes the channel of a request. A value goes in only if it can't be mistaken for anything but itself: so a
+    client can neither name a pattern nor reach a channel that the template does not mean.
+    """
+
+    __slots__ = ("_parts", "fields")
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError with the rest of a sentence that begins with the value."""
+        parts: list[tuple[str, bytes]] = []
+        at = 0
+        for match in _FIELD.finditer(text):
+            if not _NAMES.fullmatch(match[1]):
+                raise ValueError(f"has {{{match[1]}}}: {_ALLOWED}")
+            parts += [("", text[at : match.start()].encode()), (match[1], b"")]
+            at = match.end()
+        parts.append(("", text[at:].encode()))
+        if any(brace in literal for name, literal in parts if not name for brace in (b"{", b"}")):
+            raise ValueError("has a brace without its other one")
+        self._parts = [part for part in parts if part != ("", b"")]
+        self.fields = tuple(name for name, _ in parts if name)
+        if not self._parts:
+            raise ValueError("is empty: it must name a channel")
+
+    def expand(self, request: ChannelRequest) -> bytes:
+        """The channel of this request. Raises BadRequest for a value that is missing, twice there, or not allowed."""
+        return b"".join(_value(name, request) if name else literal for name, literal in self._parts)
+
+
+def _value(name: str, request: ChannelRequest) -> bytes:
+    kind, _, rest = name.partition(".")
+    values = _SOURCES[kind](request, rest)
+    if len(values) != 1 or not _VALUE.fullmatch(values[0]):
+        raise BadRequest(f"The {_WORDS[kind]} that names the channel is missing or has characters that it may not have")
+    return values[0]
+
+
+def _from_path(request: ChannelRequest, number: str) -> list[bytes]:
+    segments = request.path.split(b"/")[1:]
+    return [unquote_to_bytes(segment) for segment in segments[int(number) - 1 : int(number)]]
+
+
+def _from_query(request: ChannelRequest, name: str) -> list[bytes]:
+    pairs = [pair.partition(b"=") for pair in request.query.split(b"&")]
+    return [unquote_to_bytes(value) for key, _, value in pairs if unquote_to_bytes(key) == name.encode()]
+
+
+def _from_header(request: ChannelRequest, name: str) -> list[bytes]:
+    return [value.strip() for key, value in request.headers if key == name.lower().encode()]
+
+
+_SOURCES: Final[dict[str, Callable[[ChannelRequest, str], list[bytes]]]] = {
+    "principal": lambda request, _: [request.principal.encode()],
+    "path": _from_path,
+    "query": _from_query,
+    "header": _from_header,
+}
+_WORDS: Final = {"principal": "name of the client", "path": "path", "query": "parameter", "header": "header field"}
+
+
+def parse_entry_id(value: bytes) -> EntryId:
+    """The id of a stream's entry, as a client sends it back. Raises BadRequest."""
+    match = _ENTRY_ID.fullmatch(value)
+    if match is None or (parsed := (int(match[1]), int(match[2]))) > (_LARGEST, _LARGEST) or parsed[1] > _LARGEST:
+        raise BadRequest("The last event's id is no id of this stream")
+    return parsed
+
+
+def render_event(data: bytes, event: bytes = b"", id: bytes = b"") -> bytes:
+    """One server-sent event. Each line of ``data`` is a ``data`` line; whatever it has, it stays one event.
+
+    A name with a line end or a NUL in it would be something else, and is left out.
+    """
+    out = []
+    if event and not _NOT_IN_A_FIELD.search(event):
+        out.append(b"event: " + event + b"\n")
+    lines = (data,) if b"\n" not in data and b"\r" not in data else _LINE_END.split(data)
+    out += [b"data: " + line + b"\n" for line in lines]
+    if id:
+        out.append(b"id: " + id + b"\n")
+    out.append(b"\n")
+    return b"".join(out)
+
+
+def render_entry(id: bytes, fields: list[bytes]) -> bytes:
+    """The event of a stream's entry; empty for one without a field ``data``."""
+    pairs = dict(zip(fields[::2], fields[1::2], strict=True))
+    data = pairs.get(b"data")
+    return b"" if data is None else render_event(data, pairs.get(b"event", b""), id)

@@ -1,0 +1,89 @@
+"""Writes cursors into an event stream as the ``id`` of each event that has none (`ids: on`).
+
+Theory of operation (WHATWG HTML, section 9.2.6). An event ends with a blank line, and an ``id`` field counts wherever
+in its event it stands. So the id is written as the last line of the event, before the blank line: only then it is known
+that the event has data and no id of its own. Nothing is held back for that. The line ends with LF, which is a line end
+whatever the others are. Once the upstream has written an id, no more are written.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from streamproxy.formats.sse import whole_events
+
+_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_CR: Final = 13
+_BOM: Final = b"\xef\xbb\xbf"
+_PREFIX: Final = 8  # enough of a line to know its field's name, behind a byte order mark
+
+
+class IdWriter:
+    """A filter for the chunks of one event stream, from the place behind ``events`` events on."""
+
+    __slots__ = ("_after_cr", "_has_data", "_line", "_prefix", "_start", "_stopped", "_within", "events")
+
+    def __init__(self, stream: str, events: int, stopped: bool = False) -> None:
+        self.events = events
+        self._prefix = b"id: " + stream.encode() + b"/"
+        self._stopped = stopped
+        self._start = events == 0  # a byte order mark may come
+        self._within = False  # inside an event, or inside a line
+        self._has_data = False
+        self._line = b""
+        self._after_cr = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Returns the chunk with the ids of the events that end in it."""
+        if self._stopped or not chunk:
+            return chunk
+        if not (self._within or self._after_cr or self._start) and chunk[-2:] == b"\n\n" and _CR not in chunk:
+            if (count := whole_events(chunk)) == 1:
+                self.events += 1
+                return b"%b%b%d\n\n" % (chunk[:-1], self._prefix, self.events)
+            if count:
+                return self._mark_blocks(chunk)
+        return self._mark_lines(chunk)
+
+    def _mark_blocks(self, chunk: bytes) -> bytes:
+        out = []
+        for block in chunk[:-2].split(b"\n\n"):
+            self.events += 1
+            out.append(b"%b\n%b%d\n\n" % (block, self._prefix, self.events))
+        return b"".join(out)
+
+    def _mark_lines(self, chunk: bytes) -> bytes:
+        out, copied, at = [], 0, 0
+        if self._after_cr and chunk[:1] == b"\n":
+            at = 1
+        self._after_cr = False
+        for match in _LINE_END.finditer(chunk, at):
+            line = (self._line + chunk[at : match.start()][:_PREFIX])[: 2 * _PREFIX]
+            if not self._end_line(line):
+                out += [chunk[copied : match.start()], b"%b%d\n" % (self._prefix, self.events)]
+                copied = match.start()
+            at = match.end()
+            self._line = b""
+            if self._stopped:
+                return b"".join([*out, chunk[copied:]])
+        self._after_cr = at == len(chunk) and chunk[-1:] == b"\r"
+        if len(self._line) < _PREFIX:
+            self._line += chunk[at : at + _PREFIX]
+        self._within = self._within or bool(self._line)
+        return b"".join([*out, chunk[copied:]]) if out else chunk
+
+    def _end_line(self, line: bytes) -> bool:
+        """Returns False when an id is to be written before the end of this line, which is blank."""
+        if self._start:
+            self._start = False
+            line = line.removeprefix(_BOM)
+        self._within = True
+        if line:
+            name = line.partition(b":")[0]
+            self._has_data = self._has_data or name == b"data"
+            self._stopped = name == b"id"
+            return True
+        has_data, self._has_data, self._within = self._has_data, False, False
+        self.events += has_data
+        return not has_data

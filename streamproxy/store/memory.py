@@ -1,0 +1,371 @@
+"""Streams kept in the memory of this process.
+
+Theory of operation. A stream is *live* until its upstream has ended, then *finished*; a finished one is dropped after
+``window``. While a live stream has no client it is *idle*, and is stopped after ``grace``. When all streams together
+hold more than ``max_total``, finished ones are dropped, the oldest first, then live ones lose what they have kept, in
+turns. Of what was dropped the name and the owner are remembered for an hour, so that its cursors are told 410.
+
+A client is an offset into the log of its stream. One that waits for the next chunk is handed it as it comes; one that
+is behind reads the log when it can. None waits for another, and one that the log has dropped bytes of is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from hmac import compare_digest
+from typing import Final
+
+from streamproxy.client.base import Sink
+from streamproxy.errors import ExchangeError, ResponseIncomplete, StreamGone, StreamUnknown
+from streamproxy.store.base import (
+    PATIENCE,
+    REMEMBERED,
+    KeptStream,
+    Replay,
+    Stop,
+    StoredBody,
+    StoreSettings,
+    StreamHead,
+    StreamStore,
+)
+from streamproxy.store.cursor import Cursor, new_stream, owner_digest
+from streamproxy.store.expiry import Expiry
+from streamproxy.store.ids import IdWriter
+from streamproxy.store.segments import PlaceGone, SegmentLog
+
+_NAMES: Final = 16_384  # how many names of dropped streams are remembered
+_OVERHEAD: Final = 1024  # bytes that a finished stream counts for beside its own
+
+
+class MemoryBody(StoredBody):
+    """One client's place in a stream, in push or in pull mode."""
+
+    __slots__ = ("_ids", "_read", "_sink", "_stream", "_waiter", "abandoned", "offset")
+
+    def __init__(self, stream: MemoryStream, offset: int, ids: IdWriter | None) -> None:
+        self.offset = offset
+        self.abandoned = False
+        self._stream = stream
+        self._ids = ids
+        self._read = b""  # at the offset: one read of the upstream that was too large to be kept
+        self._sink: Sink | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        stream = self._stream
+        return stream.ended and stream.fault is None and self.offset >= stream.log.end
+
+    def ready(self) -> bytes | None:
+        stream = self._stream
+        if self.offset < stream.log.end:
+            chunk, self._read = self._read, b""
+            try:
+                chunk = chunk or stream.log.read(self.offset)
+            except PlaceGone:
+                raise ResponseIncomplete(note="the client lagged behind what is kept of the stream") from None
+            self.offset += len(chunk)
+            stream.make_room()
+            return self._ids.feed(chunk) if self._ids is not None else chunk
+        if stream.fault is not None:
+            raise type(stream.fault)(stream.fault.detail, note=stream.fault.note)
+        return None
+
+    def change(self) -> Awaitable[None]:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            waiter = self._waiter = asyncio.get_running_loop().create_future()
+            if self.offset < self._stream.log.end or self._stream.ended:
+                waiter.set_result(None)
+        return waiter
+
+    def pipe(self, sink: Sink | None) -> bool:
+        if sink is not None and (self._stream.ended or self.offset < self._stream.log.end):
+            return False
+        self._sink = sink
+        return True
+
+    def deliver(self, chunk: bytes, framed: bytes) -> None:
+        """The chunk was appended to the log just now."""
+        sink = self._sink
+        if sink is None:
+            log = self._stream.log
+            began = log.end - len(chunk)
+            if began <= self.offset < log.start:
+                self._read = chunk[self.offset - began :]
+            self.wake()
+            return
+        self.offset += len(chunk)
+        if self._ids is not None:
+            chunk, framed = self._ids.feed(chunk), b""
+        if not sink(chunk, framed):
+            self._sink = None
+            self.wake()
+
+    def wake(self) -> None:
+        """There is something to look at."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def finish(self) -> None:
+        """The stream has ended."""
+        self._sink = None
+        self.wake()
+
+    def abandon(self) -> None:
+        if not self.abandoned:
+            self.abandoned = True
+            self._stream.left()
+
+    def close(self) -> None:
+        self._sink = None
+        self._stream.leave(self)
+
+
+class MemoryStream(KeptStream):
+    """One stream: its log, its clients, its end."""
+
+    __slots__ = (
+        *("_room", "_store", "bodies", "content_type", "ended", "fault", "log", "name", "owner", "stop"),
+        *("_arrivals", "remote_until"),
+    )
+
+    def __init__(self, store: MemoryStore, name: str, head: StreamHead, stop: Stop) -> None:
+        self.name = name
+        self.owner = owner_digest(name, head.owner)
+        self.content_type = head.content_type
+        self.log = SegmentLog(head.format, store.settings.max_bytes)
+        self.bodies: list[MemoryBody] = []
+        self.ended = False
+        self.fault: ExchangeError | None = None
+        self.stop = stop
+        self.remote_until = 0.0  # until when clients in other processes are known to read it, in the loop's time
+        self._store = store
+        self._room: asyncio.Future[None] | None = None
+        self._arrivals: asyncio.Future[None] | None = None  # for those who wait for a place
+
+    @property
+    def events(self) -> int:
+        return self.log.events
+
+    def append(self, chunk: bytes, framed: bytes = b"") -> None:
+        if self.ended:
+            return
+        log = self.log
+        before = log.end - log.start
+        log.append(chunk)
+        self._store.total += log.end - log.start - before
+        if len(self.bodies) == 1:
+            self.bodies[0].deliver(chunk, framed)
+        else:
+            for body in tuple(self.bodies):
+                body.deliver(chunk, framed)
+        if self._arrivals is not None:
+            self._announce()
+        if self._store.total > self._store.settings.max_total:
+            self._store.evict()
+
+    def end(self, fault: ExchangeError | None) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        self.fault = fault
+        self.log.finish()
+        self._announce()
+        for body in tuple(self.bodies):
+            body.finish()
+        self.make_room()
+        self._store.finished(self)
+
+    def read(self, cursor: Cursor, ids: bool = False) -> MemoryBody:
+        log = self.log
+        try:
+            offset = log.place(cursor.events)
+        except PlaceGone:
+            raise StreamGone from None
+        writer = None
+        if ids and log.counter.format == "sse":
+            seen = log.counter.ids_from
+            writer = IdWriter(self.name, cursor.events, stopped=seen is not None and cursor.events >= seen)
+        body = MemoryBody(self, offset, writer)
+        self.bodies.append(body)
+        self._store.busy(self)
+        return body
+
+    def has_room(self, limit: int) -> bool:
+        least = self.log.end - limit
+        alone = True
+        for body in self.bodies:
+            if not body.abandoned:
+                if body.offset > least:
+                    return True
+                alone = False
+        return alone
+
+    async def room(self, limit: int) -> None:
+        while not self.ended and not self.has_room(limit):
+            if self._room is None:
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)
+
+    def make_room(self) -> None:
+        """A client has read something, or has left."""
+        room, self._room = self._room, None
+        if room is not None:
+            room.set_result(None)
+
+    def leave(self, body: MemoryBody) -> None:
+        """A client reads no more."""
+        if body in self.bodies:
+            self.bodies.remove(body)
+            self.left()
+
+    def left(self) -> None:
+        """A client has left."""
+        self.make_room()
+        if not self.ended and not self.read_by_someone:
+            self._store.idle(self)
+
+    @property
+    def read_by_someone(self) -> bool:
+        """Whether a client of this process is there."""
+        return any(not body.abandoned for body in self.bodies)
+
+    async def reached(self, events: int, timeout: float) -> None:
+        """Wait until this many events have come, the stream has ended, or the time is over."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        while not self.ended and self.log.events < events and (left := until - loop.time()) > 0:
+            if self._arrivals is None:
+                self._arrivals = loop.create_future()
+            await asyncio.wait([self._arrivals], timeout=left)
+
+    def _announce(self) -> None:
+        arrivals, self._arrivals = self._arrivals, None
+        if arrivals is not None:
+            arrivals.set_result(None)
+
+
+class MemoryStore(StreamStore):
+    """The streams of this process. ``total`` is what they hold in bytes."""
+
+    __slots__ = ("_finished", "_idle", "_live", "_names", "_owners", "_streams", "settings", "total")
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self.settings = settings
+        self.total = 0
+        self._streams: dict[str, MemoryStream] = {}
+        self._live: dict[MemoryStream, None] = {}  # in the order in which they lose what they keep
+        self._finished: Expiry[MemoryStream] = Expiry(settings.window, self._expire)
+        self._idle: Expiry[MemoryStream] = Expiry(settings.grace, self._give_up)
+        # Of streams that were dropped.
+        self._owners: dict[str, bytes] = {}
+        self._names: Expiry[str] = Expiry(REMEMBERED, self._forget)
+
+    def create(self, head: StreamHead, stop: Stop) -> MemoryStream:
+        stream = MemoryStream(self, new_stream(), head, stop)
+        self.adopt(stream)
+        return stream
+
+    def configure(self, settings: StoreSettings) -> None:
+        """Go by other settings from now on."""
+        self.settings = settings
+        self._finished.delay = settings.window
+        self._idle.delay = settings.grace
+
+    def adopt(self, stream: MemoryStream) -> None:
+        """Keep a stream that was made for this store."""
+        self._streams[stream.name] = stream
+        self._live[stream] = None
+
+    def get(self, name: str) -> MemoryStream | None:
+        """A stream that is kept here."""
+        return self._streams.get(name)
+
+    async def find(self, cursor: Cursor, owner: Sequence[bytes], ids: bool = False) -> Replay:
+        stream = self.owned(cursor.stream, owner)
+        if cursor.events > stream.events:
+            await stream.reached(cursor.events, PATIENCE)
+        if stream.ended and stream.fault is None and cursor.events == stream.events:
+            return Replay(stream.content_type, None, live=False)
+        return Replay(stream.content_type, stream.read(cursor, ids), live=not stream.ended)
+
+    async def stop(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
+        stream = self.owned(cursor.stream, owner)
+        if not stream.ended:
+            stream.stop("owner")
+
+    async def aclose(self) -> None:
+        for expiry in (self._finished, self._idle, self._names):
+            expiry.clear()
+        self._streams.clear()
+        self._live.clear()
+        self._owners.clear()
+
+    def finished(self, stream: MemoryStream) -> None:
+        """A stream has ended."""
+        self._idle.discard(stream)
+        if stream in self._live:
+            del self._live[stream]
+            self.total += _OVERHEAD
+            self._finished.add(stream)
+
+    def idle(self, stream: MemoryStream) -> None:
+        """The last client of a live stream has left."""
+        if stream in self._live:
+            self._idle.add(stream)
+
+    def busy(self, stream: MemoryStream) -> None:
+        """A stream has a client."""
+        self._idle.discard(stream)
+
+    def evict(self) -> None:
+        """Drop what has to go until ``max_total`` holds."""
+        most = self.settings.max_total
+        while self.total > most and (stream := self._finished.pop_oldest()) is not None:
+            self._drop(stream)
+        for shrink in (SegmentLog.shrink, SegmentLog.clear):
+            for stream in tuple(self._live) if self.total > most else ():
+                before = stream.log.size
+                shrink(stream.log)
+                self.total -= before - stream.log.size
+                self._live[stream] = self._live.pop(stream)  # the next time others come first
+                if self.total <= most:
+                    return
+
+    def owned(self, name: str, owner: Sequence[bytes]) -> MemoryStream:
+        """The owner's stream of this name. Raises StreamUnknown, StreamGone."""
+        digest = owner_digest(name, owner)
+        stream = self._streams.get(name)
+        known = stream.owner if stream is not None else self._owners.get(name, b"")
+        if not compare_digest(known, digest):
+            raise StreamUnknown
+        if stream is None:
+            raise StreamGone
+        return stream
+
+    def _expire(self, stream: MemoryStream) -> None:
+        if stream.bodies:  # they read on, and it is looked at again later
+            self._finished.add(stream)
+        else:
+            self._drop(stream)
+
+    def _drop(self, stream: MemoryStream) -> None:
+        """A finished stream is dropped; clients that have not read all of it are cut."""
+        self.total -= stream.log.size + _OVERHEAD
+        stream.log.clear()
+        del self._streams[stream.name]
+        while len(self._names) >= _NAMES and (oldest := self._names.pop_oldest()) is not None:
+            self._forget(oldest)
+        self._owners[stream.name] = stream.owner
+        self._names.add(stream.name)
+
+    def _forget(self, name: str) -> None:
+        self._owners.pop(name, None)
+
+    def _give_up(self, stream: MemoryStream) -> None:
+        if stream.remote_until > asyncio.get_running_loop().time():
+            self._idle.add(stream)
+        elif not stream.read_by_someone:
+            stream.stop("grace")

@@ -1,0 +1,188 @@
+"""Streams that any process can answer for: kept in memory where they run, and copied to Redis.
+
+Clients of the process that reads a stream from its upstream are served from memory, and nothing that Redis does or
+fails to do reaches them. Clients that come to another process are served from the copy. While Redis is away, or takes
+no writes, no new stream gets a cursor.
+
+A process has one `RedisHub` for each Redis, with one connection for commands and one that waits for entries, and each
+route a `RedisStore` over it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from hmac import compare_digest
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from streamproxy.errors import DestinationUnavailable, StreamGone, StreamUnknown
+from streamproxy.store.base import PATIENCE, Replay, Stop, StoreSettings, StreamHead, StreamStore
+from streamproxy.store.cursor import Cursor, owner_digest, storage_key
+from streamproxy.store.ids import IdWriter
+from streamproxy.store.memory import MemoryStore
+from streamproxy.store.redis_copy import Copies, RedisStream
+from streamproxy.store.redis_feed import Feeds, RemoteBody
+from streamproxy.store.redis_layout import COMPLETE, META_NAMES, Meta, Piece, beat_key, data_key, meta_key, read_entry
+from streamproxy.store.redis_link import RedisLink, StoreDown
+from streamproxy.store.segments import Format, find_place
+
+_PULSE: Final = 0.4  # seconds; the heartbeat comes with every second pulse
+_PRESENT: Final = 3.0  # seconds for which a client in another process counts after it was heard of
+_RENEW: Final = 75  # pulses between two renewals of all expiries
+_POLL: Final = 0.1  # seconds between two looks for a place that is not reached
+
+
+class RedisHub:
+    """What the routes of this process share of one Redis. ``on_error`` is called once for each failure."""
+
+    def __init__(self, url: str, on_error: Callable[[], None]) -> None:
+        self.process = secrets.token_urlsafe(12)
+        self.link = RedisLink(url, on_error)
+        self.copies = Copies(self.link, self.process)
+        self.feeds = Feeds(url, self.link, self.process, self._hear)
+        self.link.on_up.append(self._came_up)
+        self._pulse: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Connect. Returns after the first attempt, whatever comes of it."""
+        await self.link.start()
+        self.feeds.start()
+        self._pulse = asyncio.create_task(self._beat(), name="redis pulse")
+
+    async def aclose(self) -> None:
+        """Copy what is left and close the connections."""
+        if self._pulse is not None:
+            self._pulse.cancel()
+            await asyncio.gather(self._pulse, return_exceptions=True)
+        await self.copies.aclose()
+        await self.feeds.aclose()
+        await self.link.aclose()
+
+    def _came_up(self) -> None:
+        self.copies.beat()
+
+    async def _beat(self) -> None:
+        count = 0
+        while True:
+            await asyncio.sleep(_PULSE)
+            count += 1
+            if count % 2:
+                self.copies.beat()
+                self.feeds.say_who_is_here()
+            else:
+                self.feeds.look_for_writers()
+            if count % _RENEW == 0:
+                self.copies.renew()
+
+    def _hear(self, what: bytes, key: str) -> None:
+        stream = self.copies.live.get(key)
+        if stream is None or stream.ended:
+            return
+        if what == b"stop":
+            stream.stop("owner")
+        elif what == b"here":
+            stream.remote_until = asyncio.get_running_loop().time() + _PRESENT
+
+
+class RedisStore(StreamStore):
+    """The streams of one route."""
+
+    __slots__ = ("_hub", "memory")
+
+    def __init__(self, hub: RedisHub, settings: StoreSettings) -> None:
+        self._hub = hub
+        self.memory = MemoryStore(settings)
+
+    def configure(self, settings: StoreSettings) -> None:
+        """Go by other settings from now on."""
+        self.memory.configure(settings)
+
+    def create(self, head: StreamHead, stop: Stop) -> RedisStream | None:
+        if not (self._hub.link.up and self._hub.copies.writable):
+            return None
+        stream = RedisStream(self.memory, self._hub.copies, head, stop)
+        self.memory.adopt(stream)
+        self._hub.copies.begin(stream)
+        return stream
+
+    async def find(self, cursor: Cursor, owner: Sequence[bytes], ids: bool = False) -> Replay:
+        if self.memory.get(cursor.stream) is not None:
+            return await self.memory.find(cursor, owner, ids)
+        meta = await self._meta(cursor, owner)
+        key = storage_key(cursor.stream)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PATIENCE
+        while (found := await self._locate(key, meta, cursor.events)) is None:
+            if loop.time() >= until:
+                raise StreamGone
+            await asyncio.sleep(_POLL)
+        piece, last = found
+        if last.end == COMPLETE and last.events == cursor.events:
+            return Replay(meta.content_type, None, live=False)
+        return Replay(meta.content_type, self._body(cursor, meta, piece, ids), live=not last.end)
+
+    async def stop(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
+        if self.memory.get(cursor.stream) is not None:
+            await self.memory.stop(cursor, owner)
+            return
+        meta = await self._meta(cursor, owner)
+        if not meta.ended:
+            self._hub.feeds.tell(b"stop", storage_key(cursor.stream))
+
+    async def aclose(self) -> None:
+        await self.memory.aclose()
+
+    async def _ask(self, *command: Any) -> Any:
+        try:
+            return await self._hub.link.ask(*command)
+        except (StoreDown, RedisError) as error:
+            raise DestinationUnavailable("Streams can't be looked up now", note=repr(error), retry_after=1.0) from None
+
+    async def _meta(self, cursor: Cursor, owner: Sequence[bytes]) -> Meta:
+        meta = Meta.read(await self._ask("HMGET", meta_key(storage_key(cursor.stream)), *META_NAMES))
+        if meta is None:
+            self.memory.owned(cursor.stream, owner)  # raises, but for one that has begun here just now
+            raise StreamGone
+        if not compare_digest(meta.owner, owner_digest(cursor.stream, owner)):
+            raise StreamUnknown
+        return meta
+
+    async def _locate(self, key: str, meta: Meta, events: int) -> tuple[Piece, Piece] | None:
+        """The entry in which that event ends, and the last one; None when the stream has not come as far."""
+        data = data_key(key)
+        place = ("XREVRANGE", data, events, "-", "COUNT", 1) if events else ("XRANGE", data, "-", "+", "COUNT", 1)
+        at, newest = await asyncio.gather(self._ask(*place), self._ask("XREVRANGE", data, "+", "-", "COUNT", 1))
+        if not newest:
+            if meta.ended or not await self._ask("EXISTS", beat_key(meta.writer.decode())):
+                raise StreamGone
+            nothing = Piece((0, 0), b"", 0, b"")
+            return None if events else (nothing, nothing)
+        last = read_entry(newest[0])
+        if not at:
+            raise StreamGone
+        piece = read_entry(at[0])
+        if events == 0:
+            if piece.offset:
+                raise StreamGone
+            return piece, last
+        if piece.events < events or piece.end:
+            if last.end:
+                raise StreamGone
+            return None
+        return piece, last
+
+    def _body(self, cursor: Cursor, meta: Meta, piece: Piece, ids: bool) -> RemoteBody:
+        format: Format = "sse" if meta.format == b"sse" else "ndjson"
+        writer = None
+        if ids and format == "sse":
+            writer = IdWriter(cursor.stream, cursor.events, stopped=0 <= meta.ids_from <= cursor.events)
+        body = RemoteBody(self._hub.feeds, storage_key(cursor.stream), meta.writer, piece, writer)
+        if piece.end:  # a stream that ended without an event
+            body.finish(None if piece.end == COMPLETE else "the stream was cut")
+        elif rest := piece.data[find_place(format, piece.data, cursor.events - piece.events_before) :]:
+            body.put(rest)
+        self._hub.feeds.attach(body)
+        return body

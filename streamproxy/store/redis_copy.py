@@ -1,0 +1,248 @@
+"""Copies the streams of this process to Redis.
+
+Theory of operation. A stream is kept in memory as without Redis, and what is new in any of them is copied from there, a
+few times a second, in whole events. The log in memory is the queue: nothing is held twice, and a Redis that is slow or
+away costs no memory and no client's time. Of each stream one entry is on its way at most, so that none can be missing
+between two others.
+
+A copy is *broken* when Redis refused an entry or was away. As soon as Redis takes writes again it is asked for the last
+entry that it has, and the copy goes on from there; if Redis has lost the stream, it is copied again from the beginning.
+A copy whose next bytes are no longer in memory is ended as one that was cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any, Final
+
+from streamproxy.errors import ExchangeError
+from streamproxy.store.base import REMEMBERED, Stop, StreamHead
+from streamproxy.store.cursor import new_stream, storage_key
+from streamproxy.store.memory import MemoryStore, MemoryStream
+from streamproxy.store.redis_layout import (
+    BEAT_TTL,
+    COMPLETE,
+    CUT,
+    Meta,
+    beat_key,
+    data_key,
+    entry_id,
+    meta_key,
+    read_entry,
+)
+from streamproxy.store.redis_link import RedisLink
+from streamproxy.store.segments import PlaceGone
+
+FLUSH: Final = 0.05  # seconds between two copies of what is new
+LIVE_TTL: Final = 120.0  # seconds beyond `window` that the keys of a live stream stay when nobody renews them
+_MARKS: Final = 8  # a copy is trimmed in steps of this part of `max_bytes`
+
+
+class RedisStream(MemoryStream):
+    """A stream of this process, and how much of it Redis has."""
+
+    __slots__ = ("_copies", "dirty", "head", "ids_sent", "key", "marks", "sent", "sent_events", "under_way")
+
+    def __init__(self, store: MemoryStore, copies: Copies, head: StreamHead, stop: Stop) -> None:
+        super().__init__(store, new_stream(), head, stop)
+        self._copies = copies
+        self.key = storage_key(self.name)
+        self.head = head
+        self.sent = 0  # bytes that Redis has
+        self.sent_events = 0
+        self.ids_sent = False
+        self.dirty = False
+        self.under_way = False
+        self.marks: list[tuple[int, str]] = [(0, entry_id(0, 0))]  # places at which the copy can be trimmed
+
+    @property
+    def window(self) -> float:
+        """For how long it is kept after its end, in seconds."""
+        return self._store.settings.window
+
+    @property
+    def max_bytes(self) -> int:
+        return self._store.settings.max_bytes
+
+    def append(self, chunk: bytes, framed: bytes = b"") -> None:
+        super().append(chunk, framed)
+        if not self.dirty:
+            self._copies.touch(self)
+
+    def end(self, fault: ExchangeError | None) -> None:
+        super().end(fault)
+        self._copies.touch(self)
+
+
+class Copies:
+    """The copies of all streams of this process. ``writable`` says whether Redis takes writes."""
+
+    def __init__(self, link: RedisLink, process: str) -> None:
+        self.writable = False
+        self.live: dict[str, RedisStream] = {}  # by storage key; also ended ones whose end Redis has not yet
+        self._link = link
+        self._process = process
+        self._dirty: list[RedisStream] = []
+        self._broken: dict[RedisStream, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, stream: RedisStream) -> None:
+        """Copy a stream from now on."""
+        self.live[stream.key] = stream
+        self._introduce(stream)
+
+    def touch(self, stream: RedisStream) -> None:
+        """There is something new in a stream."""
+        if not stream.dirty and stream.key in self.live:
+            stream.dirty = True
+            self._dirty.append(stream)
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(FLUSH, self.flush)
+
+    def flush(self) -> None:
+        """Copy what is new."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        dirty, self._dirty = self._dirty, []
+        for stream in dirty:
+            stream.dirty = False
+            if not stream.under_way and stream not in self._broken:
+                self._copy(stream)
+
+    def beat(self) -> None:
+        """Say that this process is alive, and find out whether Redis takes writes."""
+        key = beat_key(self._process)
+        self._link.send("SET", key, "1", "PX", BEAT_TTL, done=self._beaten)
+        self._link.send("PEXPIRE", key, BEAT_TTL)  # taken even when memory is short
+
+    def renew(self) -> None:
+        """Put off the expiry of all live streams."""
+        for stream in self.live.values():
+            self._expire(stream, stream.window + LIVE_TTL)
+
+    async def aclose(self) -> None:
+        """Copy the rest, as long as Redis takes it, and say that this process is gone."""
+        for stream in tuple(self.live.values()):
+            self.touch(stream)
+        while self._link.up and (self._dirty or any(stream.under_way for stream in self.live.values())):
+            self.flush()
+            await asyncio.sleep(0.005)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._link.send("DEL", beat_key(self._process))
+
+    def _beaten(self, reply: Any) -> None:
+        self.writable = not isinstance(reply, Exception)
+        if self.writable:
+            for stream in self._broken:
+                self._link.send(
+                    "XREVRANGE", data_key(stream.key), "+", "-", "COUNT", 1, done=partial(self._go_on, stream)
+                )
+
+    def _introduce(self, stream: RedisStream) -> None:
+        self._link.send("HSET", meta_key(stream.key), *Meta.fields(stream.name, stream.head, self._process))
+        stream.ids_sent = False
+        self._expire(stream, stream.window + LIVE_TTL)
+
+    def _expire(self, stream: RedisStream, seconds: float) -> None:
+        self._link.send("PEXPIRE", data_key(stream.key), int(seconds * 1000))
+        self._link.send("PEXPIRE", meta_key(stream.key), int((seconds + REMEMBERED) * 1000))
+
+    def _copy(self, stream: RedisStream) -> None:
+        log = stream.log
+        try:
+            # Whole events only, but at the end everything.
+            until = log.end if stream.ended or log.counter.clean else log.place(log.events)
+            data = log.read_range(stream.sent, until) if until > stream.sent else b""
+        except PlaceGone:
+            self._give_up(stream)
+            return
+        if data:
+            name = entry_id(stream.sent_events, stream.sent)
+            done = partial(self._copied, stream, until, log.events)
+            stream.under_way = True
+            self._link.send("XADD", data_key(stream.key), name, "b", data, "n", log.events, done=done)
+            if stream.sent == 0:
+                self._expire(stream, stream.window + LIVE_TTL)
+            self._trim(stream, until, name)
+            if log.counter.ids_from is not None and not stream.ids_sent:
+                stream.ids_sent = True
+                self._link.send("HSET", meta_key(stream.key), "i", log.counter.ids_from)
+        elif stream.ended:
+            self._end(stream, CUT if stream.fault is not None else COMPLETE)
+
+    def _copied(self, stream: RedisStream, until: int, events: int, reply: Any) -> None:
+        stream.under_way = False
+        if isinstance(reply, Exception):
+            self._broken[stream] = None
+            return
+        stream.sent, stream.sent_events = until, events
+        if stream.ended:
+            self._copy(stream)
+        elif stream.log.end > until:
+            self.touch(stream)
+
+    def _trim(self, stream: RedisStream, until: int, name: str) -> None:
+        marks, most = stream.marks, stream.max_bytes
+        if stream.sent - marks[-1][0] >= most // _MARKS:
+            marks.append((stream.sent, name))
+        if until - marks[0][0] > most and len(marks) > 1:
+            while len(marks) > 1 and until - marks[0][0] > most:
+                del marks[0]
+            self._link.send("XTRIM", data_key(stream.key), "MINID", marks[0][1])
+
+    def _end(self, stream: RedisStream, how: bytes) -> None:
+        log = stream.log
+        stream.under_way = True
+        name = entry_id(log.events, log.end)
+        done = partial(self._ended, stream)
+        self._link.send("XADD", data_key(stream.key), name, "n", log.events, "e", how, done=done)
+
+    def _ended(self, stream: RedisStream, reply: Any) -> None:
+        stream.under_way = False
+        if isinstance(reply, Exception):
+            self._broken[stream] = None
+            return
+        self.live.pop(stream.key, None)
+        self._link.send("HSET", meta_key(stream.key), "e", "1")
+        self._expire(stream, stream.window)
+
+    def _give_up(self, stream: RedisStream) -> None:
+        self._link.on_error()
+        self._end(stream, CUT)
+
+    def _go_on(self, stream: RedisStream, reply: Any) -> None:
+        """Redis has said which entry of a broken copy is its last."""
+        if isinstance(reply, Exception) or stream not in self._broken:
+            return
+        del self._broken[stream]
+        self._introduce(stream)
+        if reply:
+            last = read_entry(reply[0])
+            if last.end:
+                self._ended(stream, b"")
+                return
+            stream.sent, stream.sent_events = last.offset + len(last.data), last.events
+            self._copy(stream)
+        else:
+            self._copy_again(stream)
+
+    def _copy_again(self, stream: RedisStream) -> None:
+        """Redis has lost the stream: copy again what it had, as one entry, so that readers who had that can go on."""
+        until, events = stream.sent, stream.sent_events
+        stream.sent = stream.sent_events = 0
+        stream.marks = [(0, entry_id(0, 0))]
+        if until == 0:
+            self._copy(stream)
+            return
+        try:
+            data = stream.log.read_range(0, until)
+        except PlaceGone:
+            self._give_up(stream)
+            return
+        stream.under_way = True
+        done = partial(self._copied, stream, until, events)
+        self._link.send("XADD", data_key(stream.key), entry_id(0, 0), "b", data, "n", events, done=done)
+        self._expire(stream, stream.window + LIVE_TTL)

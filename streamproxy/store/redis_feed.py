@@ -1,0 +1,287 @@
+"""Reads the streams of other processes from Redis, over one connection that waits for all of them.
+
+Theory of operation. One task waits in XREAD for every stream that some client of this process reads, for the stream of
+control messages, and for a key of this process's own, to which an entry is added when the set of streams has changed. A
+client has the id of the last entry that it was handed. It is left out while it holds more than it may, and reads on
+from there later. A gap between two entries cuts it.
+
+A stream whose process died has no last entry. So the key that each process renews is looked for: when it is missing
+twice, the clients of its streams are handed what is stored and then cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from streamproxy.client.base import Sink
+from streamproxy.errors import ExchangeError, ResponseIncomplete
+from streamproxy.store.base import StoredBody
+from streamproxy.store.ids import IdWriter
+from streamproxy.store.redis_layout import (
+    BEAT_TTL,
+    COMPLETE,
+    CONTROL,
+    EntryId,
+    Piece,
+    beat_key,
+    data_key,
+    read_entry,
+    wake_key,
+)
+from streamproxy.store.redis_link import TIMEOUT, RedisLink, connect
+
+BLOCK: Final = 1000  # ms
+_COUNT: Final = 64  # entries of one stream that are read at once
+_HELD: Final = 256 * 1024  # bytes that a client may hold before it is left out
+_MISSED: Final = 2  # looks at which a process has to be missing
+
+# What processes tell each other of a stream, by its storage key.
+Listener = Callable[[bytes, str], None]
+
+
+class RemoteBody(StoredBody):
+    """One client's place in a stream of another process. ``last`` is the entry that it was handed last."""
+
+    __slots__ = (
+        "_chunks",
+        "_end",
+        "_feeds",
+        "_held",
+        "_ids",
+        "_sink",
+        "_waiter",
+        "dead",
+        "key",
+        "last",
+        "next",
+        "writer",
+    )
+
+    def __init__(self, feeds: Feeds, key: str, writer: bytes, piece: Piece, ids: IdWriter | None) -> None:
+        self.key = key
+        self.writer = writer
+        self.last: EntryId = piece.id
+        self.next = piece.offset + len(piece.data)  # the offset at which the next entry has to begin
+        self.dead = False
+        self._feeds = feeds
+        self._chunks: deque[bytes] = deque()
+        self._held = 0
+        self._end: ExchangeError | bytes | None = None
+        self._ids = ids
+        self._sink: Sink | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def hungry(self) -> bool:
+        """Whether it may be handed more."""
+        return self._end is None and self._held < _HELD
+
+    @property
+    def ended(self) -> bool:
+        return self._end == COMPLETE and not self._chunks
+
+    def ready(self) -> bytes | None:
+        if self._chunks:
+            chunk = self._chunks.popleft()
+            was_hungry = self.hungry
+            self._held -= len(chunk)
+            if not was_hungry and self.hungry:
+                self._feeds.wake()
+            return chunk
+        if isinstance(self._end, ExchangeError):
+            raise self._end
+        return None
+
+    def change(self) -> Awaitable[None]:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            waiter = self._waiter = asyncio.get_running_loop().create_future()
+            if self._chunks or self._end is not None:
+                waiter.set_result(None)
+        return waiter
+
+    def pipe(self, sink: Sink | None) -> bool:
+        if sink is not None and (self._chunks or self._end is not None):
+            return False
+        self._sink = sink
+        return True
+
+    def put(self, data: bytes) -> None:
+        """Hand the client bytes, now or when it asks for them."""
+        if self._ids is not None:
+            data = self._ids.feed(data)
+        if self._sink is not None:
+            if not self._sink(data, b""):
+                self._sink = None
+                self._wake()
+            return
+        self._chunks.append(data)
+        self._held += len(data)
+        self._wake()
+
+    def deliver(self, piece: Piece) -> None:
+        """An entry has come, perhaps one that the client has had."""
+        if piece.id <= self.last or self._end is not None:
+            return
+        self.last = piece.id
+        if piece.end:
+            self.finish(None if piece.end == COMPLETE else "the stream was cut")
+        elif piece.offset != self.next:
+            self.finish("the client lagged behind what is kept of the stream")
+        else:
+            self.next += len(piece.data)
+            self.put(piece.data)
+
+    def finish(self, note: str | None) -> None:
+        """The stream has ended: in good order (None), or cut."""
+        if self._end is None:
+            self._end = COMPLETE if note is None else ResponseIncomplete(note=note)
+        self._sink = None
+        self._wake()
+
+    def abandon(self) -> None:
+        """Nobody reads on for a client of a stream that runs elsewhere."""
+
+    def close(self) -> None:
+        self._sink = None
+        self._feeds.detach(self)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Feeds:
+    """All clients of this process that read streams of others. ``listener`` gets control messages."""
+
+    def __init__(self, url: str, link: RedisLink, process: str, listener: Listener) -> None:
+        self._client = connect(url)
+        self._link = link
+        self._process = process
+        self._listener = listener
+        self._bodies: dict[str, list[RemoteBody]] = {}
+        self._missed: dict[bytes, int] = {}
+        self._control = b"$"
+        self._wake_id = b"0-0"
+        self._woken = False
+        self._task: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._bodies.values()))
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="redis feeds")
+
+    def attach(self, body: RemoteBody) -> None:
+        """Hand a client all entries from now on."""
+        self._bodies.setdefault(body.key, []).append(body)
+        self.tell(b"here", body.key)
+        self.wake()
+
+    def detach(self, body: RemoteBody) -> None:
+        bodies = self._bodies.get(body.key, [])
+        if body in bodies:
+            bodies.remove(body)
+            if not bodies:
+                del self._bodies[body.key]
+
+    def wake(self) -> None:
+        """Have the task look again at what it is to wait for."""
+        if not self._woken:
+            self._woken = True
+            key = wake_key(self._process)
+            self._link.send("XADD", key, "MAXLEN", 1, "*", "w", "1")
+            self._link.send("PEXPIRE", key, 60_000)
+
+    def tell(self, what: bytes, *keys: str) -> None:
+        """Tell all processes something of streams."""
+        if keys:
+            self._link.send("XADD", CONTROL, "MAXLEN", "~", 1000, "*", what, ",".join(keys))
+
+    def say_who_is_here(self) -> None:
+        """Tell the processes that write them which streams have clients here."""
+        self.tell(b"here", *self._bodies)
+
+    def look_for_writers(self) -> None:
+        """Look whether the processes are alive whose streams are read here."""
+        writers = {body.writer for bodies in self._bodies.values() for body in bodies}
+        self._missed = {writer: self._missed.get(writer, 0) for writer in writers}
+        # A Redis that was away has let all those keys expire.
+        if asyncio.get_running_loop().time() - self._link.up_since > BEAT_TTL / 1000:
+            for writer in writers:
+                self._link.send("EXISTS", beat_key(writer.decode()), done=partial(self._looked, writer))
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for bodies in tuple(self._bodies.values()):
+            for body in bodies:
+                body.finish("the proxy is shutting down")
+        await self._client.aclose()
+
+    def _looked(self, writer: bytes, reply: Any) -> None:
+        if writer not in self._missed:
+            return
+        self._missed[writer] = self._missed[writer] + 1 if reply == 0 else 0
+        if self._missed[writer] >= _MISSED:
+            for bodies in self._bodies.values():
+                for body in bodies:
+                    body.dead = body.dead or body.writer == writer
+            self.wake()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._control == b"$":
+                    last = await self._link.ask("XREVRANGE", CONTROL, "+", "-", "COUNT", 1)
+                    self._control = last[0][0] if last else b"0-0"
+                await self._read()
+            except Exception as error:
+                if not isinstance(error, (RedisError, OSError, TimeoutError)):
+                    raise
+                with contextlib.suppress(RedisError, OSError, TimeoutError):
+                    await self._client.connection_pool.disconnect()
+                await asyncio.sleep(0.2)
+
+    async def _read(self) -> None:
+        """Wait once for all streams, and hand out what has come."""
+        self._woken = False
+        places: dict[bytes, bytes] = {CONTROL.encode(): self._control, wake_key(self._process).encode(): self._wake_id}
+        asked: dict[bytes, list[RemoteBody]] = {}
+        for key, bodies in self._bodies.items():
+            if hungry := [body for body in bodies if body.hungry]:
+                name = data_key(key).encode()
+                asked[name] = hungry
+                places[name] = b"%d-%d" % min(body.last for body in hungry)
+        dead = any(body.dead for bodies in asked.values() for body in bodies)
+        block = 1 if dead else BLOCK
+        async with asyncio.timeout(BLOCK / 1000 + TIMEOUT):
+            reply = await self._client.execute_command(  # type: ignore[no-untyped-call]
+                "XREAD", "COUNT", _COUNT, "BLOCK", block, "STREAMS", *places, *places.values()
+            )
+        got = dict(reply or ())
+        self._heed(got)
+        for name, bodies in asked.items():
+            pieces = [read_entry(entry) for entry in got.get(name, ())]
+            for body in bodies:
+                for piece in pieces:
+                    body.deliver(piece)
+                if body.dead and not pieces:
+                    body.finish("the process that read the stream died")
+
+    def _heed(self, got: dict[bytes, list[Any]]) -> None:
+        if wakes := got.get(wake_key(self._process).encode()):
+            self._wake_id = wakes[-1][0]
+        for name, fields in got.get(CONTROL.encode(), ()):
+            self._control = name
+            for what, keys in zip(fields[::2], fields[1::2], strict=True):
+                for key in keys.decode().split(","):
+                    self._listener(what, key)

@@ -1,0 +1,310 @@
+"""Limits that several processes count together, in Redis.
+
+Theory of operation. Redis keeps the debt time of each client (see `streamproxy.store.limits`), by its own clock, and
+one script takes, charges or gives back units. A request does not wait for it where that can be helped:
+
+- *Requests*: units are taken ahead, as a *share* of this process, and a request that finds one is let in at once. The
+  share grows with the client's demand, and is refilled in the background when half of it is used. What nobody has used
+  for a short while is given back. A client that was refused is refused here until Redis would let it in.
+- *Tokens*: what Redis last said is believed for a second, and while much is left for longer, being asked anew in the
+  background. Charges are sent when a stream is over, and nobody waits for them.
+
+Everything is also counted in this process alone. While Redis is away, or does not answer within WAIT, that count
+decides. Requests are let in by it as if there were no other process; it starts from what this process let in before.
+Tokens that were charged meanwhile are sent when Redis is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from hashlib import blake2b, sha1
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from streamproxy.store.expiry import Expiry
+from streamproxy.store.limits import CLIENTS, Bucket, Counts, Decision, Limiter
+from streamproxy.store.redis_link import RedisLink
+
+logger = logging.getLogger("streamproxy")
+
+WAIT: Final = 0.1  # seconds that a request waits for Redis
+AWAY: Final = 1.0  # seconds for which the local count decides after Redis did not answer in time
+LEASE: Final = 0.5  # seconds after which an unused share is given back
+FRESH: Final = 1.0  # seconds for which what was said of a client's tokens is believed
+KNOWN: Final = 30.0  # the same, while at least a quarter of its tokens is left
+_SHARE: Final = 8  # a share is at most this part of the limit
+
+# Takes ARGV[3] units, or as many as are free, or all of them even so if ARGV[4] is "1". Negative ones are given back.
+# Replies how many it took, and how far away the debt time then is, in microseconds.
+SCRIPT: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local interval, limit, units = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local debt = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
+if units > 0 and ARGV[4] ~= '1' then
+  local free = math.floor((interval * limit - (debt - now)) / interval + 0.000001)
+  units = math.max(0, math.min(units, free))
+end
+if units ~= 0 then
+  debt = math.max(debt + units * interval, now)
+  if debt > now then
+    redis.call('SET', KEYS[1], string.format('%.0f', debt), 'PX', math.ceil((debt - now) / 1000))
+  else
+    redis.call('DEL', KEYS[1])
+  end
+end
+return {units, string.format('%.0f', debt - now)}
+"""
+_SHA: Final = sha1(SCRIPT.encode()).hexdigest()
+
+# Takes what the script replied: units, and seconds ahead.
+Taken = Callable[[int, float], None]
+
+
+class SharedBucket:
+    """The script of one limit. ``name`` tells it from other limits in the same Redis."""
+
+    def __init__(self, link: RedisLink, name: str, bucket: Bucket) -> None:
+        self.bucket = bucket
+        self.local = False  # the count of this process decides
+        self._link = link
+        self._name = name.encode()
+        self._away_until = 0.0
+
+    def reachable(self, now: float) -> bool:
+        """Whether Redis is to be asked."""
+        there = self._link.up and now >= self._away_until
+        if there == self.local:
+            self.local = not there
+            where = "in Redis again" if there else "in this process alone: Redis is away"
+            logger.warning("limit %s is counted %s", self._name.decode(), where)
+        return there
+
+    def stay_away(self, now: float) -> None:
+        """Redis did not answer in time."""
+        self._away_until = now + AWAY
+
+    def run(self, client: str, units: int, taken: Taken, failed: Callable[[], None], force: bool = False) -> None:
+        """Take, charge or give back units, with the next batch of commands."""
+        key = b"streamproxy:limit:" + blake2b(client.encode(), digest_size=16, key=self._name[:64]).hexdigest().encode()
+        interval = repr(self.bucket.interval * 1e6)
+        words = (1, key, interval, self.bucket.limit, units, "1" if force else "0")
+
+        def done(reply: Any, again: bool = True) -> None:
+            if isinstance(reply, ResponseError) and again and str(reply).startswith(("NOSCRIPT", "No matching script")):
+                self._link.send("EVAL", SCRIPT, *words, done=partial(done, again=False))
+            elif isinstance(reply, Exception):
+                failed()
+            else:
+                taken(int(reply[0]), int(reply[1]) / 1e6)
+
+        self._link.send("EVALSHA", _SHA, *words, done=done)
+
+
+class _Share:
+    """What this process may let in of one client's requests."""
+
+    __slots__ = ("ahead", "at", "refill", "size", "units", "used", "waiters")
+
+    def __init__(self) -> None:
+        self.units = 0
+        self.size = 1  # how many are taken at once
+        self.used = 0  # since the last look at unused ones
+        self.refill = False  # more are on their way
+        self.ahead = 0.0  # what Redis last said, and when
+        self.at = 0.0
+        self.waiters: list[asyncio.Future[None]] = []
+
+
+class SharedRequests(Limiter):
+    """`limits.requests` in Redis."""
+
+    def __init__(self, link: RedisLink, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
+        self.shared = SharedBucket(link, name, bucket)
+        self.bucket = bucket
+        self._clock = clock
+        self._counts = Counts(bucket)
+        self._shares: dict[str, _Share] = {}
+        self._unused: Expiry[str] = Expiry(LEASE, self._give_back)
+
+    def take(self, client: str, now: float) -> Decision | None:
+        if not self.shared.reachable(now):
+            return self._counts.take(client, now)
+        share = self._shares.get(client)
+        if share is None:
+            return None
+        if share.units > 0:
+            return self._use(client, share, now)
+        refused = self._decide(share, now)
+        return None if refused.allowed or share.refill else refused
+
+    async def ask(self, client: str, now: float) -> Decision:
+        until = now + WAIT
+        while (decision := self.take(client, now)) is None:
+            share = self._share(client)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            share.waiters.append(waiter)
+            if not share.refill:
+                self._refill(client, share)
+            await asyncio.wait([waiter], timeout=until - now)
+            now = self._clock()
+            if now >= until and not waiter.done():
+                waiter.cancel()
+                self.shared.stay_away(now)
+        return decision
+
+    def charge(self, client: str, now: float, units: int) -> None:
+        """A request is charged when it is let in."""
+
+    def close(self) -> None:
+        """Give all shares back."""
+        for client in tuple(self._unused):
+            self._give_back(client)
+        self._unused.clear()
+
+    def _share(self, client: str) -> _Share:
+        share = self._shares.get(client)
+        if share is None:
+            share = self._shares[client] = _Share()
+            self._unused.add(client)
+        return share
+
+    def _use(self, client: str, share: _Share, now: float) -> Decision:
+        share.units -= 1
+        share.used += 1
+        self._counts.charge(client, now, 1)
+        if share.units <= share.size // 2 and not share.refill and share.size > 1:
+            self._refill(client, share)
+        return self._decide(share, now, allowed=True)
+
+    def _decide(self, share: _Share, now: float, allowed: bool = False) -> Decision:
+        """What Redis last said of the client, together with what this process has ahead of it."""
+        said = self.bucket.look(share.at + share.ahead, now)
+        if allowed:
+            return said._replace(allowed=True, remaining=min(said.remaining + share.units, said.limit), retry_after=0.0)
+        return said
+
+    def _refill(self, client: str, share: _Share) -> None:
+        share.refill = True
+        want = max(share.size, len(share.waiters))
+        self.shared.run(client, want, partial(self._refilled, share), partial(self._failed, share))
+
+    def _refilled(self, share: _Share, units: int, ahead: float) -> None:
+        share.units += units
+        share.ahead, share.at = ahead, self._clock()
+        self._wake(share)
+
+    def _failed(self, share: _Share) -> None:
+        self.shared.stay_away(self._clock())
+        self._wake(share)
+
+    def _wake(self, share: _Share) -> None:
+        share.refill = False
+        waiters, share.waiters = share.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _give_back(self, client: str) -> None:
+        share = self._shares[client]
+        if share.used or share.refill:
+            # As many as were wanted in this time, so that the next ones need not wait.
+            share.size = max(1, min(share.used, self.bucket.limit // _SHARE))
+            share.used = 0
+            self._unused.add(client)
+            return
+        del self._shares[client]
+        if share.units:
+            self.shared.run(client, -share.units, lambda units, ahead: None, lambda: None)
+
+
+class SharedTokens(Limiter):
+    """`limits.tokens` in Redis."""
+
+    def __init__(self, link: RedisLink, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
+        self.shared = SharedBucket(link, name, bucket)
+        self.bucket = bucket
+        self._clock = clock
+        self._counts = Counts(bucket)
+        self._said: dict[
+            str, tuple[float, float]
+        ] = {}  # the debt time of a client by our clock, and when that was said
+        self._asking: dict[str, list[asyncio.Future[None]]] = {}
+        self._owed: dict[str, int] = {}  # charges that Redis has not heard of
+
+    def take(self, client: str, now: float) -> Decision | None:
+        if not self.shared.reachable(now):
+            return self._counts.look(client, now)
+        if self._owed:
+            self._pay()
+        said = self._said.get(client)
+        if said is None:
+            return None
+        debt, at = said
+        decision = self.bucket.look(debt, now)
+        if now - at <= FRESH:
+            return decision
+        if now - at <= KNOWN and decision.remaining * 4 >= decision.limit:
+            self._inquire(client)
+            return decision
+        return None
+
+    async def ask(self, client: str, now: float) -> Decision:
+        until = now + WAIT
+        while (decision := self.take(client, now)) is None:
+            self._inquire(client)
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._asking.setdefault(client, []).append(waiter)
+            await asyncio.wait([waiter], timeout=until - now)
+            now = self._clock()
+            if now >= until and not waiter.done():
+                waiter.cancel()
+                self.shared.stay_away(now)
+        return decision
+
+    def charge(self, client: str, now: float, units: int) -> None:
+        self._counts.charge(client, now, units)
+        if client in self._said:
+            debt, at = self._said[client]
+            self._said[client] = (self.bucket.charge(debt, now, units), at)
+        if len(self._owed) < CLIENTS or client in self._owed:
+            self._owed[client] = self._owed.get(client, 0) + units
+        if self.shared.reachable(now):
+            self._pay()
+
+    def _pay(self) -> None:
+        owed, self._owed = self._owed, {}
+        for client, units in owed.items():
+            self.shared.run(
+                client, units, partial(self._heard, client), partial(self._unpaid, client, units), force=True
+            )
+
+    def _unpaid(self, client: str, units: int) -> None:
+        self._owed[client] = self._owed.get(client, 0) + units
+        self.shared.stay_away(self._clock())
+
+    def _inquire(self, client: str) -> None:
+        if client not in self._asking:
+            self._asking[client] = []
+            self.shared.run(client, 0, partial(self._heard, client), partial(self._failed, client))
+
+    def _heard(self, client: str, units: int, ahead: float) -> None:
+        now = self._clock()
+        self._said.pop(client, None)
+        self._said[client] = (now + ahead, now)
+        while len(self._said) > CLIENTS:
+            del self._said[next(iter(self._said))]
+        self._wake(client)
+
+    def _failed(self, client: str) -> None:
+        self.shared.stay_away(self._clock())
+        self._wake(client)
+
+    def _wake(self, client: str) -> None:
+        for waiter in self._asking.pop(client, ()):
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,235 @@
+"""The bytes of one kept stream, and where in them its events end.
+
+Theory of operation. Bytes are appended to a tail. When the tail is large enough it becomes a segment, which never
+changes, and a new tail begins; of each the log keeps its offset in the stream and how many events had ended before its
+first byte. There is no object and no number for a single event: the place behind event N is found by counting again,
+from the beginning of the segment in which that event ends.
+
+A segment should begin between two events, since counting can only begin there. Where an event is so long that its
+segment has to begin inside of it, counting begins in an earlier segment. The oldest segments are dropped when the log
+holds too much. A place that can no longer be found exactly is gone.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from bisect import bisect_right
+from typing import Final, Literal
+
+from streamproxy.formats.ndjson import LineCounter
+from streamproxy.formats.sse import SseTracker
+
+Format = Literal["sse", "ndjson"]
+
+SEGMENT: Final = 16 * 1024
+_INSIDE_EVENT: Final = -1
+_LINE: Final = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r)")
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class PlaceGone(Exception):
+    """The bytes at this place are not kept any more."""
+
+
+class EventCounter:
+    """Counts the events of a body as it passes. The format is that of its media type.
+
+    ``events`` is their number, ``clean`` says whether the position is between two events, ``ids_from`` is the number of
+    events behind which the upstream is known to write ids of its own (None: it has written none).
+    """
+
+    __slots__ = ("_lines", "_tracker", "clean", "events", "format", "ids_from")
+
+    def __init__(self, format: Format) -> None:
+        self.format = format
+        self._tracker = SseTracker() if format == "sse" else None
+        self._lines = LineCounter() if format == "ndjson" else None
+        self.events = 0
+        self.clean = True
+        self.ids_from: int | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take note of the next bytes."""
+        tracker = self._tracker
+        if tracker is not None:
+            tracker.feed(chunk)
+            self.events = tracker.events
+            self.clean = tracker.between_events
+            if tracker.saw_id and self.ids_from is None:
+                self.ids_from = tracker.events
+        elif self._lines is not None and chunk:
+            self._lines.feed(chunk)
+            self.events = self._lines.events
+            self.clean = chunk[-1:] == b"\n"
+
+    def finish(self) -> None:
+        """The body has ended: a last line without its end is an event too."""
+        if self._lines is not None:
+            self._lines.finish()
+            self.events = self._lines.events
+
+
+def find_place(format: Format, data: bytes, count: int) -> int:
+    """The offset behind the first ``count`` events of ``data``, which begins between two events.
+
+    Returns the length of ``data`` where it has fewer.
+    """
+    if count <= 0:
+        return 0
+    return _sse_place(data, count) if format == "sse" else _line_place(data, count)
+
+
+def _line_place(data: bytes, count: int) -> int:
+    at = 0
+    for _ in range(count):
+        at = data.find(b"\n", at) + 1
+        if at == 0:
+            return len(data)
+    return at
+
+
+def _sse_place(data: bytes, count: int) -> int:
+    has_data = False
+    for match in _LINE.finditer(data):
+        line = match[1]
+        if match.start() == 0:
+            line = line.removeprefix(_BOM)
+        if line:
+            has_data = has_data or line.partition(b":")[0] == b"data"
+            continue
+        count -= has_data
+        has_data = False
+        if count == 0:
+            return match.end()
+    return len(data)
+
+
+class SegmentLog:
+    """The kept bytes of one stream. ``start`` and ``end`` are offsets in the stream."""
+
+    __slots__ = (
+        *("_counts", "_full", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
+        *("counter", "end"),
+    )
+
+    def __init__(self, format: Format, max_bytes: int) -> None:
+        self.counter = EventCounter(format)
+        self.end = 0
+        self._max_bytes = max_bytes
+        self._segment = min(SEGMENT, max(1, max_bytes // 8))
+        self._full = self._segment  # the size of a tail that becomes a segment
+        self._segments: list[bytes] = []
+        self._tail = bytearray()
+        # Of each segment, and of the tail.
+        self._offsets = array("q", (0,))
+        self._counts = array("q", (0,))
+
+    @property
+    def start(self) -> int:
+        """The offset of the oldest byte that is kept."""
+        return self._offsets[0]
+
+    @property
+    def size(self) -> int:
+        """How many bytes are kept."""
+        return self.end - self._offsets[0]
+
+    @property
+    def events(self) -> int:
+        """How many events the stream has had so far."""
+        return self.counter.events
+
+    def append(self, chunk: bytes) -> None:
+        """Keep the next bytes of the stream."""
+        counter = self.counter
+        held = len(self._tail)
+        if held >= self._full and (counter.clean or held >= 4 * self._segment):
+            self._seal()
+        self._tail += chunk
+        self.end += len(chunk)
+        counter.feed(chunk)
+        if self.end - self._offsets[0] > self._max_bytes:
+            self._trim()
+
+    def finish(self) -> None:
+        """The stream has ended; give back what the tail has to spare."""
+        self.counter.finish()
+        self._seal()
+
+    def shrink(self) -> None:
+        """Drop all but the newest bytes."""
+        kept = len(self._segments)
+        del self._segments[:], self._offsets[:kept], self._counts[:kept]
+
+    def clear(self) -> None:
+        """Drop all that is kept; what comes from now on is kept again."""
+        if self._tail:
+            self._seal()
+        self.shrink()
+
+    def place(self, events: int) -> int:
+        """The offset behind this many events. Raises PlaceGone, also when the stream has not come as far."""
+        if events > self.events:
+            raise PlaceGone
+        first = self._first_segment(events)
+        if events == 0:
+            return 0
+        rest = events - self._counts[first]
+        data = b""
+        # An event that began in this segment may end in a later one.
+        for number in range(first, len(self._offsets)):
+            piece = self._segments[number] if number < len(self._segments) else bytes(self._tail)
+            data = data + piece if data else piece
+            following = number + 1
+            if following == len(self._offsets) or self._counts[following] >= events:
+                break
+        return self._offsets[first] + find_place(self.counter.format, data, rest)
+
+    def read(self, offset: int) -> bytes:
+        """Bytes from ``offset`` on, as far as one segment goes; empty at the end. Raises PlaceGone."""
+        if offset < self._offsets[0]:
+            raise PlaceGone
+        number = bisect_right(self._offsets, offset) - 1
+        behind = offset - self._offsets[number]
+        if number == len(self._segments):
+            return bytes(memoryview(self._tail)[behind:])
+        segment = self._segments[number]
+        return segment[behind:] if behind else segment
+
+    def read_range(self, offset: int, until: int) -> bytes:
+        """The bytes between two offsets. Raises PlaceGone."""
+        pieces = []
+        while offset < until:
+            piece = self.read(offset)
+            pieces.append(piece[: until - offset])
+            offset += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _first_segment(self, events: int) -> int:
+        """The segment in which that event ends, or an earlier one if counting can't begin there."""
+        if events == 0:
+            if self._offsets[0] == 0:
+                return 0
+            raise PlaceGone
+        for number in range(len(self._counts) - 1, -1, -1):
+            if _INSIDE_EVENT < self._counts[number] < events:
+                return number
+        raise PlaceGone
+
+    def _seal(self) -> None:
+        clean = self.counter.clean
+        self._segments.append(bytes(self._tail))
+        self._tail = bytearray()
+        self._offsets.append(self.end)
+        self._counts.append(self.counter.events if clean else _INSIDE_EVENT)
+        # Where counting can't begin, it is to begin as soon as it can.
+        self._full = self._segment if clean else 1
+
+    def _trim(self) -> None:
+        drop = 0
+        while drop < len(self._segments) and self.end - self._offsets[drop] > self._max_bytes:
+            drop += 1
+        del self._segments[:drop], self._offsets[:drop], self._counts[:drop]
+        if self.size > self._max_bytes:  # one read, or one event, is larger than all that may be kept
+            self.clear()

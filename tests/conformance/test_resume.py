@@ -1,0 +1,303 @@
+"""Streams that clients come back to: each event once, to its owner only, and never a second request upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.conformance.conftest import StartStack
+from tests.conftest import Connect, Serve
+from tests.doubles.connection import PeerEnded
+from tests.doubles.stack import Config, route
+from tests.doubles.upstream import Conn, Script, answering, response, stream_head, streaming
+
+KEY = [("Authorization", "Bearer abc")]
+
+
+def event(number: int) -> bytes:
+    return b"data: %d\n\n" % number
+
+
+def resumable(upstream: str, **resume: object) -> Config:
+    return route(upstream, resume={"ids": "off", **resume}, keepalive="off")
+
+
+def in_turns(*chunks: bytes, end: bool = True) -> Script:
+    """Sends each chunk when its test lets it: `conn.go.set()`."""
+
+    async def script(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(stream_head())
+        for chunk in chunks:
+            await conn.stall()
+            conn.go.clear()
+            await conn.send_chunk(chunk)
+        if end:
+            await conn.stall()
+            await conn.send_chunk(b"")
+        else:
+            await conn.stall()
+
+    return script
+
+
+def cursor(value: bytes | None, events: int) -> tuple[str, str]:
+    """The field with a cursor so many events behind another one."""
+    assert value is not None
+    stream, _, number = value.decode().partition("/")
+    return "Last-Event-ID", f"{stream}/{int(number) + events}"
+
+
+async def test_a_client_that_was_cut_gets_the_rest_and_the_upstream_is_asked_once(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(in_turns(event(1), event(2), event(3)))
+    proxy = await stack([resumable(upstream.url) | {"methods": ["POST"]}])
+    first = await dial(proxy.url)
+    await first.request("/v1", method="POST", headers=KEY, body=b"{}")
+    head = await first.read_head()
+    assert head.get("x-stream-cursor") is not None
+    conn = upstream.connections[0]
+    conn.go.set()
+    assert await first.read_body_until(b"\n\n") == event(1)
+    first.reset()
+    conn.go.set()
+    while conn.go.is_set():
+        await asyncio.sleep(0.002)
+    second = await dial(proxy.url)
+    await second.request("/v1", headers=[*KEY, cursor(head.get("x-stream-cursor"), 1)])  # GET, on a POST route
+    again = await second.read_head()
+    assert again.status == 200
+    assert again.get("content-type") == b"text/event-stream"
+    assert again.get("x-stream-cursor") == cursor(head.get("x-stream-cursor"), 1)[1].encode()
+    assert await second.read_body_until(b"\n\n") == event(2)
+    conn.go.set()
+    assert await second.read_body_until(b"\n\n") == event(3)
+    conn.go.set()
+    answer = await second.read_rest()
+    assert answer.complete
+    assert len(upstream.requests) == 1
+
+
+async def test_a_finished_stream_is_replayed_and_204_when_nothing_is_left(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(streaming(event(1) + b": note\n\n", event(2)))
+    proxy = await stack([resumable(upstream.url)])
+    client = await dial(proxy.url)
+    first = await client.get("/", headers=KEY)
+    begin = first.get("x-stream-cursor")
+    for events, rest in enumerate((first.body, b": note\n\n" + event(2))):
+        answer = await client.get("/", headers=[*KEY, cursor(begin, events)])
+        assert (answer.status, answer.body, answer.complete) == (200, rest, True)
+    name, value = cursor(begin, 1)
+    answer = await client.get(f"/?a=b&last_event_id={value.replace('/', '%2F')}", headers=KEY)
+    assert answer.body == b": note\n\n" + event(2)
+    assert (await client.get("/", headers=[*KEY, cursor(begin, 2)])).status == 204
+    assert len(upstream.requests) == 1
+    assert name == "Last-Event-ID"
+    assert proxy.metric("streamproxy_resumed_total", route="r0", result="replayed") == 3
+    assert proxy.metric("streamproxy_resumed_total", route="r0", result="complete") == 1
+    assert begin is not None
+    assert {exchange.stream for exchange in proxy.ended} == {begin[:-2].decode()}
+
+
+async def test_somebody_elses_cursor_reads_no_byte_and_a_foreign_id_goes_upstream(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(streaming(event(1)))
+    proxy = await stack([resumable(upstream.url)])
+    client = await dial(proxy.url)
+    begin = (await client.get("/", headers=KEY)).get("x-stream-cursor")
+    other = await client.get("/", headers=[("Authorization", "Bearer abd"), cursor(begin, 0)])
+    nobody = await client.get("/", headers=[*KEY, ("Last-Event-ID", "A" * 24 + "/0")])
+    assert other.status == nobody.status == 404
+    assert b"data:" not in other.body
+    assert len(upstream.requests) == 1
+    assert (await client.get("/", headers=[*KEY, ("Last-Event-ID", "42")])).status == 200
+    assert upstream.requests[1].get("last-event-id") == b"42"
+
+
+async def test_a_place_that_is_gone_is_410_and_asks_nothing_of_the_upstream(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(streaming(*(b"data: %0100d\n\n" % number for number in range(100))))
+    proxy = await stack([resumable(upstream.url, max_bytes=2048)])
+    client = await dial(proxy.url)
+    first = await client.get("/", headers=KEY)
+    assert first.body.count(b"data:") == 100
+    gone = await client.get("/", headers=[*KEY, cursor(first.get("x-stream-cursor"), 10)])
+    assert gone.status == 410
+    assert gone.get("proxy-status") == b"streamproxy; error=stream_gone"
+    assert len(upstream.requests) == 1
+
+
+async def test_the_owner_stops_a_stream_and_the_upstream_sees_it_at_once(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(in_turns(event(1)))
+    proxy = await stack([resumable(upstream.url)])
+    first, second = await dial(proxy.url), await dial(proxy.url)
+    await first.request("/", headers=KEY)
+    begin = (await first.read_head()).get("x-stream-cursor")
+    await second.request("/", method="DELETE", headers=[("Authorization", "other"), cursor(begin, 0)])
+    assert (await second.read_response()).status == 404
+    began = time.monotonic()
+    await second.request("/", method="DELETE", headers=[*KEY, cursor(begin, 0)])
+    assert (await second.read_response("DELETE")).status == 204
+    ended = await upstream.connections[0].wait_ended()
+    assert ended.at - began < 0.1
+    with pytest.raises(PeerEnded):
+        await first.read_body_until(b"\n\n")
+    exchange = await proxy.end_of(2)
+    assert exchange.end == "cancelled"
+
+
+async def test_without_a_client_the_upstream_is_read_on_for_grace_and_then_cancelled(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(in_turns(event(1), event(2)))
+    proxy = await stack([resumable(upstream.url, grace="300ms")])
+    first = await dial(proxy.url)
+    await first.request("/", headers=KEY)
+    begin = (await first.read_head()).get("x-stream-cursor")
+    left = time.monotonic()
+    first.reset()
+    conn = upstream.connections[0]
+    conn.go.set()  # it goes on without a client
+    second = await dial(proxy.url)
+    await second.request("/", headers=[*KEY, cursor(begin, 0)])
+    await second.read_head()
+    assert await second.read_body_until(b"\n\n") == event(1)
+    await asyncio.sleep(0.4)  # with a client it is not given up
+    assert conn.ended is None
+    left = time.monotonic()
+    second.reset()
+    assert 0.2 < (await conn.wait_ended()).at - left < 5
+
+
+async def test_a_client_that_leaves_before_the_head_cancels_the_upstream(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.stall()
+
+    upstream = await serve(script)
+    proxy = await stack([resumable(upstream.url)])
+    client = await dial(proxy.url)
+    await client.request("/", headers=KEY)
+    while not upstream.requests:
+        await asyncio.sleep(0.002)
+    client.reset()
+    await asyncio.wait_for(upstream.connections[0].wait_ended(), 5)
+
+
+async def test_several_clients_read_one_stream_at_once_and_a_slow_one_holds_nobody(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    big = b"data: " + b"x" * 50_000 + b"\n\n"
+
+    async def script(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(stream_head())
+        await conn.stall()
+        for _ in range(60):
+            await conn.send_chunk(big)
+        await conn.send_chunk(b"")
+
+    upstream = await serve(script)
+    proxy = await stack([resumable(upstream.url)])
+    slow = await dial(proxy.url, receive_buffer=4096)
+    await slow.request("/", headers=KEY)
+    begin = (await slow.read_head()).get("x-stream-cursor")
+    slow.stop_reading()
+    quick = await dial(proxy.url)
+    await quick.request("/", headers=[*KEY, cursor(begin, 0)])
+    await quick.read_head()
+    upstream.connections[0].go.set()
+    answer = await quick.read_rest()
+    assert answer.complete
+    assert answer.body == big * 60
+    slow.go_on_reading()
+    answer = await slow.read_rest()
+    assert answer.complete
+    assert answer.body == big * 60
+
+
+async def test_a_stream_that_its_upstream_cut_is_cut_for_those_who_come_back(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(stream_head())
+        await conn.send_chunk(event(1) + b"data: 2")
+        conn.close()
+
+    upstream = await serve(script)
+    proxy = await stack([resumable(upstream.url)])
+    client = await dial(proxy.url)
+    await client.request("/", headers=KEY)
+    begin = (await client.read_head()).get("x-stream-cursor")
+    with pytest.raises(PeerEnded):
+        await client.read_body_until(b"never")
+    again = await dial(proxy.url)
+    await again.request("/", headers=[*KEY, cursor(begin, 1)])
+    assert (await again.read_head()).status == 200
+    with pytest.raises(PeerEnded):
+        await again.read_body_until(b"never")
+    assert bytes(again.decoded).endswith(b"data: 2")
+
+
+async def test_ids_are_written_where_they_are_on(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    upstream = await serve(streaming(b"data: 1\n", b"\ndata: 2\n\n"))
+    proxy = await stack([resumable(upstream.url, ids="auto")])
+    client = await dial(proxy.url)
+    first = await client.get("/", headers=KEY)
+    begin = first.get("x-stream-cursor")
+    assert begin is not None
+    stream = begin[:-2]
+    assert first.body == b"data: 1\nid: %b/1\n\ndata: 2\nid: %b/2\n\n" % (stream, stream)
+    second = await client.get("/", headers=[*KEY, cursor(begin, 1)])
+    assert second.body == b"data: 2\nid: %b/2\n\n" % stream
+
+
+async def test_lines_are_taken_up_again_too(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    upstream = await serve(streaming(b'{"n":1}\n{"n"', b':2}\n{"n":3}', content_type="application/x-ndjson"))
+    proxy = await stack([resumable(upstream.url)])
+    client = await dial(proxy.url)
+    first = await client.get("/", headers=KEY)
+    second = await client.get("/", headers=[*KEY, cursor(first.get("x-stream-cursor"), 1)])
+    assert second.body == b'{"n":2}\n{"n":3}'
+    assert (await client.get("/", headers=[*KEY, cursor(first.get("x-stream-cursor"), 3)])).status == 204
+
+
+async def test_what_is_no_stream_is_not_kept(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    sse = ("Content-Type", "text/event-stream")
+    upstream = await serve(
+        answering(
+            response(b"{}", headers=[("Content-Type", "application/json")]),
+            response(b"data: 1\n\n", status="201 Created", headers=[sse]),
+            response(b"data: 1\n\n", headers=[sse, ("Content-Encoding", "br")]),
+        )
+    )
+    proxy = await stack([resumable(upstream.url)])
+    client = await dial(proxy.url)
+    for _ in range(3):
+        assert (await client.get("/")).get("x-stream-cursor") is None
+
+
+async def test_a_cursor_is_good_after_a_reload(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    upstream = await serve(streaming(event(1), event(2)))
+    proxy = await stack([resumable(upstream.url)])
+    client = await dial(proxy.url)
+    first = await client.get("/", headers=KEY)
+    config = proxy.app.deployment.config
+    changed = config.routes[0].resume
+    assert changed is not None
+    longer = config.routes[0].model_copy(update={"resume": changed.model_copy(update={"window": 600.0})})
+    await proxy.app.adopt(config.model_copy(update={"routes": (longer,)}))
+    second = await client.get("/", headers=[*KEY, cursor(first.get("x-stream-cursor"), 1)])
+    assert second.body == event(2)

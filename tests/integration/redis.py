@@ -1,0 +1,76 @@
+"""redis-server from the system, with a folder and a port of a test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from tests.doubles.parts import require
+from tests.integration.process import reserved_port
+
+
+class RedisServer:
+    """A server that can be killed, stopped, paused and started again, always at the same address."""
+
+    def __init__(self, program: str, folder: Path, port: int) -> None:
+        self._program = program
+        self._folder = folder
+        self._port = port
+        self._process: asyncio.subprocess.Process | None = None
+        self.url = f"redis://127.0.0.1:{port}/0"
+
+    async def start(self, *options: str) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            self._program,
+            *("--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
+            *("--dir", str(self._folder), *options),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        for _ in range(500):
+            try:
+                await self.command("PING")
+            except (RedisError, OSError):
+                await asyncio.sleep(0.01)
+            else:
+                return
+        raise AssertionError("redis-server does not answer")
+
+    async def command(self, *words: str | int) -> object:
+        """One command, over a connection of its own."""
+        async with Redis.from_url(self.url, protocol=2) as client:
+            return await client.execute_command(*words)
+
+    async def kill(self) -> None:
+        """SIGKILL: nothing is said to anybody, nothing is kept."""
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
+
+@asynccontextmanager
+async def redis_server(folder: Path) -> AsyncIterator[RedisServer]:
+    """Run a server that keeps nothing on disk."""
+    program = require("redis-server")
+    with reserved_port() as port:
+        server = RedisServer(program, folder, port)
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.kill()

@@ -1,0 +1,200 @@
+"""Events that are published in a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from streamproxy.errors import BadRequest, DestinationUnavailable, ResponseIncomplete, StreamGone
+from streamproxy.store.redis_events import EventBody, PubSubEvents, RedisEvents, StreamEvents
+from tests.doubles.leaks import LeakCheck
+from tests.integration.redis import RedisServer, redis_server
+
+BUFFER = 64 * 1024
+
+
+@pytest.fixture
+async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
+    async with redis_server(tmp_path) as server:
+        yield server
+
+
+class Errors:
+    count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def errors() -> Errors:
+    return Errors()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def pubsub(redis: RedisServer, errors: Errors) -> AsyncIterator[PubSubEvents]:
+    events = PubSubEvents(redis.url, errors, b"note")
+    events.start()
+    await until(lambda: events.connected)
+    yield events
+    await events.aclose()
+
+
+@pytest.fixture
+async def streams(redis: RedisServer, errors: Errors) -> AsyncIterator[StreamEvents]:
+    events = StreamEvents(redis.url, errors)
+    events.start()
+    await until(lambda: events.connected and events._link.up)
+    yield events
+    await events.aclose()
+
+
+async def take(body: EventBody, count: int) -> list[bytes]:
+    """So many events, as they come."""
+    out = list[bytes]()
+    async with asyncio.timeout(10):
+        while len(out) < count:
+            chunk = body.ready()
+            if chunk is None:
+                await body.change()
+            else:
+                out.append(chunk)
+    return out
+
+
+async def numsub(redis: RedisServer, channel: str) -> int:
+    reply = await redis.command("PUBSUB", "NUMSUB", channel)
+    assert isinstance(reply, list)
+    return int(reply[1])
+
+
+async def test_every_client_of_a_channel_gets_what_is_published_and_nobody_else(
+    pubsub: PubSubEvents, redis: RedisServer
+) -> None:
+    one, two = await pubsub.subscribe(b"a", BUFFER), await pubsub.subscribe(b"a", BUFFER)
+    other = await pubsub.subscribe(b"b", BUFFER)
+    assert await redis.command("PUBLISH", "a", "x\ny") == 1  # one subscription for both
+    (first,), (second,) = await take(one, 1), await take(two, 1)
+    assert first == b"event: note\ndata: x\ndata: y\n\n"
+    assert first is second  # made once
+    assert other.ready() is None
+
+
+async def test_a_subscription_is_made_with_the_first_client_and_undone_with_the_last(
+    pubsub: PubSubEvents, redis: RedisServer
+) -> None:
+    one, two = await pubsub.subscribe(b"a", BUFFER), await pubsub.subscribe(b"a", BUFFER)
+    one.close()
+    one.close()
+    assert await numsub(redis, "a") == 1
+    two.close()
+    again = await pubsub.subscribe(b"a", BUFFER)  # before the last one is undone, perhaps
+    assert await redis.command("PUBLISH", "a", "x") == 1
+    await take(again, 1)
+    again.close()
+    async with asyncio.timeout(5):
+        while await numsub(redis, "a"):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_client_that_lags_is_cut_and_holds_nobody(pubsub: PubSubEvents, redis: RedisServer) -> None:
+    slow, quick = await pubsub.subscribe(b"a", 1000), await pubsub.subscribe(b"a", 1000)
+    seen = list[bytes]()
+    assert quick.pipe(lambda chunk, framed: not seen.append(framed))
+    for _ in range(20):
+        await redis.command("PUBLISH", "a", "x" * 100)
+    await until(lambda: len(seen) == 20)
+    assert seen[0] == b"78\r\nevent: note\ndata: " + b"x" * 100 + b"\n\n\r\n"
+    with pytest.raises(ResponseIncomplete):
+        slow.ready()
+
+
+async def test_clients_stay_while_redis_is_away_and_get_what_comes_after(
+    pubsub: PubSubEvents, redis: RedisServer, errors: Errors
+) -> None:
+    one = await pubsub.subscribe(b"a", BUFFER)
+    await redis.kill()
+    await until(lambda: not pubsub.connected)
+    late = await pubsub.subscribe(b"b", BUFFER)  # it was there once: a client is taken all the same
+    assert errors.count > 0
+    await redis.start()
+    await until(lambda: pubsub.connected)
+    async with asyncio.timeout(5):
+        while not (await numsub(redis, "a") and await numsub(redis, "b")):
+            await asyncio.sleep(0.01)
+    await redis.command("PUBLISH", "a", "1")
+    await redis.command("PUBLISH", "b", "2")
+    assert await take(one, 1) == [b"event: note\ndata: 1\n\n"]
+    assert await take(late, 1) == [b"event: note\ndata: 2\n\n"]
+
+
+@pytest.mark.parametrize("kind", [PubSubEvents, StreamEvents])
+async def test_before_redis_was_there_for_the_first_time_nobody_is_let_in(
+    leaks: LeakCheck, kind: type[RedisEvents], errors: Errors
+) -> None:
+    events = kind("redis://127.0.0.1:1/0", errors)
+    events.start()
+    await until(lambda: errors.count > 0)
+    with pytest.raises(DestinationUnavailable):
+        await events.subscribe(b"a", BUFFER)
+    await events.aclose()
+
+
+async def test_a_stream_gives_entries_with_their_ids_from_now_on(streams: StreamEvents, redis: RedisServer) -> None:
+    await redis.command("XADD", "a", "1-1", "data", "old")
+    one, two = await streams.subscribe(b"a", BUFFER), await streams.subscribe(b"b", BUFFER)
+    await redis.command("XADD", "a", "1-2", "data", "new", "event", "e")
+    await redis.command("XADD", "a", "1-3", "other", "no event")
+    await redis.command("XADD", "a", "1-4", "data", "x\ny")
+    await redis.command("XADD", "b", "7-0", "data", "first")
+    assert await take(one, 2) == [b"event: e\ndata: new\nid: 1-2\n\n", b"data: x\ndata: y\nid: 1-4\n\n"]
+    assert await take(two, 1) == [b"data: first\nid: 7-0\n\n"]
+
+
+async def test_a_stream_goes_on_after_an_id_or_says_that_it_is_gone(streams: StreamEvents, redis: RedisServer) -> None:
+    for number in range(1, 11):
+        await redis.command("XADD", "a", f"{number}-0", "data", number)
+    body = await streams.subscribe(b"a", BUFFER, b"8-0")
+    assert await take(body, 2) == [b"data: 9\nid: 9-0\n\n", b"data: 10\nid: 10-0\n\n"]
+    assert (await streams.subscribe(b"a", BUFFER, b"10-0")).ready() is None
+    await redis.command("XTRIM", "a", "MINID", "5-0")
+    for gone in (b"3-0", b"11-0"):
+        with pytest.raises(StreamGone):
+            await streams.subscribe(b"a", BUFFER, gone)
+    with pytest.raises(StreamGone):
+        await streams.subscribe(b"none", BUFFER, b"3-0")
+    with pytest.raises(BadRequest):
+        await streams.subscribe(b"a", BUFFER, b"three")
+
+
+async def test_a_stream_catches_up_without_a_gap_when_the_connection_is_back(
+    streams: StreamEvents, redis: RedisServer, errors: Errors
+) -> None:
+    await redis.command("XADD", "a", "1-0", "data", "1")
+    one = await streams.subscribe(b"a", BUFFER)
+    for number in range(2, 40):
+        if number % 10 == 0:
+            await redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await redis.command("XADD", "a", f"{number}-0", "data", number)
+    assert await take(one, 38) == [b"data: %d\nid: %d-0\n\n" % (number, number) for number in range(2, 40)]
+    assert errors.count > 0
+
+
+async def test_a_client_that_would_miss_entries_is_cut(streams: StreamEvents, redis: RedisServer) -> None:
+    await redis.command("XADD", "a", "1-0", "data", "1")
+    one = await streams.subscribe(b"a", BUFFER)
+    await redis.kill()
+    await until(lambda: not streams.connected)
+    await redis.start()
+    await redis.command("XADD", "a", "5-0", "data", "5")  # another life of the stream
+    with pytest.raises(ResponseIncomplete):
+        await take(one, 2)

@@ -1,0 +1,161 @@
+"""Two sidecars with one Redis: either resumes and stops a stream of the other, and outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Connect, Serve
+from tests.doubles.connection import PeerEnded
+from tests.doubles.leaks import LeakCheck
+from tests.doubles.upstream import Conn, stream_head
+from tests.integration.process import Process
+from tests.integration.proxy import Config, configuration, running, write_configuration
+from tests.integration.redis import RedisServer, redis_server
+
+STREAMS = 200
+
+
+@pytest.fixture
+async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    async with redis_server(folder) as server:
+        yield server
+
+
+def sidecar(upstream: str, redis: str, **resume: object) -> Config:
+    resume = {"store": redis, "ids": "off", **resume}
+    return configuration([{"name": "chat", "path": "/*", "upstream": upstream, "keepalive": "off", "resume": resume}])
+
+
+@asynccontextmanager
+async def killable(config: Config, folder: Path) -> AsyncIterator[tuple[Process, str]]:
+    """A sidecar that may be killed."""
+    folder.mkdir()
+    file = write_configuration(folder, config)
+    with Process([sys.executable, "-m", "streamproxy", "run", "-c", str(file)]) as process:
+        url = (await process.line(r"^listening on (https?://\S+)"))[1]
+        yield process, url
+
+
+def event(number: int) -> bytes:
+    return b"data: %d\n\n" % number
+
+
+async def endless(conn: Conn) -> None:
+    """An event every 20 ms, until nobody reads them."""
+    await conn.read_request()
+    await conn.send(stream_head())
+    number = 0
+    while True:
+        number += 1
+        await conn.send_chunk(event(number))
+        await asyncio.sleep(0.02)
+
+
+async def test_one_sidecar_resumes_and_stops_what_another_runs(
+    serve: Serve, dial: Connect, redis: RedisServer, tmp_path: Path
+) -> None:
+    upstream = await serve(endless)
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    config = sidecar(upstream.url, redis.url)
+    async with running(config, tmp_path / "here") as here, running(config, tmp_path / "there") as there:
+        first = await dial(here.url)
+        await first.request("/")
+        begin = (await first.read_head()).get("x-stream-cursor")
+        assert begin is not None
+        stream = begin[:-2].decode()
+        await first.read_body_until(event(10))
+        first.reset()
+        second = await dial(there.url)
+        await second.request("/", headers=[("Last-Event-ID", f"{stream}/10")])
+        assert (await second.read_head()).status == 200
+        got = await second.read_body_until(event(30))
+        assert got == b"".join(map(event, range(11, 31)))
+        third = await dial(there.url)
+        began = time.monotonic()
+        await third.request("/", method="DELETE", headers=[("Last-Event-ID", f"{stream}/0")])
+        assert (await third.read_response("DELETE")).status == 204
+        ended = await upstream.connections[0].wait_ended()
+        assert ended.at - began < 0.25  # 100 ms by contract, on a machine that does nothing else
+        with pytest.raises(PeerEnded):
+            await second.read_body_until(b"never")
+    assert len(upstream.requests) == 1
+
+
+async def test_when_a_sidecar_is_killed_200_streams_end_as_cut_for_those_who_come_back(
+    serve: Serve, dial: Connect, redis: RedisServer, tmp_path: Path
+) -> None:
+    upstream = await serve(endless)
+    config = sidecar(upstream.url, redis.url)
+    (tmp_path / "there").mkdir()
+    async with (
+        killable(config, tmp_path / "here") as (process, url),
+        running(config, tmp_path / "there") as there,
+    ):
+        clients = [await dial(url) for _ in range(STREAMS)]
+        for client in clients:
+            await client.request("/")
+        begins = [(await client.read_head()).get("x-stream-cursor") for client in clients]
+        for client in clients:
+            await client.read_body_until(event(5))
+        await asyncio.sleep(0.5)  # a few copies are made
+        process.signal(signal.SIGKILL)
+        await process.exited()
+        killed = time.monotonic()
+
+        async def come_back(begin: bytes | None) -> bytes:
+            assert begin is not None
+            client = await dial(there.url)
+            await client.request("/", headers=[("Last-Event-ID", begin[:-1].decode() + "3")])
+            assert (await client.read_head()).status == 200
+            with pytest.raises(PeerEnded):
+                await client.read_body_until(b"never")
+            return bytes(client.decoded)
+
+        bodies = await asyncio.gather(*map(come_back, begins))
+        assert time.monotonic() - killed < 8  # 5 s by contract, on a machine that does nothing else
+    for body in bodies:
+        count = body.count(b"data:")
+        assert count >= 2
+        assert body == b"".join(map(event, range(4, 4 + count)))
+
+
+async def test_redis_may_die_and_come_back_while_200_streams_run(
+    serve: Serve, dial: Connect, redis: RedisServer, tmp_path: Path
+) -> None:
+    upstream = await serve(endless)
+    config = sidecar(upstream.url, redis.url)
+    (tmp_path / "here").mkdir()
+    async with running(config, tmp_path / "here") as here:
+        clients = [await dial(here.url) for _ in range(STREAMS)]
+        for client in clients:
+            await client.request("/")
+            assert (await client.read_head()).get("x-stream-cursor") is not None
+        await redis.kill()
+        expected = b"".join(map(event, range(1, 60)))
+        for client in clients:
+            assert await client.read_body_until(event(59)) == expected
+        late = await dial(here.url)
+        await late.request("/")
+        assert (await late.read_head()).get("x-stream-cursor") is None
+        await redis.start()
+        async with asyncio.timeout(10):
+            while True:
+                again = await dial(here.url)
+                await again.request("/")
+                if (await again.read_head()).get("x-stream-cursor") is not None:
+                    break
+                again.reset()
+                await asyncio.sleep(0.1)
+        for client in [*clients, late, again]:
+            client.reset()

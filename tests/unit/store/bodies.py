@@ -1,0 +1,47 @@
+"""Bodies of streams for hypothesis, and what a client sees of them."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import strategies as st
+
+LINES = st.sampled_from([b"data: x", b"data", b"data:y", b"event: e", b": note", b"retry: 5", b"database: z"])
+ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
+
+
+@st.composite
+def event_streams(draw: st.DrawFn, ids: bool = True) -> bytes:
+    """Events of any lines and line ends, a byte order mark perhaps, and perhaps an unfinished rest."""
+    lines = (
+        st.one_of(LINES, st.just(b""), st.sampled_from([b"id: 7", b"id"])) if ids else st.one_of(LINES, st.just(b""))
+    )
+    out = draw(st.sampled_from([b"", b"", b"\xef\xbb\xbf"]))
+    for line in draw(st.lists(lines, max_size=24)):
+        out += line + draw(ENDS)
+    return out + draw(st.sampled_from([b"", b"data: unfinis", b"d", b":"]))
+
+
+line_streams = st.lists(st.sampled_from([b"{}", b"\n", b'{"a":', b"1}\n", b"\r\n"]), max_size=40).map(b"".join)
+
+
+@st.composite
+def cuts(draw: st.DrawFn, whole: bytes) -> list[bytes]:
+    """The bytes in pieces."""
+    places = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=8)))
+    return [whole[a:b] for a, b in zip([0, *places], [*places, len(whole)], strict=True)]
+
+
+def blocks(stream: bytes) -> list[list[bytes]]:
+    """The events that a client dispatches: the lines of every block that has data, without comments."""
+    lines = re.split(rb"\r\n|\n|\r", stream.removeprefix(b"\xef\xbb\xbf"))[:-1]
+    events: list[list[bytes]] = []
+    block: list[bytes] = []
+    for line in lines:
+        if not line:
+            if any(field.partition(b":")[0] == b"data" for field in block):
+                events.append(block)
+            block = []
+        elif not line.startswith(b":"):
+            block.append(line)
+    return events

@@ -1,0 +1,156 @@
+"""The log of a stream, against the stream itself."""
+
+from __future__ import annotations
+
+import sys
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamproxy.store.segments import Format, PlaceGone, SegmentLog, find_place
+from tests.unit.store.bodies import blocks, cuts, event_streams, line_streams
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Format, bytes, list[bytes]]:
+    format = draw(st.sampled_from(FORMATS))
+    whole = draw(event_streams() if format == "sse" else line_streams)
+    return format, whole, draw(cuts(whole))
+
+
+def events_of(format: Format, body: bytes) -> int:
+    return len(blocks(body)) if format == "sse" else body.count(b"\n")
+
+
+def read_all(log: SegmentLog, offset: int) -> bytes:
+    out = b""
+    while piece := log.read(offset + len(out)):
+        out += piece
+    return out
+
+
+@given(cases(), st.integers(1, 2000))
+def test_every_place_that_is_kept_is_read_from_byte_for_byte(
+    case: tuple[Format, bytes, list[bytes]], max_bytes: int
+) -> None:
+    format, whole, chunks = case
+    log = SegmentLog(format, max_bytes)
+    for chunk in chunks:
+        log.append(chunk)
+        assert log.size <= max_bytes
+    assert log.events == events_of(format, whole)
+    for events in range(log.events + 1):
+        try:
+            offset = log.place(events)
+        except PlaceGone:
+            assert log.start > 0
+        else:
+            assert offset == find_place(format, whole, events)
+            assert read_all(log, offset) == whole[offset:]
+            # What comes before the place has exactly that many events, and none is cut in two by it.
+            assert events_of(format, whole[:offset]) == events
+            assert events_of(format, whole[offset:]) == log.events - events
+
+
+@given(cases())
+def test_nothing_is_gone_of_a_stream_that_fits(case: tuple[Format, bytes, list[bytes]]) -> None:
+    format, whole, chunks = case
+    log = SegmentLog(format, 1 << 20)
+    for chunk in chunks:
+        log.append(chunk)
+    assert read_all(log, log.place(0)) == whole
+    log.finish()
+    assert [read_all(log, log.place(n)) for n in range(log.events + 1)] == [
+        whole[find_place(format, whole, n) :] for n in range(log.events + 1)
+    ]
+
+
+@given(cases(), st.integers(0, 8))
+def test_after_a_clear_only_what_came_since_is_there(case: tuple[Format, bytes, list[bytes]], at: int) -> None:
+    format, whole, chunks = case
+    log = SegmentLog(format, 1 << 20)
+    for number, chunk in enumerate(chunks):
+        if number == at:
+            log.clear()
+            assert log.size == 0
+        log.append(chunk)
+    assert read_all(log, log.start) == whole[log.start :]
+    for events in range(log.events + 1):
+        try:
+            offset = log.place(events)
+        except PlaceGone:
+            continue
+        assert offset == find_place(format, whole, events)
+
+
+def test_a_long_stream_loses_its_oldest_events_and_keeps_its_bound() -> None:
+    log = SegmentLog("sse", 256 * 1024)
+    event = b"data: " + b"x" * 93 + b"\n\n"
+    for _ in range(10_000):
+        log.append(event)
+        assert log.size <= 256 * 1024
+    with pytest.raises(PlaceGone):
+        log.place(0)
+    with pytest.raises(PlaceGone):
+        log.place(7000)
+    assert read_all(log, log.place(7700)) == event * 2300
+    assert log.size > 200 * 1024
+
+
+def test_a_place_inside_an_event_longer_than_a_segment_is_found() -> None:
+    log = SegmentLog("sse", 1 << 20)
+    log.append(b"data: 1\n\n")
+    for _ in range(20):
+        log.append(b"data: " + b"x" * 9000 + b"\n")
+    log.append(b"\ndata: 3\n\n")
+    assert log.read(log.place(2)) == b"data: 3\n\n"
+
+
+def test_an_event_larger_than_all_that_may_be_kept_is_not_kept_and_the_next_one_is() -> None:
+    log = SegmentLog("sse", 1000)
+    log.append(b"data: " + b"x" * 5000)
+    log.append(b"\n\n")
+    log.append(b"data: 2\n\ndata: 3\n\n")
+    with pytest.raises(PlaceGone):
+        log.place(0)
+    log.append(b"data: 4\n\n")
+    assert log.size <= 1000
+    assert read_all(log, log.place(3)) == b"data: 4\n\n"
+
+
+def test_a_place_that_the_stream_has_not_reached_is_not_there() -> None:
+    log = SegmentLog("ndjson", 1000)
+    log.append(b"{}\n{")
+    assert log.place(1) == 3
+    with pytest.raises(PlaceGone):
+        log.place(2)
+
+
+def test_a_last_line_without_its_end_counts_when_the_stream_is_over() -> None:
+    log = SegmentLog("ndjson", 1000)
+    log.append(b"{}\n{}")
+    assert log.events == 1
+    log.finish()
+    assert log.events == 2
+    assert log.read(log.place(2)) == b""
+
+
+def test_sealed_bytes_are_shared_by_all_who_read_them() -> None:
+    log = SegmentLog("sse", 1 << 20)
+    for _ in range(1000):
+        log.append(b"data: " + b"x" * 93 + b"\n\n")
+    assert log.read(0) is log.read(0)
+
+
+def test_a_log_takes_little_memory_beyond_its_bytes() -> None:
+    log = SegmentLog("sse", 4 << 20)
+    for _ in range(400):
+        log.append(b"data: " + b"x" * 93 + b"\n\n")
+    log.finish()
+    parts = [log, log.counter, log.counter._tracker, log._offsets, log._counts, log._segments, log._tail]
+    parts += log._segments
+    assert sum(map(sys.getsizeof, parts)) - log.size < 1024
