@@ -18,6 +18,7 @@ from streamproxy.auth import build_authenticator
 from streamproxy.client.build import adapt
 from streamproxy.config import model
 from streamproxy.dialects.http import HTTP
+from streamproxy.dialects.protocols import DIALECTS
 from streamproxy.errors import StreamproxyError
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.tally import Tallies
@@ -92,7 +93,7 @@ class Deployment:
             name=route.name,
             upstream=route.upstream,
             origin=self._origin(route),
-            dialect=HTTP,
+            dialect=DIALECTS[route.protocol],
             limits=time_limits(route),
             trusted=self.config.server.trusted_proxies,
             tracer=self._tracer,
@@ -106,6 +107,7 @@ class Deployment:
             response_edit=_edit(route.response_headers),
             relay=RelayPlan(
                 keepalive=KeepaliveShape(keepalive.comment, keepalive.shape) if keepalive is not None else None,
+                ndjson=keepalive is not None and keepalive.ndjson,
                 anti_buffering=route.anti_buffering,
                 error_event=route.on_truncation == "error_event",
             ),
@@ -141,7 +143,7 @@ class Deployment:
             buffer=0,
             continue_on_disconnect=False,
             response_edit=NO_EDIT,
-            relay=RelayPlan(None, anti_buffering=False, error_event=False),
+            relay=RelayPlan(None, ndjson=False, anti_buffering=False, error_event=False),
             allow=b"",
         )
 

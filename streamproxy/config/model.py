@@ -135,6 +135,7 @@ class Outlier(Section):
     consecutive_failures: t.Count = setting(5, "failures in a row until an endpoint is ejected")
     eject_for: t.Interval = setting("30s", "the first time; it grows")
     max_ejected_percent: t.Percent = setting(50, "of an upstream's endpoints")
+    error_events: t.Switch = setting("off", "a failure that a stream reports of itself counts, too")
 
 
 class Hash(Section):
@@ -304,7 +305,10 @@ class Route(Section):
     )
     upstream: t.UpstreamName = Field(description="a name of upstreams, or a URL")
     rewrite: Rewrite = setting({}, "what becomes of the path")
-    protocol: Literal["http", "openai", "anthropic", "gemini"] = setting("http", "the form of errors, and the metrics")
+    protocol: Literal["http", "auto", "openai", "anthropic", "gemini", "ollama"] = setting(
+        "http",
+        "the API that passes: the form of errors, what is understood of streams; auto: by path and by what comes",
+    )
     timeouts: Timeouts = setting({}, "in seconds")
     keepalive: Annotated[Keepalive | None, BeforeValidator(_short_keepalive)] = setting(
         "15s", "a duration, off, or a mapping"

@@ -28,9 +28,7 @@ class Pending(NamedTuple):
 PENDING = (
     Pending("server.http2", "HTTP/2"),
     Pending("upstreams.*.http2", "HTTP/2"),
-    Pending("routes.*.protocol", "the protocols of LLM APIs"),
     Pending("routes.*.keepalive.before_headers", "keepalives before the response head"),
-    Pending("routes.*.keepalive.ndjson", "keepalives in NDJSON"),
     Pending("routes.*.websocket", "WebSocket"),
     Pending("routes.*.share", "sharing of streams"),
     Pending("routes.*.reconnect", "reconnecting of streams"),

@@ -8,6 +8,7 @@ from streamproxy.errors import ExchangeError
 from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.sse import Shape
 from streamproxy.wire.headers import Headers
+from streamproxy.wire.media import EVENT_STREAM
 
 
 class RequestHints(NamedTuple):
@@ -22,6 +23,11 @@ class Dialect:
 
     name = "http"
     keepalive: Shape = "auto"  # what ``shape: auto`` means: a shape, or itself for the rule of plain event streams
+    reads_answers = False  # responses that are no streams have an inspector, too
+
+    def for_path(self, path: bytes) -> Dialect:
+        """The dialect of a request to this path."""
+        return self
 
     def error(self, error: ExchangeError, request_id: str) -> tuple[Headers, bytes]:
         """The fields and the body of the response that tells a client of ``error``."""
@@ -31,9 +37,14 @@ class Dialect:
         """The event that tells a client of ``error`` inside a stream that has begun."""
         raise NotImplementedError
 
-    def inspector(self, status: int, media: bytes) -> Inspector | None:
-        """What follows the body of a response of this media type; None for a body that has no events.
+    def stream_error(self, error: ExchangeError, request_id: str, media: bytes) -> bytes:
+        """`error_event` for a stream of the bare media type ``media``; empty where none can be said in it."""
+        return self.error_event(error, request_id) if media == EVENT_STREAM else b""
 
-        Only asked for bodies without a content coding.
+    def inspector(self, status: int, media: bytes, has_length: bool = False) -> Inspector | None:
+        """What follows the body of a response; None for a body that says nothing.
+
+        ``media`` is a bare media type in lower case. ``has_length``: the response has a Content-Length. Only asked for
+        bodies without a content coding.
         """
         raise NotImplementedError

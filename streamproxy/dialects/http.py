@@ -29,7 +29,7 @@ class HttpDialect(Dialect):
         problem = _problem(error, request_id) | {"code": error.error}
         return b"event: error\ndata: " + json.dumps(problem).encode() + b"\n\n"
 
-    def inspector(self, status: int, media: bytes) -> Inspector | None:
+    def inspector(self, status: int, media: bytes, has_length: bool = False) -> Inspector | None:
         if media == EVENT_STREAM:
             return SseTracker()
         return LineCounter() if media in NDJSON else None

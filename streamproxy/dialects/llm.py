@@ -22,9 +22,7 @@ _JSON = b"application/json"
 class LlmDialect(Dialect):
     """The base of the dialects that have an error object of their own."""
 
-    def for_path(self, path: bytes) -> Dialect:
-        """The dialect in which the errors of a request to this path are said."""
-        return self
+    reads_answers = True
 
     def describe(self, error: ExchangeError, request_id: str) -> dict[str, Any]:
         """The whole JSON object that tells of an error before the head."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from streamproxy.dialects.llm import LlmDialect, reported_object
+from streamproxy.dialects.openai import nested_error_event
 from streamproxy.dialects.reading.values import encode
 from streamproxy.errors import ExchangeError
+from streamproxy.wire.media import EVENT_STREAM, NDJSON
 
 
 class OllamaDialect(LlmDialect):
@@ -18,6 +20,12 @@ class OllamaDialect(LlmDialect):
         """Ollama's error object."""
         said = reported_object(error).get("message")
         return {"error": said if isinstance(said, str) else error.detail}
+
+    def stream_error(self, error: ExchangeError, request_id: str, media: bytes) -> bytes:
+        """A line; in an event stream, which is one of its API that imitates OpenAI's, an event of that."""
+        if media == EVENT_STREAM:
+            return nested_error_event(error)
+        return self.error_event(error, request_id) if media in NDJSON else b""
 
     def error_event(self, error: ExchangeError, request_id: str) -> bytes:
         """A line that the SDKs raise."""

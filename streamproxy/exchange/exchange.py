@@ -25,7 +25,7 @@ import secrets
 import time
 from typing import Final, Literal
 
-from streamproxy.errors import End, ExchangeError
+from streamproxy.errors import ClientError, End, ExchangeError, UpstreamError
 from streamproxy.exchange.extension import Cancellable
 from streamproxy.exchange.histogram import OTHER_MODEL, TIME_BUCKETS, GapHistograms, GapKey, Histogram
 from streamproxy.formats.inspector import Inspector, Usage
@@ -38,6 +38,7 @@ Phase = Literal["queue", "connect", "request", "head", "body"]
 CLIENT_LEFT: Final = 499  # the status of an exchange that had sent none: nginx's "client closed request"
 # A silence at the end of a stream that ended well is one more gap from here on; below, the end has followed at once.
 LAST_GAP: Final = 0.1  # seconds
+LONGEST_NAME: Final = 128  # characters of a name that a request or a response chose
 
 
 _PROCESS: Final = secrets.token_hex(8)
@@ -63,6 +64,7 @@ class Exchange:
         "endpoint",
         "error",
         "events",
+        "failure",
         "finish_reason",
         "first_byte_at",
         "first_event_at",
@@ -162,6 +164,7 @@ class Exchange:
         self.model = ""  # for the log: as the response names it, or else the request
         self.usage: Usage | None = None  # the last that was reported
         self.finish_reason = ""
+        self.failure: ExchangeError | None = None  # what the stream itself reported
         # Where it stands, and how it ended.
         self.phase: Phase = "queue"
         self.streaming = False
@@ -275,6 +278,20 @@ class Exchange:
             self.count_gap(gap)
         self.last_read_at = 0.0
 
+    def note(self, inspector: Inspector, now: float) -> None:
+        """Take over what an inspector of a model's response has found by ``now``."""
+        if inspector.operation:
+            if not self.operation:
+                self.recognise(inspector.operation, inspector.provider, self.model or inspector.model)
+            if inspector.spoke and self.streaming and not self.first_event_at:
+                self.first_event_at = now
+        self.usage = inspector.usage
+        self.failure = inspector.failure
+        if inspector.model:
+            self.model = inspector.model[:LONGEST_NAME]
+        if inspector.finish_reason:
+            self.finish_reason = inspector.finish_reason[:LONGEST_NAME]
+
     def recognise(self, operation: str, provider: str, requested: str) -> None:
         """The response is a stream of a model, of an operation and a provider in the words of OpenTelemetry.
 
@@ -311,6 +328,8 @@ class Exchange:
         self.backpressure = self.backpressure_until(now)
         self.queued = self.queued_until(now)
         self.blocked_since = self.queued_at = 0.0
+        if self.failure is not None and (self.error is None or isinstance(self.error, UpstreamError | ClientError)):
+            self.error = self.failure  # how the stream ended afterwards is what came of it
         if self.streaming and self.last_read_at:
             if self.error is not None:
                 self.count_gap(max(0.0, now - self.last_read_at))

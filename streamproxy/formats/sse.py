@@ -140,9 +140,10 @@ class KeepaliveShape:
     every blank line would take a block for an event without data.
     """
 
-    __slots__ = ("_after_id", "_before_id")
+    __slots__ = ("_after_id", "_before_id", "auto")
 
     def __init__(self, comment: str, shape: Shape) -> None:
+        self.auto = shape == "auto"
         line = b": " + comment.encode() + b"\n"
         shapes = {"block": line + b"\n", "line": line, "blank": b"\n"}
         self._before_id = shapes["block" if shape == "auto" else shape]

@@ -115,7 +115,7 @@ class UpstreamResponse(OriginResponse):
         if self._roster is not None:
             if status in FAILED_STATUSES:
                 self._roster.failed(self._endpoint)
-            else:
+            elif not self._roster.error_events:
                 self._roster.succeeded(self._endpoint)
 
     async def aclose(self, fault: BaseException | None) -> None:
@@ -123,8 +123,11 @@ class UpstreamResponse(OriginResponse):
         assert stream is not None
         endpoint.streams -= 1
         if roster is not None:
-            if fault is not None and failed_by(fault, self._exchange):
+            reported = roster.error_events and self._exchange.failure is not None
+            if reported or (fault is not None and failed_by(fault, self._exchange)):
                 roster.failed(endpoint)
+            elif roster.error_events and fault is None and self.status not in FAILED_STATUSES:
+                roster.succeeded(endpoint)  # its head did not say yet how the stream would end
             roster.ended(endpoint)
         if fault is None:
             await stream.__aexit__(None, None, None)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
+from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
@@ -60,6 +61,8 @@ from streamproxy.wire.headers import (
 from streamproxy.wire.trace import parse_traceparent
 
 logger = logging.getLogger("streamproxy.proxy")
+
+_PROTOCOLS: Final = {"1.0": "HTTP/1.0", "1.1": "HTTP/1.1", "2": "HTTP/2", "3": "HTTP/3"}  # by ASGI's http_version
 
 
 @dataclass(frozen=True, slots=True)  # a request reads these: an attribute in a slot costs least
@@ -110,7 +113,7 @@ class Handler:
                     if plan.admission is not None:
                         place = await plan.admission.enter(plan.client_key(exchange, downstream.headers), exchange)
                     response = await plan.origin.open(call)
-                    relay = Relay(call, response, plan.relay, plan.dialect)
+                    relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
                     await relay.run(_prepare(plan, call, response))
                 else:
                     await _respond(call, answer[0], answer[1], b"")
@@ -145,6 +148,7 @@ class Handler:
         downstream = Downstream(scope, receive, send, target, fields, timer)
         exchange.task = downstream.task() or asyncio.current_task()
         exchange.client = peer = downstream.peer
+        exchange.protocol = _PROTOCOLS.get(downstream.version, "")
         if target.query:
             exchange.query = target.query
         if plan.trusted and is_trusted(peer, plan.trusted):
@@ -261,7 +265,7 @@ async def _fail(plan: RoutePlan, call: Call, fault: BaseException) -> None:
         return
     if downstream.started:
         raise ExchangeAborted(error.error) from None
-    headers, body = plan.dialect.error(error, exchange.request_id)
+    headers, body = plan.dialect.for_path(downstream.target.path).error(error, exchange.request_id)
     headers.append((b"date", http_date()))
     exchange.answer()
     call.timer.waits_for(WRITE, monotonic())

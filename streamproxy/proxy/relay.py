@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from time import monotonic
@@ -30,10 +31,13 @@ from streamproxy.exchange.call import Call
 from streamproxy.exchange.timer import CHUNK, WRITE
 from streamproxy.formats.bom import BomFilter
 from streamproxy.formats.inspector import Inspector
+from streamproxy.formats.ndjson import KEEPALIVE as SPACE
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.origins.base import OriginResponse
 from streamproxy.wire.headers import ResponseFields, passable_trailers
-from streamproxy.wire.media import EVENT_STREAM, STREAMING, media_type
+from streamproxy.wire.media import EVENT_STREAM, NDJSON, STREAMING, media_type
+
+logger = logging.getLogger("streamproxy.proxy")
 
 EXPLAIN_TIMEOUT: Final = 1.0  # seconds for a client to take the last event of a stream that is aborted
 
@@ -43,6 +47,7 @@ class RelayPlan:
     """What a route says of its responses, bound when the configuration is loaded."""
 
     keepalive: KeepaliveShape | None
+    ndjson: bool  # keepalives in newline-delimited JSON, too
     anti_buffering: bool
     error_event: bool
 
@@ -61,7 +66,9 @@ class Relay:
         "_fault",
         "_inspector",
         "_keepalive_task",
+        "_media",
         "_plan",
+        "_reads",
         "_response",
         "_source",
         "_timer",
@@ -77,7 +84,9 @@ class Relay:
         self._dialect = dialect
         self._direct = call.downstream.direct
         self._inspector: Inspector | None = None
-        self._events = False  # it is an event stream that keepalives and error events may stand in
+        self._events = False  # it is an event stream, whose keepalives are comments
+        self._media = b""
+        self._reads = False  # the inspector reads what the stream says of itself
         self._keepalive_task: asyncio.Task[None] | None = None
         self._bom: BomFilter | None = None  # a keepalive has gone out before the first byte of the body
         self._blocked = False  # a chunk was pushed, and the client's side holds more than it may
@@ -98,18 +107,25 @@ class Relay:
 
     def _classify(self, status: int, fields: ResponseFields) -> None:
         """Find out what kind of stream it is, if one."""
-        media = media_type(fields.noted.get(b"content-type", b""))
+        self._media = media = media_type(fields.noted.get(b"content-type", b""))
+        exchange, plan, dialect = self._exchange, self._plan, self._dialect
+        has_length = b"content-length" in fields.noted
+        self._reads = dialect.reads_answers and fields.plain
         if media not in STREAMING:
+            if self._reads:
+                self._inspector = dialect.inspector(status, media, has_length)
             return
-        exchange, plan = self._exchange, self._plan
         exchange.streaming = True
         if fields.plain:
-            self._inspector = exchange.inspector = self._dialect.inspector(status, media)
+            self._inspector = exchange.inspector = dialect.inspector(status, media, has_length)
             self._events = media == EVENT_STREAM
-            if self._events and plan.keepalive is not None and status == 200 and b"content-length" not in fields.noted:
+            if plan.keepalive is not None and status == 200 and not has_length and self._may_keep_alive():
                 self._timer.keep_alive(self._keepalive, exchange.head_at)
         if plan.anti_buffering:
             fields.unbuffer()
+
+    def _may_keep_alive(self) -> bool:
+        return self._events or (self._plan.ndjson and self._media in NDJSON)
 
     async def _run(self, begun: Awaitable[None] | None) -> None:
         exchange, timer, source, direct = self._exchange, self._timer, self._source, self._direct
@@ -178,8 +194,20 @@ class Relay:
         exchange.chunks += 1
         exchange.response_bytes += len(chunk)
         if inspector is not None:
-            inspector.feed(chunk)
+            try:
+                inspector.feed(chunk)
+            except Exception:
+                self._go_on_blind()
+                return
             exchange.events = inspector.events
+            if self._reads:
+                exchange.note(inspector, now)
+
+    def _go_on_blind(self) -> None:
+        """An inspector has failed. It must not break the stream, which passes on without one."""
+        logger.exception("exchange %s: its response is not read any further", self._exchange.request_id)
+        self._inspector = self._exchange.inspector = None
+        self._timer.stop_keepalives()
 
     def _filter_bom(self, bom: BomFilter, chunk: bytes) -> bytes:
         """The chunk without a byte order mark that has lost its place at the very start."""
@@ -193,10 +221,7 @@ class Relay:
         downstream, inspector = self._downstream, self._inspector
         self._exchange.end_reads(monotonic())
         if inspector is not None:
-            missing = inspector.finish()
-            self._exchange.events = inspector.events
-            if missing is not None:
-                raise missing
+            self._finish(inspector)
         if not downstream.gone:
             if self._bom is not None and (rest := self._bom.finish()):
                 waiting = downstream.write(rest, True)
@@ -207,6 +232,19 @@ class Relay:
             if waiting is not None:
                 await self._taken(waiting, monotonic())
         self._stop_keepalives()
+
+    def _finish(self, inspector: Inspector) -> None:
+        """Raise the error of a body that is incomplete although its upstream ended it."""
+        missing: ExchangeError | None = None
+        try:
+            missing = inspector.finish()
+        except Exception:
+            self._go_on_blind()
+        self._exchange.events = inspector.events
+        if self._reads:
+            self._exchange.note(inspector, monotonic())
+        if missing is not None:
+            raise missing
 
     async def _taken(self, waiting: Awaitable[None], since: float) -> float:
         """Wait for the client to take what was sent at ``since``; returns the time."""
@@ -245,9 +283,9 @@ class Relay:
             or not inspector.between_events
         ):
             return
-        if not self._exchange.chunks and self._bom is None:
+        if self._events and not self._exchange.chunks and self._bom is None:
             self._bom = BomFilter()
-        comment = shape.render(inspector.saw_id)
+        comment = self._comment(shape, inspector) if self._events else SPACE
         if self._direct is None:
             self._start_keepalive(self._send_keepalive(comment))
             return
@@ -258,6 +296,11 @@ class Relay:
         self._exchange.keepalives += 1
         if not taken:
             self._start_keepalive(self._await_room())
+
+    def _comment(self, shape: KeepaliveShape, inspector: Inspector) -> bytes:
+        if shape.auto and (self._dialect.keepalive == "blank" or inspector.provider == "gcp.gemini"):
+            return b"\n"
+        return shape.render(inspector.saw_id)
 
     def _start_keepalive(self, work: Coroutine[Any, Any, None]) -> None:
         self._keepalive_task = asyncio.get_running_loop().create_task(work)
@@ -305,17 +348,22 @@ class Relay:
                 await self._explain(error)
 
     async def _explain(self, error: ExchangeError) -> None:
-        """Before the abort, tell an SSE client what happened, if its route wants that and no event would be cut."""
+        """Before the abort, tell the client what happened, if its route wants that and no event would be cut.
+
+        Nothing comes behind a failure that the stream itself has reported.
+        """
         inspector = self._inspector
         if (
             self._plan.error_event
-            and self._events
+            and self._exchange.failure is None
             and inspector is not None
             and inspector.between_events
             and self._timer.waits == CHUNK
             and not isinstance(error, ClientError)
         ):
-            event = self._dialect.error_event(error, self._exchange.request_id)
+            event = self._dialect.stream_error(error, self._exchange.request_id, self._media)
+            if not event:
+                return
             with contextlib.suppress(OSError, TimeoutError):  # the client left, or takes nothing
                 waiting = self._downstream.write(event, True)
                 if waiting is not None:

@@ -40,6 +40,7 @@ class Roster:
         self.available: list[Endpoint] = []
         self.only: Endpoint | None = None
         self._outliers = Outliers(outlier) if outlier is not None else None
+        self.error_events = outlier is not None and outlier.error_events  # they count as failures
         self._clock = clock
         self._starting: list[Endpoint] = []  # in their slow start
         self._ejections: dict[Endpoint, asyncio.TimerHandle] = {}

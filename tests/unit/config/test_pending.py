@@ -14,9 +14,7 @@ from streamproxy.errors import ConfigError
 ASKING = {
     "server.http2": "on",
     "upstreams.*.http2": "on",
-    "routes.*.protocol": "openai",
     "routes.*.keepalive.before_headers": "10s",
-    "routes.*.keepalive.ndjson": "on",
     "routes.*.websocket": "on",
     "routes.*.share": "{key: [path]}",
     "routes.*.reconnect": "{attempts: 5}",

@@ -56,6 +56,8 @@ def test_the_schema_is_one_and_fits_into_json() -> None:
         "share: off",
         "websocket: off",
         "protocol: http",
+        "protocol: ollama",
+        "keepalive: {interval: 5s, ndjson: on}",
     ],
 )
 def test_what_the_loader_takes_fits_the_schema(line: str) -> None:
@@ -78,9 +80,9 @@ def test_what_the_loader_takes_fits_the_schema(line: str) -> None:
         "anti_buffering: maybe",
         "methods: {a: b}",
         "request_headers: {set: [a]}",
-        "keepalive: {interval: 5s, ndjson: on}",
+        "keepalive: {interval: 5s, before_headers: 5s}",
         "share: {key: [path]}",
-        "protocol: openai",
+        "protocol: grpc",
     ],
 )
 def test_what_the_loader_refuses_does_not_fit_the_schema(line: str) -> None:
