@@ -31,7 +31,9 @@ from streamproxy.origins.not_found import NotFound
 from streamproxy.origins.resume import RESULTS, ResumeOrigin, ResumePlan
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
 from streamproxy.proxy.admission import Admission, client_key
+from streamproxy.proxy.choose import Candidate, ModelChooser, Models
 from streamproxy.proxy.handle import Handler, RoutePlan
+from streamproxy.proxy.peek import PeekPlan
 from streamproxy.proxy.relay import RelayPlan
 from streamproxy.routing.matcher import Matcher
 from streamproxy.routing.route import Route
@@ -69,7 +71,12 @@ class Deployment:
         store_errors = ledger.tallies.of("store_errors", "resume")
         self.stores: Stores = previous.stores if previous is not None else Stores(store_errors.add)
         self.admissions: dict[str, Admission] = {}  # of the routes that have limits, by their names
+        self.models = frozenset(_model_names(config))  # those that may be labels
+        self._candidates: list[tuple[ModelChooser | None, Candidate]] = []
         self.routes = [self._route(route, ledger) for route in config.routes]
+        for number, (chooser, _) in enumerate(self._candidates):
+            if chooser is not None:
+                chooser.candidates = [candidate for _, candidate in self._candidates[number:]]
         self.not_found = Handler(self._no_route(), ledger)
 
     def _route(self, route: model.Route, ledger: Ledger) -> Route:
@@ -84,7 +91,11 @@ class Deployment:
         plan = self._plan(route)
         if plan.admission is not None:
             self.admissions[route.name] = plan.admission
-        return Route(route.name, matcher, Handler(plan, ledger).handle)
+        chooser = ModelChooser() if route.models else None
+        compiled = Route(route.name, matcher, Handler(plan, ledger, chooser).handle)
+        models = Models(route.models) if route.models else None
+        self._candidates.append((chooser, Candidate(compiled, plan, models, route.limits.inspect_body)))
+        return compiled
 
     def _plan(self, route: model.Route) -> RoutePlan:
         limits, cors, keepalive = route.limits, route.cors, route.keepalive
@@ -112,7 +123,15 @@ class Deployment:
                 error_event=route.on_truncation == "error_event",
             ),
             allow=", ".join(route.methods or _METHODS).encode(),
+            peek=self._peek(route),
         )
+
+    def _peek(self, route: model.Route) -> PeekPlan | None:
+        """What has to be known of the bodies of a route's requests; None for nothing."""
+        members = bool(self.config.upstreams[route.upstream].models) or route.usage is not None
+        if members or (route.protocol != "http" and route.compression == "auto"):
+            return PeekPlan(route.limits.inspect_body, members)
+        return None
 
     def _origin(self, route: model.Route) -> Origin:
         """Where the responses of a route come from."""
@@ -255,6 +274,14 @@ def time_limits(route: model.Route) -> TimeLimits:
     )
 
 
+def _model_names(config: model.Config) -> Iterable[str]:
+    for route in config.routes:
+        yield from (name for name in route.models if not name.endswith("*"))
+    for upstream in config.upstreams.values():
+        yield from upstream.models
+        yield from upstream.models.values()
+
+
 def _seconds(timeout: float | None) -> float:
     return FOREVER if timeout is None else timeout
 
@@ -275,6 +302,9 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         compression=route.compression,
         edit=_edit(route.request_headers),
         retry=route.retry if route.retry.attempts > 1 else None,
+        models=upstream.models,
+        ask_usage=route.usage is not None,
+        stream_identity=route.protocol != "http",
     )
 
 

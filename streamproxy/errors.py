@@ -9,6 +9,7 @@ header, the access log and the metrics. One place, this tree, goes from an excep
     └── ExchangeError               why one exchange did not go well
         ├── Rejected                the proxy said no
         │   ├── NoRoute                 404 destination_not_found
+        │   │   └── NoModel             the same: no route serves the model
         │   ├── StreamUnknown           404 destination_not_found: a cursor into a stream that never was
         │   ├── StreamGone              410 stream_gone
         │   ├── BadRequest              400 http_request_error
@@ -106,6 +107,7 @@ class ExchangeError(StreamproxyError):
     """
 
     error: ClassVar[str] = "proxy_internal_error"
+    code: ClassVar[str] = ""  # the name that APIs of models have for it, where they have one
     status: int = 500
     title: ClassVar[str] = "Internal error"
     end: ClassVar[End] = "error"
@@ -130,6 +132,10 @@ class Rejected(ExchangeError):
 
 class NoRoute(Rejected):
     error, status, title = "destination_not_found", 404, "No route matches this request"
+
+
+class NoModel(NoRoute):
+    code, title = "model_not_found", "No route serves the model that this request asks for"
 
 
 class StreamUnknown(Rejected):

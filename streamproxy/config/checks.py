@@ -31,7 +31,7 @@ _FILES = (
     ("routes", "*", "auth", "jwt", "jwks_file"),
 )
 _TLS = {("server", "tls"): "client_ca", ("upstreams", "*", "tls"): "ca"}  # and their key for authorities
-_CONDITIONS = ("path", "methods", "hosts", "headers")
+_CONDITIONS = ("path", "methods", "hosts", "headers", "models")
 
 
 def suggest(word: str, known: Iterable[str], *, otherwise: str) -> str:
@@ -172,6 +172,7 @@ def _covers(other: Route, route: Route, path: str, method: str | None, host: str
         and _covers_method(other, method)
         and _covers_host(other, host)
         and _covers_headers(other, route)
+        and _covers_models(other, route)
     )
 
 
@@ -208,6 +209,15 @@ def _covers_headers(other: Route, route: Route) -> bool:
     return all(
         have.get(name.lower()) is not None and value in ("*", have[name.lower()])
         for name, value in other.headers.items()
+    )
+
+
+def _covers_models(other: Route, route: Route) -> bool:
+    if not other.models:
+        return True
+    return bool(route.models) and all(
+        any(model == wide or (wide.endswith("*") and model.startswith(wide[:-1])) for wide in other.models)
+        for model in route.models
     )
 
 

@@ -165,6 +165,7 @@ class Upstream(Section):
     client: Literal["auto", "native", "httpx"] = setting("auto", "auto: native, unless there is an egress proxy")
     http2: t.Switch = setting("off", "HTTP/2 with the endpoints")
     balance: Annotated[Policy | Hash, BeforeValidator(_balance)] = setting("least_streams", "how an endpoint is picked")
+    models: t.ModelNames = setting({}, "what a request's model is called here: {name: name here}")
     host: t.HostHeader = setting("upstream", "Host: upstream (the URL's), preserve (the client's), or a literal")
     tls: UpstreamTls = setting({}, "TLS with https endpoints")
     proxy: t.ProxyUrl = Field(
@@ -303,6 +304,7 @@ class Route(Section):
     headers: t.HeaderConditions = Field(
         default={}, description='fields that must be there ("*") or equal a text', repr=False
     )
+    models: t.Models = setting([], "the model of a JSON body: a name, or a prefix that ends in *; none: all")
     upstream: t.UpstreamName = Field(description="a name of upstreams, or a URL")
     rewrite: Rewrite = setting({}, "what becomes of the path")
     protocol: Literal["http", "auto", "openai", "anthropic", "gemini", "ollama"] = setting(
@@ -326,6 +328,9 @@ class Route(Section):
     retry: Retry = setting({}, "further attempts before the first response byte")
     auth: Annotated[Auth | None, OrOff] = setting("off", "who may use the route")
     cors: Annotated[Cors | None, OrOff] = setting("off", "cross-origin requests of browsers")
+    usage: Annotated[Literal["ask"] | None, OrOff] = setting(
+        "off", "ask: OpenAI completions that stream are asked for their usage, where they don't say so themselves"
+    )
     websocket: t.Switch = setting("off", "relay WebSocket")
     resume: Annotated[Resume | None, OrOff] = setting("off", "event streams that can be taken up again")
     share: Annotated[Share | None, OrOff] = setting("off", "one upstream stream for several clients")
@@ -337,6 +342,12 @@ class Route(Section):
         if isinstance(value, dict) and value.get("name") is None:
             return value | {"name": default_name(value)}
         return value
+
+    @model_validator(mode="after")
+    def _usage_of_completions(self) -> Route:
+        if self.usage is not None and self.protocol not in ("openai", "auto", "ollama"):
+            raise ValueError("has usage: ask, which is for OpenAI's completions; set protocol: openai, auto or ollama")
+        return self
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -66,6 +66,7 @@ class Limits(Section):
     queue: t.Number = setting(0, "how many may wait for a place")
     queue_timeout: t.Timeout = setting("5s", "how long they wait")
     max_request_body: t.SizeLimit = setting("off", "a larger one gets 413")
+    inspect_body: t.Size = setting("16MiB", "the most of a JSON body that is held to read model and stream from")
 
     @model_validator(mode="after")
     def _queue_for_something(self) -> Limits:

@@ -232,6 +232,11 @@ Hosts = Annotated[
     BeforeValidator(any_number),
     WithJsonSchema(_TEXTS_SCHEMA),
 ]
+Models = Annotated[
+    tuple[Annotated[str, BeforeValidator(values.model_pattern)], ...],
+    BeforeValidator(any_number),
+    WithJsonSchema(_TEXTS_SCHEMA),
+]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(any_number), WithJsonSchema(_TEXTS_SCHEMA)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(any_number), WithJsonSchema(_TEXTS_SCHEMA)]
 
@@ -249,6 +254,11 @@ HeaderValues = Annotated[
     dict[_EditableHeader, _HeaderValue],
     BeforeValidator(none_is_empty),
     AfterValidator(_one_spelling),
+    WithJsonSchema(_HEADERS_SCHEMA),
+]
+ModelNames = Annotated[
+    dict[Annotated[str, BeforeValidator(values.text)], Annotated[str, BeforeValidator(values.text)]],
+    BeforeValidator(none_is_empty),
     WithJsonSchema(_HEADERS_SCHEMA),
 ]
 HeaderNames = Annotated[

@@ -275,6 +275,14 @@ def client_source(value: object) -> str:
     return raw
 
 
+def model_pattern(value: object) -> str:
+    """The name of a model, or a prefix of names that ends in ``*``. Raises ValueError."""
+    raw = text(value)
+    if not raw or not raw.isprintable() or "*" in raw[:-1]:
+        raise ValueError("is not a model: write its name, or a prefix of names that ends in *")
+    return raw
+
+
 def comment(value: object) -> str:
     """The text of a comment in an event stream: it is one line. Raises ValueError."""
     raw = text(value)

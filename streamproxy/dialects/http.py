@@ -39,13 +39,14 @@ HTTP: Final = HttpDialect()
 
 
 def _problem(error: ExchangeError, request_id: str) -> dict[str, object]:
-    return {
+    problem: dict[str, object] = {
         "type": "about:blank",
         "title": error.title,
         "status": error.status,
         "detail": error.detail,
         "request_id": request_id,
     }
+    return problem | {"code": error.code} if error.code else problem
 
 
 def error_response(error: ExchangeError, request_id: str) -> tuple[Headers, bytes]:

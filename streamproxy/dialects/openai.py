@@ -19,7 +19,7 @@ class OpenAIDialect(LlmDialect):
     def describe(self, error: ExchangeError, request_id: str) -> dict[str, Any]:
         """OpenAI's error object."""
         kind = _TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-        return {"error": {"message": error.detail, "type": kind, "param": None, "code": error.error}}
+        return {"error": {"message": error.detail, "type": kind, "param": None, "code": error.code or error.error}}
 
     def error_event(self, error: ExchangeError, request_id: str) -> bytes:
         """An event that the SDKs of chat, completions and Responses raise."""

@@ -16,6 +16,7 @@ from streamproxy.formats.json_scan import Member, MemberScanner
 Members = Mapping[bytes, Member]
 
 _HINTS: Final = frozenset({b"model", b"stream", b"stream_options"})
+_STREAM: Final = frozenset({b"stream"})
 _CONVERSATION: Final = frozenset({b"messages", b"contents", b"input", b"prompt", b"system"})
 _UNIQUE: Final = frozenset({b"model"})
 _ASK: Final = b',"stream_options":{"include_usage":true}'
@@ -30,6 +31,37 @@ class Edit(NamedTuple):
     start: int
     end: int
     new: bytes
+
+
+class Peeked:
+    """What was read ahead of a request's JSON body: where its members stand, and what they say.
+
+    ``rewrite`` edits a body, and may be called again for another upstream: each time the edits are those of the body
+    as it came.
+    """
+
+    __slots__ = ("_undo", "hints", "members")
+
+    def __init__(self, members: Members) -> None:
+        self.members = members
+        self.hints = hints_of(members)
+        self._undo: list[Edit] = []
+
+    def rewrite(self, body: bytes, edits: Iterable[Edit | None]) -> bytes:
+        """``body``, which may be the result of an earlier call, with these edits alone."""
+        original = apply_edits(body, self._undo) if self._undo else body
+        made = sorted(edit for edit in edits if edit is not None)
+        self._undo, shift = [], 0
+        for edit in made:
+            start = edit.start + shift
+            self._undo.append(Edit(start, start + len(edit.new), original[edit.start : edit.end]))
+            shift += len(edit.new) - (edit.end - edit.start)
+        return apply_edits(original, made) if made else original
+
+
+def stream_scanner() -> MemberScanner:
+    """A scanner that looks for ``stream`` alone, and reads no further than to it."""
+    return MemberScanner(_STREAM)
 
 
 def request_scanner(conversation: bool = False) -> MemberScanner:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from streamproxy.errors import BodyTooLarge, ClientDisconnected
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.timer import Timer
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_PIECE: Final = 16 << 10  # bytes; smaller pieces that are read ahead are joined
 
 
 class RequestBody:
@@ -98,10 +100,33 @@ class RequestBody:
 
     async def read_ahead(self) -> bytes | None:
         """Read one more piece, which is sent first later; None at the end. Raises as an attempt's iterator does."""
-        before = len(self._chunks)
+        chunks = self._chunks
+        before = len(chunks)
         if not self._ended:
             await self._read()
-        return self._chunks[-1] if len(self._chunks) > before else None
+        if len(chunks) == before:
+            return None
+        chunk = chunks[-1]
+        if before and len(chunks[-2]) + len(chunk) <= _PIECE:
+            chunks[-2:] = [chunks[-2] + chunk]  # many small pieces would cost far more memory than their bytes
+        return chunk
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it has been read."""
+        return self._ended
+
+    def replace(self, data: bytes) -> None:
+        """Send ``data`` in place of the body, all of which is held."""
+        self._whole = data
+        self._chunks = []
+        self._held = len(data)
+
+    def restrict(self, limit: int | None) -> None:
+        """Set another limit. Raises BodyTooLarge if more than that has come already."""
+        self._limit = limit
+        if limit is not None and self._exchange.request_bytes > limit:
+            raise _too_large(limit)
 
     def attempt(self) -> BodyReader:
         """The body from its beginning, for one attempt at a time."""
@@ -126,9 +151,13 @@ class RequestBody:
             exchange.request_bytes += len(chunk)
             if self._limit is not None and exchange.request_bytes > self._limit:
                 self._lost = True
-                raise BodyTooLarge(f"The request body is over the limit of {self._limit} bytes")
+                raise _too_large(self._limit)
             self._chunks.append(chunk)
             self._held += len(chunk)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The request body is over the limit of {limit} bytes")
 
 
 class BodyReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streamproxy.dialects.request import Peeked
 from streamproxy.exchange.downstream import Downstream
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.timer import Timer
@@ -10,12 +11,13 @@ from streamproxy.exchange.timer import Timer
 class Call:
     """The three parts of one request. Whatever serves a request is given this and nothing else of it."""
 
-    __slots__ = ("downstream", "exchange", "timer")
+    __slots__ = ("downstream", "exchange", "peeked", "timer")
 
     def __init__(self, exchange: Exchange, downstream: Downstream, timer: Timer) -> None:
         self.exchange = exchange
         self.downstream = downstream
         self.timer = timer
+        self.peeked: Peeked | None = None  # what was read ahead of a JSON body
 
     def close(self) -> None:
         """Stop the timer, and stop listening to the client."""

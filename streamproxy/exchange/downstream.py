@@ -53,6 +53,7 @@ class Downstream:
         "on_gone",
         "peer",
         "scheme",
+        "scope",
         "started",
         "target",
         "transform_response_headers",
@@ -64,6 +65,7 @@ class Downstream:
         self, scope: Scope, receive: Receive, send: Send, target: Target, fields: RequestFields, timer: Timer
     ) -> None:
         # What it asked for.
+        self.scope = scope
         self.method: str = scope["method"]
         self.scheme: str = scope["scheme"]
         self.version: str = scope["http_version"]
@@ -127,6 +129,13 @@ class Downstream:
         if has_body:
             self.body = body = RequestBody(self._receive, self._exchange, self._timer, body_limit)
             self._take_whole(body)
+
+    def limit_body(self, limit: int | None) -> None:
+        """Hold the body to another limit than `open` did. Raises BodyTooLarge as that and its body do."""
+        if limit is not None and self._announced() > limit:
+            raise BodyTooLarge(f"The request body is over the limit of {limit} bytes")
+        if self.body is not None:
+            self.body.restrict(limit)
 
     def _take_whole(self, body: RequestBody) -> None:
         """Take the body at once, if it has come with its head: it can go out with the head then, without a task.

@@ -173,6 +173,16 @@ class Timer(Deadlines):
         self.on_idle: Callable[[], None] = _nothing
         shared.add(self)
 
+    def adopt(self, limits: TimeLimits) -> None:
+        """Go on under other limits, by a timer of its own."""
+        if limits == self.limits:
+            return
+        self.limits = limits
+        self._shared.discard(self)
+        if self._handle is not None:
+            self._handle.cancel()
+        self.fire()
+
     def progress(self, phase: Phase) -> None:
         """Take note of a step towards the head; clients report "connect", "request" and "head" through this."""
         exchange, now = self.exchange, monotonic()

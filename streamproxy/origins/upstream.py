@@ -15,15 +15,16 @@ the body that comes begins ``first_byte`` anew: a request is ready to be sent wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final
 
 from streamproxy.client.base import IteratorSource, Response
 from streamproxy.config.model import Retry
+from streamproxy.dialects.request import Peeked, model_edit, usage_edit
 from streamproxy.errors import UpstreamError
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.exchange import Exchange, Phase
@@ -38,6 +39,7 @@ from streamproxy.wire.headers import NO_EDIT, Edit, Headers, ResponseFields, req
 from streamproxy.wire.media import accepts_event_stream
 from streamproxy.wire.target import rewrite
 
+_COMPLETIONS: Final = (b"/chat/completions", b"/completions")
 _UNIX: Final = b"unix:"  # what X-Forwarded-For says of a client without an address
 
 
@@ -53,6 +55,9 @@ class RequestPlan:
     compression: str
     edit: Edit
     retry: Retry | None  # None: one attempt
+    models: Mapping[str, str] = field(default_factory=dict)  # what the upstream calls the models of requests
+    ask_usage: bool = False
+    stream_identity: bool = False  # a body that asks for a stream asks for an uncompressed one
 
 
 class UpstreamRequest:
@@ -168,12 +173,29 @@ class UpstreamOrigin(Origin):
     def request(self, call: Call, endpoint: Endpoint) -> UpstreamRequest:
         """The request for an endpoint."""
         downstream, plan = call.downstream, self._plan
+        if call.peeked is not None:
+            self._rewrite(call, call.peeked)
         extensions = plan.extensions.copy()
         extensions["target"] = self._target(downstream.target)
         extensions["progress"] = call.timer.progress
         if downstream.direct is not None:
             extensions["informational"] = downstream.informational
         return UpstreamRequest(downstream.method, self._headers(call, endpoint.authority), extensions)
+
+    def _rewrite(self, call: Call, peeked: Peeked) -> None:
+        """Edit the request's body for this upstream, and its length."""
+        downstream, plan = call.downstream, self._plan
+        body, model = downstream.body, plan.models.get(peeked.hints.model or "")
+        data = body.whole() if body is not None else None
+        if body is None or data is None:
+            return
+        edits = [] if model is None else [model_edit(peeked.members, model)]
+        if plan.ask_usage and downstream.target.path.endswith(_COMPLETIONS):
+            edits.append(usage_edit(peeked.members))
+        new = peeked.rewrite(data, edits)
+        if new is not data:
+            body.replace(new)
+            downstream.fields.replace(b"content-length", b"%d" % len(new))
 
     def _target(self, target: Target) -> bytes:
         plan, path = self._plan, target.path
@@ -185,7 +207,11 @@ class UpstreamOrigin(Origin):
         plan, exchange, downstream = self._plan, call.exchange, call.downstream
         fields = downstream.fields
         identity = plan.compression == "identity" or (
-            plan.compression == "auto" and accepts_event_stream(fields.noted.get(b"accept", b""))
+            plan.compression == "auto"
+            and (
+                accepts_event_stream(fields.noted.get(b"accept", b""))
+                or (plan.stream_identity and call.peeked is not None and call.peeked.hints.stream is True)
+            )
         )
         forwarded = (downstream.peer.encode() or _UNIX, downstream.scheme.encode(), exchange.trusted, plan.strip_prefix)
         headers = request_headers(

@@ -42,6 +42,7 @@ from streamproxy.exchange.timer import WRITE, SharedTimer, TimeLimits, Timer
 from streamproxy.observe.tracing import Tracer
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.proxy.admission import Admission, ClientKey
+from streamproxy.proxy.peek import PeekPlan, peek
 from streamproxy.proxy.relay import Relay, RelayPlan
 from streamproxy.wire.cors import Cors, is_preflight
 from streamproxy.wire.forwarded import Network, is_trusted, original_client
@@ -86,13 +87,26 @@ class RoutePlan:
     response_edit: Edit
     relay: RelayPlan
     allow: bytes  # the methods that it takes
+    peek: PeekPlan | None = None  # what is to be known of its requests' bodies
+
+
+class Chooser:
+    """Chooses the route of a request when its handler has begun; opens the client's side, and reads what it must."""
+
+    async def choose(self, call: Call) -> RoutePlan:
+        """The route's plan. Raises an ExchangeError where no route serves."""
+        raise NotImplementedError
 
 
 class Handler:
-    """Serves the requests of one route, each as one exchange in the ledger."""
+    """Serves the requests of one route, each as one exchange in the ledger.
 
-    def __init__(self, plan: RoutePlan, ledger: Ledger) -> None:
+    With a ``chooser`` it serves those of the route that this one chooses.
+    """
+
+    def __init__(self, plan: RoutePlan, ledger: Ledger, chooser: Chooser | None = None) -> None:
         self._plan = plan
+        self._chooser = chooser
         self._ledger = ledger
         self._shared_timer = SharedTimer(plan.limits)
 
@@ -107,11 +121,16 @@ class Handler:
         try:
             # Nothing waits in a handler of exceptions: compiled code may not.
             try:
+                if self._chooser is not None:
+                    plan = await self._chooser.choose(call)
                 answer = _answer_here(plan, call)
                 if answer is None:
-                    downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
+                    if self._chooser is None:
+                        downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
                     if plan.admission is not None:
                         place = await plan.admission.enter(plan.client_key(exchange, downstream.headers), exchange)
+                    if plan.peek is not None and self._chooser is None:
+                        await peek(call, plan.peek)
                     response = await plan.origin.open(call)
                     relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
                     await relay.run(_prepare(plan, call, response))

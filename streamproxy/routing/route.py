@@ -46,7 +46,7 @@ class Route(BaseRoute):
         if scope["type"] != "http":
             return Match.NONE, {}
         target = target_of(scope)
-        if not self.takes(target, _matched(target), scope):
+        if not self.takes(target, matched_path(target), scope):
             return Match.NONE, {}
         return Match.FULL, {"streamproxy.target": target}
 
@@ -57,7 +57,7 @@ class Route(BaseRoute):
         raise NoMatchFound(name, path_params)
 
 
-def _matched(target: Target) -> bytes:
+def matched_path(target: Target) -> bytes:
     """The path that routes are matched on. ``OPTIONS *`` belongs to the prefix of everything, ``/*``."""
     return b"/*" if target.path == _ALL else normal_path(target.path)
 
@@ -72,7 +72,7 @@ class ProxyRouter(Router):
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Served:
         if scope["type"] == "http":
             target = target_of(scope)
-            path = _matched(target)
+            path = matched_path(target)
             for route in self.routes:
                 if type(route) is Route:
                     if route.takes(target, path, scope):

@@ -81,6 +81,9 @@ def test_two_routes_named_by_one_path_need_names() -> None:
         ("path: /a, hosts: ['*.example']", "path: /a, hosts: ['*.x.example']"),
         ("path: /a, headers: {x-a: '*'}", "path: /a, headers: {X-A: b, x-c: d}"),
         ("path: /a, headers: {x-a: b}", "path: /a, headers: {x-a: b}"),
+        ("path: /a", "path: /a, models: [m]"),
+        ("path: /a, models: [m]", "path: /a, models: [m]"),
+        ("path: /a, models: ['llama-*']", "path: /a, models: ['llama-3*', llama-2]"),
     ],
 )
 def test_a_route_that_can_never_match_is_refused(earlier: str, later: str) -> None:
@@ -110,6 +113,9 @@ def test_a_route_that_can_never_match_is_refused(earlier: str, later: str) -> No
         ("path: /a, headers: {x-a: b}", "path: /a, headers: {x-a: '*'}"),
         ("path: /a, headers: {x-a: b}", "path: /a, headers: {x-a: c}"),
         ("path: /a, headers: {x-a: b, x-c: d}", "path: /a, headers: {x-a: b}"),
+        ("path: /a, models: [m]", "path: /a"),
+        ("path: /a, models: [m]", "path: /a, models: [n]"),
+        ("path: /a, models: [m]", "path: /a, models: ['m*']"),
     ],
 )
 def test_a_route_with_something_left_to_match_is_let_through(earlier: str, later: str) -> None:

@@ -1,0 +1,116 @@
+"""Which of several routes serves a request, by the model that its body names.
+
+A route with ``models`` can't be chosen by the head alone. Its requests come to the handler with all the routes that
+their head fits, in order, down to the first that asks for no model. The body is read ahead, and the first route that
+takes its model serves. Nothing is held for a client that none of them would let in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from streamproxy.errors import BadRequest, Denied, NoModel
+from streamproxy.exchange.call import Call
+from streamproxy.observe.series import NO_ROUTE
+from streamproxy.proxy.handle import Chooser, RoutePlan
+from streamproxy.proxy.peek import PeekPlan, peek
+from streamproxy.routing.route import Route, matched_path
+from streamproxy.wire.cors import is_preflight
+from streamproxy.wire.headers import first
+
+
+class Models:
+    """The models of a route: exact names, or prefixes that end in ``*``."""
+
+    def __init__(self, models: Sequence[str]) -> None:
+        self._exact = frozenset(model for model in models if not model.endswith("*"))
+        self._prefixes = tuple(model[:-1] for model in models if model.endswith("*"))
+
+    def take(self, model: str) -> bool:
+        """Whether this model is among them."""
+        return model in self._exact or model.startswith(self._prefixes)
+
+
+class Candidate:
+    """A route that may serve. ``models`` is None for one that takes any request; ``limit`` is its ``inspect_body``."""
+
+    def __init__(self, route: Route, plan: RoutePlan, models: Models | None, limit: int) -> None:
+        self.route = route
+        self.plan = plan
+        self.models = models
+        self.limit = limit
+
+    def takes(self, model: str | None, size: int) -> bool:
+        """Whether it takes a request that names this model, in a body of ``size`` bytes."""
+        return self.models is None or (model is not None and size <= self.limit and self.models.take(model))
+
+
+class ModelChooser(Chooser):
+    """Chooses among the routes in ``candidates``, which begin with the one whose requests come here."""
+
+    def __init__(self) -> None:
+        self.candidates: Sequence[Candidate] = ()
+
+    async def choose(self, call: Call) -> RoutePlan:
+        downstream = call.downstream
+        fitting = self._fitting(call)
+        origin = first(downstream.headers, b"origin")
+        cors = fitting[0].plan.cors
+        if is_preflight(downstream.method, downstream.headers):
+            for one in fitting:
+                if one.plan.cors is not None:
+                    return self._chosen(call, one)
+        elif cors is not None:
+            downstream.transform_response_headers = partial(cors.dress, origin)
+        _authenticate(call, fitting)
+        plans = [one.plan for one in fitting]
+        limits = [plan.max_request_body for plan in plans]
+        most = None if None in limits else max(limit for limit in limits if limit is not None)
+        downstream.open(body_limit=most, read_ahead=plans[0].buffer)
+        await peek(call, PeekPlan(max(one.limit for one in fitting), members=True))
+        model = call.peeked.hints.model if call.peeked is not None else None
+        for one in fitting:
+            if one.takes(model, call.exchange.request_bytes):
+                downstream.transform_response_headers = None
+                chosen = self._chosen(call, one)
+                downstream.limit_body(chosen.max_request_body)
+                return chosen
+        call.exchange.route = call.exchange.upstream = NO_ROUTE
+        raise NoModel()
+
+    def _fitting(self, call: Call) -> list[Candidate]:
+        """The routes that the head fits, down to the first that asks for no model."""
+        target, scope = call.downstream.target, call.downstream.scope
+        path = matched_path(target)
+        fitting: list[Candidate] = []
+        for one in self.candidates:
+            if one.route.takes(target, path, scope):
+                fitting.append(one)
+                if one.models is None:
+                    break
+        return fitting
+
+    def _chosen(self, call: Call, one: Candidate) -> RoutePlan:
+        exchange, plan, target = call.exchange, one.plan, call.downstream.target
+        exchange.route, exchange.upstream = plan.name, plan.upstream
+        call.timer.adopt(plan.limits)
+        one.route.takes(target, matched_path(target), call.downstream.scope)  # whether the path climbs is its own
+        return plan
+
+
+def _authenticate(call: Call, fitting: Sequence[Candidate]) -> None:
+    """Raise the first route's Denied if none of them would let the client in."""
+    denied: Denied | None = None
+    for one in fitting:
+        if one.plan.auth is None:
+            return
+        try:
+            one.plan.auth.check(call.downstream.headers, call.downstream.target.query)
+        except Denied as error:
+            denied = denied or error
+        else:
+            return
+    if denied is not None:
+        raise denied
+    raise BadRequest()  # no route fits: the head has changed under way
