@@ -13,6 +13,7 @@ wants broken. It answers nothing by itself, but for the windows of what it has r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections import defaultdict
@@ -196,10 +197,8 @@ class FrameClient:
     async def response(self, stream: int) -> Received:
         """What a stream brings, to its end, its reset, or the connection's end."""
         found = self.streams[stream]
-        try:
+        with contextlib.suppress(PeerEnded):
             await self.wait(lambda: found.closed, f"the end of stream {stream}")
-        except PeerEnded:
-            pass
         return found
 
     async def started(self, stream: int) -> Received:

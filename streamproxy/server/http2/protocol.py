@@ -55,6 +55,7 @@ from streamproxy.wire.http2.session import (
     goaway,
     server_session,
 )
+from streamproxy.wire.proxy_protocol import Announced
 
 NEWCOMER: Final = 0.1  # seconds in which a connection that is to end still takes streams that are on their way
 _WRITE: Final = 32 * 1024  # bytes that are written at once, and that the transport may hold
@@ -94,6 +95,7 @@ class Http2Protocol(StreamOwner):
         self._plain_tasks = loop.get_task_factory() is None
         self.transport: asyncio.Transport
         self.flow: Flow
+        self.announced: Announced | None = None  # by a header of the PROXY protocol
         self.stopping = False  # the server wants to end
         self._status = _OPEN
         self._deadline = Deadline(loop, self._expired)
@@ -120,7 +122,7 @@ class Http2Protocol(StreamOwner):
         self.flow = Flow(transport, self.loop, self._client_left)
         self.flow.limit(_WRITE)
         _hold_little(transport)
-        self._scope = connection_scope(transport, self._config.root_path)
+        self._scope = connection_scope(transport, self._config.root_path, self.announced)
         self._scope["http_version"] = "2"
         client: Any = self._scope["client"]
         trusted = self.limits.is_trusted is not None and client is not None and self.limits.is_trusted(client[0])

@@ -272,9 +272,7 @@ async def test_an_application_that_fails_leaves_nothing_that_looks_finished(
     assert "the application failed" in caplog.text
 
 
-async def test_a_body_unlike_its_length_is_a_fault(
-    start: Start, h2: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_body_unlike_its_length_is_a_fault(start: Start, h2: Connect, caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start_message(200, (b"content-length", b"5")))
         await send(body_message(b"abc"))
@@ -388,7 +386,7 @@ async def test_a_reset_is_a_disconnect_at_once(phase: str, start: Start, h2: Con
         begun.set()
         await left.wait()
         assert (await receive())["type"] == "http.disconnect"
-        with pytest.raises(OSError):
+        with pytest.raises(ClientLeft):
             await send(start_message(200) if phase == "before the head" else body_message(b"x"))
 
     client = await h2((await start(app)).url)
