@@ -23,12 +23,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamproxy.wire.http2.session import ENHANCE_YOUR_CALM, MAX_FRAME, SessionFailed
+from streamproxy.wire.http2.session import ENHANCE_YOUR_CALM, MAX_FRAME, PROTOCOL_ERROR, SessionFailed
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 _DATA: Final = 0x0
 _HEADERS: Final = 0x1
+_PRIORITY: Final = 0x2
 _RST_STREAM: Final = 0x3
 _CONTINUATION: Final = 0x9
 _END_STREAM: Final = 0x1
@@ -137,7 +138,7 @@ class FrameGate:
             following = at + 9 + size
             if following > end and size <= MAX_FRAME:
                 break
-            self._count(data[at + 3], data[at + 4], size, now)
+            self._count(data, at, size, now)
             at = following
         if at >= end:
             return data if not first else first + data[start:]
@@ -177,7 +178,9 @@ class FrameGate:
         """The client made us reset a stream. Raises SessionFailed when it did so too often."""
         self._draw_reset(now)
 
-    def _count(self, kind: int, flags: int, size: int, now: float) -> None:
+    def _count(self, data: bytes, at: int, size: int, now: float) -> None:
+        """Count the frame that begins at ``at``."""
+        kind, flags = data[at + 3], data[at + 4]
         if kind == _DATA:
             if size:
                 self._idle.earn(2)
@@ -196,6 +199,8 @@ class FrameGate:
         elif kind == _RST_STREAM:
             self._draw_reset(now)
         else:
+            if kind == _PRIORITY and data[at + 5 : at + 9] == bytes(4):
+                raise SessionFailed(PROTOCOL_ERROR, "PRIORITY on stream 0")  # where there are none they are not read
             self._draw(now)
 
     def _end_of_block(self, flags: int, now: float) -> None:
