@@ -96,6 +96,7 @@ class FrameClient:
         self.pings: list[PingFrame] = []
         self.settings: dict[int, int] | None = None
         self.windows: dict[int, int] = defaultdict(int)  # what WINDOW_UPDATE frames have given us
+        self.spent: dict[int, int] = defaultdict(int)  # what was sent of them
         self.generous = True
         self.next_stream = 1
         self._block = bytearray()

@@ -23,7 +23,7 @@ from hyperframe.frame import (
 
 from streamproxy.server.http2.protocol import Http2Protocol
 from tests.doubles.client import connect
-from tests.doubles.http2 import PREFACE, FrameClient
+from tests.doubles.http2 import PREFACE
 from tests.unit.server.harness import Receive, Scope, Send, body_message, hello, start_message
 from tests.unit.server.http2.conftest import Connect, Start
 
