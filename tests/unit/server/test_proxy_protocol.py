@@ -22,6 +22,7 @@ from streamproxy.server.tls import server_context
 from tests.conftest import Connect
 from tests.doubles.certificates import Certificate
 from tests.doubles.http2 import FrameClient
+from tests.doubles.leaks import LeakCheck
 from tests.unit.server.harness import GET, Receive, Scope, Send, body_message, start_message
 
 V1 = b"PROXY TCP4 192.0.2.1 198.51.100.2 54321 443\r\n"
@@ -39,7 +40,7 @@ async def whoami(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.fixture
-async def engine() -> AsyncIterator[StartEngine]:
+async def engine(leaks: LeakCheck) -> AsyncIterator[StartEngine]:
     """`url = await engine(networks)`: a server whose connections from there begin with a header."""
     async with AsyncExitStack() as exits:
 
