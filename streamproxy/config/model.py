@@ -35,9 +35,7 @@ class Server(Section):
     engine: Literal["uvicorn", "hypercorn"] = setting("uvicorn", "the ASGI server")
     workers: t.Count = setting(1, "processes")
     tls: Annotated[ServerTls | None, OrOff] = setting(None, "serve TLS; off: plain HTTP")
-    http2: t.Switch = setting(
-        "on", "HTTP/2, by ALPN over TLS and by prior knowledge without; hypercorn has none"
-    )
+    http2: t.Switch = setting("on", "HTTP/2, by ALPN over TLS and by prior knowledge without; hypercorn has none")
     proxy_protocol: t.Networks = setting(
         [], "networks whose connections must begin with a PROXY header, version 1 or 2; nobody else's may"
     )

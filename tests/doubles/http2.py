@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 import time
 from collections import defaultdict
@@ -36,6 +37,8 @@ from hyperframe.frame import (
 
 from tests.doubles.client import RawClient, connect
 from tests.doubles.connection import Connection, Headers, PeerEnded, guarded
+
+logging.getLogger("hpack").setLevel(logging.WARNING)  # it logs every field, and tests read what is logged
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
