@@ -313,7 +313,8 @@ class Http2Protocol(StreamOwner):
 
     def _flush_now(self) -> None:
         self._flushing = False
-        self.flush()
+        if self._status == _OPEN:
+            self.flush()
 
     def _settle(self) -> bool:
         """All is written that could be: reset the streams that waited for it. Returns whether there were some."""

@@ -123,7 +123,7 @@ class Session:
         if self.closed:
             return b""
         data: bytes = self._connection.data_to_send(most)
-        if self._first and data:
+        if self._first:
             data, self._first = self._first + data, b""
         return data
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hyperframe.frame import DataFrame, HeadersFrame
 
+from tests.doubles.client import connect
 from tests.unit.server.harness import Receive, Scope, Send, body_message, hello, read_body, start_message
 from tests.unit.server.http2.conftest import Connect, Start
 
@@ -329,3 +330,10 @@ async def test_padding_and_priority_are_passed_over(start: Start, h2: Connect) -
     client.send(head, DataFrame(1, b"body", pad_length=100, flags=["PADDED", "END_STREAM"]))
     answer = await client.response(1)
     assert (answer.status, bytes(answer.body)) == (200, b"/ body")
+
+
+async def test_the_server_speaks_first(start: Start) -> None:
+    """A client may wait for SETTINGS before it says anything but its preface (RFC 9113 section 3.4)."""
+    raw = await connect((await start(hello)).url)
+    assert (await raw.read_exactly(9))[3:] == b"\x04\x00\x00\x00\x00\x00"
+    await raw.aclose()
