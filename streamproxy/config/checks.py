@@ -53,6 +53,7 @@ def find(document: Document) -> Iterator[Finding]:
     yield from _one_admin(document)
     yield from _missing_files(document)
     yield from _certificates(document)
+    yield from _engine(document)
 
 
 def _unknown_upstreams(document: Document) -> Iterator[Finding]:
@@ -288,6 +289,22 @@ def _certificates(document: Document) -> Iterator[Finding]:
                     yield Finding((*path, name), why)
             if ca is not None and (why_not := unusable_authorities(ca)) is not None:
                 yield Finding((*path, authorities), why_not)
+
+
+def _engine(document: Document) -> Iterator[Finding]:
+    """What only our own protocols have."""
+    if document.get(("server", "engine")) != "hypercorn":
+        return
+    http2 = document.get(("server", "http2"))
+    if http2 is not None and not is_off(http2):
+        yield Finding(
+            ("server", "http2"),
+            "is not served by the engine hypercorn, whose HTTP/2 loses responses: leave the key out, or use uvicorn",
+        )
+    if document.get(("server", "proxy_protocol")):
+        yield Finding(
+            ("server", "proxy_protocol"), "is not understood by the engine hypercorn: leave the key out, or use uvicorn"
+        )
 
 
 def _file(document: Document, path: Path) -> str | None:

@@ -35,7 +35,10 @@ class Server(Section):
     engine: Literal["uvicorn", "hypercorn"] = setting("uvicorn", "the ASGI server")
     workers: t.Count = setting(1, "processes")
     tls: Annotated[ServerTls | None, OrOff] = setting(None, "serve TLS; off: plain HTTP")
-    http2: t.Switch = setting("off", "HTTP/2, by ALPN over TLS and by prior knowledge without")
+    http2: t.Switch = setting("on", "HTTP/2, by ALPN over TLS and by prior knowledge without; hypercorn has none")
+    proxy_protocol: t.Networks = setting(
+        [], "networks whose connections must begin with a PROXY header, version 1 or 2; nobody else's may"
+    )
     trusted_proxies: t.Networks = setting([], "networks whose X-Forwarded-* fields are believed")
     max_header_size: t.Size = setting("64KiB", "the largest request head")
     max_connections: t.Count = setting(10000, "past it, connections wait in the listen queue")
@@ -43,6 +46,11 @@ class Server(Section):
     keepalive_timeout: t.Timeout = setting("75s", "for an idle client connection")
     drain_timeout: t.Timeout = setting("30s", "how long streams may go on after SIGTERM; off: until they end")
     drain_delay: t.Duration = setting("0s", "stay open, but not ready, this long first")
+
+    @property
+    def serves_http2(self) -> bool:
+        """Whether HTTP/2 is spoken to clients."""
+        return self.http2 and self.engine == "uvicorn"
 
 
 class Admin(Section):

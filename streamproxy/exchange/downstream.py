@@ -119,7 +119,9 @@ class Downstream:
         Raises BodyTooLarge when Content-Length is over ``body_limit`` bytes; reading the body raises it when more than
         that comes unannounced, and ClientDisconnected when the client leaves in the middle.
         """
-        has_body = self.fields.has_body
+        connection = self.connection
+        # Over HTTP/2 a body needs no field that announces it.
+        has_body = connection.has_body if connection is not None else self.fields.has_body
         if not has_body:
             self._exchange.request_read_at = self._exchange.started_at
         elif body_limit is not None and self._announced() > body_limit:

@@ -31,7 +31,8 @@ class Cancellable(Protocol):
 class DownstreamConnection:
     """A client's connection, for the time of one exchange.
 
-    ``target`` is the request target as it was sent. ``on_disconnect`` is called once, at the moment the client leaves.
+    ``target`` is the request target as it was sent, ``has_body`` whether a body follows the head.
+    ``on_disconnect`` is called once, at the moment the client leaves.
     ``disconnected`` says whether it has left, and ``fault`` why the request ended when the client has not left but
     sent a body that is malformed; the server has answered it then. ``task`` runs the application on this exchange, and
     is there only while it does. ``wants_websocket`` says whether the request is a WebSocket handshake.
@@ -41,11 +42,12 @@ class DownstreamConnection:
     status or a field is not valid.
     """
 
-    __slots__ = ("disconnected", "fault", "on_disconnect", "target", "task", "wants_websocket")
+    __slots__ = ("disconnected", "fault", "has_body", "on_disconnect", "target", "task", "wants_websocket")
 
     __deletable__ = ("task",)
 
     target: bytes
+    has_body: bool
     on_disconnect: Callable[[], None] | None
     fault: BadRequest | None
     disconnected: bool

@@ -10,8 +10,12 @@ from starlette.types import ASGIApp
 
 from streamproxy.app import Application
 from streamproxy.config.model import Config
+from streamproxy.server.alpn import ProtocolFactory
 from streamproxy.server.engines import FOREVER, Engine, EngineSettings, UvicornEngine, hypercorn_engine
+from streamproxy.server.http2.limits import Http2Limits
+from streamproxy.server.http2.protocol import http2_protocol
 from streamproxy.server.tls import ListenerTls
+from streamproxy.wire.forwarded import is_trusted
 
 ADMIN_CONNECTIONS = 1000
 
@@ -48,13 +52,35 @@ def main_engine(
     max_connections: int | None = None,
 ) -> Engine:
     """The configured engine on the main listener; ``max_connections`` overrides the configured number."""
-    settings = engine_settings(config, app.rejected)._replace(tls=tls.front if tls is not None else None)
+    server = config.server
+    settings = engine_settings(config, app.rejected)._replace(
+        tls=tls.front if tls is not None else None,
+        http2=http2_factory(config, app) if server.serves_http2 else None,
+        proxy_protocol=server.proxy_protocol,
+    )
     if max_connections is not None:
         settings = settings._replace(max_connections=max_connections)
     app.metrics.engine = config.server.engine
     if config.server.engine == "hypercorn":
         return hypercorn_engine(app, listeners, settings)
     return UvicornEngine(app.serve, listeners, settings)
+
+
+def http2_factory(config: Config, app: Application) -> ProtocolFactory:
+    """What makes the protocol of HTTP/2 connections."""
+    settings = engine_settings(config, app.rejected)
+
+    def is_proxy(address: str) -> bool:
+        return is_trusted(address, app.in_force.server.trusted_proxies)
+
+    limits = Http2Limits(
+        max_header_size=settings.max_header_size,
+        head_timeout=settings.head_timeout,
+        on_rejected=settings.on_rejected,
+        is_trusted=is_proxy,
+    )
+    factory: ProtocolFactory = http2_protocol(limits)
+    return factory
 
 
 def admin_engine(

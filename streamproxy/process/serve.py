@@ -12,7 +12,7 @@ from streamproxy.server.tls import ListenerTls
 async def serve(config: Config, launch: Launch) -> None:
     """Serve on sockets that listen already, until a signal comes or a successor serves. Raises StreamproxyError."""
     stop, listeners = on_signals(), launch.listeners.main
-    tls = ListenerTls(config.server.tls) if config.server.tls is not None else None
+    tls = ListenerTls(config.server.tls, config.server.serves_http2) if config.server.tls is not None else None
     app = create_app(config)
     main = OwnEngine(app, main_engine(config, app, listeners, tls), listeners)
     await Program(stop, app, app.admin, main, launch, tls).run()

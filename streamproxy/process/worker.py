@@ -198,7 +198,7 @@ async def work(boot: Boot, end: socket.socket) -> None:
 async def _serve(boot: Boot, line: Line, stop: Stop) -> None:
     config = boot.config
     listeners: list[socket.socket] = [inherit(number) for number in boot.listeners]
-    tls = ListenerTls(config.server.tls) if config.server.tls is not None else None
+    tls = ListenerTls(config.server.tls, config.server.serves_http2) if config.server.tls is not None else None
     app = create_app(config)
     # Together they take as many connections as one process would; a worker that is full leaves them to the others.
     most = max(1, config.server.max_connections // config.server.workers)

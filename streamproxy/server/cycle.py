@@ -78,6 +78,7 @@ class RequestCycle(DownstreamConnection):
         self.wants_websocket = False
         # The body.
         self._pieces: deque[bytes] | None = deque() if has_body else None
+        self.has_body = has_body
         self.body_complete = not has_body
         self.held = 0
         self._expects_continue = False  # the client waits for a 100 before it sends the body

@@ -323,6 +323,7 @@ AMBIGUOUS = {
 }
 
 
+@quirk("http2", reason="HTTP/2 has other malformed requests, in the tests of its protocol")
 @quirk("stock", "hypercorn", reason="its parser takes some of these or answers in its own way")
 @pytest.mark.parametrize("name", AMBIGUOUS)
 async def test_a_malformed_or_ambiguous_request_is_refused_and_the_connection_closed(
@@ -365,6 +366,7 @@ async def test_a_slow_head_gets_408(stack: StartStack, serve: Serve, dial: Conne
     assert (await client.read_response()).status == 408
 
 
+@quirk("http2", reason="a client of HTTP/2 waits for SETTINGS before it asks")
 @quirk("stock", "hypercorn", reason="has no such limit, or refuses at it")
 async def test_past_max_connections_clients_wait_and_are_served_later(
     stack: StartStack, serve: Serve, dial: Connect

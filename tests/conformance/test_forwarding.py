@@ -60,7 +60,7 @@ async def test_nothing_is_added_but_what_the_contract_says(stack: StartStack, se
         (b"x-forwarded-for", b"127.0.0.1"),
         (b"x-forwarded-proto", b"http"),
         (b"x-forwarded-host", b"proxy.test"),
-        (b"via", b"1.1 streamproxy"),
+        (b"via", b"2 streamproxy" if stack.server == "http2" else b"1.1 streamproxy"),
         (b"x-request-id", b"me-1"),
     ]
 

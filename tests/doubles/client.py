@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 from urllib.parse import urlsplit
 
 from tests.doubles.connection import Connection, Ended, Head, Headers, PeerEnded, guarded
@@ -178,8 +178,13 @@ async def connect(url: str, *, receive_buffer: int | None = None, tls: ssl.SSLCo
     """Connect to the host and port of ``url``; ``unix:/path.sock`` is a unix socket.
 
     ``receive_buffer`` (bytes) is set before connecting, so that it bounds the window: the kernel doubles it, and a
-    client that then stops reading is full after a few kilobytes. ``tls`` is needed for ``https``.
+    client that then stops reading is full after a few kilobytes. ``tls`` is needed for ``https``. The scheme ``h2c`` is
+    HTTP/2 in clear text, by a client with the same methods.
     """
+    if url.startswith("h2c:"):
+        from tests.doubles.http2_client import connect_http2
+
+        return cast(RawClient, await connect_http2("http:" + url.removeprefix("h2c:"), receive_buffer))
     family, address, host = _address(url)
     raw = socket.socket(family)
     raw.setblocking(False)

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from streamproxy.app import Application, create_app
 from streamproxy.config import Address, parse_config
-from streamproxy.process.engine import engine_settings
+from streamproxy.process.engine import engine_settings, http2_factory
 from streamproxy.server.engines import Engine, EngineSettings, UvicornEngine, hypercorn_engine
 from streamproxy.server.sockets import bind, close, url_of
 from tests.doubles.leaks import LeakCheck
@@ -58,6 +58,7 @@ class StockUvicorn:
 
 SERVERS: dict[str, Callable[[ASGIApp, list[socket.socket], EngineSettings], Engine]] = {
     "uvicorn": UvicornEngine,
+    "http2": UvicornEngine,
     "stock": StockUvicorn,
     "hypercorn": hypercorn_engine,
 }
@@ -122,9 +123,9 @@ async def running_stack(
     leaks.gauge("live exchanges", lambda: list(app.ledger.live))
     leaks.gauge("streams", lambda: sum(e.streams for u in app.deployment.upstreams.values() for e in u.endpoints))
     listener = bind(Address(host="127.0.0.1", port=0))
-    settings = engine_settings(config, app.rejected)._replace(drain_timeout=1.0)
+    settings = engine_settings(config, app.rejected)._replace(drain_timeout=1.0, http2=http2_factory(config, app))
     engine = SERVERS[server_kind](app, [listener], settings)
-    url = url_of(listener)
+    url = url_of(listener, "h2c" if server_kind == "http2" else "http")
     await engine.start()
     try:
         yield RunningStack(url, app, client_kind, engine, ended)

@@ -8,11 +8,12 @@ sockets speak TLS when the settings have a context for it, none of them otherwis
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from streamproxy.server.alpn import ProtocolFactory
 from streamproxy.server.http1.protocol import NEWCOMER
+from streamproxy.wire.forwarded import Network
 
 FOREVER = 31_536_000.0  # seconds: a year, since a loop's timers take no infinity
 
@@ -21,6 +22,7 @@ class EngineSettings(NamedTuple):
     """What the configuration says of connections: bytes, seconds, and how many at once; ``tls`` for one listener.
 
     ``http2`` makes the protocol of HTTP/2 connections; without it there are none. ``tls`` has to offer what is there.
+    Connections from the networks of ``proxy_protocol`` begin with a PROXY header.
     """
 
     max_header_size: int
@@ -31,6 +33,7 @@ class EngineSettings(NamedTuple):
     on_rejected: Callable[[int, str], None]
     tls: ssl.SSLContext | None = None
     http2: ProtocolFactory | None = None
+    proxy_protocol: Sequence[Network] = ()
 
 
 class Engine(Protocol):

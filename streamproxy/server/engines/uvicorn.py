@@ -15,7 +15,9 @@ from starlette.types import ASGIApp
 from streamproxy.server.alpn import chose_http2
 from streamproxy.server.engines.base import EngineSettings
 from streamproxy.server.http1.protocol import NEWCOMER, Http11Limits, http11_protocol
+from streamproxy.server.proxy_protocol import Acceptor, read_announcement
 from streamproxy.server.sockets import BACKLOG, close
+from streamproxy.wire.proxy_protocol import Announced, BadProxyHeader
 
 TLS_GOODBYE = 1.0  # seconds for a client to answer the end of its TLS connection
 
@@ -143,10 +145,12 @@ class _Newcomer(asyncio.Protocol):
     def __init__(self, make: Callable[[bool], asyncio.Protocol], connections: _Connections) -> None:
         self._make = make
         self._connections = connections
+        self.announced: Announced | None = None  # by a header of the PROXY protocol
         connections.expect(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        protocol = self._make(chose_http2(transport))
+        protocol: Any = self._make(chose_http2(transport))
+        protocol.announced = self.announced
         self._connections.arrived(self)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
@@ -164,6 +168,8 @@ class _Server(uvicorn.Server):
         self.ready = asyncio.Event()
         self._sockets = sockets
         self._http2 = settings.http2
+        self._announcing = settings.proxy_protocol  # networks whose connections begin with a PROXY header
+        self._patience = settings.head_timeout
         self._tls: dict[str, Any] = {}
         if settings.tls is not None:
             self._tls = {
@@ -209,12 +215,28 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         self._accepting = True
         for listener in self._sockets:
-            create: Any = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-            server = await create(self._accepted, sock=listener.dup(), backlog=BACKLOG, **self._tls)
+            server: Any
+            if self._announcing and listener.family != socket.AF_UNIX:
+                server = Acceptor(listener.dup(), self._welcome)
+            else:
+                create: Any = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+                server = await create(self._accepted, sock=listener.dup(), backlog=BACKLOG, **self._tls)
             if self._accepting:
                 self.servers.append(server)
             else:
                 server.close()
+
+    async def _welcome(self, connection: socket.socket) -> None:
+        """Begin a connection that may begin with a PROXY header."""
+        newcomer = _Newcomer(self._protocol, self._connections)
+        try:
+            newcomer.announced = await read_announcement(connection, self._announcing, self._patience)
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: newcomer, connection, **self._tls)
+        except (OSError, BadProxyHeader):  # TimeoutError and SSLError are OSErrors
+            connection.close()
+        except BaseException:
+            connection.close()
+            raise
 
     def _close_servers(self) -> None:
         self._accepting = False

@@ -43,6 +43,7 @@ from streamproxy.server.http1.upgraded import FLUSH_TIMEOUT, UpgradedConnection
 from streamproxy.server.refusal import refusal
 from streamproxy.wire.chunked import ChunkedDecoder, ChunkError
 from streamproxy.wire.http1 import MAX_FIELDS
+from streamproxy.wire.proxy_protocol import Announced
 from streamproxy.wire.request import RequestHead
 
 BODY_LIMIT: Final = 64 * 1024  # bytes of a request body that are held, or drained when nobody wants them
@@ -112,6 +113,7 @@ class Http11Protocol:
         # Of the connection.
         self.transport: asyncio.Transport
         self.flow: Flow
+        self.announced: Announced | None = None  # by a header of the PROXY protocol
         self.stopping = False  # the server wants to end
         self._status = _HEAD
         self._deadline = Deadline(self.loop, self._expired)
@@ -131,7 +133,7 @@ class Http11Protocol:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's only look like one
         self.flow = Flow(transport, self.loop, self._client_left)
-        self._scope = connection_scope(transport, self._config.root_path)
+        self._scope = connection_scope(transport, self._config.root_path, self.announced)
         if self._scope["scheme"] == "https":
             self._http2 = None  # ALPN has decided
         self._deadline.set(self.limits.head_timeout)
@@ -224,6 +226,7 @@ class Http11Protocol:
         elif found:
             assert self._http2 is not None
             protocol = self._http2(config=self._config, server_state=self._state, app_state=self._app_state)
+            protocol.announced = self.announced
             transport = self.transport
             transport.set_protocol(protocol)
             protocol.connection_made(transport)

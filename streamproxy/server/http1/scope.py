@@ -8,6 +8,7 @@ from typing import Any, Final
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
+from streamproxy.wire.proxy_protocol import Announced
 from streamproxy.wire.request import RequestHead
 
 # What ASGI itself has words for, beyond a head and a body.
@@ -15,8 +16,16 @@ _EARLY_HINT: Final = "http.response.early_hint"
 _TRAILERS: Final = "http.response.trailers"
 
 
-def connection_scope(transport: asyncio.Transport, root_path: str) -> dict[str, Any]:
-    """The part of the scope that all requests of a connection share, with a place for everything else."""
+def connection_scope(
+    transport: asyncio.Transport, root_path: str, announced: Announced | None = None
+) -> dict[str, Any]:
+    """The part of the scope that all requests of a connection share, with a place for everything else.
+
+    ``announced`` is what a header of the PROXY protocol says of the connection's ends.
+    """
+    client, server = get_remote_addr(transport), get_local_addr(transport)
+    if announced is not None:
+        client, server = announced.client or client, announced.server or server
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -28,8 +37,8 @@ def connection_scope(transport: asyncio.Transport, root_path: str) -> dict[str, 
         "query_string": b"",
         "root_path": root_path,
         "headers": (),
-        "client": get_remote_addr(transport),
-        "server": get_local_addr(transport),
+        "client": client,
+        "server": server,
         "state": None,
         "extensions": None,
     }

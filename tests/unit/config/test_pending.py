@@ -12,7 +12,6 @@ from streamproxy.errors import ConfigError
 
 # A value for each key that asks for what is not there.
 ASKING = {
-    "server.http2": "on",
     "upstreams.*.http2": "on",
     "routes.*.keepalive.before_headers": "10s",
     "routes.*.websocket": "on",

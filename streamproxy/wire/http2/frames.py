@@ -1,0 +1,226 @@
+"""What stands before an HTTP/2 session: whole frames, counted.
+
+Theory of operation. Bytes come as the network cuts them. `FrameGate` walks from frame to frame by their headers and
+lets only whole frames through; what is left of the last one waits. A DATA frame that is cut is not waited for: what
+has come of it goes on as a shorter DATA frame, and the rest as another, which means the same (RFC 9113 section 6.1
+gives DATA frames no meaning beyond their bytes, and END_STREAM stays with the last). So the session is never in the
+middle of a frame when a stream is reset, where it would lose count of the window, and a slow upload is not held back
+for the end of a long frame.
+
+Frames that carry nothing cost more to take than to send. So they are counted here, before anything is spent on them:
+
+- Frames that move no request (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown ones, empty DATA and CONTINUATION) draw
+  on a credit, which time and real traffic in either direction fill again.
+- RST_STREAM draws on another (CVE-2023-44487), and so does, by `FrameGate.broken_stream`, a reset of ours that the
+  client has brought about (CVE-2025-8671). Trusted proxies carry the cancellations of many clients: for them there is
+  no such limit.
+- The header block of one request has a size and a number of CONTINUATION frames.
+
+Time is an argument: any clock in seconds that does not go back.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from streamproxy.wire.http2.session import ENHANCE_YOUR_CALM, MAX_FRAME, PROTOCOL_ERROR, SessionFailed
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+_DATA: Final = 0x0
+_HEADERS: Final = 0x1
+_PRIORITY: Final = 0x2
+_RST_STREAM: Final = 0x3
+_CONTINUATION: Final = 0x9
+_END_STREAM: Final = 0x1
+_END_HEADERS: Final = 0x4
+_PADDED: Final = 0x8
+
+_IDLE_BURST: Final = 1000  # frames that move no request
+_IDLE_RATE: Final = 100.0  # of them, a second
+NOTHING: Final = -1.0
+
+RESET_BURST: Final = 1000
+RESET_RATE: Final = 33.0  # a second
+
+
+class Credit:
+    """A token bucket: ``burst`` at once, ``rate`` a second."""
+
+    __slots__ = ("_burst", "_rate", "_since", "left")
+
+    def __init__(self, burst: int, rate: float, now: float) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._since = now
+        self.left = burst
+
+    def refill(self, now: float) -> bool:
+        """Add what time has brought, now that nothing is left; returns whether there is some again."""
+        self.left = min(self._burst, int(self.left + (now - self._since) * self._rate))
+        self._since = now
+        return self.left > 0
+
+    def earn(self, amount: int) -> None:
+        """Add what traffic has brought."""
+        self.left = min(self._burst, self.left + amount)
+
+
+class FrameGate:
+    """Lets whole frames through, and no flood.
+
+    ``max_block`` is how many bytes the header block of one request may have, ``max_continuations`` in how many frames
+    behind the first. With ``trusted`` resets are not counted. ``preface`` says whether the peer is a client,
+    whose first bytes are no frame.
+
+    ``since`` is when that began to come which is not whole: the preface, a frame, or a header block. It is NOTHING when
+    all is whole.
+    """
+
+    __slots__ = (
+        "_block",
+        "_continuations",
+        "_data_flags",
+        "_data_left",
+        "_data_stream",
+        "_idle",
+        "_in_block",
+        "_max_block",
+        "_max_continuations",
+        "_need",
+        "_open",
+        "_resets",
+        "_tail",
+        "_trusted",
+        "since",
+    )
+
+    def __init__(
+        self, max_block: int, max_continuations: int, now: float, trusted: bool = False, preface: bool = True
+    ) -> None:
+        self._max_block = max_block
+        self._max_continuations = max_continuations
+        self._trusted = trusted
+        self._idle = Credit(_IDLE_BURST, _IDLE_RATE, now)
+        self._resets = Credit(RESET_BURST, RESET_RATE, now)
+        self._tail = bytearray()  # of a frame that is not whole
+        self._need = len(PREFACE) if preface else 9  # bytes that the tail must have to be looked at
+        self._open = not preface  # the preface has passed
+        self._data_left = 0  # bytes of a DATA frame that has begun to pass
+        self._data_flags = 0
+        self._data_stream = b""
+        self._in_block = False  # a header block has begun and not ended
+        self.since = now
+        self._block = 0
+        self._continuations = 0
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        """The frames that are whole now. Raises SessionFailed on a flood."""
+        tail = self._tail
+        if tail or not self._open:
+            tail += data
+            if len(tail) < self._need:
+                return b""
+            data = bytes(tail)
+            tail.clear()
+        if not self._in_block:
+            self.since = NOTHING
+        at = len(PREFACE) if not self._open else 0
+        self._open = True  # the session looks at what it says
+        first = b""
+        if self._data_left:
+            first = self._go_on(data)
+            at = len(first) - 9
+        end = len(data)
+        start = at if first else 0
+        while at + 9 <= end:
+            size = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
+            following = at + 9 + size
+            if following > end and size <= MAX_FRAME:
+                break
+            self._count(data, at, size, now)
+            at = following
+        if at >= end:
+            return data if not first else first + data[start:]
+        return first + self._cut(data, start, at, now)
+
+    def _go_on(self, data: bytes) -> bytes:
+        """The next part of a DATA frame that was cut."""
+        size = min(len(data), self._data_left)
+        self._data_left -= size
+        flags = self._data_flags if not self._data_left else 0
+        return size.to_bytes(3, "big") + bytes((_DATA, flags)) + self._data_stream + data[:size]
+
+    def _cut(self, data: bytes, start: int, at: int, now: float) -> bytes:
+        """Keep the frame that begins at ``at`` and is not whole, or let through what there is of its data."""
+        have = len(data) - at - 9
+        if have > 0 and data[at + 3] == _DATA and not data[at + 4] & _PADDED:
+            size = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
+            self._data_left = size - have
+            self._data_flags = data[at + 4]
+            self._data_stream = data[at + 5 : at + 9]
+            self._idle.earn(2)
+            shorter = have.to_bytes(3, "big") + bytes((_DATA, 0)) + self._data_stream
+            return data[start:at] + shorter + data[at + 9 :]
+        if not self._in_block:
+            self.since = now
+        self._tail += data[at:]
+        self._need = 9
+        if have >= 0:
+            self._need += data[at] << 16 | data[at + 1] << 8 | data[at + 2]
+        return data[start:at]
+
+    def earn(self, size: int) -> None:
+        """So many bytes were sent in one write: the client may answer with its windows."""
+        self._idle.earn(4 + (size >> 11))
+
+    def broken_stream(self, now: float) -> None:
+        """The client made us reset a stream. Raises SessionFailed when it did so too often."""
+        self._draw_reset(now)
+
+    def _count(self, data: bytes, at: int, size: int, now: float) -> None:
+        """Count the frame that begins at ``at``."""
+        kind, flags = data[at + 3], data[at + 4]
+        if kind == _DATA:
+            if size:
+                self._idle.earn(2)
+            elif not flags & _END_STREAM:
+                self._draw(now)
+        elif kind == _HEADERS:
+            self._block = size
+            self._continuations = 0
+            self._end_of_block(flags, now)
+        elif kind == _CONTINUATION:
+            self._block += size
+            self._continuations += 1
+            self._end_of_block(flags, now)
+            if not size:
+                self._draw(now)
+        elif kind == _RST_STREAM:
+            self._draw_reset(now)
+        else:
+            if kind == _PRIORITY and data[at + 5 : at + 9] == bytes(4):
+                raise SessionFailed(PROTOCOL_ERROR, "PRIORITY on stream 0")  # where there are none they are not read
+            self._draw(now)
+
+    def _end_of_block(self, flags: int, now: float) -> None:
+        if flags & _END_HEADERS:
+            self._in_block = False
+            self.since = NOTHING
+        elif not self._in_block:
+            self._in_block = True
+            self.since = now
+        if self._block > self._max_block or self._continuations > self._max_continuations:
+            raise SessionFailed(ENHANCE_YOUR_CALM, "a header block is too large")
+
+    def _draw(self, now: float) -> None:
+        idle = self._idle
+        idle.left -= 1
+        if idle.left <= 0 and not idle.refill(now):
+            raise SessionFailed(ENHANCE_YOUR_CALM, "too many frames that move no request")
+
+    def _draw_reset(self, now: float) -> None:
+        resets = self._resets
+        resets.left -= 1
+        if resets.left <= 0 and not self._trusted and not resets.refill(now):
+            raise SessionFailed(ENHANCE_YOUR_CALM, "too many streams were reset")

@@ -1,0 +1,188 @@
+"""The heads of HTTP/2 messages: pseudo-header fields to and from what the rest of the proxy knows.
+
+The session has checked what RFC 9113 section 8 says of a single message (which pseudo-headers there are, once each and
+first; lower-case names; no connection-specific fields). What two readers could still read in two ways is refused here,
+by the same rules as over HTTP/1.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from streamproxy.errors import BadRequest, HeadTooLarge, MethodRefused
+from streamproxy.wire.headers import TOKEN, Headers, breaks_lines
+from streamproxy.wire.http1 import AmbiguousHead, is_host, origin_form
+
+_FIELD_OVERHEAD: Final = 32  # bytes a field counts beyond its own (RFC 9113 section 6.5.2)
+_CONNECTION_FIELDS: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
+_SPECIAL: Final = _CONNECTION_FIELDS | {b"content-length"}
+_STATUSES: Final = {code: (b":status", b"%d" % code) for code in range(100, 1000)}
+
+_TARGET: Final = re.compile(rb"[\x21-\x7e\x80-\xff]+")
+_MOST_TARGETS: Final = 256
+_LONGEST_TARGET: Final = 512
+# Target, decoded path, raw path and query of those that were found good: clients ask for the same few again and again.
+_targets: Final[dict[bytes, tuple[bytes, str, bytes, bytes]]] = {}
+
+_MOST_NAMES: Final = 1024
+_plain_names: Final[dict[bytes, bytes]] = {}  # names that were found good, in lower case
+
+
+class Http2Head:
+    """The head of a request: as `streamproxy.wire.request.RequestHead`, in so far as HTTP/2 has it.
+
+    ``length`` is what Content-Length says, or None; ``expects_continue`` whether the client waits before it sends the
+    body.
+    """
+
+    __slots__ = ("expects_continue", "headers", "length", "method", "path", "query", "raw_path", "target")
+
+    def __init__(self, fields: Sequence[tuple[bytes, bytes]], max_size: int, max_fields: int) -> None:
+        """From the fields of a HEADERS frame. Raises BadRequest, HeadTooLarge or MethodRefused."""
+        self.headers: Headers = []
+        self.length: int | None = None
+        self.expects_continue = False
+        method, path = b"", b""
+        authority: bytes | None = None
+        for name, value in fields:  # the session has seen to it that these come first
+            if name[:1] != b":":
+                break
+            if name == b":method":
+                method = value
+            elif name == b":path":
+                path = value
+            elif name == b":authority":
+                authority = value
+        self._read_fields(fields, authority, max_size, max_fields)
+        if TOKEN.fullmatch(method) is None:
+            raise BadRequest("The method is malformed")
+        if method == b"CONNECT":
+            raise MethodRefused("CONNECT is not served here")
+        self.method = method.decode("ascii")
+        self.target, self.path, self.raw_path, self.query = _targets.get(path) or _read_target(method, path)
+
+    def _read_fields(
+        self, fields: Sequence[tuple[bytes, bytes]], authority: bytes | None, max_size: int, max_fields: int
+    ) -> None:
+        headers = self.headers
+        if authority is not None:
+            headers.append((b"host", authority))
+        host = authority
+        size = 0
+        crumbs: list[bytes] = []
+        place = 0
+        for pair in fields:
+            name, value = pair
+            size += len(name) + len(value) + _FIELD_OVERHEAD
+            if name == b"cookie":
+                crumbs.append(value)
+                if len(crumbs) > 1:
+                    continue
+                place = len(headers)
+            elif name == b"host":
+                if authority is not None and value.lower() == authority.lower():
+                    continue
+                if host is not None:
+                    raise BadRequest("The request is refused: Host and :authority differ, or there are two")
+                host = value
+            elif name == b"content-length":
+                self.length = int(value)
+            elif name == b"expect":
+                self.expects_continue = value.lower() == b"100-continue"
+            elif name[:1] == b":":
+                continue
+            headers.append(pair)
+        if len(crumbs) > 1:
+            headers[place] = (b"cookie", b"; ".join(crumbs))  # RFC 9113 section 8.2.3
+        if size > max_size:
+            raise HeadTooLarge(f"The request head is over {max_size} bytes")
+        if len(headers) > max_fields:
+            raise HeadTooLarge(f"The request has more than {max_fields} fields")
+        if not host or not is_host(host):
+            raise BadRequest("The request is refused: Host is missing, or is not a host")
+
+
+def _read_target(method: bytes, path: bytes) -> tuple[bytes, str, bytes, bytes]:
+    """Check a ``:path``, and remember it if it is good for every method. Raises BadRequest."""
+    if _TARGET.fullmatch(path) is None:
+        raise BadRequest("The request is refused: a control character or a space in the target")
+    try:
+        target, authority = origin_form(method, path)
+    except AmbiguousHead as error:
+        raise BadRequest(f"The request is refused: {error}") from None
+    if authority is not None:
+        raise BadRequest("The request is refused: the target is not a path")
+    raw_path, _, query = target.partition(b"?")
+    read = (target, unquote_to_bytes(raw_path).decode("utf-8", "replace"), raw_path, query)
+    if len(path) <= _LONGEST_TARGET and path != b"*":
+        if len(_targets) >= _MOST_TARGETS:
+            _targets.clear()
+        _targets[path] = read
+    return read
+
+
+def response_fields(status: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Headers, int | None]:
+    """The fields of a HEADERS frame for an application's response, and its Content-Length.
+
+    The fields of an HTTP/1.1 connection are left out, and so is the Content-Length of a 204 (RFC 9110 section 8.6).
+    Raises ValueError when the status is not that of a final response, and when a field is not valid.
+    """
+    if not 200 <= status <= 999:
+        raise ValueError(f"{status} is not the status of a final response")
+    fields = [_STATUSES[status]]
+    length: int | None = None
+    values: list[bytes] = []
+    for name, value in headers:
+        lower = _plain_names.get(name) or _checked(name)
+        if lower is None:
+            lower = name.lower()
+            if lower != b"content-length":
+                continue
+            if length is not None or not value.isdigit():
+                raise ValueError("Content-Length is not one number of bytes")
+            length = int(value)
+            if status == 204:
+                continue
+        fields.append((lower, value))
+        values.append(value)
+    _check_values(values)
+    return fields, length
+
+
+def informational_fields(status: int, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The fields of a HEADERS frame for a 1xx response. Raises ValueError for what is none, and for a bad field."""
+    if not 100 <= status <= 199 or status == 101:
+        raise ValueError(f"{status} is not the status of an informational response")
+    return [_STATUSES[status], *trailer_fields(headers)]
+
+
+def trailer_fields(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """Fields without pseudo-headers, for a HEADERS frame: those of framing and connection are left out.
+
+    Raises ValueError for one that is not valid.
+    """
+    fields = [(lower, value) for name, value in headers if (lower := _plain_names.get(name) or _checked(name))]
+    _check_values([value for _, value in fields])
+    return fields
+
+
+def _check_values(values: list[bytes]) -> None:
+    if breaks_lines(b"".join(values)):
+        raise ValueError("a header's value has a line end or a NUL in it")
+
+
+def _checked(name: bytes) -> bytes | None:
+    """A name in lower case, None for one that needs a look. Raises ValueError when it isn't a name."""
+    lower = name.lower()
+    if lower in _SPECIAL:
+        return None
+    if TOKEN.fullmatch(lower) is None:
+        raise ValueError(f"{name!r} is not a header's name")
+    if len(_plain_names) < _MOST_NAMES:
+        _plain_names[name] = lower
+    return lower
