@@ -11,6 +11,7 @@ from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
 from tests.doubles.connection import PeerEnded
 from tests.doubles.stack import Config, route
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Script, answering, response, stream_head, streaming
 
 KEY = [("Authorization", "Bearer abc")]
@@ -64,8 +65,7 @@ async def test_a_client_that_was_cut_gets_the_rest_and_the_upstream_is_asked_onc
     assert await first.read_body_until(b"\n\n") == event(1)
     first.reset()
     conn.go.set()
-    while conn.go.is_set():
-        await asyncio.sleep(0.002)
+    await until(lambda: not conn.go.is_set(), "the upstream to go on")
     second = await dial(proxy.url)
     await second.request("/v1", headers=[*KEY, cursor(head.get("x-stream-cursor"), 1)])  # GET, on a POST route
     again = await second.read_head()
@@ -171,7 +171,11 @@ async def test_without_a_client_the_upstream_is_read_on_for_grace_and_then_cance
     await second.request("/", headers=[*KEY, cursor(begin, 0)])
     await second.read_head()
     assert await second.read_body_until(b"\n\n") == event(1)
-    await asyncio.sleep(0.4)  # with a client it is not given up
+    other = await dial(proxy.url)
+    await other.request("/", headers=KEY)
+    await other.read_head()
+    other.reset()
+    await upstream.connections[1].wait_ended()  # a later one without a client is given up, this one is not
     assert conn.ended is None
     left = time.monotonic()
     second.reset()
@@ -189,8 +193,7 @@ async def test_a_client_that_leaves_before_the_head_cancels_the_upstream(
     proxy = await stack([resumable(upstream.url)])
     client = await dial(proxy.url)
     await client.request("/", headers=KEY)
-    while not upstream.requests:
-        await asyncio.sleep(0.002)
+    await until(lambda: upstream.requests, "the request upstream")
     client.reset()
     await asyncio.wait_for(upstream.connections[0].wait_ended(), 5)
 

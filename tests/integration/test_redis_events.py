@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from streamproxy.errors import BadRequest, DestinationUnavailable, ResponseIncomplete, StreamGone
 from streamproxy.store.redis_events import EventBody, PubSubEvents, RedisEvents, StreamEvents
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.until import until
 from tests.integration.redis import RedisServer, redis_server
 
 BUFFER = 64 * 1024
@@ -32,12 +33,6 @@ class Errors:
 @pytest.fixture
 def errors() -> Errors:
     return Errors()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -101,9 +96,7 @@ async def test_a_subscription_is_made_with_the_first_client_and_undone_with_the_
     assert await redis.command("PUBLISH", "a", "x") == 1
     await take(again, 1)
     again.close()
-    async with asyncio.timeout(5):
-        while await numsub(redis, "a"):
-            await asyncio.sleep(0.01)
+    await until(lambda: numsub(redis, "a"), "nobody to be subscribed", holds=lambda count: not count)
 
 
 async def test_a_client_that_lags_is_cut_and_holds_nobody(pubsub: PubSubEvents, redis: RedisServer) -> None:
@@ -128,9 +121,8 @@ async def test_clients_stay_while_redis_is_away_and_get_what_comes_after(
     assert errors.count > 0
     await redis.start()
     await until(lambda: pubsub.connected)
-    async with asyncio.timeout(5):
-        while not (await numsub(redis, "a") and await numsub(redis, "b")):
-            await asyncio.sleep(0.01)
+    await until(lambda: numsub(redis, "a"), "a subscription")
+    await until(lambda: numsub(redis, "b"), "a subscription")
     await redis.command("PUBLISH", "a", "1")
     await redis.command("PUBLISH", "b", "2")
     assert await take(one, 1) == [b"event: note\ndata: 1\n\n"]

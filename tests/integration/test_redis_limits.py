@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from streamproxy.store.limits import Bucket, Decision, Limiter
 from streamproxy.store.redis_limits import WAIT, SharedRequests, SharedTokens
 from streamproxy.store.redis_link import RedisLink
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.until import until
 from tests.integration.redis import RedisServer, redis_server
 
 Kind = type[SharedRequests] | type[SharedTokens]
@@ -69,10 +70,8 @@ async def take(limiter: Limiter, client: str = "a") -> Decision:
     return await limiter.ask(client, now) if decision is None else decision
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
+def reachable(limiter: SharedRequests | SharedTokens) -> bool:
+    return limiter.shared.reachable(time.monotonic())
 
 
 async def test_processes_together_let_in_no_more_than_the_limit(links: Links) -> None:
@@ -80,7 +79,8 @@ async def test_processes_together_let_in_no_more_than_the_limit(links: Links) ->
     decisions = [await take(processes[number % 4]) for number in range(400)]
     allowed = sum(decision.allowed for decision in decisions)
     assert 80 <= allowed <= 100  # what the shares of the others still hold is not let in here
-    await asyncio.sleep(1.2)  # they are given back
+    await until(lambda: not any(process._shares for process in processes), "all shares to be given back")
+    await asyncio.gather(*(link.ask("PING") for link in links.links))  # Redis has heard of it
     decisions = [await take(processes[0]) for _ in range(40)]
     assert allowed + sum(decision.allowed for decision in decisions) == 100
     assert links.errors == 1 or links.errors == 0  # the script was not there yet
@@ -140,7 +140,7 @@ async def test_without_redis_the_own_count_decides_and_says_so_and_comes_back(
     assert "limit chat is counted in this process alone" in caplog.text
     await redis.start()
     await until(lambda: links.links[0].up and links.links[1].up)
-    await asyncio.sleep(1.1)
+    await until(lambda: reachable(one) and reachable(other), "Redis to be asked again")
     assert [(await take(other)).allowed for _ in range(12)].count(True) == 10  # this Redis has lost all counts
     await take(one)
     assert not one.shared.local
@@ -183,9 +183,9 @@ async def test_tokens_charged_while_redis_is_away_are_told_when_it_is_back(links
     assert not (await take(one)).allowed
     await redis.start()
     await until(lambda: links.links[0].up and links.links[1].up)
-    await asyncio.sleep(1.1)
+    await until(lambda: reachable(one) and reachable(other), "Redis to be asked again")
     await take(one, "somebody")
-    await asyncio.sleep(0.1)
+    await links.links[0].ask("PING")  # behind what was owed
     decision = await take(other)
     assert not decision.allowed
 

@@ -8,13 +8,17 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from streamproxy.store.cursor import storage_key
+from streamproxy.store.redis_layout import data_key
 from tests.conftest import Connect, Serve
 from tests.doubles.connection import PeerEnded
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, stream_head
 from tests.integration.process import Process
 from tests.integration.proxy import Config, configuration, running, write_configuration
@@ -59,6 +63,14 @@ async def endless(conn: Conn) -> None:
         number += 1
         await conn.send_chunk(event(number))
         await asyncio.sleep(0.02)
+
+
+async def copied(redis: RedisServer, begin: bytes | None) -> int:
+    """How many events of a stream Redis has."""
+    assert begin is not None
+    key = data_key(storage_key(begin[:-2].decode()))
+    entries = await redis.command("XREVRANGE", key, "+", "-", "COUNT", 1)
+    return int(entries[0][1][b"n"]) if isinstance(entries, list) and entries else 0
 
 
 async def test_one_sidecar_resumes_and_stops_what_another_runs(
@@ -108,7 +120,8 @@ async def test_when_a_sidecar_is_killed_200_streams_end_as_cut_for_those_who_com
         begins = [(await client.read_head()).get("x-stream-cursor") for client in clients]
         for client in clients:
             await client.read_body_until(event(5))
-        await asyncio.sleep(0.5)  # a few copies are made
+        for begin in begins:
+            await until(partial(copied, redis, begin), "the copy", holds=lambda events: events >= 5)
         process.signal(signal.SIGKILL)
         await process.exited()
         killed = time.monotonic()
@@ -149,13 +162,14 @@ async def test_redis_may_die_and_come_back_while_200_streams_run(
         await late.request("/")
         assert (await late.read_head()).get("x-stream-cursor") is None
         await redis.start()
-        async with asyncio.timeout(10):
-            while True:
-                again = await dial(here.url)
-                await again.request("/")
-                if (await again.read_head()).get("x-stream-cursor") is not None:
-                    break
-                again.reset()
-                await asyncio.sleep(0.1)
-        for client in [*clients, late, again]:
+
+        async def resumable() -> bool:
+            client = await dial(here.url)
+            await client.request("/")
+            head = await client.read_head()
+            client.reset()
+            return head.get("x-stream-cursor") is not None
+
+        await until(resumable, "streams to have cursors again")
+        for client in [*clients, late]:
             client.reset()

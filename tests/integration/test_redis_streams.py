@@ -15,8 +15,10 @@ from streamproxy.errors import DestinationUnavailable, ResponseIncomplete, Strea
 from streamproxy.store.base import KeptStream, StoreSettings
 from streamproxy.store.cursor import Cursor, new_stream, storage_key
 from streamproxy.store.redis import RedisHub, RedisStore
+from streamproxy.store.redis_layout import beat_key, data_key
 from streamproxy.store.segments import find_place
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.until import until
 from tests.integration.redis import RedisServer, redis_server
 from tests.unit.store.bodies import cuts, event_streams
 from tests.unit.store.streams import OTHER, OWNER, Stopped, at, begin, event, read_to_end, replay
@@ -65,11 +67,18 @@ async def sidecars(redis: RedisServer) -> AsyncIterator[Sidecars]:
     await all_of_them.stop()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait until something is so."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.005)
+async def several_beats(redis: RedisServer, process: str) -> None:
+    """Wait until a heartbeat has been renewed more often than it takes for one to expire."""
+    left, beats = 0, 0
+
+    async def look() -> bool:
+        nonlocal left, beats
+        before, left = left, int(str(await redis.command("PTTL", beat_key(process))))
+        assert left > 0
+        beats += left > before
+        return beats > 5
+
+    await until(look, "heartbeats")
 
 
 async def copied(store: RedisStore, stream: KeptStream) -> None:
@@ -194,7 +203,11 @@ async def test_a_client_elsewhere_keeps_a_stream_from_being_given_up(sidecars: S
     await copied(here, stream)
     found = await there.find(at(stream, 0), OWNER)
     stream.read(at(stream, 0)).close()
-    await asyncio.sleep(1.5)
+    for _ in range(4):  # others are given up meanwhile, one after the other
+        other = Stopped()
+        lonely = begin(here, stop=other)
+        lonely.read(at(lonely, 0)).close()
+        await asyncio.wait_for(other.event.wait(), 10)
     assert stopped.reasons == []
     assert found.body is not None
     found.body.close()
@@ -239,13 +252,15 @@ async def test_a_place_that_was_trimmed_is_gone_and_what_is_kept_is_exact(
     assert used < 40_000
 
 
-async def test_after_the_window_the_owner_is_told_that_it_is_gone(sidecars: Sidecars) -> None:
+async def test_after_the_window_the_owner_is_told_that_it_is_gone(sidecars: Sidecars, redis: RedisServer) -> None:
     here, there = await sidecars.start(window=0.2), await sidecars.start()
     stream = begin(here)
     stream.append(event(1))
     stream.end(None)
     await until(lambda: not here._hub.copies.live)
-    await asyncio.sleep(0.3)
+    await until(lambda: here.memory.get(stream.name) is None, "the stream to be dropped")
+    data = data_key(storage_key(stream.name))
+    await until(lambda: redis.command("EXISTS", data), "the copy to expire", holds=lambda count: not count)
     for store in (here, there):
         with pytest.raises(StreamGone):
             await store.find(at(stream, 0), OWNER)
@@ -323,10 +338,8 @@ async def test_a_redis_that_stands_still_holds_nobody_and_loses_nothing(
     found = await there.find(at(stream, 0), OWNER)
     redis.freeze()
     try:
-        until_then = time.monotonic() + seconds
         number, slowest = 1, 0.0
-        while time.monotonic() < until_then:
-            number += 1
+        for number in range(2, 2 + round(seconds / 0.02)):
             began = time.perf_counter()
             stream.append(event(number))
             slowest = max(slowest, time.perf_counter() - began)
@@ -367,7 +380,7 @@ async def test_a_redis_without_memory_costs_new_streams_their_cursor_and_no_even
     assert here.create(stream.head, Stopped()) is None  # type: ignore[attr-defined]
     assert sidecars.errors > 0
     assert here._hub.link.up
-    await asyncio.sleep(4)  # longer than a heartbeat lasts: nobody takes this process for dead
+    await several_beats(redis, here._hub.process)  # longer than one lasts: nobody takes this process for dead
     stream.append(event(3))
     await redis.command("CONFIG", "SET", "maxmemory", "0")
     await until(lambda: here._hub.copies.writable)

@@ -6,6 +6,7 @@ import asyncio
 
 from streamproxy.store.expiry import Expiry
 from tests.doubles.clock import Clock
+from tests.doubles.until import until
 
 
 def made(monkeypatch_clock: Clock, expired: list[str], delay: float = 10.0) -> Expiry[str]:
@@ -63,6 +64,5 @@ async def test_what_is_cleared_leaves_no_timer() -> None:
     await asyncio.sleep(0.01)
     assert expired == []
     expiry.add("b")
-    while not expired:
-        await asyncio.sleep(0.001)
+    await until(lambda: expired, "the entry to expire")
     assert len(expiry) == 0

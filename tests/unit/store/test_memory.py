@@ -16,6 +16,7 @@ from streamproxy.store.base import StoreSettings
 from streamproxy.store.cursor import Cursor, new_stream
 from streamproxy.store.memory import MemoryStore
 from streamproxy.store.segments import find_place
+from tests.doubles.until import until
 from tests.unit.store.bodies import blocks, cuts, event_streams
 from tests.unit.store.streams import OTHER, OWNER, Stopped, at, begin, drain, event, read_to_end, replay
 
@@ -78,8 +79,7 @@ async def test_a_dropped_stream_is_gone_for_its_owner_and_never_was_for_others()
     stream = begin(store)
     stream.append(event(1))
     stream.end(None)
-    while store.get(stream.name) is not None:
-        await asyncio.sleep(0.001)
+    await until(lambda: store.get(stream.name) is None, "the stream to be dropped")
     with pytest.raises(StreamGone):
         await store.find(at(stream, 0), OWNER)
     with pytest.raises(StreamUnknown):
