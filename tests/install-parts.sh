@@ -12,6 +12,9 @@ missing_packages() {
         command -v "$program" >/dev/null 2>&1 || printf '%s ' "$package"
     done <<LIST
 nginx nginx-light
+curl curl
+h2load nghttp2-client
+node nodejs
 chromium chromium
 chromedriver chromium-driver
 promtool prometheus

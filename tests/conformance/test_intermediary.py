@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
 import pytest
 
 from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
+from tests.doubles.http2_client import Http2Client
 from tests.doubles.stack import route
 from tests.doubles.upstream import Conn, answering, response, stream_head, streaming
 
@@ -139,6 +141,7 @@ def with_trailers(conn_log: list[bytes | None]) -> object:
     return script
 
 
+@quirk("http2", reason="its trailers have a test of their own")
 @quirk("httpx", "user", "stock", "hypercorn", reason="drops trailers")
 @pytest.mark.parametrize("headers", [[("TE", "trailers")], [("TE", "trailers"), ("Connection", "TE")]])
 async def test_trailers_reach_a_client_that_takes_them(
@@ -157,6 +160,19 @@ async def test_trailers_reach_a_client_that_takes_them(
     assert raw.lower() == b"0\r\nx-checksum: abc\r\nx-last: 1\r\n\r\n"
     assert told == [b"trailers"]
     assert (await upstream.request()).get("connection") == b"te"
+
+
+@quirk("uvicorn", "stock", "hypercorn", reason="HTTP/1.1 has chunks for that")
+async def test_trailers_reach_a_client_over_http2(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    told: list[bytes | None] = []
+    upstream = await serve(with_trailers(told))  # type: ignore[arg-type]
+    proxy = await stack(upstream.url)
+    client = cast(Http2Client, await dial(proxy.url))
+    await client.request("/", headers=[("TE", "trailers")])
+    answer = await client.read_response()
+    assert (answer.status, answer.body, answer.complete) == (200, b"ok", True)
+    assert client.answer.trailers == [(b"x-checksum", b"abc"), (b"x-last", b"1")]
+    assert told == [b"trailers"]
 
 
 async def test_trailers_stay_away_from_a_client_that_did_not_ask(
@@ -185,7 +201,7 @@ async def test_early_hints_are_passed_on(stack: StartStack, serve: Serve, dial: 
     ]
 
 
-@quirk("httpx", "user", "stock", "hypercorn", reason="has no word for reason phrases")
+@quirk("httpx", "user", "stock", "hypercorn", "http2", reason="has no word for reason phrases")
 @pytest.mark.parametrize("status", ["200 Fine", "404 Gone fishing", "299 Odd", "999 Beyond", "250 "])
 async def test_the_reason_phrase_is_the_upstreams(stack: StartStack, serve: Serve, dial: Connect, status: str) -> None:
     upstream = await serve(answering(response(b"ok", status=status)))

@@ -13,6 +13,9 @@ import pytest
 # The program, and the Debian package that brings it.
 PACKAGES = {
     "nginx": "nginx-light",
+    "curl": "curl",
+    "h2load": "nghttp2-client",
+    "node": "nodejs",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "prometheus": "prometheus",

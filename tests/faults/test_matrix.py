@@ -58,12 +58,13 @@ UNHEARD_BY_HTTPX = {("request", f"upstream {what}") for what in ("closes", "rese
 GARBAGE = b"\x00\xff not http \r\n\r\n"
 
 
-@pytest.fixture(params=["native", "httpx"])
+@pytest.fixture(params=["native+uvicorn", "httpx+uvicorn", "native+http2"])
 async def proxied(
     request: pytest.FixtureRequest, leaks: LeakCheck, serve: Serve
 ) -> AsyncIterator[tuple[RunningStack, list[Conn]]]:
     """The proxy before an upstream that reads a request, and sends a head and an event when it is let go."""
     conns: list[Conn] = []
+    client_kind, server_kind = request.param.split("+")
 
     async def script(conn: Conn) -> None:
         conns.append(conn)
@@ -80,19 +81,17 @@ async def proxied(
         ]
         routes = [*quick, route(upstream.url)]
         proxy = await exits.enter_async_context(
-            running_stack(routes, client_kind=request.param, server_kind="uvicorn", leaks=leaks)
+            running_stack(routes, client_kind=client_kind, server_kind=server_kind, leaks=leaks)
         )
         yield proxy, conns
 
 
 async def bring_to(phase: str, client: RawClient, conns: list[Conn], proxy: RunningStack, target: str) -> None:
     """Send a request and wait until its exchange is in this phase."""
-    announced = 8 if phase == "request" else 4
-    await client.send(
-        b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n" % target.encode()
-    )
-    if announced == 4:
-        await client.send(b"0\r\n\r\n")
+    await client.request(target, method="POST", headers=[("Transfer-Encoding", "chunked")])
+    await client.send_chunk(b"body")
+    if phase != "request":
+        await client.send_chunk(b"")
     await until(lambda: conns and conns[-1].heads)
     if phase == "body":
         conns[-1].go.set()
