@@ -350,7 +350,6 @@ PENDING: Final = frozenset(
         "store_errors",
         "throttled",
         "websocket_messages",
-        *(family.name for family in _GENAI),
     }
 )
 # By their full names, without ``_total``.

@@ -43,7 +43,7 @@ def routes(upstream: str, dead: str) -> Config:
     """Routes that give each series something to show: streams, a queue, retries, failures."""
     return configuration(
         [
-            {"name": "chat", "path": "/v1/*", "upstream": "demo"},
+            {"name": "chat", "path": "/v1/*", "upstream": "demo", "protocol": "auto"},
             {"name": "silent", "path": "/slow", "upstream": "demo", "keepalive": "100ms"},
             {"name": "limited", "path": "/events", "upstream": "demo", "limits": {"max_streams": 1, "queue": 10}},
             {"name": "retried", "path": "/ndjson", "upstream": "pair", "retry": {"attempts": 2}},
@@ -55,10 +55,11 @@ def routes(upstream: str, dead: str) -> Config:
 
 
 async def chat(url: str) -> None:
-    async with await connect(url) as client:
-        fields = [("Content-Type", "application/json")]
-        await client.request("/v1/chat/completions", method="POST", headers=fields, body=CHAT.encode())
-        await client.read_response()
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        async with await connect(url) as client:
+            fields = [("Content-Type", "application/json")]
+            await client.request(path, method="POST", headers=fields, body=CHAT.encode())
+            await client.read_response()
 
 
 async def leave(url: str) -> None:
