@@ -18,8 +18,8 @@ class OriginResponse:
     """A response whose head is known and whose body can be read.
 
     ``reason`` is the upstream's reason phrase, empty for the usual one; ``version`` that of HTTP in which the message
-    came. ``complete`` says that the whole body is there already, so that reading it waits for nothing. ``tunnel`` is the
-    upstream's end of a tunnel, behind a 101 that is right; it lives until `aclose`.
+    came. ``complete`` says that the whole body is there already, so that reading it waits for nothing. ``tunnel`` is
+    the upstream's end of a tunnel, behind a 101 that is right; it lives until `aclose`.
     """
 
     __slots__ = ("body", "complete", "fields", "reason", "status", "tunnel", "version")
