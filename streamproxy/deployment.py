@@ -21,7 +21,7 @@ from streamproxy.dialects.http import HTTP
 from streamproxy.dialects.protocols import DIALECTS
 from streamproxy.errors import StreamproxyError
 from streamproxy.exchange.ledger import Ledger
-from streamproxy.exchange.tally import Tallies
+from streamproxy.exchange.tally import Tallies, Tally
 from streamproxy.exchange.timer import FOREVER, TimeLimits
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.observe.series import NO_ROUTE
@@ -35,6 +35,7 @@ from streamproxy.proxy.choose import Candidate, ModelChooser, Models
 from streamproxy.proxy.handle import Handler, RoutePlan
 from streamproxy.proxy.peek import PeekPlan
 from streamproxy.proxy.relay import RelayPlan
+from streamproxy.proxy.tunnel import TunnelPlan
 from streamproxy.routing.matcher import Matcher
 from streamproxy.routing.route import Route
 from streamproxy.store.build import Stores
@@ -122,6 +123,7 @@ class Deployment:
                 anti_buffering=route.anti_buffering,
                 error_event=route.on_truncation == "error_event",
             ),
+            tunnel=tunnel_plan(route, self._tallies),
             allow=", ".join(route.methods or _METHODS).encode(),
             peek=self._peek(route),
         )
@@ -163,6 +165,7 @@ class Deployment:
             continue_on_disconnect=False,
             response_edit=NO_EDIT,
             relay=RelayPlan(None, ndjson=False, anti_buffering=False, error_event=False),
+            tunnel=TunnelPlan(None, 0, False, Tally(), Tally()),  # a handshake is told what any request is
             allow=b"",
         )
 
@@ -305,6 +308,19 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         models=upstream.models,
         ask_usage=route.usage is not None,
         stream_identity=route.protocol != "http",
+    )
+
+
+def tunnel_plan(route: model.Route, tallies: Tallies) -> TunnelPlan | None:
+    """How a route carries its WebSockets; None when it refuses them."""
+    if route.websocket is None:
+        return None
+    return TunnelPlan(
+        ping=route.websocket.ping,
+        buffer=route.buffer,
+        continue_on_disconnect=route.on_disconnect == "continue",
+        from_client=tallies.of("websocket_messages", route.name, "client"),
+        from_upstream=tallies.of("websocket_messages", route.name, "upstream"),
     )
 
 

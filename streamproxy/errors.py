@@ -162,6 +162,10 @@ class RequestTimeout(Rejected):
     error, status, title, end, close = "http_request_error", 408, "The request came too slowly", "timeout", True
 
 
+class UnsupportedVersion(Rejected):
+    error, status, title = "http_request_error", 426, "This version of WebSocket is not supported"
+
+
 class NotImplementedHere(Rejected):
     error, status, title = "http_request_error", 501, "This kind of request is not served here"
 

@@ -37,23 +37,27 @@ class ClientFactory:
         context = self._tls() if url.startswith("https:") else None
         idle_timeout = FOREVER if connections.idle_timeout is None else connections.idle_timeout
         server_name = upstream.tls.server_name or server_name
-        if upstream.client == "httpx" or upstream.proxy is not None:
+        native = None
+        if upstream.proxy is None:
+            native = NativeClient(
+                url,
+                socket=socket,
+                ssl_context=context,
+                server_name=server_name,
+                max_connections=connections.max,
+                max_idle=connections.max_idle,
+                idle_timeout=idle_timeout,
+            )
+        if native is None or upstream.client == "httpx":
             return build_httpx(
                 verify=context,
                 server_name=server_name,
                 socket=socket,
                 proxy=upstream.proxy,
                 limits=(connections.max, connections.max_idle, idle_timeout),
+                upgrades=native,
             )
-        return NativeClient(
-            url,
-            socket=socket,
-            ssl_context=context,
-            server_name=server_name,
-            max_connections=connections.max,
-            max_idle=connections.max_idle,
-            idle_timeout=idle_timeout,
-        )
+        return native
 
     def _tls(self) -> ssl.SSLContext:
         if self._context is None:

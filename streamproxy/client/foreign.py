@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from streamproxy.client.base import ChunkSource, IteratorSource
 from streamproxy.client.translate import translate
-from streamproxy.errors import BadResponse
+from streamproxy.errors import BadResponse, NotImplementedHere
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, response_framing
 from streamproxy.wire.status import PHRASES
@@ -34,7 +34,12 @@ class ForeignClient:
         content: AsyncIterator[bytes] | None,
         extensions: Mapping[str, Any],
     ) -> AbstractAsyncContextManager[ForeignResponse]:
-        """As `streamproxy.client.base.Client.stream`."""
+        """As `streamproxy.client.base.Client.stream`.
+
+        Raises NotImplementedHere for an upgrade: httpx's shape has no word for a connection that leaves HTTP.
+        """
+        if extensions.get("upgrade"):
+            raise NotImplementedHere("This upstream's client cannot carry WebSocket")
         progress = extensions.get("progress", _ignore)
         passed = {name: value for name, value in extensions.items() if name not in OURS}
         if content is None:

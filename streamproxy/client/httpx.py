@@ -15,7 +15,9 @@ from typing import Any
 
 import httpx2
 
-from streamproxy.client.foreign import OURS, ForeignClient, ForeignResponse
+from streamproxy.client.base import Client
+from streamproxy.client.foreign import OURS, ForeignClient
+from streamproxy.errors import NotImplementedHere
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.methods import IDEMPOTENT
 
@@ -34,13 +36,17 @@ class HttpxClient(ForeignClient):
     """An ``AsyncClient`` of httpx or httpx2, used without its defaults.
 
     ``server_name`` is the name that TLS asks for and verifies, instead of the URL's host. With ``owned`` the client is
-    closed by `aclose`.
+    closed by `aclose`. Requests that ask for an upgrade are sent by ``upgrades``, which is closed with it; without one
+    they are refused.
     """
 
-    def __init__(self, client: Any, *, server_name: str | None = None, owned: bool = False) -> None:
+    def __init__(
+        self, client: Any, *, server_name: str | None = None, owned: bool = False, upgrades: Client | None = None
+    ) -> None:
         super().__init__(client)
         self._server_name = server_name
         self._owned = owned
+        self._upgrades = upgrades
         # The client's own request class: httpx and httpx2 take no other's.
         self._request = type(client.build_request("GET", "http://localhost/"))
         self._urls: dict[str, Any] = {}
@@ -53,8 +59,12 @@ class HttpxClient(ForeignClient):
         headers: Headers,
         content: AsyncIterator[bytes] | None,
         extensions: Mapping[str, Any],
-    ) -> AbstractAsyncContextManager[ForeignResponse]:
-        """As `streamproxy.client.base.Client.stream`."""
+    ) -> AbstractAsyncContextManager[Any]:
+        """As `streamproxy.client.base.Client.stream`. Raises NotImplementedHere for an upgrade that it can't make."""
+        if extensions.get("upgrade"):
+            if self._upgrades is None:
+                raise NotImplementedHere("This upstream's client cannot carry WebSocket")
+            return self._upgrades.stream(method, url, headers=headers, content=content, extensions=extensions)
         attempt = _Attempt(extensions.get("progress"))
         passed = {name: value for name, value in extensions.items() if name not in OURS} | {"trace": attempt.trace}
         if self._server_name is not None:
@@ -73,6 +83,8 @@ class HttpxClient(ForeignClient):
         """Close the client and its connections, if they are ours."""
         if self._owned:
             await self._client.aclose()
+        if self._upgrades is not None:
+            await self._upgrades.aclose()
 
 
 class _Attempt:
@@ -165,6 +177,7 @@ def build_httpx(
     socket: str | None,
     proxy: str | None,
     limits: tuple[int, int, float],
+    upgrades: Client | None = None,
 ) -> HttpxClient:
     """A client of our own for one endpoint.
 
@@ -183,4 +196,4 @@ def build_httpx(
     )
     _Closer(getattr(transport, "_pool", None))
     client = httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
-    return HttpxClient(client, server_name=server_name, owned=True)
+    return HttpxClient(client, server_name=server_name, owned=True, upgrades=upgrades)

@@ -235,6 +235,18 @@ def _short_keepalive(value: object) -> object:
     return {"interval": value} if isinstance(value, str | int | float) else value
 
 
+class WebSocket(Section):
+    """What is done for the WebSockets of a route; on or off alone is its short form."""
+
+    ping: t.Timeout = setting("off", "silence of both directions until both ends are pinged")
+
+
+def _short_websocket(value: object) -> object:
+    if units.is_off(value):
+        return None
+    return {} if value is True or value == "on" else value
+
+
 class HeaderRules(Section):
     """First ``remove`` and ``set`` take fields away, then those of ``set`` and ``add`` come at the end."""
 
@@ -339,7 +351,9 @@ class Route(Section):
     usage: Annotated[Literal["ask"] | None, OrOff] = setting(
         "off", "ask: OpenAI completions that stream are asked for their usage, where they don't say so themselves"
     )
-    websocket: t.Switch = setting("off", "relay WebSocket")
+    websocket: Annotated[WebSocket | None, BeforeValidator(_short_websocket)] = setting(
+        "on", "on, off, or a mapping; off refuses handshakes with 501"
+    )
     resume: Annotated[Resume | None, OrOff] = setting("off", "event streams that can be taken up again")
     share: Annotated[Share | None, OrOff] = setting("off", "one upstream stream for several clients")
     reconnect: Annotated[Reconnect | None, OrOff] = setting("off", "ask again for a GET stream that broke")

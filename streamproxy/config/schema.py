@@ -25,6 +25,7 @@ _SHORT_FORMS: dict[str, dict[str, Any]] = {
     "Endpoint": {"type": "string"},
     "Keepalive": {"type": ["string", "number"]},
     "Token": {"type": "string"},
+    "WebSocket": {"enum": [True, "on"]},
 }
 
 

@@ -71,6 +71,8 @@ def error_fields(error: ExchangeError, request_id: str, media: bytes, length: in
         headers.append((b"www-authenticate", error.challenge.encode()))
     if error.allow:
         headers.append((b"allow", error.allow.encode()))
+    if error.status == 426:
+        headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]  # RFC 6455 section 4.4
     if error.close:
         headers.append((b"connection", b"close"))
     return headers

@@ -20,6 +20,7 @@ from typing import Any
 from streamproxy.errors import BodyTooLarge, ClientDisconnected
 from streamproxy.exchange.body import Receive, RequestBody
 from streamproxy.exchange.extension import CONNECTION, Cancellable, DownstreamConnection
+from streamproxy.exchange.stream import ByteStream
 from streamproxy.exchange.target import Target
 from streamproxy.exchange.timer import Timer
 from streamproxy.wire.headers import Headers, RequestFields
@@ -58,6 +59,7 @@ class Downstream:
         "target",
         "transform_response_headers",
         "version",
+        "websocket_key",
         "write",
     )
 
@@ -75,6 +77,7 @@ class Downstream:
         peer = scope.get("client")
         self.peer: str = peer[0] if peer else ""  # its address; empty over a unix socket
         self.body: RequestBody | None = None  # None if the request has none
+        self.websocket_key: bytes | None = None  # of a WebSocket handshake that goes upstream as one
         # How to answer.
         self.transform_response_headers: Callable[[Headers], Headers] | None = None  # the last word on any response
         self.continue_on_disconnect = False
@@ -178,8 +181,9 @@ class Downstream:
 
     @property
     def wants_websocket(self) -> bool:
-        """Whether the request is a WebSocket handshake (RFC 6455 section 4.1) on a server of ours."""
-        return self.connection is not None and self.connection.wants_websocket
+        """Whether the request is a WebSocket handshake (RFC 6455 section 4.1) that `upgrade` can answer."""
+        direct = self.direct
+        return direct is not None and direct.wants_websocket
 
     # The response.
 
@@ -217,6 +221,20 @@ class Downstream:
         assert self.connection is not None
         self.connection.begin(status, headers, whole, reason)
         return None
+
+    def upgrade(self, headers: Headers) -> ByteStream:
+        """Answer a handshake that `wants_websocket` with 101; returns the client's end of the tunnel.
+
+        Raises ClientLeft, an OSError, when the client has left.
+        """
+        if self.transform_response_headers is not None:
+            headers = self.transform_response_headers(headers)
+        direct = self.direct
+        assert direct is not None
+        stream = direct.upgrade(headers)
+        self.started = True
+        self._exchange.status = 101
+        return stream
 
     def finish(self, trailers: Headers) -> Awaitable[None] | None:
         """End the body, with trailer fields where they reach the client; returns what to wait for, or None."""

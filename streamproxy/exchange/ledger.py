@@ -25,6 +25,7 @@ class Ledger:
     def __init__(self) -> None:
         self.live: dict[str, Exchange] = {}
         self.observers: list[Observer] = []
+        self.draining = False  # the process is about to end: nothing that may last for hours begins here
         self.gaps = GapHistograms()
         self.tallies = Tallies()
         self._empty: asyncio.Future[None] | None = None

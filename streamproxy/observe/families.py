@@ -252,7 +252,7 @@ _OURS: Final[tuple[Family, ...]] = (
     Counts(
         "websocket_messages",
         ("route", "direction"),
-        "WebSocket messages, by the side that they go to (client, upstream).",
+        "WebSocket messages, by the side that sent them (client, upstream).",
         "How many messages pass through WebSockets, and in which direction?",
         _counted("websocket_messages"),
     ),
@@ -349,7 +349,6 @@ PENDING: Final = frozenset(
         "shared_clients",
         "store_errors",
         "throttled",
-        "websocket_messages",
     }
 )
 # By their full names, without ``_total``.

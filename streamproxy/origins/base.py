@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from streamproxy.client.base import ChunkSource
 from streamproxy.exchange.call import Call
+from streamproxy.exchange.stream import ByteStream
 from streamproxy.wire.headers import ResponseFields
 
 
@@ -17,10 +18,11 @@ class OriginResponse:
     """A response whose head is known and whose body can be read.
 
     ``reason`` is the upstream's reason phrase, empty for the usual one; ``version`` that of HTTP in which the message
-    came. ``complete`` says that the whole body is there already, so that reading it waits for nothing.
+    came. ``complete`` says that the whole body is there already, so that reading it waits for nothing. ``tunnel`` is
+    the upstream's end of a tunnel, behind a 101 that is right; it lives until `aclose`.
     """
 
-    __slots__ = ("body", "complete", "fields", "reason", "status", "version")
+    __slots__ = ("body", "complete", "fields", "reason", "status", "tunnel", "version")
 
     def __init__(self, status: int, fields: ResponseFields, body: ChunkSource) -> None:
         self.status = status
@@ -29,6 +31,7 @@ class OriginResponse:
         self.fields = fields
         self.body = body
         self.complete = False
+        self.tunnel: ByteStream | None = None
 
     def on_client_left(self) -> Callable[[], None] | None:
         """What to call when the client leaves and the response is to be read on; None where that breaks it off."""

@@ -25,7 +25,7 @@ from typing import Any, Final
 from streamproxy.client.base import IteratorSource, Response
 from streamproxy.config.model import Retry
 from streamproxy.dialects.request import Peeked, model_edit, usage_edit
-from streamproxy.errors import UpstreamError
+from streamproxy.errors import BadResponse, UpstreamError
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.exchange import Exchange, Phase
 from streamproxy.exchange.target import Target
@@ -38,6 +38,7 @@ from streamproxy.upstream.upstream import Upstream
 from streamproxy.wire.headers import NO_EDIT, Edit, Headers, ResponseFields, request_headers
 from streamproxy.wire.media import accepts_event_stream
 from streamproxy.wire.target import rewrite
+from streamproxy.wire.websocket import accept_of
 
 _COMPLETIONS: Final = (b"/chat/completions", b"/completions")
 _UNIX: Final = b"unix:"  # what X-Forwarded-For says of a client without an address
@@ -117,11 +118,30 @@ class UpstreamResponse(OriginResponse):
         self.fields = ResponseFields(response.headers.raw)
         self.body = response.source
         self.complete = response.complete
+        self.tunnel = None
         if self._roster is not None:
             if status in FAILED_STATUSES:
                 self._roster.failed(self._endpoint)
             elif not self._roster.error_events:
                 self._roster.succeeded(self._endpoint)
+
+    def switch(self, key: bytes) -> None:
+        """Make a tunnel of the response to a WebSocket handshake with this key, if it is a 101; a refusal stays one.
+
+        Raises BadResponse for a 101 that does not answer the handshake (RFC 6455 section 4.1), and for a success that
+        is none: whoever took one for a 101 would read the next bytes as another protocol.
+        """
+        if 200 <= self.status < 300:
+            raise BadResponse("The upstream did not switch to WebSocket")
+        if self.status != 101:
+            return
+        response: Any = self._stream
+        fields = response.headers.raw
+        said = [value.lower() for name, value in fields if name == b"upgrade"]
+        accepted = [value for name, value in fields if name == b"sec-websocket-accept"]
+        if said != [b"websocket"] or accepted != [accept_of(key)]:
+            raise BadResponse("The upstream's 101 does not answer the handshake")
+        self.tunnel = response.detach()
 
     async def aclose(self, fault: BaseException | None) -> None:
         stream, endpoint, roster, body = self._stream, self._endpoint, self._roster, self.body
@@ -157,9 +177,10 @@ class UpstreamOrigin(Origin):
         endpoint = upstream.pick(exchange, call.downstream.headers)
         request = self.request(call, endpoint)
         exchange.phase = "connect"
-        retry = self._plan.retry
+        retry, key = self._plan.retry, call.downstream.websocket_key
         if retry is not None:
-            return await _Attempts(upstream, endpoint, request, call, retry).open()
+            chosen = await _Attempts(upstream, endpoint, request, call, retry).open()
+            return chosen if key is None else await _switched(chosen, key)
         attempt = UpstreamResponse(endpoint, upstream.roster, exchange)
         stream = attempt.begin(request, body.attempt() if body is not None else None)
         try:
@@ -168,7 +189,7 @@ class UpstreamOrigin(Origin):
             attempt.failed(error)
             raise
         attempt.opened(response)
-        return attempt
+        return attempt if key is None else await _switched(attempt, key)
 
     def request(self, call: Call, endpoint: Endpoint) -> UpstreamRequest:
         """The request for an endpoint."""
@@ -180,6 +201,8 @@ class UpstreamOrigin(Origin):
         extensions["progress"] = call.timer.progress
         if downstream.direct is not None:
             extensions["informational"] = downstream.informational
+        if downstream.websocket_key is not None:
+            extensions["upgrade"] = True
         return UpstreamRequest(downstream.method, self._headers(call, endpoint.authority), extensions)
 
     def _rewrite(self, call: Call, peeked: Peeked) -> None:
@@ -221,8 +244,13 @@ class UpstreamOrigin(Origin):
             request_id=exchange.request_id.encode(),
             identity=identity,
             version=downstream.version,
-            trailers=b"te" in fields.noted and fields.te_trailers and downstream.takes_trailers,
+            trailers=b"te" in fields.noted
+            and downstream.websocket_key is None
+            and fields.te_trailers
+            and downstream.takes_trailers,
         )
+        if downstream.websocket_key is not None:
+            headers += fields.handshake()
         return self._edited(headers, call) if self._edits else headers
 
     def _edited(self, headers: Headers, call: Call) -> Headers:
@@ -232,6 +260,19 @@ class UpstreamOrigin(Origin):
             trace.opened_at, trace.target = monotonic(), self._target(call.downstream.target)
             headers = trace.carry(headers)
         return self._plan.edit.apply(headers)
+
+
+async def _switched(response: UpstreamResponse, key: bytes) -> UpstreamResponse:
+    """The response to a handshake. Raises BadResponse, with the response closed, when it is no answer to one."""
+    fault = None
+    try:
+        response.switch(key)
+    except BadResponse as error:
+        fault = error
+    if fault is not None:
+        await response.aclose(fault)
+        raise fault
+    return response
 
 
 class _Attempts:
@@ -252,7 +293,7 @@ class _Attempts:
             self._body.hold(retry.buffer)
         self._progress = request.extensions["progress"] = _Progress(call.exchange, call.timer.progress)
 
-    async def open(self) -> OriginResponse:
+    async def open(self) -> UpstreamResponse:
         """The response that is to be relayed. Raises the last attempt's error."""
         upstream, body, tried = self._upstream, self._body, [self._endpoint]
         upstream.budget.request(monotonic())

@@ -11,8 +11,9 @@ Theory of operation. The first signal begins it, and each step ends early at the
   one does not: Node's fetch takes a cut stream for a finished one when it reads ``Connection: close``). What runs
   goes on for at most ``drain_timeout``.
 - *Ending*: an event stream that stands between two events is ended there, one that is inside an event has `MOMENT`
-  seconds to come to its end. No response is made to look finished, and an exchange that has no response head yet is
-  answered with 503. Connections have `FLUSH` seconds to take what was sent last.
+  seconds to come to its end. Both ends of a WebSocket are sent a Close frame. No response is made to look finished,
+  and an exchange that has no response head yet is answered with 503. Connections have `FLUSH` seconds to take what was
+  sent last.
 
 When another process has taken over the sockets, that process is ready and accepts: there is no delay. Idle connections
 have `REPLACED` seconds for one more request, whose response says that it was the last, before they are closed: a
@@ -36,7 +37,7 @@ from streamproxy.exchange.ledger import Ledger
 logger = logging.getLogger("streamproxy.server")
 
 MOMENT = 1.0  # seconds for an event to be completed
-FLUSH = 1.0  # seconds for interrupted exchanges to end
+FLUSH = 1.5  # seconds for interrupted exchanges to end; a tunnel waits one for the answers to its Close frames
 NEWCOMERS = 0.15  # seconds for the first request of a connection that was accepted last
 REPLACED = 10.0  # seconds for the next request of idle connections, in a process that another has taken over
 _LOOK = 0.01  # seconds between two checks of the streams that are inside an event
@@ -85,6 +86,7 @@ class Closing(Protocol):
 async def drain(app: Draining, engine: Closing, stop: Stop, *, delay: float, timeout: float | None) -> None:
     """Bring all exchanges to their end. ``delay`` and ``timeout`` are seconds; a timeout of None waits for ever."""
     app.draining = not stop.replaced
+    app.ledger.draining = True
     logger.info("draining: %d exchanges are live", len(app.ledger.live))
     if delay and not stop.replaced:  # the successor serves already
         await _first(stop, asyncio.sleep(delay))

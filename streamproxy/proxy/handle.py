@@ -31,6 +31,7 @@ from streamproxy.errors import (
     MethodRefused,
     NotImplementedHere,
     StoppedByShutdown,
+    UnsupportedVersion,
 )
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.date import http_date
@@ -44,6 +45,7 @@ from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.proxy.admission import Admission, ClientKey
 from streamproxy.proxy.peek import PeekPlan, peek
 from streamproxy.proxy.relay import Relay, RelayPlan
+from streamproxy.proxy.tunnel import Tunnel, TunnelPlan
 from streamproxy.wire.cors import Cors, is_preflight
 from streamproxy.wire.forwarded import Network, is_trusted, original_client
 from streamproxy.wire.headers import (
@@ -56,10 +58,13 @@ from streamproxy.wire.headers import (
     first,
     forwards_left,
     hops,
+    named_by_connection,
     sane_request_id,
     via,
 )
+from streamproxy.wire.http1 import is_websocket_key
 from streamproxy.wire.trace import parse_traceparent
+from streamproxy.wire.websocket import VERSION
 
 logger = logging.getLogger("streamproxy.proxy")
 
@@ -86,6 +91,7 @@ class RoutePlan:
     continue_on_disconnect: bool
     response_edit: Edit
     relay: RelayPlan
+    tunnel: TunnelPlan | None  # of its WebSockets; None refuses them
     allow: bytes  # the methods that it takes
     peek: PeekPlan | None = None  # what is to be known of its requests' bodies
 
@@ -123,7 +129,7 @@ class Handler:
             try:
                 if self._chooser is not None:
                     plan = await self._chooser.choose(call)
-                answer = _answer_here(plan, call)
+                answer = _answer_here(plan, call, self._ledger.draining)
                 if answer is None:
                     if self._chooser is None:
                         downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
@@ -132,8 +138,12 @@ class Handler:
                     if plan.peek is not None and self._chooser is None:
                         await peek(call, plan.peek)
                     response = await plan.origin.open(call)
-                    relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
-                    await relay.run(_prepare(plan, call, response))
+                    if response.tunnel is not None and plan.tunnel is not None:
+                        fields = _prepare(plan, call, response)
+                        await Tunnel(call, response.tunnel, plan.tunnel).run(fields.kept)
+                    else:
+                        relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
+                        await relay.run(_prepare(plan, call, response))
                 else:
                     await _respond(call, answer[0], answer[1], b"")
             except (Exception, asyncio.CancelledError) as error:
@@ -182,7 +192,7 @@ class Handler:
         return Call(exchange, downstream, timer)
 
 
-def _answer_here(plan: RoutePlan, call: Call) -> tuple[int, Headers] | None:
+def _answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Headers] | None:
     """What the proxy answers itself: a preflight, or a request that may not be forwarded any further.
 
     None for what goes on. Raises an ExchangeError for what is refused.
@@ -199,6 +209,8 @@ def _answer_here(plan: RoutePlan, call: Call) -> tuple[int, Headers] | None:
         downstream.target.query = passed.query
         downstream.headers = passed.headers
         downstream.fields = RequestFields(passed.headers)
+    if b"upgrade" in downstream.fields.noted:
+        _screen_upgrade(plan, call, draining)
     return _screen(plan, downstream)
 
 
@@ -212,8 +224,6 @@ def _screen(plan: RoutePlan, downstream: Downstream) -> tuple[int, Headers] | No
     via_list = noted.get(b"via")
     if via_list is not None and hops(via_list) > MAX_HOPS:
         raise LoopDetected()
-    if downstream.wants_websocket:
-        raise NotImplementedHere("WebSocket is not served here")
     method = downstream.method
     if method == "TRACE":
         raise MethodRefused()
@@ -226,6 +236,36 @@ def _screen(plan: RoutePlan, downstream: Downstream) -> tuple[int, Headers] | No
             return 200, [(b"allow", plan.allow), (b"content-length", b"0")]
         downstream.fields.replace(b"max-forwards", b"%d" % (left - 1))
     return None
+
+
+def _screen_upgrade(plan: RoutePlan, call: Call, draining: bool) -> None:
+    """Take a WebSocket handshake for one; any other upgrade is not made, and the request goes on without the field.
+
+    Raises what RFC 6455 section 4.4 asks for when a handshake can't be taken.
+    """
+    downstream = call.downstream
+    noted = downstream.fields.noted
+    if (
+        noted[b"upgrade"].lower() != b"websocket"
+        or downstream.method != "GET"
+        or downstream.version != "1.1"
+        or downstream.fields.has_body
+        or b"upgrade" not in named_by_connection(downstream.headers)
+    ):
+        return
+    call.exchange.protocol = "websocket"
+    key = noted.get(b"sec-websocket-key", b"")
+    if plan.tunnel is None:
+        raise NotImplementedHere("WebSocket is not served here")
+    if noted.get(b"sec-websocket-version") != VERSION:
+        raise UnsupportedVersion()
+    if not is_websocket_key(key):
+        raise BadRequest("Sec-WebSocket-Key is not valid")
+    if draining:
+        raise StoppedByShutdown()
+    if not downstream.wants_websocket:
+        raise NotImplementedHere("This server cannot carry WebSocket")
+    downstream.websocket_key = key
 
 
 async def _respond(call: Call, status: int, headers: Headers, body: bytes) -> None:

@@ -128,6 +128,13 @@ def breaks_lines(data: bytes) -> bool:
     return _LF in data or _CR in data or _NUL in data
 
 
+_HANDSHAKE: Final = (
+    b"sec-websocket-version",
+    b"sec-websocket-key",
+    b"sec-websocket-protocol",
+    b"sec-websocket-extensions",
+)
+
 # What is done with the fields that are not simply passed on.
 _DROP: Final = 0
 _CONNECTION: Final = 1
@@ -149,6 +156,11 @@ _REQUEST_FIELDS: Final = dict.fromkeys(HOP_BY_HOP, _DROP) | {
     b"max-forwards": _NOTE,
     b"traceparent": _NOTE,
     b"via": _NOTE,
+    b"upgrade": _NOTE_AND_DROP,
+    b"sec-websocket-extensions": _NOTE_AND_DROP,
+    b"sec-websocket-key": _NOTE_AND_DROP,
+    b"sec-websocket-protocol": _NOTE_AND_DROP,
+    b"sec-websocket-version": _NOTE_AND_DROP,
 }
 
 
@@ -214,6 +226,12 @@ class RequestFields:
         """Whether the client said that it takes trailers (RFC 9110 section 10.1.4)."""
         te = self.noted.get(b"te")
         return te is not None and b"trailers" in [part.strip(b" \t").lower() for part in te.split(b",")]
+
+    def handshake(self) -> Headers:
+        """The fields of a WebSocket handshake (RFC 6455 section 4.1), which go upstream for nothing else."""
+        noted = self.noted
+        own = [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
+        return own + [(name, noted[name]) for name in _HANDSHAKE if name in noted]
 
     def chain(self) -> bytes:
         """The addresses of X-Forwarded-For, as one list; empty without any."""

@@ -405,11 +405,9 @@ async def test_an_operator_can_end_a_stream(stack: StartStack, serve: Serve, dia
     await (await upstream.connection()).wait_ended()
 
 
-async def test_a_websocket_is_refused_as_long_as_it_is_not_relayed(
-    stack: StartStack, serve: Serve, dial: Connect
-) -> None:
+async def test_a_websocket_is_refused_where_it_is_off(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(answering(response(b"ok")))
-    proxy = await stack(upstream.url)
+    proxy = await stack([route(upstream.url, websocket="off")])
     client = await dial(proxy.url)
     await client.send(
         b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

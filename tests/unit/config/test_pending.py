@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamproxy.config import parse_config
-from streamproxy.config.fields import default_of, field_at
+from streamproxy.config.fields import field_at
 from streamproxy.config.model import Config
 from streamproxy.config.pending import PENDING, Pending
 from streamproxy.errors import ConfigError
@@ -14,7 +14,6 @@ from streamproxy.errors import ConfigError
 ASKING = {
     "upstreams.*.http2": "on",
     "routes.*.keepalive.before_headers": "10s",
-    "routes.*.websocket": "on",
     "routes.*.share": "{key: [path]}",
     "routes.*.reconnect": "{attempts: 5}",
 }
@@ -66,9 +65,3 @@ def test_every_row_names_a_key_of_the_model() -> None:
     for row in PENDING:
         field_at(Config, row.path)
     assert {row.key for row in PENDING} == set(ASKING)
-
-
-def test_no_default_asks_for_what_is_not_there() -> None:
-    """A file that leaves a key out must not get what is refused when it is written out."""
-    unserved = {row.key: default_of(field_at(Config, row.path)) for row in PENDING}
-    assert unserved["routes.*.websocket"] is False

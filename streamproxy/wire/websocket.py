@@ -1,0 +1,143 @@
+"""WebSocket (RFC 6455) as a proxy sees it: the handshake's rules, where frames begin and end, and control frames.
+
+Theory of operation of `FrameWalker`. It follows the bytes of one direction, in reads of any size, through two states::
+
+    HEADER ──the header is whole──▶ PAYLOAD ──its last byte──▶ HEADER
+
+Of a header that a read has cut it holds at most 13 bytes; of a payload it holds nothing, and masks are not undone. It
+counts messages at the end of their last frame and notices a Close frame. Bytes that are no frames (a reserved opcode,
+a mask where there is to be none) make it give up: ``lost`` is set, and it says nothing any more. What passes is not
+its affair.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Final
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+VERSION: Final = b"13"
+
+PING: Final = 9
+CLOSE: Final = 8
+
+GOING_AWAY: Final = 1001
+SERVICE_RESTART: Final = 1012  # in IANA's registry of close codes
+
+_LONGEST_HEADER: Final = 14
+_MOST_CONTROL: Final = 125  # bytes of a control frame's payload (RFC 6455 section 5.5)
+
+
+def accept_of(key: bytes) -> bytes:
+    """The Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+
+
+def control_frame(opcode: int, payload: bytes = b"", mask: bytes = b"") -> bytes:
+    """A control frame. ``mask`` is the four bytes that a client has to mask with; empty for a server's frame.
+
+    Raises ValueError when the payload is over 125 bytes.
+    """
+    size = len(payload)
+    if size > _MOST_CONTROL:
+        raise ValueError("the payload of a control frame is over 125 bytes")
+    if not mask:
+        return bytes((0x80 | opcode, size)) + payload
+    masked = bytes([byte ^ mask[at & 3] for at, byte in enumerate(payload)])
+    return bytes((0x80 | opcode, 0x80 | size)) + mask + masked
+
+
+def close_payload(code: int) -> bytes:
+    """The payload of a Close frame with this code and no reason."""
+    return code.to_bytes(2, "big")
+
+
+class FrameWalker:
+    """Follows the frames of one direction. ``masked`` says that they come from a client (RFC 6455 section 5.1).
+
+    ``messages`` have passed in whole, ``closed`` says that a Close frame has, and ``lost`` that these are no frames.
+    """
+
+    __slots__ = ("_ends_message", "_fragmented", "_head", "_left", "_masked", "_opcode", "closed", "lost", "messages")
+
+    def __init__(self, *, masked: bool) -> None:
+        self.messages = 0
+        self.closed = False
+        self.lost = False
+        self._masked = masked
+        self._head = b""  # of a header that a read has cut
+        self._left = 0  # bytes of the payload that are still to come
+        self._opcode = 0
+        self._ends_message = False
+        self._fragmented = False  # a message has begun and its last frame has not come
+
+    @property
+    def between_frames(self) -> bool:
+        """Whether another frame may stand here."""
+        return not self._left and not self._head and not self.lost
+
+    def feed(self, data: bytes) -> None:
+        """Follow the bytes of one read."""
+        self._walk(data, False)
+
+    def feed_frame(self, data: bytes) -> int:
+        """Follow bytes as far as the end of the frame that they begin or go on with; returns how many those are."""
+        return self._walk(data, True)
+
+    def _walk(self, data: bytes, one: bool) -> int:
+        at, size = 0, len(data)
+        while at < size and not self.lost:
+            if not self._left:
+                at += self._enter(data[at : at + _LONGEST_HEADER])
+                if self._head or self.lost:
+                    break
+            left = self._left
+            if size - at < left:
+                self._left = left - (size - at)
+                return size
+            at += left
+            self._left = 0
+            self._leave()
+            if one:
+                return at
+        return size
+
+    def _enter(self, piece: bytes) -> int:
+        """Read a header that begins in ``piece``, or goes on there; returns how many of these bytes it takes."""
+        before = len(self._head)
+        head = self._head + piece if before else piece
+        need = 2
+        if len(head) >= 2:
+            short = head[1] & 0x7F
+            need = 2 + (2 if short == 126 else 8 if short == 127 else 0) + (4 if head[1] & 0x80 else 0)
+        if len(head) < need:
+            self._head = head
+            return len(piece)
+        self._head = b""
+        self._begin(head)
+        return need - before
+
+    def _begin(self, head: bytes) -> None:
+        first, second = head[0], head[1]
+        opcode, final, length = first & 0x0F, first & 0x80 != 0, second & 0x7F
+        if opcode >= CLOSE:
+            good = opcode <= 10 and final and length <= _MOST_CONTROL
+        else:
+            good = opcode <= 2 and self._fragmented == (opcode == 0)
+            self._fragmented = not final
+        if length == 126:
+            length = int.from_bytes(head[2:4], "big")
+        elif length == 127:
+            length = int.from_bytes(head[2:10], "big")
+        self.lost = not good or self._masked != (second & 0x80 != 0) or length >= 1 << 63
+        self._opcode = opcode
+        self._ends_message = final and opcode < CLOSE
+        self._left = 0 if self.lost else length
+
+    def _leave(self) -> None:
+        """The frame is over."""
+        if self._ends_message:
+            self.messages += 1
+        elif self._opcode == CLOSE:
+            self.closed = True
