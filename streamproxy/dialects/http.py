@@ -71,6 +71,7 @@ def error_fields(error: ExchangeError, request_id: str, media: bytes, length: in
         headers.append((b"www-authenticate", error.challenge.encode()))
     if error.allow:
         headers.append((b"allow", error.allow.encode()))
+    headers += error.fields
     if error.close:
         headers.append((b"connection", b"close"))
     return headers
