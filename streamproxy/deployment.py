@@ -30,8 +30,8 @@ from streamproxy.origins.base import Origin
 from streamproxy.origins.not_found import NotFound
 from streamproxy.origins.resume import RESULTS, ResumeOrigin, ResumePlan
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
-from streamproxy.proxy.choose import Candidate, ModelChooser, Models
 from streamproxy.proxy.admission import Admission, client_key, priority_of
+from streamproxy.proxy.choose import Candidate, ModelChooser, Models
 from streamproxy.proxy.handle import Handler, RoutePlan
 from streamproxy.proxy.peek import PeekPlan
 from streamproxy.proxy.quota import Quota, build_quota
