@@ -32,7 +32,7 @@ class Engine:
         while True:
             head, _ = await conn.read_request()
             if head.target != b"/metrics":
-                await conn.send(response(self.name.encode(), *self.head))
+                await conn.send(response(self.name.encode(), headers=self.head))
             elif self.endless:
                 await conn.send(b"HTTP/1.1 200 OK\r\n\r\n")
                 while True:
