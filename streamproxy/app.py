@@ -31,6 +31,7 @@ from streamproxy.observe.log import flush
 from streamproxy.observe.metrics import Metrics
 from streamproxy.routing.route import ProxyRouter
 from streamproxy.upstream.retired import Retired
+from streamproxy.upstream.sessions import SessionTable
 
 
 class Application(Control, Starlette):
@@ -41,11 +42,12 @@ class Application(Control, Starlette):
 
     ended: Ended
 
-    def __init__(self, config: Config, *, client: Any = None) -> None:
+    def __init__(self, config: Config, *, client: Any = None, sessions: SessionTable | None = None) -> None:
         Control.__init__(self)
         self._client = client
+        sessions = sessions or SessionTable()
         self._retired = Retired(self.ledger)
-        self.deployment = Deployment(config, self.ledger, client=client)
+        self.deployment = Deployment(config, self.ledger, client=client, sessions=sessions)
         self.metrics = Metrics(self.ledger, lambda: self.deployment.upstreams.values())
         self.metrics.declare(((route.name, route.upstream) for route in config.routes), self.deployment.models)
         self.ended = Ended()
@@ -73,7 +75,8 @@ class Application(Control, Starlette):
 
         Nothing else may come into force meanwhile. Raises StreamproxyError as `adopt` does.
         """
-        new = Deployment(config, self.ledger, client=self._client, previous=self.deployment)
+        old = self.deployment
+        new = Deployment(config, self.ledger, client=self._client, sessions=old.sessions, previous=old)
         try:
             await new.start()
         except BaseException:
@@ -174,13 +177,14 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         await app.aclose()
 
 
-def create_app(config: Config, *, client: Any = None) -> Application:
+def create_app(config: Config, *, client: Any = None, sessions: SessionTable | None = None) -> Application:
     """The proxy for ``config`` as a Starlette application, for any ASGI server.
 
     ``client`` is used for every upstream instead of the built-in ones: an ``httpx.AsyncClient``, or anything with
-    httpx's ``stream()`` and ``aiter_raw()``. It stays the caller's to close.
+    httpx's ``stream()`` and ``aiter_raw()``. It stays the caller's to close. ``sessions`` is where sessions that stick
+    to an endpoint are remembered, if other processes know them too.
     """
-    return Application(config, client=client)
+    return Application(config, client=client, sessions=sessions)
 
 
 def load_config(path: str | Path) -> Config:

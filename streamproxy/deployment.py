@@ -30,10 +30,11 @@ from streamproxy.origins.base import Origin
 from streamproxy.origins.not_found import NotFound
 from streamproxy.origins.resume import RESULTS, ResumeOrigin, ResumePlan
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
-from streamproxy.proxy.admission import Admission, client_key
+from streamproxy.proxy.admission import Admission, client_key, priority_of
 from streamproxy.proxy.choose import Candidate, ModelChooser, Models
 from streamproxy.proxy.handle import Handler, RoutePlan
 from streamproxy.proxy.peek import PeekPlan
+from streamproxy.proxy.quota import Quota, build_quota
 from streamproxy.proxy.relay import RelayPlan
 from streamproxy.proxy.tunnel import TunnelPlan
 from streamproxy.routing.matcher import Matcher
@@ -41,6 +42,7 @@ from streamproxy.routing.route import Route
 from streamproxy.store.build import Stores
 from streamproxy.upstream import Upstream
 from streamproxy.upstream.build import build_upstream
+from streamproxy.upstream.sessions import SessionTable
 from streamproxy.wire.cors import Cors
 from streamproxy.wire.headers import NO_EDIT, Edit, edit
 
@@ -56,14 +58,21 @@ class Deployment:
     """
 
     def __init__(
-        self, config: model.Config, ledger: Ledger, *, client: object | None = None, previous: Deployment | None = None
+        self,
+        config: model.Config,
+        ledger: Ledger,
+        *,
+        client: object | None = None,
+        sessions: SessionTable,
+        previous: Deployment | None = None,
     ) -> None:
         self.config = config
+        self.sessions = sessions  # goes from one deployment to the next
         self._sources = {name: (upstream, _files_of(upstream)) for name, upstream in config.upstreams.items()}
         self._kept = self._unchanged(previous) if previous is not None else {}
         shared = adapt(client) if client is not None else None
         self.upstreams = {
-            name: self._kept.get(name) or build_upstream(name, upstream, shared)
+            name: self._kept.get(name) or build_upstream(name, upstream, shared, sessions)
             for name, upstream in config.upstreams.items()
         }
         self.spans = self._span_export(previous)
@@ -74,6 +83,7 @@ class Deployment:
         self.admissions: dict[str, Admission] = {}  # of the routes that have limits, by their names
         self.models = frozenset(_model_names(config))  # those that may be labels
         self._candidates: list[tuple[ModelChooser | None, Candidate]] = []
+        self.quotas: dict[str, Quota] = {}  # as the admissions
         self.routes = [self._route(route, ledger) for route in config.routes]
         for number, (chooser, _) in enumerate(self._candidates):
             if chooser is not None:
@@ -89,7 +99,9 @@ class Deployment:
             preflight=route.cors is not None,
             cursors=route.resume is not None,
         )
-        plan = self._plan(route)
+        plan = self._plan(route, ledger.tallies)
+        if plan.quota is not None:
+            self.quotas[route.name] = plan.quota
         if plan.admission is not None:
             self.admissions[route.name] = plan.admission
         chooser = ModelChooser() if route.models else None
@@ -98,7 +110,7 @@ class Deployment:
         self._candidates.append((chooser, Candidate(compiled, plan, models, route.limits.inspect_body)))
         return compiled
 
-    def _plan(self, route: model.Route) -> RoutePlan:
+    def _plan(self, route: model.Route, tallies: Tallies) -> RoutePlan:
         limits, cors, keepalive = route.limits, route.cors, route.keepalive
         limited = limits.max_streams is not None or limits.max_streams_per_client is not None
         return RoutePlan(
@@ -113,6 +125,8 @@ class Deployment:
             auth=build_authenticator(route.auth, LocalFile) if route.auth is not None else None,
             admission=Admission(limits) if limited else None,
             client_key=client_key(limits.client_key),
+            priority=priority_of(limits.priority),
+            quota=build_quota(route.name, limits, tallies),
             max_request_body=limits.max_request_body,
             buffer=route.buffer,
             continue_on_disconnect=route.on_disconnect == "continue",
@@ -122,6 +136,8 @@ class Deployment:
                 ndjson=keepalive is not None and keepalive.ndjson,
                 anti_buffering=route.anti_buffering,
                 error_event=route.on_truncation == "error_event",
+                max_events=limits.max_events,
+                throttled=tallies.of("throttled", route.name, "events") if limits.max_events is not None else None,
             ),
             tunnel=tunnel_plan(route, self._tallies),
             allow=", ".join(route.methods or _METHODS).encode(),
@@ -160,6 +176,8 @@ class Deployment:
             auth=None,
             admission=None,
             client_key=client_key("client_ip"),
+            priority=None,
+            quota=None,
             max_request_body=None,
             buffer=0,
             continue_on_disconnect=False,
@@ -185,7 +203,12 @@ class Deployment:
         }
 
     def take_over(self, previous: Deployment) -> None:
-        """Go on with the places that another deployment's routes of the same names have given, after a reload."""
+        """Go on with the places that another deployment's routes of the same names have given, and with what their
+        clients have used, after a reload."""
+        for name, quota in self.quotas.items():
+            used = previous.quotas.get(name)
+            if used is not None:
+                quota.take_over(used)
         for name, admission in self.admissions.items():
             before = previous.admissions.get(name)
             if before is not None:
@@ -308,6 +331,7 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         models=upstream.models,
         ask_usage=route.usage is not None,
         stream_identity=route.protocol != "http",
+        inspect_body=route.limits.inspect_body,
     )
 
 

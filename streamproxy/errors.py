@@ -19,7 +19,8 @@ header, the access log and the metrics. One place, this tree, goes from an excep
         │   ├── NotImplementedHere      501 http_request_error
         │   ├── MethodRefused           405 http_request_error
         │   ├── Denied                  401 http_request_denied
-        │   ├── LimitReached            503 connection_limit_reached (429 for a client's own limit)
+        │   ├── LimitReached            503 connection_limit_reached (429 for a client's own limit or quota)
+        │   ├── EventLimitReached       after the head: http_response_body_size
         │   └── LoopDetected            508 proxy_loop_detected
         ├── UpstreamError           the upstream could not, or did not
         │   ├── ConnectionRefused       502 connection_refused
@@ -48,7 +49,7 @@ header, the access log and the metrics. One place, this tree, goes from an excep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 End = Literal[
@@ -115,6 +116,8 @@ class ExchangeError(StreamproxyError):
 
     challenge: str = ""  # for a WWW-Authenticate header
     allow: str = ""  # for an Allow header
+
+    fields: Sequence[tuple[bytes, bytes]] = ()  # further fields of the response
 
     def __init__(self, detail: str = "", *, note: str = "", retry_after: float | None = None) -> None:
         super().__init__(detail or self.title)
@@ -189,6 +192,20 @@ class LimitReached(Rejected):
 
 class ClientLimitReached(LimitReached):
     status, title = 429, "Too many streams of this client at once"
+
+
+class QuotaReached(ClientLimitReached):
+    """A client has used all the requests or tokens that it may; ``fields`` say how many those are."""
+
+    title = "This client has used up its quota"
+
+    def __init__(self, detail: str, *, retry_after: float, fields: Sequence[tuple[bytes, bytes]]) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.fields = fields
+
+
+class EventLimitReached(Rejected):
+    error, status, title = "http_response_body_size", 502, "The stream has more events than the route lets through"
 
 
 class LoopDetected(Rejected):

@@ -14,6 +14,7 @@ from streamproxy.admin.sample import Rates, Sample, Snapshot
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.histogram import Histogram
 from streamproxy.observe.access_log import record
+from streamproxy.observe.series import Totals
 
 Sort = Literal["age", "bytes", "events", "rate"]
 
@@ -72,6 +73,7 @@ class EndpointRow(TypedDict):
     endpoint: str
     up: bool
     streams: int
+    load: dict[str, float] | None  # what its engine says: running, waiting, cache
 
 
 class UpstreamRow(TypedDict):
@@ -205,10 +207,23 @@ def _distributions(now: Snapshot, then: Snapshot | None, route: str) -> dict[str
     return {name: one for name, one in found.items() if one["count"]}
 
 
+def _load_of(totals: Totals, upstream: str, endpoint: str) -> dict[str, float] | None:
+    """What an engine says of itself, by kind; None where nothing was read."""
+    kinds = ("running", "waiting", "cache")
+    levels = {kind: totals.levels.get(("endpoint_load", upstream, endpoint, kind)) for kind in kinds}
+    return {kind: level for kind, level in levels.items() if level is not None} or None
+
+
 def endpoint_rows(sample: Sample) -> list[EndpointRow]:
     """The endpoints in the order of the configuration, but those that are down first."""
     rows: list[EndpointRow] = [
-        {"upstream": upstream, "endpoint": endpoint, "up": up, "streams": streams}
+        {
+            "upstream": upstream,
+            "endpoint": endpoint,
+            "up": up,
+            "streams": streams,
+            "load": _load_of(sample.totals, upstream, endpoint),
+        }
         for (upstream, endpoint), (up, streams) in sample.totals.endpoints.items()
     ]
     return sorted(rows, key=lambda row: row["up"])

@@ -49,6 +49,7 @@ def find(document: Document) -> Iterator[Finding]:
     yield from _dead_routes(document)
     yield from _principals(document)
     yield from _kept_streams(document)
+    yield from _tokens(document)
     yield from _listeners(document)
     yield from _one_admin(document)
     yield from _missing_files(document)
@@ -227,6 +228,15 @@ def _principals(document: Document) -> Iterator[Finding]:
     for path in document.match(("routes", "*", "limits", "client_key")):
         if document.get(path) == "principal" and is_off(document.get((*path[:2], "auth"))):
             yield Finding(path, "is nobody without auth on the route: set auth, or take client_ip or header:NAME")
+
+
+def _tokens(document: Document) -> Iterator[Finding]:
+    """Only the APIs of models report tokens."""
+    for path in document.match(("routes", "*", "limits", "tokens")):
+        protocol = document.get((*path[:2], "protocol"))
+        if not is_off(document.get(path)) and protocol in (None, "http"):
+            advice = "set protocol to that of the API, such as openai"
+            yield Finding(path, f"counts nothing, as protocol: http knows no tokens; {advice}", at_key=True)
 
 
 def _listen(document: Document, model: type[Server] | type[Admin], section: str) -> tuple[Address, ...]:

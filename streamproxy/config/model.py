@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, WithJsonSchema, model_validator
 
 from streamproxy.config import types as t
 from streamproxy.config import units, values
@@ -152,16 +152,68 @@ class Hash(Section):
     hash: t.HashSource = Field(description="header:NAME, cookie:NAME, query:NAME or client_ip")
 
 
-Policy = Literal["least_streams", "round_robin", "random_two"]
+class PrefixRing(Section):
+    """How conversations are spread over the endpoints."""
+
+    bytes: t.Size = setting("4KiB", "of a plain prompt, how much of its beginning is hashed")
+    load_factor: Annotated[float, BeforeValidator(values.load_factor), WithJsonSchema(t.FACTOR_SCHEMA)] = setting(
+        1.25, "an endpoint never has more than this times the mean of live streams"
+    )
+
+
+class Prefix(Section):
+    """Balancing that keeps conversations where their beginning is cached."""
+
+    prefix: PrefixRing = setting({}, "how conversations are spread over the endpoints")
+
+
+Policy = Literal["least_streams", "round_robin", "random_two", "least_load"]
 
 
 def _balance(value: object) -> object:
-    if isinstance(value, Hash) or value in ("least_streams", "round_robin", "random_two"):
+    if isinstance(value, Hash | Prefix) or value in ("least_streams", "round_robin", "random_two", "least_load"):
         return value
+    if isinstance(value, dict) and set(value) == {"prefix"}:
+        return Prefix.model_validate(value)
     source = value.get("hash") if isinstance(value, dict) and set(value) == {"hash"} else None
     if source is None:
-        raise ValueError("must be least_streams, round_robin, random_two or {hash: header:NAME}")
+        raise ValueError(
+            "must be least_streams, round_robin, random_two, least_load, {hash: header:NAME} or {prefix: {}}"
+        )
     return Hash(hash=values.hash_source(source))
+
+
+class LoadSource(Section):
+    """The metrics of an engine that has no name here."""
+
+    path: Annotated[str, BeforeValidator(values.route_path)] = setting("/metrics", "where they are")
+    running: t.MetricName = Field(description="the requests that run")
+    waiting: t.MetricName = Field(description="the requests that wait")
+    cache: t.OptionalMetricName = setting("off", "the share of the cache in use, from 0 to 1")
+
+
+class Load(Section):
+    """Where an engine says how much it has to do."""
+
+    source: Annotated[
+        Annotated[Literal["vllm", "sglang", "trtllm", "tgi"], Tag("text")] | Annotated[LoadSource, Tag("mapping")],
+        Discriminator(lambda value: "text" if isinstance(value, str) else "mapping"),
+    ] = Field(description="vllm, sglang, trtllm, tgi, or a mapping with path, running, waiting and cache")
+    interval: t.Interval = setting("500ms", "between two readings")
+    stale: t.Interval = setting("3s", "the age from which on a reading counts for nothing")
+
+    @model_validator(mode="after")
+    def _fresh_at_times(self) -> Load:
+        if self.stale <= self.interval:
+            raise ValueError("has readings that are stale before the next one is due: make stale longer than interval")
+        return self
+
+
+class Sticky(Section):
+    """Sessions that their endpoint has named."""
+
+    learn: t.LearnSource = Field(description="header:NAME, the response's field that names a session")
+    ttl: t.Interval = setting("1h", "how long a session is kept after its last use")
 
 
 class Upstream(Section):
@@ -172,8 +224,12 @@ class Upstream(Section):
     )
     client: Literal["auto", "native", "httpx"] = setting("auto", "auto: native, unless there is an egress proxy")
     http2: t.Switch = setting("off", "HTTP/2 with the endpoints")
-    balance: Annotated[Policy | Hash, BeforeValidator(_balance)] = setting("least_streams", "how an endpoint is picked")
     models: t.ModelNames = setting({}, "what a request's model is called here: {name: name here}")
+    balance: Annotated[Policy | Hash | Prefix, BeforeValidator(_balance)] = setting(
+        "least_streams", "how an endpoint is picked"
+    )
+    sticky: Annotated[Sticky | None, OrOff] = setting("off", "sessions that stay on the endpoint that has named them")
+    load: Annotated[Load | None, OrOff] = setting("off", "where the engines say how much they have to do")
     host: t.HostHeader = setting("upstream", "Host: upstream (the URL's), preserve (the client's), or a literal")
     tls: UpstreamTls = setting({}, "TLS with https endpoints")
     proxy: t.ProxyUrl = Field(
@@ -187,6 +243,14 @@ class Upstream(Section):
     def _client_can(self) -> Upstream:
         if self.client == "native" and self.proxy is not None:
             raise ValueError("has client: native, which uses no egress proxy; write client: auto or httpx")
+        return self
+
+    @model_validator(mode="after")
+    def _knows_the_load(self) -> Upstream:
+        if self.balance == "least_load" and self.load is None:
+            raise ValueError(
+                "has balance: least_load, and no load to go by; add load: {source: vllm} or another engine"
+            )
         return self
 
     @property

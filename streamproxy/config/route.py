@@ -57,6 +57,20 @@ _Parameter = Annotated[
 ]
 
 
+class RequestLimit(Section):
+    """How many requests a client may make in a time."""
+
+    rate: t.Rate = Field(description="such as 100/1m")
+    burst: t.CountLimit = setting("off", "how many at once; off: as many as the rate's count")
+
+
+class TokenLimit(Section):
+    """How many tokens a client may use in a time, as they are reported."""
+
+    rate: t.Rate = Field(description="such as 1000000/1h")
+    count: Literal["total", "input", "output"] = setting("total", "the tokens that count")
+
+
 class Limits(Section):
     """How much is let through at once, and how large; each process keeps its own count."""
 
@@ -67,6 +81,21 @@ class Limits(Section):
     queue_timeout: t.Timeout = setting("5s", "how long they wait")
     max_request_body: t.SizeLimit = setting("off", "a larger one gets 413")
     inspect_body: t.Size = setting("16MiB", "the most of a JSON body that is held to read model and stream from")
+    fair_by: Annotated[Literal["client_key"] | None, OrOff] = setting(
+        "off", "client_key: clients take turns in the queue; off: first come, first served"
+    )
+    priority: t.OptionalHeaderSource = setting("off", "header:NAME, an integer: a higher one is served first")
+    requests: Annotated[RequestLimit | None, OrOff] = setting("off", "how many a client may make in a time")
+    tokens: Annotated[TokenLimit | None, OrOff] = setting("off", "how many tokens a client may use in a time")
+    max_events: t.CountLimit = setting("off", "of one stream, which is cut then")
+    store: Literal["memory"] = setting("memory", "where requests and tokens are counted")
+
+    @model_validator(mode="after")
+    def _order_of_something(self) -> Limits:
+        for key in ("fair_by", "priority"):
+            if getattr(self, key) is not None and not self.queue:
+                raise ValueError(f"has {key} without a queue, whose order it would be")
+        return self
 
     @model_validator(mode="after")
     def _queue_for_something(self) -> Limits:

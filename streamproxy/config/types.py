@@ -20,6 +20,7 @@ REFERENCE_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"\$\{"}
 _DURATION_SCHEMA: dict[str, Any] = {"type": ["string", "number"], "pattern": rf"^{units.DURATION_PATTERN}$|\$\{{"}
 _SIZE_SCHEMA: dict[str, Any] = {"type": ["string", "integer"], "pattern": rf"^{units.SIZE_PATTERN}$|\$\{{"}
 _COUNT_SCHEMA: dict[str, Any] = {"type": ["string", "integer"], "pattern": r"^[0-9]+$|\$\{"}
+FACTOR_SCHEMA: dict[str, Any] = {"type": ["string", "number"]}
 _SWITCH_SCHEMA: dict[str, Any] = {"anyOf": [{"enum": [True, False, "on", "off"]}, REFERENCE_SCHEMA]}
 # YAML's plain scalars that look like numbers or booleans are text here.
 _SCALAR_SCHEMA: dict[str, Any] = {"type": ["string", "number", "boolean"]}
@@ -165,6 +166,12 @@ FinalStatus = Annotated[
     BeforeValidator(_within(200, 599, "the status of a final response")),
     WithJsonSchema(_COUNT_SCHEMA | {"minimum": 200, "maximum": 599}),
 ]
+Rate = Annotated[
+    units.Rate,
+    BeforeValidator(units.rate),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "pattern": rf"^{units.RATE_PATTERN}$|\$\{{"}),
+]
 RateLimit = Annotated[
     units.Rate | None,
     BeforeValidator(off_or(units.rate)),
@@ -190,6 +197,14 @@ SocketPath = Annotated[
 OptionalText = Annotated[str | None, BeforeValidator(off_or(values.text)), WithJsonSchema(_or_off({"type": "string"}))]
 HostHeader = Annotated[str, BeforeValidator(values.host_header)]
 HashSource = Annotated[str, BeforeValidator(values.hash_source)]
+LearnSource = Annotated[str, BeforeValidator(values.learn_source)]
+OptionalHeaderSource = Annotated[
+    str | None, BeforeValidator(off_or(values.priority_source)), WithJsonSchema(_or_off({"type": "string"}))
+]
+MetricName = Annotated[str, BeforeValidator(values.metric_name)]
+OptionalMetricName = Annotated[
+    str | None, BeforeValidator(off_or(values.metric_name)), WithJsonSchema(_or_off({"type": "string"}))
+]
 ClientSource = Annotated[str, BeforeValidator(values.client_source)]
 Prefix = Annotated[
     str,

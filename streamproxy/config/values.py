@@ -258,6 +258,9 @@ def socket_path(value: object) -> str:
     return raw
 
 
+_METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+
+
 def hash_source(value: object) -> str:
     """What to hash: ``header:NAME``, ``cookie:NAME``, ``query:NAME`` or ``client_ip``. Raises ValueError."""
     raw = text(value)
@@ -265,6 +268,43 @@ def hash_source(value: object) -> str:
     if raw != "client_ip" and (match is None or not TOKEN.fullmatch(match[2].encode())):
         raise ValueError("is not a source: write header:NAME, cookie:NAME, query:NAME or client_ip")
     return raw
+
+
+def learn_source(value: object) -> str:
+    """Where a session's name stands: ``header:NAME``. Raises ValueError."""
+    raw = text(value)
+    if not (raw.startswith("header:") and TOKEN.fullmatch(raw[7:].encode())):
+        raise ValueError("is not the name of a response's field: write header:NAME")
+    return raw
+
+
+def priority_source(value: object) -> str:
+    """Where a request's priority stands: ``header:NAME``. Raises ValueError."""
+    raw = text(value)
+    if not (raw.startswith("header:") and TOKEN.fullmatch(raw[7:].encode())):
+        raise ValueError("is not the name of a request's field: write header:NAME")
+    return raw
+
+
+def metric_name(value: object) -> str:
+    """The name of a Prometheus metric. Raises ValueError."""
+    raw = text(value)
+    if not _METRIC.fullmatch(raw):
+        raise ValueError("is not the name of a metric: use letters, digits, '_' and ':'")
+    return raw
+
+
+def load_factor(value: object) -> float:
+    """A number from 1 to 100. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("is not a factor: write a number from 1 to 100, such as 1.25")
+    try:
+        factor = float(value)
+    except ValueError:
+        factor = 0.0
+    if not 1.0 <= factor <= 100.0:
+        raise ValueError("is not a factor: write a number from 1 to 100, such as 1.25")
+    return factor
 
 
 def client_source(value: object) -> str:

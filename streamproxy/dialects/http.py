@@ -73,6 +73,7 @@ def error_fields(error: ExchangeError, request_id: str, media: bytes, length: in
         headers.append((b"allow", error.allow.encode()))
     if error.status == 426:
         headers += [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]  # RFC 6455 section 4.4
+    headers += error.fields
     if error.close:
         headers.append((b"connection", b"close"))
     return headers

@@ -55,6 +55,7 @@ class Exchange:
 
     __slots__ = (
         "abandoned",
+        "affinity",
         "attempts",
         "backpressure",
         "blocked_since",
@@ -119,6 +120,7 @@ class Exchange:
         self.upstream = upstream
         self.endpoint = ""  # the URL of the endpoint that was picked
         self.client = ""  # the client's address, without its port
+        self.affinity: bytes | None = None  # stands for the beginning of its conversation, to choose an endpoint by
         self.trusted = False  # the peer is a trusted proxy
         self.principal = ""  # whose credential was checked; never logged
         self.method = method

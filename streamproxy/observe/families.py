@@ -343,12 +343,10 @@ _GENAI: Final[tuple[Distributions, ...]] = (
 # takes its name out of here, and docs/metrics.md and the dashboard must have it then.
 PENDING: Final = frozenset(
     {
-        "endpoint_load",
         "fallbacks",
         "resumed",
         "shared_clients",
         "store_errors",
-        "throttled",
     }
 )
 # By their full names, without ``_total``.

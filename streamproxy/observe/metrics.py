@@ -37,6 +37,17 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _EOF = b"# EOF\n"
 
 
+class LoadView(Protocol):
+    """What the metrics show of a reading of an engine."""
+
+    @property
+    def running(self) -> float: ...
+    @property
+    def waiting(self) -> float: ...
+    @property
+    def cache(self) -> float | None: ...
+
+
 class EndpointView(Protocol):
     """What the metrics show of one endpoint."""
 
@@ -50,6 +61,8 @@ class EndpointView(Protocol):
     def idle(self) -> int: ...
     @property
     def active(self) -> int: ...
+    @property
+    def load(self) -> LoadView | None: ...
 
 
 class UpstreamView(Protocol):
@@ -148,6 +161,8 @@ class Metrics:
                 totals.endpoint((upstream.name, endpoint.url), endpoint.up, endpoint.streams)
                 totals.connections[upstream.name, "idle"] += endpoint.idle
                 totals.connections[upstream.name, "active"] += endpoint.active
+                if endpoint.load is not None:
+                    _enter_load(totals, upstream.name, endpoint.url, endpoint.load)
         return totals
 
     def exposition(self, accept: str = "") -> tuple[Iterator[bytes], str]:
@@ -179,6 +194,13 @@ class Metrics:
             if metric.samples or family.name not in PENDING:
                 yield metric
         yield from self._process.collect()
+
+
+def _enter_load(totals: Totals, upstream: str, endpoint: str, load: LoadView) -> None:
+    totals.level(("endpoint_load", upstream, endpoint, "running"), load.running)
+    totals.level(("endpoint_load", upstream, endpoint, "waiting"), load.waiting)
+    if load.cache is not None:
+        totals.level(("endpoint_load", upstream, endpoint, "cache"), load.cache)
 
 
 class _One:

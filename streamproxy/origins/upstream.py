@@ -30,6 +30,7 @@ from streamproxy.exchange.call import Call
 from streamproxy.exchange.exchange import Exchange, Phase
 from streamproxy.exchange.target import Target
 from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.upstream.affinity import prefix_key
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.outlier import FAILED_STATUSES, failed_by
 from streamproxy.upstream.retry import CONNECT, decide, kind_of, pause, repeatable, retry_after
@@ -59,6 +60,7 @@ class RequestPlan:
     models: Mapping[str, str] = field(default_factory=dict)  # what the upstream calls the models of requests
     ask_usage: bool = False
     stream_identity: bool = False  # a body that asks for a stream asks for an uncompressed one
+    inspect_body: int = 0  # the most bytes of a body that are held to choose an endpoint by
 
 
 class UpstreamRequest:
@@ -120,6 +122,8 @@ class UpstreamResponse(OriginResponse):
         self.complete = response.complete
         self.tunnel = None
         if self._roster is not None:
+            if self._roster.sessions is not None:
+                self._roster.sessions.learn(response.headers.raw, self._endpoint)
             if status in FAILED_STATUSES:
                 self._roster.failed(self._endpoint)
             elif not self._roster.error_events:
@@ -174,6 +178,8 @@ class UpstreamOrigin(Origin):
 
     async def open(self, call: Call) -> OriginResponse:
         exchange, body, upstream = call.exchange, call.downstream.body, self._upstream
+        if upstream.prefix_bytes and body is not None:
+            exchange.affinity = await prefix_key(body, self._plan.inspect_body, upstream.prefix_bytes)
         endpoint = upstream.pick(exchange, call.downstream.headers)
         request = self.request(call, endpoint)
         exchange.phase = "connect"

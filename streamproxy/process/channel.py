@@ -31,10 +31,12 @@ row_of = attrgetter(*FIELDS)
 
 
 class Boot(NamedTuple):
-    """To the worker, before anything else: what to serve, and the numbers of the listening sockets it has inherited."""
+    """To the worker, before anything else: what to serve, and the numbers of the descriptors it has inherited: the
+    listening sockets, and the memory of the sessions that all workers share."""
 
     config: Config
     listeners: tuple[int, ...]
+    sessions: int
 
 
 class Ready(NamedTuple):

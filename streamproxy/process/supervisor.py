@@ -31,6 +31,7 @@ from streamproxy.process.lifecycle import Launch, Main, Program, StartFailed, on
 from streamproxy.process.shares import Shares
 from streamproxy.process.workers import Backoff, Worker, ending
 from streamproxy.server.sockets import BindError
+from streamproxy.upstream.sessions import shared_memory
 
 logger = logging.getLogger("streamproxy.server")
 
@@ -46,6 +47,7 @@ class Supervisor(Main):
         self._fleet = fleet
         self._count = fleet.in_force.server.workers
         self._shares = Shares(listeners, self._count)
+        self._sessions = shared_memory()  # outlives every worker
         self._stopping = asyncio.Event()
         self._places: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
@@ -65,7 +67,7 @@ class Supervisor(Main):
         self._watching = loop.create_task(self._watch(), name="watchdog")
 
     async def _start(self, number: int) -> Worker:
-        worker = await Worker.start(number, self._fleet.in_force, self._shares.of(number - 1))
+        worker = await Worker.start(number, self._fleet.in_force, self._shares.of(number - 1), self._sessions)
         self._fleet.joined(worker)
         return worker
 

@@ -14,6 +14,7 @@ group, and the second of two must not be one that was meant for somebody else. S
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import signal
 import socket
@@ -55,6 +56,7 @@ from streamproxy.server.engines import Engine
 from streamproxy.server.http1.protocol import NEWCOMER
 from streamproxy.server.sockets import close, inherit
 from streamproxy.server.tls import ListenerTls
+from streamproxy.upstream.sessions import SessionTable
 
 PUSH = 1.0  # seconds between two reports that nobody asked for
 _BATCH = 100  # exchanges between two turns of the event loop: about a millisecond
@@ -199,7 +201,8 @@ async def _serve(boot: Boot, line: Line, stop: Stop) -> None:
     config = boot.config
     listeners: list[socket.socket] = [inherit(number) for number in boot.listeners]
     tls = ListenerTls(config.server.tls, config.server.serves_http2) if config.server.tls is not None else None
-    app = create_app(config)
+    app = create_app(config, sessions=SessionTable(boot.sessions))
+    os.close(boot.sessions)  # the table has mapped it
     # Together they take as many connections as one process would; a worker that is full leaves them to the others.
     most = max(1, config.server.max_connections // config.server.workers)
     engine = main_engine(config, app, listeners, tls, max_connections=most)

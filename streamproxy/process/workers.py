@@ -80,18 +80,21 @@ class Worker:
         self._reading = loop.create_task(self._read(), name=f"worker {number}")
 
     @classmethod
-    async def start(cls, number: int, config: Config, listeners: Sequence[socket.socket]) -> Worker:
-        """Start a process that serves ``config`` on these sockets. Raises OSError when the system has none to give."""
+    async def start(cls, number: int, config: Config, listeners: Sequence[socket.socket], sessions: int) -> Worker:
+        """Start a process that serves ``config`` on these sockets. Raises OSError when the system has none to give.
+
+        ``sessions`` is the descriptor of the memory of sessions that all workers share.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             numbers = tuple(listener.fileno() for listener in listeners)
             try:
-                process = _spawn(theirs.fileno(), numbers)
+                process = _spawn(theirs.fileno(), (*numbers, sessions))
             except OSError:
                 ours.close()
                 raise
         line = await Line.over(ours)
-        line.send(Boot(config, numbers))
+        line.send(Boot(config, numbers, sessions))
         return cls(number, process, line)
 
     @property
@@ -188,9 +191,9 @@ class Worker:
             await self.gone.wait()
 
 
-def _spawn(end: int, listeners: tuple[int, ...]) -> subprocess.Popen[bytes]:
+def _spawn(end: int, inherited: tuple[int, ...]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-c", _START, json.dumps(sys.path), str(end)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(end, *listeners))
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(end, *inherited))
 
 
 def ending(status: int) -> str:

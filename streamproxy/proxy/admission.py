@@ -5,13 +5,15 @@ argument. A request is in one of these states::
 
     asks ──▶ holds a place ──────────────────────────────▶ gone
       │            ▲                                         ▲
-      ├──▶ waits ──┘ (a place came free, first come first)   │
+      ├──▶ waits ──┘ (a place came free, and it was next)    │
       │      ├──── gives up (the client left) ───────────────┤
-      │      └──── waited for too long ──────────────────────┤
+      │      ├──── waited for too long ──────────────────────┤
+      │      └──── made room for one of a higher priority ───┤
       └──── refused: its client has its fill, or the queue is full
 
 What can't happen: more requests that hold a place than there are places; a free place while somebody waits; a place
-given to who came later; a client with more requests, holding and waiting together, than its own limit.
+given to one that is not next; a client with more requests, holding and waiting together, than its own limit. Who is
+next is decided by `WaitingLine`: the first that came, unless the route has priorities or lets clients take turns.
 
 A client counts from the moment it asks. So a client's own limit never queues: over it a request is refused at once,
 with 429, since only that client's own streams can make room, and no client fills the queue that all share.
@@ -26,7 +28,7 @@ The limits are those of one process: with several workers each keeps its own.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import re
 from collections.abc import Callable, Hashable
 from enum import Enum
 from time import monotonic
@@ -35,7 +37,10 @@ from streamproxy.config.route import Limits
 from streamproxy.errors import ClientLimitReached, LimitReached
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.timer import FOREVER
+from streamproxy.proxy.queue import WaitingLine
 from streamproxy.wire.headers import Headers, first
+
+_INTEGER = re.compile(rb"[+-]?[0-9]{1,9}")
 
 ClientKey = Callable[[Exchange, Headers], Hashable]
 
@@ -55,10 +60,11 @@ class State(Enum):
 class Ticket:
     """One request's place, or its wait for one. ``since`` is the time at which its state began."""
 
-    __slots__ = ("client", "future", "since", "state")
+    __slots__ = ("client", "future", "priority", "since", "state")
 
-    def __init__(self, client: Hashable, state: State, since: float) -> None:
+    def __init__(self, client: Hashable, state: State, since: float, priority: int = 0) -> None:
         self.client = client
+        self.priority = priority
         self.state = state
         self.since = since
         self.future: asyncio.Future[None] | None = None  # who waits for it, in the loop
@@ -71,7 +77,7 @@ class Places:
         self.limits = limits
         self.held = 0
         self.clients: dict[Hashable, int] = {}  # holding and waiting
-        self._queue: OrderedDict[Ticket, None] = OrderedDict()
+        self._queue: WaitingLine[Ticket] = WaitingLine(fair=limits.fair_by == "client_key")
         self._mean_hold = 0.0  # seconds; 0.0 while nothing is known
 
     @property
@@ -79,24 +85,43 @@ class Places:
         """How many wait."""
         return len(self._queue)
 
-    def ask(self, client: Hashable, now: float) -> Ticket:
+    def displace(self, client: Hashable, priority: int) -> Ticket | None:
+        """Take one out of a full queue for a request of that client and priority, which asks next.
+
+        That is one whose priority is below 0 and below the request's: of those the lowest, and then the last that
+        came. None where the request has room without, or may not have any.
+        """
+        limits = self.limits
+        if (
+            self._room()
+            or len(self._queue) < limits.queue
+            or (limits.max_streams_per_client is not None and self._has(client) >= limits.max_streams_per_client)
+        ):
+            return None
+        ticket = self._queue.least(below=min(0, priority))
+        if ticket is not None:
+            self._queue.remove(ticket)
+            self._forget(ticket)
+        return ticket
+
+    def ask(self, client: Hashable, now: float, priority: int = 0) -> Ticket:
         """A ticket that holds a place, or waits for one.
 
         Raises ClientLimitReached when the client has all that it may have, LimitReached when there is no place and
         no room in the queue either.
         """
         limits = self.limits
-        if limits.max_streams_per_client is not None and self.clients.get(client, 0) >= limits.max_streams_per_client:
+        if limits.max_streams_per_client is not None and self._has(client) >= limits.max_streams_per_client:
             raise ClientLimitReached(retry_after=self._retry_after(0, limits.max_streams_per_client))
         if not self._room():
             if len(self._queue) >= limits.queue:
                 raise LimitReached(retry_after=self._retry_after(len(self._queue), limits.max_streams))
-            ticket = Ticket(client, State.WAITS, now)
-            self._queue[ticket] = None
+            ticket = Ticket(client, State.WAITS, now, priority)
+            self._queue.add(ticket)
         else:
-            ticket = Ticket(client, State.HOLDS, now)
+            ticket = Ticket(client, State.HOLDS, now, priority)
             self.held += 1
-        self.clients[client] = self.clients.get(client, 0) + 1
+        self.clients[client] = self._has(client) + 1
         return ticket
 
     def leave(self, ticket: Ticket, now: float) -> list[Ticket]:
@@ -111,15 +136,16 @@ class Places:
             hold = now - ticket.since
             self._mean_hold += (hold - self._mean_hold) * (_WEIGHT if self._mean_hold else 1.0)
         else:
-            del self._queue[ticket]
+            self._queue.remove(ticket)
         self._forget(ticket)
         return self._fill(now)
 
     def expire(self, now: float) -> list[Ticket]:
         """Take those out of the queue that have waited for ``queue_timeout``; gives them."""
         expired: list[Ticket] = []
-        while self._queue and self.deadline() <= now:
-            ticket, _ = self._queue.popitem(last=False)
+        while len(self._queue) and self.deadline() <= now:
+            ticket = self._queue.oldest
+            self._queue.remove(ticket)
             self._forget(ticket)
             expired.append(ticket)
         return expired
@@ -127,13 +153,15 @@ class Places:
     def deadline(self) -> float:
         """When the next one has waited for too long; inf when nobody waits."""
         timeout = self.limits.queue_timeout
-        return next(iter(self._queue)).since + timeout if self._queue and timeout is not None else FOREVER
+        return self._queue.oldest.since + timeout if len(self._queue) and timeout is not None else FOREVER
 
     def change(self, limits: Limits, now: float) -> list[Ticket]:
         """Go on under other limits; gives the tickets that hold a place because of it.
 
         Nobody loses a place: while more are held than there are now, none comes free.
         """
+        if limits.fair_by != self.limits.fair_by:
+            self._queue = self._queue.reordered(fair=limits.fair_by == "client_key")
         self.limits = limits
         return self._fill(now)
 
@@ -141,13 +169,16 @@ class Places:
         """What a request is told that has waited for too long."""
         return LimitReached(retry_after=self._retry_after(len(self._queue), self.limits.max_streams))
 
+    def _has(self, client: Hashable) -> int:
+        return self.clients.get(client, 0)
+
     def _room(self) -> bool:
         return self.limits.max_streams is None or self.held < self.limits.max_streams
 
     def _fill(self, now: float) -> list[Ticket]:
         admitted: list[Ticket] = []
-        while self._queue and self._room():
-            ticket, _ = self._queue.popitem(last=False)
+        while len(self._queue) and self._room():
+            ticket = self._queue.pop()
             ticket.state, ticket.since = State.HOLDS, now
             self.held += 1
             admitted.append(ticket)
@@ -185,14 +216,17 @@ class Admission:
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self, client: Hashable, exchange: Exchange) -> Ticket:
+    async def enter(self, client: Hashable, exchange: Exchange, priority: int = 0) -> Ticket:
         """A place for an exchange, of the client with that key; waits in the queue where there is one.
 
         Writes down in the exchange that and for how long it waited. Raises LimitReached (503) and ClientLimitReached
         (429), both with what Retry-After should say. Cancelled while it waits, it leaves nothing behind.
         """
         now = self._clock()
-        ticket = self.places.ask(client, now)
+        displaced = self.places.displace(client, priority)
+        if displaced is not None and displaced.future is not None and not displaced.future.done():
+            displaced.future.set_exception(self.places.refusal())
+        ticket = self.places.ask(client, now, priority)
         if ticket.state is State.HOLDS:
             return ticket
         loop = asyncio.get_running_loop()
@@ -258,3 +292,22 @@ def client_key(source: str) -> ClientKey:
         name = source.removeprefix("header:").lower().encode()
         return lambda exchange, headers: first(headers, name)
     return lambda exchange, headers: exchange.client
+
+
+Priority = Callable[[Headers], int]
+
+
+def priority_of(source: str | None) -> Priority | None:
+    """What reads a request's priority from ``header:NAME``; None where there are no priorities.
+
+    An integer of at most nine digits; anything else, and a request without the header, is 0.
+    """
+    if source is None:
+        return None
+    name = source.removeprefix("header:").lower().encode()
+
+    def read(headers: Headers) -> int:
+        value = first(headers, name)
+        return int(value) if value is not None and _INTEGER.fullmatch(value) else 0
+
+    return read

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
@@ -42,8 +42,9 @@ from streamproxy.exchange.target import Target
 from streamproxy.exchange.timer import WRITE, SharedTimer, TimeLimits, Timer
 from streamproxy.observe.tracing import Tracer
 from streamproxy.origins.base import Origin, OriginResponse
-from streamproxy.proxy.admission import Admission, ClientKey
+from streamproxy.proxy.admission import Admission, ClientKey, Priority, Ticket
 from streamproxy.proxy.peek import PeekPlan, peek
+from streamproxy.proxy.quota import Quota
 from streamproxy.proxy.relay import Relay, RelayPlan
 from streamproxy.proxy.tunnel import Tunnel, TunnelPlan
 from streamproxy.wire.cors import Cors, is_preflight
@@ -86,6 +87,8 @@ class RoutePlan:
     auth: Authenticator | None
     admission: Admission | None
     client_key: ClientKey  # tells clients apart for their own limits
+    priority: Priority | None  # in the queue
+    quota: Quota | None
     max_request_body: int | None
     buffer: int
     continue_on_disconnect: bool
@@ -121,7 +124,7 @@ class Handler:
         plan = self._plan
         call = self._begin(target, scope, receive, send)
         exchange, downstream = call.exchange, call.downstream
-        place = response = relay = None
+        place = response = relay = charged = None
         fault: BaseException | None = None
         self._ledger.open(exchange)
         try:
@@ -133,8 +136,12 @@ class Handler:
                 if answer is None:
                     if self._chooser is None:
                         downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
+                    if plan.quota is not None:
+                        client = str(plan.client_key(exchange, downstream.headers))
+                        await plan.quota.admit(client, monotonic())
+                        charged = client
                     if plan.admission is not None:
-                        place = await plan.admission.enter(plan.client_key(exchange, downstream.headers), exchange)
+                        place = await _place(plan, plan.admission, call)
                     if plan.peek is not None and self._chooser is None:
                         await peek(call, plan.peek)
                     response = await plan.origin.open(call)
@@ -158,6 +165,8 @@ class Handler:
             fault = None  # it holds this frame, which would hold it
             if place is not None and plan.admission is not None:
                 plan.admission.leave(place)
+            if charged is not None and plan.quota is not None:
+                plan.quota.charge(charged, exchange, monotonic())
             call.close()
             self._ledger.close(exchange)
 
@@ -190,6 +199,13 @@ class Handler:
             parent = parse_traceparent(traceparent)
             exchange.trace_id = parent.trace_id if parent is not None else ""
         return Call(exchange, downstream, timer)
+
+
+def _place(plan: RoutePlan, admission: Admission, call: Call) -> Coroutine[Any, Any, Ticket]:
+    """Ask for a place for the request."""
+    exchange, headers = call.exchange, call.downstream.headers
+    priority = plan.priority(headers) if plan.priority is not None else 0
+    return admission.enter(plan.client_key(exchange, headers), exchange, priority)
 
 
 def _answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Headers] | None:

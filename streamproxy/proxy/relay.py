@@ -26,8 +26,9 @@ from time import monotonic
 from typing import Any, Final
 
 from streamproxy.dialects.base import Dialect
-from streamproxy.errors import ClientDisconnected, ClientError, ExchangeError
+from streamproxy.errors import ClientDisconnected, ClientError, EventLimitReached, ExchangeError
 from streamproxy.exchange.call import Call
+from streamproxy.exchange.tally import Tally
 from streamproxy.exchange.timer import CHUNK, WRITE
 from streamproxy.formats.bom import BomFilter
 from streamproxy.formats.inspector import Inspector
@@ -50,6 +51,8 @@ class RelayPlan:
     ndjson: bool  # keepalives in newline-delimited JSON, too
     anti_buffering: bool
     error_event: bool
+    max_events: int | None = None
+    throttled: Tally | None = None  # the streams that were cut for it
 
 
 class Relay:
@@ -66,7 +69,9 @@ class Relay:
         "_fault",
         "_inspector",
         "_keepalive_task",
+        "_max_events",
         "_media",
+        "_over",
         "_plan",
         "_reads",
         "_response",
@@ -91,6 +96,8 @@ class Relay:
         self._bom: BomFilter | None = None  # a keepalive has gone out before the first byte of the body
         self._blocked = False  # a chunk was pushed, and the client's side holds more than it may
         self._fault: BaseException | None = None  # what a push ran into
+        self._max_events = plan.max_events
+        self._over = False  # the next event would be more than the route lets through
 
     def run(self, fields: ResponseFields) -> Coroutine[Any, Any, None]:
         """Send the head; returns the coroutine that sends every chunk as it comes, and the end.
@@ -139,6 +146,8 @@ class Relay:
                 if waiting is not None:
                     now = await self._taken(waiting, now)
                 timer.passed(now)
+                if self._over:
+                    raise EventLimitReached()
             elif source.ended:
                 break
             elif direct is not None and not self._downstream.gone and source.pipe(self._push):
@@ -156,7 +165,7 @@ class Relay:
     def _pass(self, chunk: bytes, now: float) -> Awaitable[None] | None:
         """Send one chunk that was pulled; returns what to wait for, or None."""
         exchange, downstream = self._exchange, self._downstream
-        self._count(chunk, now)
+        chunk = self._count(chunk, now)
         if self._bom is not None:
             chunk = self._filter_bom(self._bom, chunk)
         if downstream.gone or not chunk:
@@ -172,7 +181,10 @@ class Relay:
         direct, exchange, now = self._direct, self._exchange, monotonic()
         assert direct is not None
         try:
-            self._count(chunk, now)
+            counted = self._count(chunk, now)
+            if self._over:
+                self._fault = EventLimitReached()
+                chunk, framed = counted, b""
             if self._bom is not None:
                 chunk, framed = self._filter_bom(self._bom, chunk), b""
             if chunk and not self._downstream.gone:
@@ -183,10 +195,10 @@ class Relay:
             self._fault = error
             return False
         self._timer.passed(now)
-        return not self._blocked
+        return not self._blocked and not self._over
 
-    def _count(self, chunk: bytes, now: float) -> None:
-        """Inspect a chunk, and add it up."""
+    def _count(self, chunk: bytes, now: float) -> bytes:
+        """Inspect a chunk, and add it up. Returns what of it may pass."""
         exchange, inspector = self._exchange, self._inspector
         if exchange.streaming and exchange.last_read_at:
             exchange.count_gap(now - exchange.last_read_at)
@@ -195,19 +207,42 @@ class Relay:
         exchange.response_bytes += len(chunk)
         if inspector is not None:
             try:
-                inspector.feed(chunk)
+                if self._max_events is None:
+                    inspector.feed(chunk)
+                else:
+                    chunk = self._feed_within(inspector, self._max_events, chunk)
             except Exception:
                 self._go_on_blind()
-                return
+                return chunk
             exchange.events = inspector.events
             if self._reads:
                 exchange.note(inspector, now)
+        return chunk
 
     def _go_on_blind(self) -> None:
         """An inspector has failed. It must not break the stream, which passes on without one."""
         logger.exception("exchange %s: its response is not read any further", self._exchange.request_id)
         self._inspector = self._exchange.inspector = None
         self._timer.stop_keepalives()
+
+    def _feed_within(self, inspector: Inspector, most: int, chunk: bytes) -> bytes:
+        """Inspect a chunk of a stream that may have ``most`` events. Returns it, or its part before one too many."""
+        if inspector.events + chunk.count(b"\n") + chunk.count(b"\r") <= most:
+            inspector.feed(chunk)
+            return chunk
+        end = passed = 0
+        for line in chunk.splitlines(keepends=True):
+            inspector.feed(line)
+            end += len(line)
+            if inspector.events > most:
+                inspector.events = most
+                self._over = True
+                if self._plan.throttled is not None:
+                    self._plan.throttled.add()
+                return chunk[:passed]
+            if inspector.between_events:
+                passed = end
+        return chunk
 
     def _filter_bom(self, bom: BomFilter, chunk: bytes) -> bytes:
         """The chunk without a byte order mark that has lost its place at the very start."""

@@ -117,6 +117,9 @@ def _endpoints(update: Update, rows: list[EndpointRow]) -> Table:
     table.add_column("Endpoint", no_wrap=True, overflow="ellipsis", ratio=1)
     table.add_column("Health", no_wrap=True)
     _number(table, "Streams", "Active", "Idle")
+    engines = any(row["load"] is not None for row in rows)
+    if engines:
+        _number(table, "Running", "Waiting", "Cache")
     held = {row["upstream"]: row for row in update["upstreams"]}
     for row in rows:
         connections = held.get(row["upstream"])
@@ -126,8 +129,19 @@ def _endpoints(update: Update, rows: list[EndpointRow]) -> Table:
             Text("up", style="green") if row["up"] else Text("down", style="bold red"),
             str(row["streams"]),
             *((str(connections["active"]), str(connections["idle"])) if connections is not None else ("", "")),
+            *(_engine(row["load"] or {}) if engines else ()),
         )
     return table
+
+
+def _engine(load: dict[str, float]) -> tuple[str, str, str]:
+    """What an engine says of itself; empty where it says nothing."""
+    running, waiting, cache = (load.get(kind) for kind in ("running", "waiting", "cache"))
+    return (
+        "" if running is None else f"{running:g}",
+        "" if waiting is None else f"{waiting:g}",
+        "" if cache is None else f"{cache:.0%}",
+    )
 
 
 def _footer(top: Top) -> Text:

@@ -9,13 +9,17 @@ from streamproxy.client.build import ClientFactory
 from streamproxy.config import model
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.names import Name, authority_of
+from streamproxy.upstream.sessions import Sessions, SessionTable
 from streamproxy.upstream.upstream import Upstream
 
 
-def build_upstream(name: str, upstream: model.Upstream, shared: Client | None) -> Upstream:
+def build_upstream(
+    name: str, upstream: model.Upstream, shared: Client | None, sessions: SessionTable | None = None
+) -> Upstream:
     """An upstream with its endpoints; ``shared`` reaches them all if the embedding program brought its own client.
 
-    A client of the program's own looks names up itself, so ``resolve`` is left to it.
+    A client of the program's own looks names up itself, so ``resolve`` is left to it. ``sessions`` is where sessions
+    that stick to an endpoint are remembered.
     """
     make = ClientFactory(upstream, shared)
     fixed: list[Endpoint] = []
@@ -25,7 +29,10 @@ def build_upstream(name: str, upstream: model.Upstream, shared: Client | None) -
             names.append(_name(one, make))
         else:
             fixed.append(_endpoint(one, one.url, make(one.url, one.socket)))
-    return Upstream(name, fixed, upstream, names=names)
+    sticky = None
+    if upstream.sticky is not None:
+        sticky = Sessions(sessions or SessionTable(), name, upstream.sticky.learn, upstream.sticky.ttl)
+    return Upstream(name, fixed, upstream, names=names, sessions=sticky)
 
 
 def _endpoint(endpoint: model.Endpoint, url: str, client: Client) -> Endpoint:

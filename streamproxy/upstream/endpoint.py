@@ -7,6 +7,7 @@ Two parties judge an endpoint, and it is ``up`` while neither objects: probes se
 from __future__ import annotations
 
 from streamproxy.client.base import Client
+from streamproxy.upstream.load import LoadReading
 
 SLOW_START = 10.0  # seconds until an endpoint that came back has its whole share again
 LEAST_SHARE = 0.1  # of its weight, at the beginning of these
@@ -24,6 +25,7 @@ class Endpoint:
         "client",
         "ejected",
         "healthy",
+        "load",
         "recovered_at",
         "removed",
         "share",
@@ -42,6 +44,7 @@ class Endpoint:
         self.healthy = True
         self.ejected = False
         self.removed = False
+        self.load: LoadReading | None = None  # the last that its engine gave, however old
         self.recovered_at = 0.0  # seconds of the monotonic clock; 0.0 when it has its whole share
 
     def __repr__(self) -> str:

@@ -18,6 +18,7 @@ from time import monotonic
 from streamproxy.config.model import Outlier
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.outlier import Outliers
+from streamproxy.upstream.sessions import Sessions
 
 logger = logging.getLogger("streamproxy.upstream")
 
@@ -39,6 +40,7 @@ class Roster:
         self.endpoints = list(endpoints)
         self.available: list[Endpoint] = []
         self.only: Endpoint | None = None
+        self.sessions: Sessions | None = None  # hears of every response, where sessions stick to an endpoint
         self._outliers = Outliers(outlier) if outlier is not None else None
         self.error_events = outlier is not None and outlier.error_events  # they count as failures
         self._clock = clock

@@ -12,23 +12,29 @@ import random
 from collections.abc import Sequence
 
 from streamproxy.config import model
-from streamproxy.config.model import Hash
+from streamproxy.config.model import Hash, Load, Prefix
 from streamproxy.errors import DestinationUnavailable
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.upstream.balance.policies import BALANCERS, Balancer
+from streamproxy.upstream.balance.policies import BALANCERS, Balancer, LeastLoad, PrefixHash
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.key import Key, key_source
 from streamproxy.upstream.names import Name, Names
+from streamproxy.upstream.poller import LoadPoller
 from streamproxy.upstream.prober import Prober
 from streamproxy.upstream.retry import Budget
 from streamproxy.upstream.roster import Roster
+from streamproxy.upstream.sessions import Sessions
 from streamproxy.wire.headers import Headers
 
 
 class Upstream:
     """A named group of endpoints, picked and judged as ``settings`` say.
 
-    ``names`` are those whose every address is an endpoint; their own are added to ``endpoints``.
+    ``names`` are those whose every address is an endpoint; their own are added to ``endpoints``. ``sessions`` are what
+    is known of sessions that stick to an endpoint; None where none do.
+
+    ``prefix_bytes`` is not 0 where the beginning of a conversation decides: then a request's ``affinity`` has to be set
+    before it is picked for.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class Upstream:
         *,
         names: Sequence[Name] = (),
         balancer: Balancer | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         self.name = name
         self.budget = Budget()
@@ -49,7 +56,10 @@ class Upstream:
         self._roster = Roster(name, everyone, None if self._plain else settings.outlier)
         balance = settings.balance
         self._key: Key | None = key_source(balance.hash) if isinstance(balance, Hash) else None
-        self._balancer = balancer or BALANCERS["hash" if isinstance(balance, Hash) else balance]()
+        self.prefix_bytes = balance.prefix.bytes if isinstance(balance, Prefix) and not self._plain else 0
+        self._balancer = balancer or _balancer(settings)
+        self._sessions = self._roster.sessions = None if self._plain else sessions
+        self._poller = _poller(name, settings)
         # Requests carry an endpoint's own authority, so that one that moves to another endpoint needs another Host.
         self._own_host = settings.host == "upstream"
         self._prober = Prober(settings.health, self._roster, host=settings.literal_host) if settings.health else None
@@ -63,12 +73,19 @@ class Upstream:
     def pick(self, exchange: Exchange, headers: Headers) -> Endpoint:
         """The endpoint for a request with these ``headers``. Raises DestinationUnavailable when none is available."""
         only = self._roster.only
-        return only if only is not None else self._choose(self._roster.fresh(), exchange, headers)
+        if only is not None:
+            return only
+        candidates = self._roster.fresh()
+        if self._sessions is not None:
+            endpoint = self._sessions.find(headers, candidates)
+            if endpoint is not None:
+                return endpoint
+        return self._choose(candidates, exchange, headers)
 
     def _choose(self, candidates: Sequence[Endpoint], exchange: Exchange, headers: Headers) -> Endpoint:
         if not candidates:
             raise DestinationUnavailable()
-        key = self._key(headers, exchange.query, exchange.client) if self._key is not None else None
+        key = self._key(headers, exchange.query, exchange.client) if self._key is not None else exchange.affinity
         return self._balancer.pick(candidates, key)
 
     @property
@@ -94,18 +111,20 @@ class Upstream:
         return headers
 
     def _replace(self, old: Sequence[Endpoint], new: Sequence[Endpoint], slowly: bool) -> None:
-        if self._prober is not None:
-            for endpoint in old:
-                self._prober.drop(endpoint)
-            for endpoint in new:
-                self._prober.watch(endpoint)
+        for watcher in (self._prober, self._poller):
+            if watcher is not None:
+                for endpoint in old:
+                    watcher.drop(endpoint)
+                for endpoint in new:
+                    watcher.watch(endpoint)
         self._roster.replace(old, new, slowly=slowly)
 
     async def start(self) -> None:
-        """Begin probes and look-ups. Waits for the first look-up, so that no request comes before it."""
-        if self._prober is not None:
-            for endpoint in self.endpoints:
-                self._prober.watch(endpoint)
+        """Begin probes, readings of load and look-ups. Waits for the first look-up, so that no request comes before."""
+        for watcher in (self._prober, self._poller):
+            if watcher is not None:
+                for endpoint in self.endpoints:
+                    watcher.watch(endpoint)
         if self._names is not None:
             await self._names.start()
 
@@ -113,10 +132,29 @@ class Upstream:
         """Stop what `start` began; requests may go on."""
         if self._names is not None:
             await self._names.aclose()
-        if self._prober is not None:
-            await self._prober.aclose()
+        for watcher in (self._prober, self._poller):
+            if watcher is not None:
+                await watcher.aclose()
 
     async def aclose(self) -> None:
         """Stop what `start` began, and close the clients of all endpoints."""
         await self.quiesce()
         await self._roster.aclose()
+
+
+def _balancer(settings: model.Upstream) -> Balancer:
+    balance = settings.balance
+    if isinstance(balance, Prefix):
+        return PrefixHash(balance.prefix.load_factor)
+    if isinstance(balance, Hash):
+        return BALANCERS["hash"]()
+    if balance == "least_load":
+        assert settings.load is not None, "checked when the configuration was read"
+        return LeastLoad(settings.load.stale)
+    return BALANCERS[balance]()
+
+
+def _poller(name: str, settings: model.Upstream) -> LoadPoller | None:
+    """What reads the load: wherever the configuration says where it is, if only to show it."""
+    load: Load | None = settings.load
+    return None if load is None else LoadPoller(name, load, host=settings.literal_host)

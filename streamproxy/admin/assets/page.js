@@ -243,9 +243,15 @@ function showRoutes(update) {
   }
 }
 
+// What an engine says of itself.
+function engine(load) {
+  const cache = load.cache === undefined ? "" : `, cache ${Math.round(load.cache * 100)} %`;
+  return `${count(load.running)} running, ${count(load.waiting)} waiting${cache}`;
+}
+
 function showEndpoints(update) {
   const connections = new Map(update.upstreams.map(item => [item.upstream, item]));
-  const make = () => cells(["", "", "", "number", ""]);
+  const make = () => cells(["", "", "", "number", "", ""]);
   rows(byId("endpoint-table").tBodies[0], update.endpoints, item => `${item.upstream}\n${item.endpoint}`, make, (row, item) => {
     const held = connections.get(item.upstream);
     setText(row.cells[0], item.upstream);
@@ -254,6 +260,7 @@ function showEndpoints(update) {
     setClass(row.cells[2], item.up ? "good" : "bad");
     setText(row.cells[3], count(item.streams));
     setText(row.cells[4], held ? `${count(held.active)} active, ${count(held.idle)} idle` : "–");
+    setText(row.cells[5], item.load ? engine(item.load) : "–");
   });
   setText(byId("endpoints-note"), update.hidden_endpoints ? `${count(update.hidden_endpoints)} more are not shown` : "");
 }

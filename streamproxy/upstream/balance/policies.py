@@ -1,8 +1,9 @@
 """How an endpoint is picked among those that are available.
 
 A balancer is anything with ``pick(candidates, key)``. The candidates are never empty, and all of them may be given the
-request; which endpoints are available is decided elsewhere (probes, ejection, retries). A balancer reads three
-attributes of a candidate: its ``url``, its ``share`` (the weight, less during a slow start) and its live ``streams``.
+request; which endpoints are available is decided elsewhere (probes, ejection, retries). A balancer reads four
+attributes of a candidate: its ``url``, its ``share`` (the weight, less during a slow start), its live ``streams``, and
+the ``load`` that its engine gave last.
 ``key`` is what ``hash`` hashes; the others ignore it.
 """
 
@@ -12,7 +13,10 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from time import monotonic
+from typing import Any, Final, Protocol, TypeVar
+
+from streamproxy.upstream.load import LoadReading
 
 
 class Candidate(Protocol):
@@ -24,6 +28,8 @@ class Candidate(Protocol):
     def share(self) -> float: ...
     @property
     def streams(self) -> int: ...
+    @property
+    def load(self) -> LoadReading | None: ...
 
 
 C = TypeVar("C", bound=Candidate)
@@ -82,6 +88,46 @@ class LeastStreams:
         return tied[0] if len(tied) == 1 else self._turns.pick(tied)
 
 
+WAITING: Final = 4.0  # requests that run weigh as much as one that waits
+FULL: Final = 0.95  # of its cache in use, from where on an endpoint is picked last
+
+
+class LeastLoad:
+    """The least load for its share, by what the engines say of themselves.
+
+    The score is 4 for each request that waits in the engine, 1 for each that runs, and 1 for each stream that has
+    been added here since the engine was asked. A stream that has ended since then makes up for one that has begun. An
+    endpoint whose cache is nearly full comes after all others. Where the reading is older than ``stale`` seconds, or
+    there is none, the score is the endpoint's live streams. Those that are equal take turns by their shares.
+    """
+
+    def __init__(self, stale: float, clock: Callable[[], float] = monotonic) -> None:
+        self._stale = stale
+        self._clock = clock
+        self._turns = RoundRobin()
+
+    def pick(self, candidates: Sequence[C], key: bytes | None = None) -> C:
+        oldest = self._clock() - self._stale
+        least = (True, math.inf)
+        tied: list[C] = []
+        for candidate in candidates:
+            load = _load(candidate, oldest)
+            if load < least:
+                least, tied = load, [candidate]
+            elif load == least:
+                tied.append(candidate)
+        return tied[0] if len(tied) == 1 else self._turns.pick(tied)
+
+
+def _load(candidate: Candidate, oldest: float) -> tuple[bool, float]:
+    reading = candidate.load
+    if reading is None or reading.at < oldest:
+        return False, candidate.streams / candidate.share
+    unseen = max(0, candidate.streams - reading.streams)
+    score = WAITING * reading.waiting + reading.running + unseen
+    return reading.cache is not None and reading.cache > FULL, score / candidate.share
+
+
 class RandomTwo:
     """Draw two by their shares; the one with fewer live streams for its share is picked.
 
@@ -124,6 +170,39 @@ class Hash:
         if key is None:
             return self._keyless.pick(candidates)
         return max(candidates, key=lambda candidate: _score(key, candidate))
+
+
+class PrefixHash:
+    """The same endpoint for the same key, as `Hash`, but none is given much more than its share of the streams.
+
+    The candidates are gone through in the order of their scores for the key, and the first is picked that has room: no
+    more than ``load_factor`` times its share of all live streams, this one among them, rounded up (Mirrokni, Thorup and
+    Zadimoghaddam, "Consistent hashing with bounded loads", 2018). As the factor is at least 1, there always is one.
+    Without a key, the fewest streams decide.
+    """
+
+    def __init__(self, load_factor: float) -> None:
+        self._factor = load_factor
+        self._keyless = LeastStreams()
+
+    def pick(self, candidates: Sequence[C], key: bytes | None) -> C:
+        if key is None:
+            return self._keyless.pick(candidates)
+        streams, shares = 1, 0.0
+        for candidate in candidates:
+            streams += candidate.streams
+            shares += candidate.share
+        allowed = self._factor * streams / shares
+        first = max(candidates, key=lambda candidate: _score(key, candidate))
+        if _has_room(first, allowed):
+            return first
+        ranked = sorted(candidates, key=lambda candidate: _score(key, candidate), reverse=True)
+        return next((one for one in ranked if _has_room(one, allowed)), first)
+
+
+def _has_room(candidate: Candidate, allowed: float) -> bool:
+    # Sums of fractions are inexact: what is whole on paper must not be rounded up.
+    return candidate.streams + 1 <= math.ceil(allowed * candidate.share - 1e-9)
 
 
 def _score(key: bytes, candidate: Candidate) -> float:

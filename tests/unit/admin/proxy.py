@@ -9,6 +9,7 @@ from streamproxy.control import Control
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.observe.ended import Ended
 from streamproxy.observe.metrics import EndpointView, Metrics
+from streamproxy.upstream.load import LoadReading
 from tests.unit.observe.exchanges import new_exchange
 
 
@@ -21,6 +22,7 @@ class OneEndpoint:
         self.streams = 1
         self.idle = 2
         self.active = 1
+        self.load: LoadReading | None = None
 
 
 class OneUpstream:

@@ -13,6 +13,7 @@ from streamproxy.admin.overview import MOST_ROUTES, Overviews
 from streamproxy.admin.sample import Sampler
 from streamproxy.admin.update import Sort, Update, View, quantile
 from streamproxy.exchange.exchange import TIME_BUCKETS
+from streamproxy.upstream.load import LoadReading
 from tests.unit.admin.proxy import OneEndpoint, OneUpstream, SeenProxy
 
 BOUNDS = (1.0, 2.0, 4.0)
@@ -167,9 +168,11 @@ async def test_endpoints_that_are_down_come_first_with_their_connections(
 ) -> None:
     up, down = OneEndpoint("http://a"), OneEndpoint("http://b")
     down.up = False
+    up.load = LoadReading(3.0, 0.0, 0.5, 0.0, 0)
     proxy.upstreams.append(OneUpstream("llm", up, down))
     update = await updated(overviews)
     assert [(row["endpoint"], row["up"]) for row in update["endpoints"]] == [("http://b", False), ("http://a", True)]
+    assert [row["load"] for row in update["endpoints"]] == [None, {"running": 3.0, "waiting": 0.0, "cache": 0.5}]
     assert update["upstreams"] == [{"upstream": "llm", "idle": 4, "active": 2}]
 
 

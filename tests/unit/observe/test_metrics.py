@@ -26,6 +26,7 @@ from streamproxy.formats.inspector import Usage
 from streamproxy.observe.access_log import json_line
 from streamproxy.observe.metrics import FAMILIES, OPENMETRICS, TEXT, Metrics
 from streamproxy.observe.series import Series, Totals
+from streamproxy.upstream.load import LoadReading
 from streamproxy.version import BUILD
 from tests.unit.observe.exchanges import ERRORS, ROUTES, new_exchange, step, streaming
 
@@ -39,6 +40,7 @@ class Endpoint:
     streams: int = 0
     idle: int = 0
     active: int = 0
+    load: LoadReading | None = None
 
 
 @dataclass
@@ -585,3 +587,15 @@ def test_promtool_has_no_complaint() -> None:
     text = b"".join(scene.metrics.exposition()[0])
     done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, timeout=20, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_what_an_engine_says_is_shown_as_it_says_it() -> None:
+    read = Endpoint("http://a", load=LoadReading(3.0, 1.0, 0.25, 0.0, 0))
+    unread = Endpoint("http://b")
+    metrics = Metrics(Ledger(), lambda: [Upstream("llm", [read, unread])])
+    levels = {key[1:]: level for key, level in metrics.finished().levels.items() if key[0] == "endpoint_load"}
+    assert levels == {
+        ("llm", "http://a", "running"): 3.0,
+        ("llm", "http://a", "waiting"): 1.0,
+        ("llm", "http://a", "cache"): 0.25,
+    }

@@ -19,12 +19,15 @@ LIMITS = st.builds(
     max_streams_per_client=st.none() | st.integers(1, 3),
     queue=st.integers(0, 5),
     queue_timeout=st.sampled_from([2.0, 10.0, float("inf")]),
+    fair_by=st.sampled_from([None, "client_key"]),
 )
+PRIORITIES = st.sampled_from([-2, -1, 0, 0, 0, 1])
 CLIENTS = st.sampled_from(["a", "b", "c"])
 
 
 class AdmissionMachine(RuleBasedStateMachine):
-    """The model is two lists: who holds a place, and who waits, in the order in which they asked."""
+    """The model is two lists: who holds a place, and who waits, in the order in which they asked; and for each priority
+    the clients in the order of their turns."""
 
     @initialize(limits=LIMITS)
     def begin(self, limits: Limits) -> None:
@@ -32,37 +35,74 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.places = Places(limits)
         self.holding: list[Ticket] = []
         self.waiting: list[Ticket] = []
+        self.turns: dict[int, list[str]] = {}
         self.changed = False  # places may have been taken away from under those who hold them
 
     def _admitted(self, tickets: list[Ticket]) -> None:
-        """Those who get a place are the ones who have waited longest, in order."""
-        assert tickets == self.waiting[: len(tickets)]
-        self.waiting = self.waiting[len(tickets) :]
-        self.holding += tickets
+        """Those who get a place are of the highest priority; of these the client whose turn it is, where clients take
+        turns, and then the one that has waited longest."""
+        for ticket in tickets:
+            highest = max(one.priority for one in self.waiting)
+            lane = [one for one in self.waiting if one.priority == highest]
+            if self.places.limits.fair_by is not None:
+                turns = self._turns(highest)
+                lane = [one for one in lane if one.client == turns[0]]
+                turns.append(turns.pop(0))
+            assert ticket is lane[0]
+            self.waiting.remove(ticket)
+            self.holding.append(ticket)
+
+    def _turns(self, priority: int) -> list[str]:
+        """The clients that wait with a priority, in the order of their turns."""
+        present = [str(one.client) for one in self.waiting if one.priority == priority]
+        known = [client for client in self.turns.get(priority, []) if client in present]
+        self.turns[priority] = known + [client for client in dict.fromkeys(present) if client not in known]
+        return self.turns[priority]
+
+    def _note_turns(self) -> None:
+        for priority in {*self.turns, *(one.priority for one in self.waiting)}:
+            self._turns(priority)
 
     def _of(self, client: str) -> int:
         return sum(ticket.client == client for ticket in self.holding + self.waiting)
 
-    @rule(client=CLIENTS)
-    def ask(self, client: str) -> None:
+    @rule(client=CLIENTS, priority=PRIORITIES)
+    def ask(self, client: str, priority: int) -> None:
         limits = self.places.limits
+        self._displace(client, priority)
         full = limits.max_streams is not None and len(self.holding) >= limits.max_streams
         over = limits.max_streams_per_client is not None and self._of(client) >= limits.max_streams_per_client
         if over or (full and len(self.waiting) >= limits.queue):
             with pytest.raises(LimitReached) as refused:
-                self.places.ask(client, self.now)
+                self.places.ask(client, self.now, priority)
             assert isinstance(refused.value, ClientLimitReached) == over
             assert refused.value.retry_after is not None
             assert 1 <= refused.value.retry_after <= 60
             return
-        ticket = self.places.ask(client, self.now)
+        ticket = self.places.ask(client, self.now, priority)
         if full:
             assert ticket.state is State.WAITS
             self.waiting.append(ticket)
+            self._note_turns()
         else:
             assert ticket.state is State.HOLDS
             assert not self.waiting, "a newcomer overtook one who waits"
             self.holding.append(ticket)
+
+    def _displace(self, client: str, priority: int) -> None:
+        """Only one below 0 makes room, only in a full queue, and only for one above it that may wait."""
+        limits = self.places.limits
+        over = limits.max_streams_per_client is not None and self._of(client) >= limits.max_streams_per_client
+        full = limits.max_streams is not None and len(self.holding) >= limits.max_streams
+        lowest = min((one.priority for one in self.waiting), default=0)
+        displaced = self.places.displace(client, priority)
+        if full and not over and len(self.waiting) >= limits.queue and lowest < min(0, priority):
+            assert displaced is [one for one in self.waiting if one.priority == lowest][-1]
+            assert displaced.state is State.GONE
+            self.waiting.remove(displaced)
+            self._note_turns()
+        else:
+            assert displaced is None
 
     @precondition(lambda self: self.holding)
     @rule(which=st.integers(0, 100))
@@ -78,6 +118,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         ticket = self.waiting.pop(which % len(self.waiting))
         assert self.places.leave(ticket, self.now) == []
         assert ticket.state is State.GONE
+        self._note_turns()
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 3.0]))
     def time_passes(self, seconds: float) -> None:
@@ -86,10 +127,14 @@ class AdmissionMachine(RuleBasedStateMachine):
         late = [ticket for ticket in self.waiting if ticket.since + timeout <= self.now]
         assert self.places.expire(self.now) == late
         self.waiting = [ticket for ticket in self.waiting if ticket not in late]
+        self._note_turns()
 
     @rule(limits=LIMITS)
     def reload(self, limits: Limits) -> None:
         self.changed = True
+        if limits.fair_by != self.places.limits.fair_by:
+            self.turns = {}
+            self._note_turns()
         self._admitted(self.places.change(limits, self.now))
 
     @invariant()
