@@ -19,6 +19,7 @@ from streamproxy.config.pending import PENDING
 from streamproxy.config.schema import PUBLISHED
 from streamproxy.errors import StreamproxyError
 from streamproxy.observe.access_log import FIELDS
+from streamproxy.observe.families import GENAI_FAMILIES
 from streamproxy.observe.metrics import FAMILIES, Counts, Distributions
 from tests.doubles.certificates import Certificate
 from tests.unit.config.test_examples import MODELINE, all_keys
@@ -98,6 +99,7 @@ def test_every_metric_has_its_row_and_its_question() -> None:
         )
         for family in FAMILIES
     }
+    expected |= {f"`{family.name}`": ("histogram", ", ".join(family.labels)) for family in GENAI_FAMILIES}
     expected["`streamproxy_build_info`"] = ("gauge", "version, build (compiled, pure), python, engine")
     rows = table(METRICS, "metric")
     assert {name: (kind, labels) for name, kind, labels, _ in rows} == expected
@@ -127,7 +129,7 @@ def test_the_page_of_the_metrics_is_what_the_table_says() -> None:
 
 
 def test_the_reference_has_every_key_with_what_it_is() -> None:
-    rows = re.findall(r"^\| `([a-z_]+)` \| (.*) \| (.*) \| (.*) \|$", FILE.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z0-9_]+)` \| (.*) \| (.*) \| (.*) \|$", FILE.read_text(), re.MULTILINE)
     assert all(kind and what for _, kind, _, what in rows)
     pending = {row.key for row in PENDING}
     documented = {name for name, *_ in rows}
