@@ -27,6 +27,7 @@ from tests.doubles.upstream import Conn, Upstream, answering, response
 
 pytestmark = [
     pytest.mark.quirk("stock", "hypercorn", reason="only our own server offers the connection's bytes"),
+    pytest.mark.quirk("http2", reason="HTTP/2 has no Upgrade; clients open an HTTP/1.1 connection"),
     pytest.mark.quirk("user", reason="httpx's shape has no word for a connection that leaves HTTP"),
 ]
 
@@ -336,6 +337,25 @@ async def test_a_client_that_takes_nothing_is_given_up(stack: StartStack, serve:
     client.stop_reading()
     ended = await proxy.end_of()
     assert (ended.end, ended.error.error) == ("timeout", "connection_write_timeout")
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["open", "blocked"])
+async def test_a_cancelled_tunnel_leaves_nothing(stack: StartStack, serve: Serve, dial: Connect, blocked: bool) -> None:
+    async def talk(conn: Conn) -> None:
+        while blocked:
+            await conn.send(bytes(1_000_000))
+        await conn.read_all()
+
+    upstream = await serve(switching(talk))
+    proxy = await stack(upstream.url)
+    client = await tunnel(proxy, dial)
+    client.stop_reading()
+    exchange = next(iter(proxy.app.ledger.live.values()))
+    await until(lambda: bool(exchange.blocked_since) == blocked, "the client to be waited for")
+    exchange.interrupt(StoppedByOperator())
+    assert (await proxy.end_of()).end == "cancelled"
+    await (await upstream.connection()).wait_ended()
+    client.reset()  # it takes nothing, and a minute is allowed for that
 
 
 async def test_the_operator_can_end_one(stack: StartStack, serve: Serve, dial: Connect) -> None:
