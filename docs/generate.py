@@ -75,7 +75,7 @@ _BUILD = (
     "| Which version runs here? There is no engine label under an ASGI server of your own. |\n"
 )
 _NOT_YET = "not in this version: "
-_MARKS = (("ms|s|m|h", "duration"), ("KiB|MiB", "size"), ("^[0-9]+$", "number"))
+_MARKS = (("{1,15})/", "rate"), ("ms|s|m|h", "duration"), ("KiB|MiB", "size"), ("^[0-9]+$", "number"))
 
 
 def reference() -> str:
@@ -109,10 +109,20 @@ def _rows(place: str, section: Any, definitions: Any, below: list[tuple[str, Any
         path = f"{place}.{key}" if place else key
         if name is not None:
             path += ".*" if many else ""
-            below.append((path, _mapping(definitions[name])))
+            below.append((path, _alternatives(value, definitions) or _mapping(definitions[name])))
         kind = _kind(value, definitions) if name is None else _kind_of_section(value, definitions, path)
         default = "required" if key in required else _default(value, optional=name is not None and "anyOf" in value)
         yield f"| `{key}` | {kind} | {default} | {_escape(description)} |\n"
+
+
+def _alternatives(value: Any, definitions: Any) -> Any:
+    """One section for a value that may be one of several; None where there is only one."""
+    names = [each["$ref"].rpartition("/")[2] for each in value.get("anyOf", []) if "$ref" in each]
+    if len(names) < 2:
+        return None
+    sections = [_mapping(definitions[name]) for name in names]
+    properties = {key: item for section in sections for key, item in section["properties"].items()}
+    return {"description": "One of these keys.", "properties": properties, "required": list(properties)}
 
 
 def _mapping(definition: Any) -> Any:

@@ -17,7 +17,7 @@ from tests.doubles.client import RawClient, accepts, fetch
 from tests.doubles.connection import guarded
 from tests.doubles.parts import require
 from tests.doubles.until import until
-from tests.doubles.upstream import Conn, answering, response, stream_head
+from tests.doubles.upstream import Conn, Script, answering, response, stream_head
 from tests.integration.conftest import RunProxy
 from tests.integration.process import Process
 from tests.integration.proxy import Config, RunningProxy, configuration, write_configuration
@@ -285,3 +285,30 @@ async def test_check_warns_of_limits_that_each_worker_counts_for_itself(tmp_path
     assert status == 0
     assert "warning: routes.chat.limits: each of the 2 workers counts its own max_streams: 10" in output
     assert "ok: 1 routes, 1 upstreams" in output
+
+
+async def test_a_session_that_one_worker_has_seen_named_is_kept_by_the_other(
+    run_proxy: RunProxy, serve: Serve, dial: Connect
+) -> None:
+    named: list[bytes] = []  # the targets of the requests, by the upstream that got them
+
+    def upstream_of(name: bytes) -> Script:
+        async def script(conn: Conn) -> None:
+            while True:
+                head = await conn.read_head()
+                headers = [("Mcp-Session-Id", "s-1")] if head.target == b"/name" else []
+                named.append(name)
+                await conn.send(response(name, headers=headers))
+
+        return script
+
+    a, b = await serve(upstream_of(b"a")), await serve(upstream_of(b"b"))
+    pool = {"endpoints": [a.url, b.url], "balance": "round_robin", "sticky": {"learn": "header:Mcp-Session-Id"}}
+    routes = [{"path": "/*", "upstream": "pool"}]
+    proxy = await run_proxy(configuration(routes, upstreams={"pool": pool}, server={"workers": 2}))
+    home = (await fetch(f"{proxy.url}/name")).body
+    session = [("Mcp-Session-Id", "s-1")]
+    # Each request is a connection of its own, and which worker takes it is up to the system.
+    answers = [(await fetch(f"{proxy.url}/", headers=session)).body for _ in range(40)]
+    assert set(answers) == {home}
+    assert {(await fetch(f"{proxy.url}/")).body for _ in range(8)} == {b"a", b"b"}
