@@ -26,7 +26,9 @@ from streamproxy.exchange.timer import FOREVER, TimeLimits
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.observe.tracing import SpanExport, Tracer
+from streamproxy.origins.attempts import Fallback, RetryingOrigin
 from streamproxy.origins.base import Origin
+from streamproxy.origins.gate import GatePlan
 from streamproxy.origins.not_found import NotFound
 from streamproxy.origins.resume import RESULTS, ResumeOrigin, ResumePlan
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
@@ -146,22 +148,30 @@ class Deployment:
 
     def _peek(self, route: model.Route) -> PeekPlan | None:
         """What has to be known of the bodies of a route's requests; None for nothing."""
-        members = bool(self.config.upstreams[route.upstream].models) or route.usage is not None
+        members = any(self.config.upstreams[name].models for name in route.upstreams) or route.usage is not None
         if members or (route.protocol != "http" and route.compression == "auto"):
             return PeekPlan(route.limits.inspect_body, members)
         return None
 
     def _origin(self, route: model.Route) -> Origin:
         """Where the responses of a route come from."""
-        upstream = self.config.upstreams[route.upstream]
-        origin: Origin = UpstreamOrigin(
-            request_plan(route, upstream), self.upstreams[route.upstream], traced=self._tracer is not None
-        )
+        retry, first = route.retry, self._upstream_origin(route, route.upstream)
+        origin: Origin = first
+        if retry.attempts > 1 or route.fallback or retry.until == "first_event":
+            fallbacks = [
+                Fallback(name, self._upstream_origin(route, name), self._tallies.of("fallbacks", route.name, name))
+                for name in route.fallback
+            ]
+            origin = RetryingOrigin(first, retry, fallbacks, gate_plan(route))
         if route.resume is not None:
             origin = ResumeOrigin(
                 resume_plan(route, route.resume, self._tallies), self.stores.streams(route.name, route.resume), origin
             )
         return origin
+
+    def _upstream_origin(self, route: model.Route, name: str) -> UpstreamOrigin:
+        plan = request_plan(route, self.config.upstreams[name])
+        return UpstreamOrigin(plan, self.upstreams[name], traced=self._tracer is not None)
 
     def _no_route(self) -> RoutePlan:
         return RoutePlan(
@@ -327,10 +337,10 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         extensions=extensions,
         compression=route.compression,
         edit=_edit(route.request_headers),
-        retry=route.retry if route.retry.attempts > 1 else None,
         models=upstream.models,
         ask_usage=route.usage is not None,
         stream_identity=route.protocol != "http",
+        upstream_edit=_edit(upstream.request_headers),
         inspect_body=route.limits.inspect_body,
     )
 
@@ -346,6 +356,13 @@ def tunnel_plan(route: model.Route, tallies: Tallies) -> TunnelPlan | None:
         from_client=tallies.of("websocket_messages", route.name, "client"),
         from_upstream=tallies.of("websocket_messages", route.name, "upstream"),
     )
+
+
+def gate_plan(route: model.Route) -> GatePlan | None:
+    """How long a route waits for its first events; None where it does not."""
+    if route.retry.until == "head":
+        return None
+    return GatePlan(DIALECTS[route.protocol], route.timeouts.first_event, held=True)
 
 
 def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> ResumePlan:

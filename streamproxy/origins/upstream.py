@@ -1,39 +1,35 @@
-"""The first origin: an upstream, in as many attempts as the route allows.
+"""The first origin: an upstream, in one attempt.
 
-Theory of operation. An attempt ends with a response or with an error, and holds its endpoint's place from `begin` on
-until `aclose`, or until it has failed. Both outcomes are put before the rules (`streamproxy.upstream.retry`). If they
-allow another attempt, the request's body is still held and the budget has room, the response is closed, the exchange
-waits for the pause, and the next endpoint is picked: one that was not tried, where there is one. Otherwise the
-response goes on, or the error. Nothing has gone to the client before that.
-
-Deadlines. ``total`` runs from the beginning of the exchange and so over all attempts. ``first_byte`` does from the
-moment the first attempt begins: connects that fail, pauses and what Retry-After asks for count. The timer of the
-exchange hears of one step only, which begins it; `_Progress` keeps the exchange's own facts from then on. Each part of
-the body that comes begins ``first_byte`` anew: a request is ready to be sent when its last part is there.
+An attempt holds its endpoint's place from `UpstreamResponse.begin` on until `aclose`, or until it has failed. More
+attempts than one, and fallbacks, are in `streamproxy.origins.attempts`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final
 
 from streamproxy.client.base import IteratorSource, Response
-from streamproxy.config.model import Retry
 from streamproxy.dialects.request import Peeked, model_edit, usage_edit
+<<<<<<< HEAD
 from streamproxy.errors import BadResponse, UpstreamError
+=======
+from streamproxy.errors import UpstreamReportedError
+>>>>>>> e125a1e (Fall back to other upstreams, and hold streams until they speak)
 from streamproxy.exchange.call import Call
-from streamproxy.exchange.exchange import Exchange, Phase
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.target import Target
 from streamproxy.origins.base import Origin, OriginResponse
+<<<<<<< HEAD
 from streamproxy.upstream.affinity import prefix_key
+=======
+from streamproxy.origins.gate import HeldSource
+>>>>>>> e125a1e (Fall back to other upstreams, and hold streams until they speak)
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.outlier import FAILED_STATUSES, failed_by
-from streamproxy.upstream.retry import CONNECT, decide, kind_of, pause, repeatable, retry_after
 from streamproxy.upstream.roster import Roster
 from streamproxy.upstream.upstream import Upstream
 from streamproxy.wire.headers import NO_EDIT, Edit, Headers, ResponseFields, request_headers
@@ -56,11 +52,14 @@ class RequestPlan:
     extensions: dict[str, Any]  # what every request tells the client
     compression: str
     edit: Edit
-    retry: Retry | None  # None: one attempt
     models: Mapping[str, str] = field(default_factory=dict)  # what the upstream calls the models of requests
     ask_usage: bool = False
     stream_identity: bool = False  # a body that asks for a stream asks for an uncompressed one
+<<<<<<< HEAD
     inspect_body: int = 0  # the most bytes of a body that are held to choose an endpoint by
+=======
+    upstream_edit: Edit = NO_EDIT  # the upstream's own rules, after the route's
+>>>>>>> e125a1e (Fall back to other upstreams, and hold streams until they speak)
 
 
 class UpstreamRequest:
@@ -152,7 +151,8 @@ class UpstreamResponse(OriginResponse):
         assert stream is not None
         endpoint.streams -= 1
         if roster is not None:
-            reported = roster.error_events and self._exchange.failure is not None
+            failure = fault if isinstance(fault, UpstreamReportedError) else self._exchange.failure
+            reported = roster.error_events and failure is not None
             if reported or (fault is not None and failed_by(fault, self._exchange)):
                 roster.failed(endpoint)
             elif roster.error_events and fault is None and self.status not in FAILED_STATUSES:
@@ -161,7 +161,7 @@ class UpstreamResponse(OriginResponse):
         if fault is None:
             await stream.__aexit__(None, None, None)
         else:
-            if isinstance(body, IteratorSource):
+            if isinstance(body, IteratorSource | HeldSource):
                 await body.aclose()
             await stream.__aexit__(type(fault), fault, fault.__traceback__)
 
@@ -169,14 +169,15 @@ class UpstreamResponse(OriginResponse):
 class UpstreamOrigin(Origin):
     """Sends the requests of one route to its upstream."""
 
-    __slots__ = ("_edits", "_plan", "_upstream")
+    __slots__ = ("_edits", "_plan", "upstream")
 
     def __init__(self, plan: RequestPlan, upstream: Upstream, *, traced: bool) -> None:
         self._plan = plan
-        self._upstream = upstream
-        self._edits = traced or plan.edit is not NO_EDIT
+        self.upstream = upstream
+        self._edits = traced or plan.edit is not NO_EDIT or plan.upstream_edit is not NO_EDIT
 
     async def open(self, call: Call) -> OriginResponse:
+<<<<<<< HEAD
         exchange, body, upstream = call.exchange, call.downstream.body, self._upstream
         if upstream.prefix_bytes and body is not None:
             exchange.affinity = await prefix_key(body, self._plan.inspect_body, upstream.prefix_bytes)
@@ -187,6 +188,12 @@ class UpstreamOrigin(Origin):
         if retry is not None:
             chosen = await _Attempts(upstream, endpoint, request, call, retry).open()
             return chosen if key is None else await _switched(chosen, key)
+=======
+        exchange, body, upstream = call.exchange, call.downstream.body, self.upstream
+        endpoint = upstream.pick(exchange, call.downstream.headers)
+        request = self.request(call, endpoint)
+        exchange.phase = "connect"
+>>>>>>> e125a1e (Fall back to other upstreams, and hold streams until they speak)
         attempt = UpstreamResponse(endpoint, upstream.roster, exchange)
         stream = attempt.begin(request, body.attempt() if body is not None else None)
         try:
@@ -265,6 +272,7 @@ class UpstreamOrigin(Origin):
         if trace is not None:
             trace.opened_at, trace.target = monotonic(), self._target(call.downstream.target)
             headers = trace.carry(headers)
+<<<<<<< HEAD
         return self._plan.edit.apply(headers)
 
 
@@ -372,3 +380,6 @@ class _Progress:
             exchange.sent_at = monotonic()
         if not exchange.head_at:  # an upstream may answer before it has the whole request
             exchange.phase = phase
+=======
+        return self._plan.upstream_edit.apply(self._plan.edit.apply(headers))
+>>>>>>> e125a1e (Fall back to other upstreams, and hold streams until they speak)
