@@ -31,6 +31,7 @@ from streamproxy.origins.base import Origin
 from streamproxy.origins.gate import GatePlan
 from streamproxy.origins.not_found import NotFound
 from streamproxy.origins.resume import RESULTS, ResumeOrigin, ResumePlan
+from streamproxy.origins.shares import SharesOrigin, WeightedOrigin
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
 from streamproxy.proxy.admission import Admission, client_key, priority_of
 from streamproxy.proxy.choose import Candidate, ModelChooser, Models
@@ -117,7 +118,7 @@ class Deployment:
         limited = limits.max_streams is not None or limits.max_streams_per_client is not None
         return RoutePlan(
             name=route.name,
-            upstream=route.upstream,
+            upstream=route.shares[0].name,
             origin=self._origin(route),
             dialect=DIALECTS[route.protocol],
             limits=time_limits(route),
@@ -155,19 +156,27 @@ class Deployment:
 
     def _origin(self, route: model.Route) -> Origin:
         """Where the responses of a route come from."""
-        retry, first = route.retry, self._upstream_origin(route, route.upstream)
-        origin: Origin = first
-        if retry.attempts > 1 or route.fallback or retry.until == "first_event":
-            fallbacks = [
-                Fallback(name, self._upstream_origin(route, name), self._tallies.of("fallbacks", route.name, name))
-                for name in route.fallback
-            ]
-            origin = RetryingOrigin(first, retry, fallbacks, gate_plan(route))
+        shares = [
+            WeightedOrigin(share.name, share.weight, self._attempting(route, share.name)) for share in route.shares
+        ]
+        origin = shares[0].origin if len(shares) == 1 else SharesOrigin(shares)
         if route.resume is not None:
             origin = ResumeOrigin(
                 resume_plan(route, route.resume, self._tallies), self.stores.streams(route.name, route.resume), origin
             )
         return origin
+
+    def _attempting(self, route: model.Route, name: str) -> Origin:
+        """The origin of one upstream, with the retries and the fallbacks of a route."""
+        retry, first = route.retry, self._upstream_origin(route, name)
+        if retry.attempts == 1 and not route.fallback and retry.until == "head":
+            return first
+        fallbacks = [
+            Fallback(other, self._upstream_origin(route, other), self._tallies.of("fallbacks", route.name, other))
+            for other in route.fallback
+            if other != name
+        ]
+        return RetryingOrigin(first, retry, fallbacks, gate_plan(route))
 
     def _upstream_origin(self, route: model.Route, name: str) -> UpstreamOrigin:
         plan = request_plan(route, self.config.upstreams[name])

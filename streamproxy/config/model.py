@@ -2,7 +2,7 @@
 
 An attribute is named as its key in the file. Durations are float seconds and sizes int bytes; None is ``off``. Defaults
 are written as in a file and parsed like one. Models are frozen: a `Config` is read once and never changed. In one made
-by `streamproxy.config.load_config`, ``route.upstream`` is always a key of ``config.upstreams``.
+by `streamproxy.config.load_config`, ``route.upstreams`` are always keys of ``config.upstreams``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from streamproxy.config import units, values
 from streamproxy.config.redact import Path, redact
 from streamproxy.config.route import Auth, Cors, Limits, bearer_token
 from streamproxy.config.section import OrOff, Section, setting
+from streamproxy.config.shares import Shares, UpstreamChoice, UpstreamShare, short_shares
 from streamproxy.config.tracing import Tracing
 
 
@@ -398,7 +399,9 @@ class Route(Section):
         default={}, description='fields that must be there ("*") or equal a text', repr=False
     )
     models: t.Models = setting([], "the model of a JSON body: a name, or a prefix that ends in *; none: all")
-    upstream: t.UpstreamName = Field(description="a name of upstreams, or a URL")
+    upstream: Annotated[UpstreamChoice, BeforeValidator(short_shares)] = Field(
+        description="a name of upstreams, a URL, or shares: [{name: NAME, weight: 95}, …]"
+    )
     fallback: t.UpstreamNames = setting([], "asked in order once the attempts at the one before are spent")
     rewrite: Rewrite = setting({}, "what becomes of the path")
     protocol: Literal["http", "auto", "openai", "anthropic", "gemini", "ollama"] = setting(
@@ -453,7 +456,13 @@ class Route(Section):
     @property
     def upstreams(self) -> tuple[str, ...]:
         """The names of all upstreams that may answer."""
-        return (self.upstream, *self.fallback)
+        return (*(share.name for share in self.shares), *self.fallback)
+
+    @property
+    def shares(self) -> tuple[UpstreamShare, ...]:
+        """The upstreams that are asked first, each for its share of the requests: one, as a rule."""
+        chosen = self.upstream
+        return chosen.shares if isinstance(chosen, Shares) else (UpstreamShare(name=chosen),)
 
     @model_validator(mode="after")
     def _gate_for_a_timeout(self) -> Route:

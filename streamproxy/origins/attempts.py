@@ -35,7 +35,7 @@ from streamproxy.exchange.tally import Tally
 from streamproxy.exchange.timer import CHUNK, HEAD, Timer
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.origins.gate import GatePlan, hold_back
-from streamproxy.origins.upstream import UpstreamOrigin, UpstreamRequest, UpstreamResponse
+from streamproxy.origins.upstream import UpstreamOrigin, UpstreamRequest, UpstreamResponse, switched
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.retry import (
     CONNECT,
@@ -84,7 +84,9 @@ class RetryingOrigin(Origin):
         return [fallback.name for fallback in self._fallbacks]
 
     async def open(self, call: Call) -> OriginResponse:
-        return await _Attempts(call, self._first, self._retry, self._fallbacks, self._gate).open()
+        chosen = await _Attempts(call, self._first, self._retry, self._fallbacks, self._gate).open()
+        key = call.downstream.websocket_key
+        return chosen if key is None else await switched(chosen, key)
 
 
 class _Attempts:
@@ -127,7 +129,7 @@ class _Attempts:
             self._body.hold(retry.buffer)
         self._progress = _Progress(self)
 
-    async def open(self) -> OriginResponse:
+    async def open(self) -> UpstreamResponse:
         """The response that is to be relayed. Raises the last attempt's error."""
         self._origin.upstream.budget.request(monotonic())
         while True:
@@ -157,7 +159,7 @@ class _Attempts:
         body, exchange, upstream = self._body, self._exchange, self._origin.upstream
         if self._endpoint is None:
             try:
-                self._endpoint = endpoint = upstream.pick(exchange, self._call.downstream.headers)
+                self._endpoint = endpoint = await self._origin.pick(self._call)
             except UpstreamError as error:
                 return error
             self._tried = [endpoint]

@@ -14,20 +14,13 @@ from typing import Any, Final
 
 from streamproxy.client.base import IteratorSource, Response
 from streamproxy.dialects.request import Peeked, model_edit, usage_edit
-<<<<<<< HEAD
-from streamproxy.errors import BadResponse, UpstreamError
-=======
-from streamproxy.errors import UpstreamReportedError
->>>>>>> e125a1e (Fall back to other upstreams, and hold streams until they speak)
+from streamproxy.errors import BadResponse, UpstreamReportedError
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.target import Target
 from streamproxy.origins.base import Origin, OriginResponse
-<<<<<<< HEAD
-from streamproxy.upstream.affinity import prefix_key
-=======
 from streamproxy.origins.gate import HeldSource
->>>>>>> e125a1e (Fall back to other upstreams, and hold streams until they speak)
+from streamproxy.upstream.affinity import prefix_key
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.outlier import FAILED_STATUSES, failed_by
 from streamproxy.upstream.roster import Roster
@@ -55,11 +48,8 @@ class RequestPlan:
     models: Mapping[str, str] = field(default_factory=dict)  # what the upstream calls the models of requests
     ask_usage: bool = False
     stream_identity: bool = False  # a body that asks for a stream asks for an uncompressed one
-<<<<<<< HEAD
     inspect_body: int = 0  # the most bytes of a body that are held to choose an endpoint by
-=======
     upstream_edit: Edit = NO_EDIT  # the upstream's own rules, after the route's
->>>>>>> e125a1e (Fall back to other upstreams, and hold streams until they speak)
 
 
 class UpstreamRequest:
@@ -177,23 +167,11 @@ class UpstreamOrigin(Origin):
         self._edits = traced or plan.edit is not NO_EDIT or plan.upstream_edit is not NO_EDIT
 
     async def open(self, call: Call) -> OriginResponse:
-<<<<<<< HEAD
-        exchange, body, upstream = call.exchange, call.downstream.body, self._upstream
-        if upstream.prefix_bytes and body is not None:
-            exchange.affinity = await prefix_key(body, self._plan.inspect_body, upstream.prefix_bytes)
-        endpoint = upstream.pick(exchange, call.downstream.headers)
-        request = self.request(call, endpoint)
-        exchange.phase = "connect"
-        retry, key = self._plan.retry, call.downstream.websocket_key
-        if retry is not None:
-            chosen = await _Attempts(upstream, endpoint, request, call, retry).open()
-            return chosen if key is None else await _switched(chosen, key)
-=======
         exchange, body, upstream = call.exchange, call.downstream.body, self.upstream
-        endpoint = upstream.pick(exchange, call.downstream.headers)
+        endpoint = await self.pick(call) if upstream.prefix_bytes else upstream.pick(exchange, call.downstream.headers)
         request = self.request(call, endpoint)
         exchange.phase = "connect"
->>>>>>> e125a1e (Fall back to other upstreams, and hold streams until they speak)
+        key = call.downstream.websocket_key
         attempt = UpstreamResponse(endpoint, upstream.roster, exchange)
         stream = attempt.begin(request, body.attempt() if body is not None else None)
         try:
@@ -202,7 +180,14 @@ class UpstreamOrigin(Origin):
             attempt.failed(error)
             raise
         attempt.opened(response)
-        return attempt if key is None else await _switched(attempt, key)
+        return attempt if key is None else await switched(attempt, key)
+
+    async def pick(self, call: Call) -> Endpoint:
+        """The endpoint for a request. Raises DestinationUnavailable when none is available."""
+        exchange, body, upstream = call.exchange, call.downstream.body, self.upstream
+        if upstream.prefix_bytes and body is not None:
+            exchange.affinity = await prefix_key(body, self._plan.inspect_body, upstream.prefix_bytes)
+        return upstream.pick(exchange, call.downstream.headers)
 
     def request(self, call: Call, endpoint: Endpoint) -> UpstreamRequest:
         """The request for an endpoint."""
@@ -272,11 +257,10 @@ class UpstreamOrigin(Origin):
         if trace is not None:
             trace.opened_at, trace.target = monotonic(), self._target(call.downstream.target)
             headers = trace.carry(headers)
-<<<<<<< HEAD
-        return self._plan.edit.apply(headers)
+        return self._plan.upstream_edit.apply(self._plan.edit.apply(headers))
 
 
-async def _switched(response: UpstreamResponse, key: bytes) -> UpstreamResponse:
+async def switched(response: UpstreamResponse, key: bytes) -> UpstreamResponse:
     """The response to a handshake. Raises BadResponse, with the response closed, when it is no answer to one."""
     fault = None
     try:
@@ -287,99 +271,3 @@ async def _switched(response: UpstreamResponse, key: bytes) -> UpstreamResponse:
         await response.aclose(fault)
         raise fault
     return response
-
-
-class _Attempts:
-    """The attempts of one request."""
-
-    __slots__ = ("_body", "_endpoint", "_exchange", "_progress", "_request", "_retry", "_upstream")
-
-    def __init__(
-        self, upstream: Upstream, endpoint: Endpoint, request: UpstreamRequest, call: Call, retry: Retry
-    ) -> None:
-        self._upstream = upstream
-        self._endpoint = endpoint
-        self._request = request
-        self._exchange = call.exchange
-        self._retry = retry
-        self._body = call.downstream.body
-        if self._body is not None:
-            self._body.hold(retry.buffer)
-        self._progress = request.extensions["progress"] = _Progress(call.exchange, call.timer.progress)
-
-    async def open(self) -> UpstreamResponse:
-        """The response that is to be relayed. Raises the last attempt's error."""
-        upstream, body, tried = self._upstream, self._body, [self._endpoint]
-        upstream.budget.request(monotonic())
-        while True:
-            asked: float | None = None
-            attempt = UpstreamResponse(self._endpoint, upstream.roster, self._exchange)
-            self._progress.sent = False
-            self._exchange.attempts += 1
-            stream = attempt.begin(self._request, body.attempt() if body is not None else None)
-            try:
-                response = await stream.__aenter__()
-            except BaseException as error:
-                attempt.failed(error)
-                if not isinstance(error, UpstreamError) or not self._again(len(tried), kind_of(error)):
-                    raise
-            else:
-                attempt.opened(response)
-                if not self._again(len(tried), str(attempt.status)):
-                    if body is not None:
-                        body.release()
-                    return attempt
-                asked = retry_after(response.headers.raw, datetime.now(UTC))
-                await attempt.aclose(None)
-            self._exchange.retries += 1
-            self._exchange.abandon_attempt(monotonic())
-            await self._move_on(tried, asked)
-
-    def _again(self, attempt: int, failure: str | None) -> bool:
-        request, retry = self._request, self._retry
-        return (
-            decide(
-                retry,
-                attempt=attempt,
-                failure=failure,
-                sent=self._progress.sent and failure != CONNECT,
-                repeatable=repeatable(request.method, request.headers, retry),
-            )
-            and (self._body is None or self._body.repeatable)
-            and self._upstream.budget.spend(monotonic())
-        )
-
-    async def _move_on(self, tried: list[Endpoint], asked: float | None) -> None:
-        """Wait, and pick the endpoint of the next attempt."""
-        upstream, old, request = self._upstream, self._endpoint, self._request
-        if upstream.has_untried(tried):
-            asked = None  # it was one endpoint's wish, and another is asked now
-        await asyncio.sleep(pause(self._retry, len(tried), asked, upstream.uniform))
-        new = self._endpoint = upstream.another(request.headers, self._exchange, tried)
-        tried.append(new)
-        if new is not old:
-            request.headers = upstream.readdress(request.headers, old, new)
-
-
-class _Progress:
-    """Follows one attempt after the other; ``sent`` says that the head of the present one is on its way."""
-
-    __slots__ = ("_exchange", "sent")
-
-    def __init__(self, exchange: Exchange, report: Callable[[Phase], None]) -> None:
-        self._exchange = exchange
-        self.sent = False
-        report("request")  # the upstream owes a head from here on
-        exchange.phase = "connect"
-
-    def __call__(self, phase: Phase) -> None:
-        exchange = self._exchange
-        if phase != "connect":
-            self.sent = True
-        if phase == "head":
-            exchange.sent_at = monotonic()
-        if not exchange.head_at:  # an upstream may answer before it has the whole request
-            exchange.phase = phase
-=======
-        return self._plan.upstream_edit.apply(self._plan.edit.apply(headers))
->>>>>>> e125a1e (Fall back to other upstreams, and hold streams until they speak)

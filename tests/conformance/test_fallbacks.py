@@ -239,3 +239,15 @@ async def test_each_upstream_is_sent_its_own_name_of_the_model(stack: StartStack
     )
     assert (await client.read_response()).body == b"good"
     assert bodies == [b'{"model": "first", "n": 1}', b'{"model": "second-one", "n": 1}']
+
+
+@pytest.mark.parametrize("short", [False, True])
+async def test_upstreams_get_their_shares_of_the_requests(stack: StartStack, serve: Serve, short: bool) -> None:
+    main, canary = await serve(answering(*[response(b"a")] * 8)), await serve(answering(*[response(b"b")] * 8))
+    shares = [{"name": "main", "weight": 3}, {"name": "canary", "weight": 1}]
+    keys = {"path": "/*", "upstream": shares if short else {"shares": shares}}
+    proxy = await stack([keys], upstreams=upstreams(main=main.url, canary=canary.url))
+    bodies = [(await fetch(proxy.url)).body for _ in range(8)]
+    assert b"".join(bodies) == b"aabaaaba"
+    await proxy.end_of(7)
+    assert [exchange.upstream for exchange in proxy.ended].count("canary") == 2
