@@ -26,9 +26,12 @@ from streamproxy.exchange.timer import FOREVER, TimeLimits
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.observe.tracing import SpanExport, Tracer
+from streamproxy.origins.attempts import Fallback, RetryingOrigin
 from streamproxy.origins.base import Origin
+from streamproxy.origins.gate import GatePlan
 from streamproxy.origins.not_found import NotFound
 from streamproxy.origins.resume import RESULTS, ResumeOrigin, ResumePlan
+from streamproxy.origins.shares import SharesOrigin, WeightedOrigin
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
 from streamproxy.proxy.admission import Admission, client_key, priority_of
 from streamproxy.proxy.choose import Candidate, ModelChooser, Models
@@ -115,7 +118,7 @@ class Deployment:
         limited = limits.max_streams is not None or limits.max_streams_per_client is not None
         return RoutePlan(
             name=route.name,
-            upstream=route.upstream,
+            upstream=route.shares[0].name,
             origin=self._origin(route),
             dialect=DIALECTS[route.protocol],
             limits=time_limits(route),
@@ -146,22 +149,38 @@ class Deployment:
 
     def _peek(self, route: model.Route) -> PeekPlan | None:
         """What has to be known of the bodies of a route's requests; None for nothing."""
-        members = bool(self.config.upstreams[route.upstream].models) or route.usage is not None
+        members = any(self.config.upstreams[name].models for name in route.upstreams) or route.usage is not None
         if members or (route.protocol != "http" and route.compression == "auto"):
             return PeekPlan(route.limits.inspect_body, members)
         return None
 
     def _origin(self, route: model.Route) -> Origin:
         """Where the responses of a route come from."""
-        upstream = self.config.upstreams[route.upstream]
-        origin: Origin = UpstreamOrigin(
-            request_plan(route, upstream), self.upstreams[route.upstream], traced=self._tracer is not None
-        )
+        shares = [
+            WeightedOrigin(share.name, share.weight, self._attempting(route, share.name)) for share in route.shares
+        ]
+        origin = shares[0].origin if len(shares) == 1 else SharesOrigin(shares)
         if route.resume is not None:
             origin = ResumeOrigin(
                 resume_plan(route, route.resume, self._tallies), self.stores.streams(route.name, route.resume), origin
             )
         return origin
+
+    def _attempting(self, route: model.Route, name: str) -> Origin:
+        """The origin of one upstream, with the retries and the fallbacks of a route."""
+        retry, first = route.retry, self._upstream_origin(route, name)
+        if retry.attempts == 1 and not route.fallback and retry.until == "head":
+            return first
+        fallbacks = [
+            Fallback(other, self._upstream_origin(route, other), self._tallies.of("fallbacks", route.name, other))
+            for other in route.fallback
+            if other != name
+        ]
+        return RetryingOrigin(first, retry, fallbacks, gate_plan(route))
+
+    def _upstream_origin(self, route: model.Route, name: str) -> UpstreamOrigin:
+        plan = request_plan(route, self.config.upstreams[name])
+        return UpstreamOrigin(plan, self.upstreams[name], traced=self._tracer is not None)
 
     def _no_route(self) -> RoutePlan:
         return RoutePlan(
@@ -327,10 +346,10 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         extensions=extensions,
         compression=route.compression,
         edit=_edit(route.request_headers),
-        retry=route.retry if route.retry.attempts > 1 else None,
         models=upstream.models,
         ask_usage=route.usage is not None,
         stream_identity=route.protocol != "http",
+        upstream_edit=_edit(upstream.request_headers),
         inspect_body=route.limits.inspect_body,
     )
 
@@ -346,6 +365,13 @@ def tunnel_plan(route: model.Route, tallies: Tallies) -> TunnelPlan | None:
         from_client=tallies.of("websocket_messages", route.name, "client"),
         from_upstream=tallies.of("websocket_messages", route.name, "upstream"),
     )
+
+
+def gate_plan(route: model.Route) -> GatePlan | None:
+    """How long a route waits for its first events; None where it does not."""
+    if route.retry.until == "head":
+        return None
+    return GatePlan(DIALECTS[route.protocol], route.timeouts.first_event, held=True)
 
 
 def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> ResumePlan:

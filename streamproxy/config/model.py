@@ -2,7 +2,7 @@
 
 An attribute is named as its key in the file. Durations are float seconds and sizes int bytes; None is ``off``. Defaults
 are written as in a file and parsed like one. Models are frozen: a `Config` is read once and never changed. In one made
-by `streamproxy.config.load_config`, ``route.upstream`` is always a key of ``config.upstreams``.
+by `streamproxy.config.load_config`, ``route.upstreams`` are always keys of ``config.upstreams``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from streamproxy.config import units, values
 from streamproxy.config.redact import Path, redact
 from streamproxy.config.route import Auth, Cors, Limits, bearer_token
 from streamproxy.config.section import OrOff, Section, setting
+from streamproxy.config.shares import Shares, UpstreamChoice, UpstreamShare, short_shares
 from streamproxy.config.tracing import Tracing
 
 
@@ -216,6 +217,14 @@ class Sticky(Section):
     ttl: t.Interval = setting("1h", "how long a session is kept after its last use")
 
 
+class HeaderRules(Section):
+    """First ``remove`` and ``set`` take fields away, then those of ``set`` and ``add`` come at the end."""
+
+    set: t.HeaderValues = Field(default={}, description="replace a field, or add it", repr=False)
+    add: t.HeaderValues = Field(default={}, description="add a field beside those there are", repr=False)
+    remove: t.HeaderNames = setting([], "take fields away")
+
+
 class Upstream(Section):
     """A named group of endpoints."""
 
@@ -238,6 +247,7 @@ class Upstream(Section):
     connections: Connections = setting({}, "the connections to each endpoint")
     health: Annotated[Health | None, OrOff] = setting("off", "active probes; off: none")
     outlier: Annotated[Outlier | None, OrOff] = setting({}, "passive ejection of endpoints that fail")
+    request_headers: HeaderRules = setting({}, "changes to what goes to this upstream, after the route's")
 
     @model_validator(mode="after")
     def _client_can(self) -> Upstream:
@@ -273,6 +283,9 @@ class Timeouts(Section):
     request: t.Timeout = setting("60s", "between two reads of the request body")
     first_byte: t.Timeout = setting(
         "300s", "request sent, until the response head; with retries over all attempts, from the first on"
+    )
+    first_event: t.Timeout = setting(
+        "off", "request sent, until the first event that says something; needs retry.until: first_event"
     )
     idle: t.Timeout = setting("300s", "between two reads of the response body")
     write: t.Timeout = setting("120s", "a client that takes nothing")
@@ -311,18 +324,12 @@ def _short_websocket(value: object) -> object:
     return {} if value is True or value == "on" else value
 
 
-class HeaderRules(Section):
-    """First ``remove`` and ``set`` take fields away, then those of ``set`` and ``add`` come at the end."""
-
-    set: t.HeaderValues = Field(default={}, description="replace a field, or add it", repr=False)
-    add: t.HeaderValues = Field(default={}, description="add a field beside those there are", repr=False)
-    remove: t.HeaderNames = setting([], "take fields away")
-
-
+_RETRY_STATUSES = (429, 500, 502, 503, 504, 529)
+_RETRY_ON = ["connect", "reset", "first_event", "error_event", *map(str, _RETRY_STATUSES)]
 RetryOn = Annotated[
-    Literal["connect", "reset", "502", "503", "504"],
+    Literal["connect", "reset", "first_event", "error_event", "429", "500", "502", "503", "504", "529"],
     BeforeValidator(str),
-    WithJsonSchema({"anyOf": [{"enum": ["connect", "reset", "502", "503", "504", 502, 503, 504]}, t.REFERENCE_SCHEMA]}),
+    WithJsonSchema({"anyOf": [{"enum": [*_RETRY_ON, *_RETRY_STATUSES]}, t.REFERENCE_SCHEMA]}),
 ]
 
 
@@ -331,6 +338,9 @@ class Retry(Section):
 
     attempts: t.Count = setting(1, "with the first")
     on: tuple[RetryOn, ...] = setting(["connect", "reset", "502", "503", "504"], "what is worth another")
+    until: Literal["head", "first_event"] = setting(
+        "head", "first_event: hold the response until its stream has said something"
+    )
     non_idempotent: t.Switch = setting("off", "also POST and its like")
     buffer: t.Size = setting("1MiB", "the most of a request body that is kept")
     backoff: t.Duration = setting("100ms", "before the second")
@@ -389,7 +399,10 @@ class Route(Section):
         default={}, description='fields that must be there ("*") or equal a text', repr=False
     )
     models: t.Models = setting([], "the model of a JSON body: a name, or a prefix that ends in *; none: all")
-    upstream: t.UpstreamName = Field(description="a name of upstreams, or a URL")
+    upstream: Annotated[UpstreamChoice, BeforeValidator(short_shares)] = Field(
+        description="a name of upstreams, a URL, or shares: [{name: NAME, weight: 95}, …]"
+    )
+    fallback: t.UpstreamNames = setting([], "asked in order once the attempts at the one before are spent")
     rewrite: Rewrite = setting({}, "what becomes of the path")
     protocol: Literal["http", "auto", "openai", "anthropic", "gemini", "ollama"] = setting(
         "http",
@@ -440,6 +453,23 @@ class Route(Section):
         """The patterns of ``path``."""
         return self.path
 
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """The names of all upstreams that may answer."""
+        return (*(share.name for share in self.shares), *self.fallback)
+
+    @property
+    def shares(self) -> tuple[UpstreamShare, ...]:
+        """The upstreams that are asked first, each for its share of the requests: one, as a rule."""
+        chosen = self.upstream
+        return chosen.shares if isinstance(chosen, Shares) else (UpstreamShare(name=chosen),)
+
+    @model_validator(mode="after")
+    def _gate_for_a_timeout(self) -> Route:
+        if self.timeouts.first_event is not None and self.retry.until == "head":
+            raise ValueError("has timeouts.first_event, which needs retry.until: first_event")
+        return self
+
 
 class Config(Section):
     """The whole of a file."""
@@ -458,8 +488,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _implicit_upstreams(self) -> Config:
         for route in self.routes:
-            if "://" in route.upstream and route.upstream not in self.upstreams:
-                self.upstreams[route.upstream] = Upstream(endpoints=(Endpoint(url=route.upstream),))
+            for name in route.upstreams:
+                if "://" in name and name not in self.upstreams:
+                    self.upstreams[name] = Upstream(endpoints=(Endpoint(url=name),))
         return self
 
     def hiding(self, interpolated: Iterable[Path]) -> Config:

@@ -185,6 +185,11 @@ Text = Annotated[str, BeforeValidator(values.text), WithJsonSchema(_SCALAR_SCHEM
 Label = Annotated[str, BeforeValidator(values.label), WithJsonSchema(_SCALAR_SCHEMA)]
 Name = Annotated[str, BeforeValidator(values.name)]
 UpstreamName = Annotated[str, BeforeValidator(values.upstream)]
+UpstreamNames = Annotated[
+    tuple[UpstreamName, ...],
+    BeforeValidator(any_number),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 Origin = Annotated[str, BeforeValidator(values.origin)]
 ProxyUrl = Annotated[str | None, BeforeValidator(off_or(values.proxy_url)), WithJsonSchema(_or_off({"type": "string"}))]
 FilePath = Annotated[str, BeforeValidator(values.file_path)]

@@ -343,7 +343,6 @@ _GENAI: Final[tuple[Distributions, ...]] = (
 # takes its name out of here, and docs/metrics.md and the dashboard must have it then.
 PENDING: Final = frozenset(
     {
-        "fallbacks",
         "resumed",
         "shared_clients",
         "store_errors",

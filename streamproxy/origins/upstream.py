@@ -1,39 +1,28 @@
-"""The first origin: an upstream, in as many attempts as the route allows.
+"""The first origin: an upstream, in one attempt.
 
-Theory of operation. An attempt ends with a response or with an error, and holds its endpoint's place from `begin` on
-until `aclose`, or until it has failed. Both outcomes are put before the rules (`streamproxy.upstream.retry`). If they
-allow another attempt, the request's body is still held and the budget has room, the response is closed, the exchange
-waits for the pause, and the next endpoint is picked: one that was not tried, where there is one. Otherwise the
-response goes on, or the error. Nothing has gone to the client before that.
-
-Deadlines. ``total`` runs from the beginning of the exchange and so over all attempts. ``first_byte`` does from the
-moment the first attempt begins: connects that fail, pauses and what Retry-After asks for count. The timer of the
-exchange hears of one step only, which begins it; `_Progress` keeps the exchange's own facts from then on. Each part of
-the body that comes begins ``first_byte`` anew: a request is ready to be sent when its last part is there.
+An attempt holds its endpoint's place from `UpstreamResponse.begin` on until `aclose`, or until it has failed. More
+attempts than one, and fallbacks, are in `streamproxy.origins.attempts`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final
 
 from streamproxy.client.base import IteratorSource, Response
-from streamproxy.config.model import Retry
 from streamproxy.dialects.request import Peeked, model_edit, usage_edit
-from streamproxy.errors import BadResponse, UpstreamError
+from streamproxy.errors import BadResponse, UpstreamReportedError
 from streamproxy.exchange.call import Call
-from streamproxy.exchange.exchange import Exchange, Phase
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.target import Target
 from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.origins.gate import HeldSource
 from streamproxy.upstream.affinity import prefix_key
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.outlier import FAILED_STATUSES, failed_by
-from streamproxy.upstream.retry import CONNECT, decide, kind_of, pause, repeatable, retry_after
 from streamproxy.upstream.roster import Roster
 from streamproxy.upstream.upstream import Upstream
 from streamproxy.wire.headers import NO_EDIT, Edit, Headers, ResponseFields, request_headers
@@ -56,11 +45,11 @@ class RequestPlan:
     extensions: dict[str, Any]  # what every request tells the client
     compression: str
     edit: Edit
-    retry: Retry | None  # None: one attempt
     models: Mapping[str, str] = field(default_factory=dict)  # what the upstream calls the models of requests
     ask_usage: bool = False
     stream_identity: bool = False  # a body that asks for a stream asks for an uncompressed one
     inspect_body: int = 0  # the most bytes of a body that are held to choose an endpoint by
+    upstream_edit: Edit = NO_EDIT  # the upstream's own rules, after the route's
 
 
 class UpstreamRequest:
@@ -152,7 +141,8 @@ class UpstreamResponse(OriginResponse):
         assert stream is not None
         endpoint.streams -= 1
         if roster is not None:
-            reported = roster.error_events and self._exchange.failure is not None
+            failure = fault if isinstance(fault, UpstreamReportedError) else self._exchange.failure
+            reported = roster.error_events and failure is not None
             if reported or (fault is not None and failed_by(fault, self._exchange)):
                 roster.failed(endpoint)
             elif roster.error_events and fault is None and self.status not in FAILED_STATUSES:
@@ -161,7 +151,7 @@ class UpstreamResponse(OriginResponse):
         if fault is None:
             await stream.__aexit__(None, None, None)
         else:
-            if isinstance(body, IteratorSource):
+            if isinstance(body, IteratorSource | HeldSource):
                 await body.aclose()
             await stream.__aexit__(type(fault), fault, fault.__traceback__)
 
@@ -169,24 +159,19 @@ class UpstreamResponse(OriginResponse):
 class UpstreamOrigin(Origin):
     """Sends the requests of one route to its upstream."""
 
-    __slots__ = ("_edits", "_plan", "_upstream")
+    __slots__ = ("_edits", "_plan", "upstream")
 
     def __init__(self, plan: RequestPlan, upstream: Upstream, *, traced: bool) -> None:
         self._plan = plan
-        self._upstream = upstream
-        self._edits = traced or plan.edit is not NO_EDIT
+        self.upstream = upstream
+        self._edits = traced or plan.edit is not NO_EDIT or plan.upstream_edit is not NO_EDIT
 
     async def open(self, call: Call) -> OriginResponse:
-        exchange, body, upstream = call.exchange, call.downstream.body, self._upstream
-        if upstream.prefix_bytes and body is not None:
-            exchange.affinity = await prefix_key(body, self._plan.inspect_body, upstream.prefix_bytes)
-        endpoint = upstream.pick(exchange, call.downstream.headers)
+        exchange, body, upstream = call.exchange, call.downstream.body, self.upstream
+        endpoint = await self.pick(call) if upstream.prefix_bytes else upstream.pick(exchange, call.downstream.headers)
         request = self.request(call, endpoint)
         exchange.phase = "connect"
-        retry, key = self._plan.retry, call.downstream.websocket_key
-        if retry is not None:
-            chosen = await _Attempts(upstream, endpoint, request, call, retry).open()
-            return chosen if key is None else await _switched(chosen, key)
+        key = call.downstream.websocket_key
         attempt = UpstreamResponse(endpoint, upstream.roster, exchange)
         stream = attempt.begin(request, body.attempt() if body is not None else None)
         try:
@@ -195,7 +180,14 @@ class UpstreamOrigin(Origin):
             attempt.failed(error)
             raise
         attempt.opened(response)
-        return attempt if key is None else await _switched(attempt, key)
+        return attempt if key is None else await switched(attempt, key)
+
+    async def pick(self, call: Call) -> Endpoint:
+        """The endpoint for a request. Raises DestinationUnavailable when none is available."""
+        exchange, body, upstream = call.exchange, call.downstream.body, self.upstream
+        if upstream.prefix_bytes and body is not None:
+            exchange.affinity = await prefix_key(body, self._plan.inspect_body, upstream.prefix_bytes)
+        return upstream.pick(exchange, call.downstream.headers)
 
     def request(self, call: Call, endpoint: Endpoint) -> UpstreamRequest:
         """The request for an endpoint."""
@@ -265,10 +257,10 @@ class UpstreamOrigin(Origin):
         if trace is not None:
             trace.opened_at, trace.target = monotonic(), self._target(call.downstream.target)
             headers = trace.carry(headers)
-        return self._plan.edit.apply(headers)
+        return self._plan.upstream_edit.apply(self._plan.edit.apply(headers))
 
 
-async def _switched(response: UpstreamResponse, key: bytes) -> UpstreamResponse:
+async def switched(response: UpstreamResponse, key: bytes) -> UpstreamResponse:
     """The response to a handshake. Raises BadResponse, with the response closed, when it is no answer to one."""
     fault = None
     try:
@@ -279,96 +271,3 @@ async def _switched(response: UpstreamResponse, key: bytes) -> UpstreamResponse:
         await response.aclose(fault)
         raise fault
     return response
-
-
-class _Attempts:
-    """The attempts of one request."""
-
-    __slots__ = ("_body", "_endpoint", "_exchange", "_progress", "_request", "_retry", "_upstream")
-
-    def __init__(
-        self, upstream: Upstream, endpoint: Endpoint, request: UpstreamRequest, call: Call, retry: Retry
-    ) -> None:
-        self._upstream = upstream
-        self._endpoint = endpoint
-        self._request = request
-        self._exchange = call.exchange
-        self._retry = retry
-        self._body = call.downstream.body
-        if self._body is not None:
-            self._body.hold(retry.buffer)
-        self._progress = request.extensions["progress"] = _Progress(call.exchange, call.timer.progress)
-
-    async def open(self) -> UpstreamResponse:
-        """The response that is to be relayed. Raises the last attempt's error."""
-        upstream, body, tried = self._upstream, self._body, [self._endpoint]
-        upstream.budget.request(monotonic())
-        while True:
-            asked: float | None = None
-            attempt = UpstreamResponse(self._endpoint, upstream.roster, self._exchange)
-            self._progress.sent = False
-            self._exchange.attempts += 1
-            stream = attempt.begin(self._request, body.attempt() if body is not None else None)
-            try:
-                response = await stream.__aenter__()
-            except BaseException as error:
-                attempt.failed(error)
-                if not isinstance(error, UpstreamError) or not self._again(len(tried), kind_of(error)):
-                    raise
-            else:
-                attempt.opened(response)
-                if not self._again(len(tried), str(attempt.status)):
-                    if body is not None:
-                        body.release()
-                    return attempt
-                asked = retry_after(response.headers.raw, datetime.now(UTC))
-                await attempt.aclose(None)
-            self._exchange.retries += 1
-            self._exchange.abandon_attempt(monotonic())
-            await self._move_on(tried, asked)
-
-    def _again(self, attempt: int, failure: str | None) -> bool:
-        request, retry = self._request, self._retry
-        return (
-            decide(
-                retry,
-                attempt=attempt,
-                failure=failure,
-                sent=self._progress.sent and failure != CONNECT,
-                repeatable=repeatable(request.method, request.headers, retry),
-            )
-            and (self._body is None or self._body.repeatable)
-            and self._upstream.budget.spend(monotonic())
-        )
-
-    async def _move_on(self, tried: list[Endpoint], asked: float | None) -> None:
-        """Wait, and pick the endpoint of the next attempt."""
-        upstream, old, request = self._upstream, self._endpoint, self._request
-        if upstream.has_untried(tried):
-            asked = None  # it was one endpoint's wish, and another is asked now
-        await asyncio.sleep(pause(self._retry, len(tried), asked, upstream.uniform))
-        new = self._endpoint = upstream.another(request.headers, self._exchange, tried)
-        tried.append(new)
-        if new is not old:
-            request.headers = upstream.readdress(request.headers, old, new)
-
-
-class _Progress:
-    """Follows one attempt after the other; ``sent`` says that the head of the present one is on its way."""
-
-    __slots__ = ("_exchange", "sent")
-
-    def __init__(self, exchange: Exchange, report: Callable[[Phase], None]) -> None:
-        self._exchange = exchange
-        self.sent = False
-        report("request")  # the upstream owes a head from here on
-        exchange.phase = "connect"
-
-    def __call__(self, phase: Phase) -> None:
-        exchange = self._exchange
-        if phase != "connect":
-            self.sent = True
-        if phase == "head":
-            exchange.sent_at = monotonic()
-        if not exchange.head_at:  # an upstream may answer before it has the whole request
-            exchange.phase = phase

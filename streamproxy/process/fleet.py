@@ -163,7 +163,7 @@ class Fleet(Control):
 
     def _adopted(self, config: Config) -> None:
         self._in_force = config
-        self.metrics.declare((route.name, route.upstream) for route in config.routes)
+        self.metrics.declare((route.name, name) for route in config.routes for name in route.upstreams)
         self._configure_log()
 
     def _pids(self) -> list[int]:

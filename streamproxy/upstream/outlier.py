@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamproxy.config.model import Outlier
-from streamproxy.errors import ExchangeError, HeadTimeout, ReadTimeout, UpstreamError
+from streamproxy.errors import ExchangeError, HeadTimeout, ReadTimeout, UpstreamError, UpstreamReportedError
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream.endpoint import Endpoint
 
@@ -75,7 +75,8 @@ def failed_by(error: BaseException, exchange: Exchange) -> bool:
     """Whether an exception that came out of an attempt is the endpoint's fault.
 
     Errors of connecting, a reset before or after the head, a malformed answer, and no head in time are. A stream that
-    went silent is not (a model may think), nor is a pool without room. A cancellation is looked at by its reason: it
+    went silent is not (a model may think), nor is one that reports an error of its own (`Roster.error_events`), nor a
+    pool without room. A cancellation is looked at by its reason: it
     is the endpoint's fault only when the whole request was with it and no head came.
     """
     reason: ExchangeError | BaseException | None = error
@@ -83,4 +84,4 @@ def failed_by(error: BaseException, exchange: Exchange) -> bool:
         reason = exchange.interruption
         if isinstance(reason, HeadTimeout):
             return exchange.phase == "head"
-    return isinstance(reason, UpstreamError) and not isinstance(reason, ReadTimeout)
+    return isinstance(reason, UpstreamError) and not isinstance(reason, ReadTimeout | UpstreamReportedError)

@@ -29,6 +29,8 @@ from streamproxy.wire.methods import IDEMPOTENT
 
 CONNECT: Final = "connect"
 RESET: Final = "reset"
+FIRST_EVENT: Final = "first_event"
+ERROR_EVENT: Final = "error_event"
 BOUND: Final = 10  # times the backoff is the longest pause between two attempts
 
 _CONNECT_ERRORS = (
@@ -53,15 +55,13 @@ def repeatable(method: str, headers: Headers, settings: Retry) -> bool:
     return method in IDEMPOTENT or settings.non_idempotent or first(headers, b"idempotency-key") is not None
 
 
-def decide(settings: Retry, *, attempt: int, failure: str | None, sent: bool, repeatable: bool) -> bool:
-    """Whether the rules allow another attempt after the ``attempt``th (from 1) came to ``failure``.
+def decide(settings: Retry, *, failure: str, sent: bool, repeatable: bool) -> bool:
+    """Whether the rules allow another attempt after one that came to ``failure``, if there is one left.
 
-    ``failure`` is "connect", "reset", a status, or None for a success. ``sent`` says that the upstream may have got
-    the request's head.
+    ``failure`` is one of ``retry.on``, or any other status. ``sent`` says that the upstream may have got the request's
+    head.
     """
-    if failure is None or attempt >= settings.attempts or failure not in settings.on:
-        return False
-    return repeatable or not sent
+    return failure in settings.on and (repeatable or not sent)
 
 
 def pause(settings: Retry, attempt: int, retry_after: float | None, uniform: Callable[[], float]) -> float:

@@ -13,6 +13,7 @@ import pytest
 from streamproxy.app import Application, create_app
 from streamproxy.config import parse_config
 from streamproxy.errors import StoppedByOperator
+from streamproxy.upstream.retry import Budget
 from tests.conftest import Serve
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.stack import CLIENTS
@@ -112,7 +113,7 @@ async def run_struck_at(app: Application, n: int, how: str) -> bool:
         task.exception()
     assert not app.ledger.live
     endpoints = [endpoint for upstream in app.deployment.upstreams.values() for endpoint in upstream.endpoints]
-    assert [endpoint.streams for endpoint in endpoints] == [0]
+    assert not any(endpoint.streams for endpoint in endpoints)
     return coroutine.struck
 
 
@@ -142,3 +143,38 @@ async def test_a_cancellation_at_any_await_leaves_nothing(leaks: LeakCheck, serv
     await app.deployment.aclose()
     if own is not None:
         await own.aclose()
+
+
+async def stay_silent(conn: Conn) -> None:
+    """Answer with a comment, and break off before any event."""
+    await conn.read_request()
+    await conn.send(stream_head())
+    await conn.send_chunk(b": wait\n\n")
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+async def test_a_cancellation_at_the_gate_or_on_the_way_to_a_fallback_leaves_nothing(
+    leaks: LeakCheck, serve: Serve, how: str
+) -> None:
+    silent, good = await serve(stay_silent), await serve(answer)
+    retry = {"until": "first_event", "non_idempotent": "on", "attempts": 2, "backoff": "1ms"}
+    config = {
+        "log": {"access": "off"},
+        "routes": [{"path": "/*", "upstream": "up", "fallback": ["spare"], "retry": retry}],
+        "upstreams": {
+            "up": {"endpoints": [silent.url], "client": "native"},
+            "spare": {"endpoints": [good.url], "client": "native"},
+        },
+    }
+    app = create_app(parse_config(json.dumps(config), name="test"))
+    for upstream in app.deployment.upstreams.values():
+        upstream.budget = Budget(floor=1e6)
+    ended: list[Any] = []
+    app.ledger.observers.append(ended.append)
+    struck = 0
+    while await run_struck_at(app, struck, how):
+        struck += 1
+    assert struck > 8
+    assert (ended[-1].end, ended[-1].upstream, ended[-1].attempts) == ("complete", "spare", 3)
+    assert all(endpoint.active == 0 for one in app.deployment.upstreams.values() for endpoint in one.endpoints)
+    await app.deployment.aclose()

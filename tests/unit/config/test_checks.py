@@ -289,10 +289,25 @@ def test_health_and_ejection_take_what_is_allowed(line: str) -> None:
     assert problems(UPSTREAM % line) == []
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "upstream: http://a, fallback: [nowhere]",
+        "upstream: {shares: [{name: nowhere}]}",
+        "upstream: [{name: http://a}, {name: nowhere}]",
+        "upstream: {shares: [{name: http://a, weight: 0}]}",
+        "upstream: [{name: http://a}, {name: http://a}]",
+        "upstream: http://a, timeouts: {first_event: 5s}",
+    ],
+)
+def test_upstreams_that_cannot_answer_are_refused(keys: str) -> None:
+    assert problems("routes: [{path: /*, " + keys + "}]\n")
+
+
 def test_statuses_to_retry_on_are_numbers_or_texts() -> None:
     text = "routes: [{path: /*, upstream: http://a, retry: {attempts: 2, on: [reset, 502, '503']}}]\n"
     assert parse_config(text, name="f.yaml").routes[0].retry.on == ("reset", "502", "503")
-    assert problems(text.replace("502", "500"))
+    assert problems(text.replace("502", "501"))
 
 
 def test_streams_in_memory_need_one_worker() -> None:

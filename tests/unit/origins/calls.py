@@ -11,7 +11,8 @@ from streamproxy.exchange.downstream import Downstream
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.target import Target
 from streamproxy.exchange.timer import SharedTimer, TimeLimits, Timer
-from streamproxy.origins.base import OriginResponse
+from streamproxy.origins.attempts import RetryingOrigin
+from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
 from streamproxy.upstream import Upstream
 from streamproxy.wire.headers import NO_EDIT, Headers, RequestFields
@@ -47,7 +48,7 @@ def call_of(exchange: Exchange, *chunks: bytes, headers: Headers | None = None) 
     return Call(exchange, downstream, timer)
 
 
-def origin_of(upstream: Upstream, retry: Retry | None = None, *, preserve_host: bool = False) -> UpstreamOrigin:
+def origin_of(upstream: Upstream, retry: Retry | None = None, *, preserve_host: bool = False) -> Origin:
     plan = RequestPlan(
         host=None,
         preserve_host=preserve_host,
@@ -56,9 +57,9 @@ def origin_of(upstream: Upstream, retry: Retry | None = None, *, preserve_host: 
         extensions={},
         compression="pass",
         edit=NO_EDIT,
-        retry=retry,
     )
-    return UpstreamOrigin(plan, upstream, traced=False)
+    origin = UpstreamOrigin(plan, upstream, traced=False)
+    return origin if retry is None else RetryingOrigin(origin, retry)
 
 
 async def open_at(upstream: Upstream, exchange: Exchange) -> OriginResponse:

@@ -34,31 +34,26 @@ def test_an_error_is_what_the_file_calls_it(error: errors.ExchangeError, kind: s
 
 
 @pytest.mark.parametrize(
-    ("attempt", "failure", "sent", "may_repeat", "again"),
+    ("failure", "sent", "may_repeat", "again"),
     [
-        (1, "connect", False, False, True),  # nothing was sent: any method
-        (1, "reset", True, False, False),
-        (1, "reset", True, True, True),
-        (1, "503", True, False, False),
-        (1, "503", True, True, True),
-        (2, "503", True, True, True),
-        (3, "503", True, True, False),  # that was the last
-        (1, "500", True, True, False),
-        (1, "200", True, True, False),
-        (1, None, False, True, False),
+        ("connect", False, False, True),  # nothing was sent: any method
+        ("reset", True, False, False),
+        ("reset", True, True, True),
+        ("503", True, False, False),
+        ("503", True, True, True),
+        ("500", True, True, False),
+        ("200", True, True, False),
     ],
 )
-def test_the_rules_of_another_attempt(
-    attempt: int, failure: str | None, sent: bool, may_repeat: bool, again: bool
-) -> None:
-    assert decide(SETTINGS, attempt=attempt, failure=failure, sent=sent, repeatable=may_repeat) is again
+def test_the_rules_of_another_attempt(failure: str, sent: bool, may_repeat: bool, again: bool) -> None:
+    assert decide(SETTINGS, failure=failure, sent=sent, repeatable=may_repeat) is again
 
 
-@given(st.integers(1, 5), st.sampled_from([None, "connect", "reset", "502", "503", "504", "200"]), st.booleans())
-def test_what_was_sent_and_must_not_happen_twice_never_does(attempt: int, failure: str | None, other: bool) -> None:
-    assert not decide(SETTINGS, attempt=attempt, failure=failure, sent=True, repeatable=False)
+@given(st.sampled_from(["connect", "reset", "502", "503", "504", "200"]), st.booleans())
+def test_what_was_sent_and_must_not_happen_twice_never_does(failure: str, other: bool) -> None:
+    assert not decide(SETTINGS, failure=failure, sent=True, repeatable=False)
     only = SETTINGS.model_copy(update={"on": ("connect",)})
-    assert not decide(only, attempt=1, failure="503", sent=other, repeatable=True)
+    assert not decide(only, failure="503", sent=other, repeatable=True)
 
 
 @pytest.mark.parametrize(
