@@ -48,6 +48,14 @@ class Server(Section):
     drain_timeout: t.Timeout = setting("30s", "how long streams may go on after SIGTERM; off: until they end")
     drain_delay: t.Duration = setting("0s", "stay open, but not ready, this long first")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _http2_of_the_engine(cls, value: object) -> object:
+        """Off by default where the engine has none."""
+        if isinstance(value, dict) and value.get("engine") == "hypercorn" and "http2" not in value:
+            return value | {"http2": "off"}
+        return value
+
     @property
     def serves_http2(self) -> bool:
         """Whether HTTP/2 is spoken to clients."""

@@ -282,9 +282,10 @@ async def test_an_idle_connection_ends_with_goaway(start: Start, h2: Connect) ->
 
 async def test_a_stream_that_is_quiet_is_not_idle(start: Start, h2: Connect) -> None:
     server = await start(Counter(), keepalive=0.05, head_timeout=0.05)
-    client = await h2(server.url)
+    client, idle = await h2(server.url), await h2(server.url)
     await client.started(await client.request())
-    await asyncio.sleep(0.3)
+    assert (await idle.response(await idle.request())).status == 200
+    assert await idle.end() == 0  # a connection without a stream has had its time, and more than that
     await client.pong()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streamproxy.errors import ClientLeft, ExchangeAborted
-from tests.doubles.connection import guarded
+from tests.doubles.until import until
 from tests.unit.server.harness import Receive, Scope, Send, body_message, hello, read_body, start_message
 from tests.unit.server.http2.conftest import Connect, Start
 
@@ -458,16 +458,13 @@ async def test_what_a_client_sends_that_takes_nothing_is_not_read_for_ever(start
     client.grant(0, 1 << 30)
     await client.request()
     client.connection.stop_reading()
-    async with guarded("the server to pause and go on"):
-        while not server.connection.flow.paused:
-            await asyncio.sleep(0.001)
-        for number in range(400):
-            client.send(*client.head(client.fields(headers=[("x-a", f"{number:04}" * 500)])))
-        while server.connection.flow.reading:
-            await asyncio.sleep(0.001)
-        client.connection.go_on_reading()
-        while not server.connection.flow.reading:
-            await asyncio.sleep(0.001)
+    flow = server.connection.flow
+    await until(lambda: flow.paused)
+    for number in range(400):
+        client.send(*client.head(client.fields(headers=[("x-a", f"{number:04}" * 500)])))
+    await until(lambda: not flow.reading)
+    client.connection.go_on_reading()
+    await until(lambda: flow.reading)
 
 
 async def test_little_lies_in_the_kernel(start: Start, h2: Connect) -> None:
