@@ -22,6 +22,7 @@ def key_of(body: bytes, limit: int) -> bytes | None:
     """The hash of the beginning of the conversation in a whole body, None where there is none."""
     scanner = request_scanner(conversation=True)
     scanner.feed(body)
+    scanner.finish()
     if scanner.verdict != "done":
         return None
     prefix = prefix_of(body, scanner.members, limit)
