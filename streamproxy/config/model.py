@@ -48,6 +48,14 @@ class Server(Section):
     drain_timeout: t.Timeout = setting("30s", "how long streams may go on after SIGTERM; off: until they end")
     drain_delay: t.Duration = setting("0s", "stay open, but not ready, this long first")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_http2(cls, values: Any) -> Any:
+        """The default under hypercorn is off."""
+        if isinstance(values, dict) and values.get("engine") == "hypercorn" and "http2" not in values:
+            return {**values, "http2": "off"}
+        return values
+
     @property
     def serves_http2(self) -> bool:
         """Whether HTTP/2 is spoken to clients."""
