@@ -50,11 +50,11 @@ class Server(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _http2_of_the_engine(cls, value: object) -> object:
-        """Off by default where the engine has none."""
-        if isinstance(value, dict) and value.get("engine") == "hypercorn" and "http2" not in value:
-            return value | {"http2": "off"}
-        return value
+    def _has_no_http2(cls, values: Any) -> Any:
+        """The default under hypercorn is off."""
+        if isinstance(values, dict) and values.get("engine") == "hypercorn" and "http2" not in values:
+            return {**values, "http2": "off"}
+        return values
 
     @property
     def serves_http2(self) -> bool:

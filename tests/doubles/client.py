@@ -188,6 +188,8 @@ async def connect(url: str, *, receive_buffer: int | None = None, tls: ssl.SSLCo
     family, address, host = _address(url)
     raw = socket.socket(family)
     raw.setblocking(False)
+    if family != socket.AF_UNIX:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio does so for its own sockets only
     if receive_buffer is not None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     loop = asyncio.get_running_loop()

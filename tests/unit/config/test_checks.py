@@ -332,3 +332,19 @@ def test_ids_are_auto_on_or_off() -> None:
         assert problems(routes(f"path: /a, resume: {{ids: {good}}}")) == []
     (problem,) = problems(routes("path: /a, resume: {ids: maybe}"))
     assert problem.endswith("is none of auto, on and off")
+
+
+ROUTE = "routes: [{path: /*, upstream: http://a}]\n"
+
+
+@pytest.mark.parametrize(("engine", "served"), [("uvicorn", True), ("hypercorn", False)])
+def test_http2_is_served_where_the_engine_has_it(engine: str, served: bool) -> None:
+    assert parse_config(f"server: {{engine: {engine}}}\n{ROUTE}", name="f").server.serves_http2 is served
+    assert not parse_config(f"server: {{engine: {engine}, http2: off}}\n{ROUTE}", name="f").server.serves_http2
+
+
+@pytest.mark.parametrize("key", ["http2: on", "proxy_protocol: [10.0.0.0/8]"])
+def test_what_only_our_protocols_have_is_refused_under_hypercorn(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"server.{key.partition(':')[0]}: .*hypercorn"):
+        parse_config(f"server: {{engine: hypercorn, {key}}}\n{ROUTE}", name="f")
+    parse_config(f"server: {{engine: uvicorn, {key}}}\n{ROUTE}", name="f")
