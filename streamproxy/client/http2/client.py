@@ -174,8 +174,10 @@ class Http2Stream(ChunkSource):
         else:
             self._framing = body_framing(headers)
             if isinstance(content, BodyReader) and self._framing.length is not None:
-                data = content.take_whole() if not self._framing.expects_continue else None
-                content = content if data is None else data
+                trailers = extensions.get("trailers")
+                if not self._framing.expects_continue and (trailers is None or not trailers()):
+                    data = content.take_whole()
+                    content = content if data is None else data
             if isinstance(content, bytes) and self._framing.length not in (None, len(content)):
                 raise ValueError("Content-Length is not the length of the body")
         self._fields = request_fields(method, b"https" if client.secure else b"http", target, headers)
