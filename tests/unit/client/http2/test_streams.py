@@ -274,8 +274,7 @@ async def test_a_body_of_another_length_than_announced_is_incomplete(
     async with http2(upstream.url).stream("GET", upstream.url, headers=_HOST) as response:
         upstream.connections[0].go.set()
         with pytest.raises(ResponseIncomplete):
-            while await response.source.read() is not None:
-                pass
+            [chunk async for chunk in response.source]  # type: ignore[attr-defined]
 
 
 async def test_a_reset_after_the_head_is_an_incomplete_response(serve: Serve, http2: MakeClient) -> None:
