@@ -41,7 +41,18 @@ class ClientConnection:
     ``multiplexed`` says that streams can share it, whatever its capacity is at the moment.
     """
 
-    __slots__ = ("_loop", "_poller", "_sock", "address", "capacity", "closed", "idle_since", "in_use", "lifetime", "multiplexed")
+    __slots__ = (
+        "_loop",
+        "_poller",
+        "_sock",
+        "address",
+        "capacity",
+        "closed",
+        "idle_since",
+        "in_use",
+        "lifetime",
+        "multiplexed",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, capacity: int) -> None:
         self._loop = loop

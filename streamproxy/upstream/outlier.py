@@ -15,7 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamproxy.config.model import Outlier
-from streamproxy.errors import ExchangeError, HeadTimeout, ReadTimeout, UpstreamBusy, UpstreamError, UpstreamReportedError
+from streamproxy.errors import (
+    ExchangeError,
+    HeadTimeout,
+    ReadTimeout,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamReportedError,
+)
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream.endpoint import Endpoint
 
@@ -84,4 +91,6 @@ def failed_by(error: BaseException, exchange: Exchange) -> bool:
         reason = exchange.interruption
         if isinstance(reason, HeadTimeout):
             return exchange.phase == "head"
-    return isinstance(reason, UpstreamError) and not isinstance(reason, ReadTimeout | UpstreamBusy | UpstreamReportedError)
+    return isinstance(reason, UpstreamError) and not isinstance(
+        reason, ReadTimeout | UpstreamBusy | UpstreamReportedError
+    )
