@@ -351,6 +351,7 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         stream_identity=route.protocol != "http",
         upstream_edit=_edit(upstream.request_headers),
         inspect_body=route.limits.inspect_body,
+        trailers=upstream.http2,
     )
 
 

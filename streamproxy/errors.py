@@ -31,6 +31,7 @@ header, the access log and the metrics. One place, this tree, goes from an excep
         │   ├── TlsCertificateRefused   502 tls_certificate_error
         │   ├── ConnectionTerminated    502 connection_terminated, before the head
         │   ├── HeadTimeout             504 http_response_timeout
+        │   ├── UpstreamBusy            503 connection_limit_reached: it asked for fewer requests
         │   ├── BadResponse             502 http_protocol_error
         │   ├── ResponseIncomplete      after the head: http_response_incomplete
         │   ├── ReadTimeout             after the head: connection_read_timeout
@@ -249,6 +250,10 @@ class ConnectionTerminated(UpstreamError):
 
 class HeadTimeout(UpstreamError):
     error, status, title, end = "http_response_timeout", 504, "The upstream did not answer in time", "timeout"
+
+
+class UpstreamBusy(UpstreamError):
+    error, status, title = "connection_limit_reached", 503, "The upstream asked for fewer requests"
 
 
 class BadResponse(UpstreamError):

@@ -7,6 +7,7 @@ import ssl
 from streamproxy.client.base import Client
 from streamproxy.client.foreign import ForeignClient
 from streamproxy.client.http1 import NativeClient, client_context
+from streamproxy.client.http2 import Http2Client
 from streamproxy.client.httpx import HttpxClient, build_httpx, is_httpx
 from streamproxy.config.model import Upstream
 from streamproxy.errors import StreamproxyError
@@ -27,14 +28,15 @@ class ClientFactory:
     def __init__(self, upstream: Upstream, shared: Client | None) -> None:
         self._upstream = upstream
         self._shared = shared
-        self._context: ssl.SSLContext | None = None
+        self._contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
 
     def __call__(self, url: str, socket: str | None, *, server_name: str | None = None) -> Client:
         """The client of the endpoint at ``url``. Raises StreamproxyError for files that can't be used."""
         if self._shared is not None:
             return self._shared
         upstream, connections = self._upstream, self._upstream.connections
-        context = self._tls() if url.startswith("https:") else None
+        secure = url.startswith("https:")
+        context = self._tls("http/1.1") if secure else None
         idle_timeout = FOREVER if connections.idle_timeout is None else connections.idle_timeout
         server_name = upstream.tls.server_name or server_name
         native = None
@@ -57,13 +59,26 @@ class ClientFactory:
                 limits=(connections.max, connections.max_idle, idle_timeout),
                 upgrades=native,
             )
+        if upstream.http2:
+            return Http2Client(
+                url,
+                socket=socket,
+                ssl_context=self._tls("h2", "http/1.1") if secure else None,
+                http1_context=context,
+                server_name=server_name,
+                max_connections=connections.max,
+                max_idle=connections.max_idle,
+                idle_timeout=idle_timeout,
+            )
         return native
 
-    def _tls(self) -> ssl.SSLContext:
-        if self._context is None:
+    def _tls(self, *protocols: str) -> ssl.SSLContext:
+        context = self._contexts.get(protocols)
+        if context is None:
             tls = self._upstream.tls
             try:
-                self._context = client_context(ca=tls.ca, cert=tls.cert, key=tls.key, verify=tls.verify)
+                context = client_context(ca=tls.ca, cert=tls.cert, key=tls.key, verify=tls.verify, protocols=protocols)
             except OSError as error:  # SSLError is one
                 raise StreamproxyError(f"the files of an upstream's tls cannot be used: {error}") from None
-        return self._context
+            self._contexts[protocols] = context
+        return context

@@ -38,15 +38,28 @@ class ClientConnection:
     count. ``closed`` says that it takes no more requests, though streams may still run on it. ``address`` is host and
     port, where they may change. ``idle_since`` is the loop's time when its last stream ended. ``lifetime`` is how many
     seconds it may be idle: what the upstream said, `FOREVER` when it said nothing, 0.0 before it could.
+    ``multiplexed`` says that streams can share it, whatever its capacity is at the moment.
     """
 
-    __slots__ = ("_loop", "_poller", "_sock", "address", "capacity", "closed", "idle_since", "in_use", "lifetime")
+    __slots__ = (
+        "_loop",
+        "_poller",
+        "_sock",
+        "address",
+        "capacity",
+        "closed",
+        "idle_since",
+        "in_use",
+        "lifetime",
+        "multiplexed",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, capacity: int) -> None:
         self._loop = loop
         self._sock = sock
         self._poller: select.poll | None = None
         self.capacity = capacity
+        self.multiplexed = capacity > 1
         self.in_use = 0
         self.closed = False
         self.address: object = None

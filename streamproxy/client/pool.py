@@ -161,7 +161,7 @@ class Pool(Owner):
     def release(self, connection: ClientConnection) -> None:
         """The stream has ended, and its connection can carry another in its place."""
         connection.in_use -= 1
-        if connection.capacity > 1 and (connection.in_use or connection.closed):
+        if connection.multiplexed and (connection.in_use or connection.closed):
             self._leave(connection)
             return
         connection.become_idle()
@@ -202,7 +202,7 @@ class Pool(Owner):
         if connection is None:
             self.free()
             self._made()
-        elif connection.closed and connection.capacity == 1:
+        elif connection.closed and not connection.multiplexed:
             connection.abort()
             self.free()
         else:
@@ -227,7 +227,7 @@ class Pool(Owner):
         """A stream that had a place of its own has made a connection, and has its first place."""
         self._open.add(connection)
         connection.in_use = 1
-        if connection.capacity > 1:
+        if connection.multiplexed:
             self._share(connection)
         elif self._making:
             self._may_share = False  # nor will the next be
@@ -272,7 +272,7 @@ class Pool(Owner):
     def _join(self, connection: ClientConnection) -> ClientConnection:
         """One more stream for a connection with room."""
         connection.in_use += 1
-        if connection.capacity > 1:
+        if connection.multiplexed:
             self._share(connection)
         return connection
 

@@ -240,7 +240,7 @@ class Upstream(Section):
         description="URLs, or mappings with url, weight, socket and resolve"
     )
     client: Literal["auto", "native", "httpx"] = setting("auto", "auto: native, unless there is an egress proxy")
-    http2: t.Switch = setting("off", "HTTP/2 with the endpoints")
+    http2: t.Switch = setting("off", "HTTP/2 with the endpoints: by ALPN over https, by prior knowledge over http")
     models: t.ModelNames = setting({}, "what a request's model is called here: {name: name here}")
     balance: Annotated[Policy | Hash | Prefix, BeforeValidator(_balance)] = setting(
         "least_streams", "how an endpoint is picked"
@@ -261,6 +261,10 @@ class Upstream(Section):
     def _client_can(self) -> Upstream:
         if self.client == "native" and self.proxy is not None:
             raise ValueError("has client: native, which uses no egress proxy; write client: auto or httpx")
+        if self.http2 and self.client == "httpx":
+            raise ValueError("has client: httpx and http2: on; httpx does not reset streams, write client: auto")
+        if self.http2 and self.proxy is not None:
+            raise ValueError("has http2: on and an egress proxy, which is only spoken through in HTTP/1.1")
         return self
 
     @model_validator(mode="after")

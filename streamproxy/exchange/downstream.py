@@ -23,7 +23,7 @@ from streamproxy.exchange.extension import CONNECTION, Cancellable, DownstreamCo
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.exchange.target import Target
 from streamproxy.exchange.timer import Timer
-from streamproxy.wire.headers import Headers, RequestFields
+from streamproxy.wire.headers import Headers, RequestFields, passable_trailers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -184,6 +184,10 @@ class Downstream:
         """Whether the request is a WebSocket handshake (RFC 6455 section 4.1) that `upgrade` can answer."""
         direct = self.direct
         return direct is not None and direct.wants_websocket
+
+    def request_trailers(self) -> Headers:
+        """The fields behind the request's body that may go on, once it has ended."""
+        return passable_trailers(self.connection.request_trailers) if self.connection is not None else []
 
     # The response.
 

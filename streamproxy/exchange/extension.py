@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from streamproxy.errors import BadRequest
 from streamproxy.exchange.stream import ByteStream
+from streamproxy.wire.headers import Headers
 
 CONNECTION = "streamproxy.connection"
 
@@ -63,6 +64,11 @@ class DownstreamConnection:
     def take_body(self) -> bytes | None:
         """What is left of the request's body, if all of it has come; then ``receive`` returns no more of it."""
         raise NotImplementedError
+
+    @property
+    def request_trailers(self) -> Headers:
+        """The fields that came behind the request's body, once it has ended; none where they are dropped."""
+        return []
 
     # The response.
 

@@ -50,6 +50,7 @@ class RequestPlan:
     stream_identity: bool = False  # a body that asks for a stream asks for an uncompressed one
     inspect_body: int = 0  # the most bytes of a body that are held to choose an endpoint by
     upstream_edit: Edit = NO_EDIT  # the upstream's own rules, after the route's
+    trailers: bool = False  # of requests go upstream
 
 
 class UpstreamRequest:
@@ -199,6 +200,8 @@ class UpstreamOrigin(Origin):
         extensions["progress"] = call.timer.progress
         if downstream.direct is not None:
             extensions["informational"] = downstream.informational
+            if plan.trailers:
+                extensions["trailers"] = downstream.request_trailers
         if downstream.websocket_key is not None:
             extensions["upgrade"] = True
         return UpstreamRequest(downstream.method, self._headers(call, endpoint.authority), extensions)

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from streamproxy.auth import Authenticator
 from streamproxy.dialects.base import Dialect
+from streamproxy.dialects.grpc import grpc_error, is_grpc
 from streamproxy.errors import (
     BadRequest,
     ClientDisconnected,
@@ -340,12 +341,18 @@ async def _fail(plan: RoutePlan, call: Call, fault: BaseException) -> None:
         return
     if downstream.started:
         raise ExchangeAborted(error.error) from None
-    headers, body = plan.dialect.for_path(downstream.target.path).error(error, exchange.request_id)
+    if is_grpc(downstream.headers):
+        status, headers, body = 200, grpc_error(error, exchange.request_id), b""
+    else:
+        status, (headers, body) = (
+            error.status,
+            plan.dialect.for_path(downstream.target.path).error(error, exchange.request_id),
+        )
     headers.append((b"date", http_date()))
     exchange.answer()
     call.timer.waits_for(WRITE, monotonic())
     try:
-        await downstream.respond(error.status, headers, body)
+        await downstream.respond(status, headers, body)
     except asyncio.CancelledError:
         if exchange.interruption is None:
             raise

@@ -15,7 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamproxy.config.model import Outlier
-from streamproxy.errors import ExchangeError, HeadTimeout, ReadTimeout, UpstreamError, UpstreamReportedError
+from streamproxy.errors import (
+    ExchangeError,
+    HeadTimeout,
+    ReadTimeout,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamReportedError,
+)
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream.endpoint import Endpoint
 
@@ -76,12 +83,14 @@ def failed_by(error: BaseException, exchange: Exchange) -> bool:
 
     Errors of connecting, a reset before or after the head, a malformed answer, and no head in time are. A stream that
     went silent is not (a model may think), nor is one that reports an error of its own (`Roster.error_events`), nor a
-    pool without room. A cancellation is looked at by its reason: it
-    is the endpoint's fault only when the whole request was with it and no head came.
+    pool without room, nor an upstream that asks for fewer requests. A cancellation is looked at by its reason: it is
+    the endpoint's fault only when the whole request was with it and no head came.
     """
     reason: ExchangeError | BaseException | None = error
     if not isinstance(error, Exception):
         reason = exchange.interruption
         if isinstance(reason, HeadTimeout):
             return exchange.phase == "head"
-    return isinstance(reason, UpstreamError) and not isinstance(reason, ReadTimeout | UpstreamReportedError)
+    return isinstance(reason, UpstreamError) and not isinstance(
+        reason, ReadTimeout | UpstreamBusy | UpstreamReportedError
+    )

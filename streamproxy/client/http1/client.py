@@ -78,25 +78,7 @@ class NativeClient:
         goes out in one write with the head and can be sent again, as does a body that is all here, unless 100
         (Continue) is to be waited for. Raises ValueError for a request that can't be written.
         """
-        if extensions is None:
-            extensions = _NOTHING
-        target: bytes = extensions.get("target") or target_of(url)
-        if content is None:
-            head = request_head(method, target, headers, chunked=False)
-            refuse_body_fields(headers)
-        elif isinstance(content, bytes):
-            head = _with_body(method, target, headers, content)
-        else:
-            framing = body_framing(headers)
-            head = request_head(method, target, headers, chunked=framing.length is None)
-            if isinstance(content, BodyReader) and not framing.expects_continue:
-                data = content.take_whole() if framing.length is not None else None
-                if data is not None:
-                    if len(data) != framing.length:
-                        raise ValueError("Content-Length is not the length of the body")
-                    return Stream(self._pool, self._connector, method, head + data, extensions, None)
-            return Stream(self._pool, self._connector, method, head, extensions, (content, framing))
-        return Stream(self._pool, self._connector, method, head, extensions, None)
+        return prepare(self._pool, self._connector, method, url, headers, content, extensions)
 
     @property
     def idle(self) -> int:
@@ -112,6 +94,37 @@ class NativeClient:
         """Close all connections; streams that still run fail as if the upstream had closed."""
         self._connector.close()
         await self._pool.aclose()
+
+
+def prepare(  # the arguments of `stream`, and where to send them
+    pool: Pool,
+    connector: Connector,
+    method: str,
+    url: str,
+    headers: Headers,
+    content: AsyncIterator[bytes] | bytes | None,
+    extensions: Mapping[str, Any] | None,
+) -> Stream:
+    """A request over the connections of ``pool`` and of ``connector``, as `NativeClient.stream`."""
+    if extensions is None:
+        extensions = _NOTHING
+    target: bytes = extensions.get("target") or target_of(url)
+    if content is None:
+        head = request_head(method, target, headers, chunked=False)
+        refuse_body_fields(headers)
+    elif isinstance(content, bytes):
+        head = _with_body(method, target, headers, content)
+    else:
+        framing = body_framing(headers)
+        head = request_head(method, target, headers, chunked=framing.length is None)
+        if isinstance(content, BodyReader) and not framing.expects_continue:
+            data = content.take_whole() if framing.length is not None else None
+            if data is not None:
+                if len(data) != framing.length:
+                    raise ValueError("Content-Length is not the length of the body")
+                return Stream(pool, connector, method, head + data, extensions, None)
+        return Stream(pool, connector, method, head, extensions, (content, framing))
+    return Stream(pool, connector, method, head, extensions, None)
 
 
 def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> bytes:
@@ -181,8 +194,11 @@ class Stream(ChunkSource):
         connection = cast("Connection | None", self._pool.take())
         if connection is None:
             connection = await self._place()
+        return await self.enter(connection, connection is not None)
+
+    async def enter(self, connection: Connection | None, idle: bool) -> Self:
+        """Begin, with a place in the pool and perhaps a connection on it, which has been ``idle`` or is new."""
         self._connection = connection
-        idle = connection is not None
         try:
             while True:
                 if connection is None:

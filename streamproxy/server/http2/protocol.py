@@ -214,7 +214,7 @@ class Http2Protocol(StreamOwner):
             elif kind is TrailersReceived:
                 stream = self._streams.get(event.stream_id)
                 if stream is not None and stream.live:
-                    stream.request_trailers = list(event.headers)
+                    stream.behind_body = list(event.headers)
                     stream.feed(b"", True)
             elif kind is ConnectionClosed:
                 self._end()

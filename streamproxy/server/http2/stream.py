@@ -58,7 +58,7 @@ class StreamOwner:
 class Http2Stream(RequestCycle):
     """One request with its response.
 
-    ``request_trailers`` are the fields that came behind the request's body. ``ended`` says that the last of the
+    ``behind_body`` are the fields that came behind the request's body. ``ended`` says that the last of the
     response is queued, ``end_alone`` that its end has a frame for itself.
     """
 
@@ -66,6 +66,7 @@ class Http2Stream(RequestCycle):
         "_bodyless",
         "_connection",
         "_given",
+        "_head",
         "_high",
         "_left",
         "_low",
@@ -73,11 +74,11 @@ class Http2Stream(RequestCycle):
         "_plain",
         "_session",
         "_waiter",
+        "behind_body",
         "end_alone",
         "ended",
         "id",
         "live",
-        "request_trailers",
     )
 
     def __init__(
@@ -90,10 +91,11 @@ class Http2Stream(RequestCycle):
         self.live = True  # counts as one that the connection is busy with
         self._method = head.method
         self._expects_continue = has_body and head.expects_continue
-        self.request_trailers: Headers = []
+        self.behind_body: Headers = []
         self._given = 0  # bytes of the window given back and perhaps not yet told
         self._high = WRITE_LIMIT
         self._low = WRITE_LIMIT // 4
+        self._head: Headers | None = None  # waits for the body, which comes in the same step
         self._bodyless = False  # the response has no body: what is sent of one is dropped
         self._left = _UNSIZED  # bytes that Content-Length still promises
         self._plain = False  # every chunk is sent as it is
@@ -102,6 +104,11 @@ class Http2Stream(RequestCycle):
         self.end_alone = False
 
     # For the application, beyond ASGI.
+
+    @property
+    def request_trailers(self) -> Headers:
+        """The fields that came behind the request's body, once it has ended."""
+        return self.behind_body
 
     @property
     def takes_trailers(self) -> bool:
@@ -171,6 +178,9 @@ class Http2Stream(RequestCycle):
         self._bodyless = bodyless
         if length is not None and not bodyless:
             self._left = length
+        if whole and not bodyless:  # one without a body ends with its head: gRPC's errors have to
+            self._head = fields
+            return
         self._plain = length is None and not bodyless
         self._session.respond(self.id, fields, bodyless)
         if not whole:
@@ -200,6 +210,9 @@ class Http2Stream(RequestCycle):
         if not fields or not self._open or self._bodyless:
             return self.write(b"", False)
         self._check_left(0, False)
+        head, self._head = self._head, None
+        if head is not None:
+            self._session.respond(self.id, head, False)
         self.ended = self.end_alone = True
         self._session.trailers(self.id, fields)
         return self._sent(False)
@@ -210,6 +223,14 @@ class Http2Stream(RequestCycle):
             await self._drain(True)
 
     def _put(self, body: bytes, more: bool) -> None:
+        head = self._head
+        if head is not None:
+            self._head = None
+            end = not body and not more and self._left <= 0
+            self._session.respond(self.id, head, end)
+            if end:
+                self.ended = True
+                return
         if self._bodyless:
             self.ended = not more
             return

@@ -174,6 +174,10 @@ class FrameGate:
         """So many bytes were sent in one write: the client may answer with its windows."""
         self._idle.earn(4 + (size >> 11))
 
+    def opened_stream(self) -> None:
+        """A stream of ours was opened: the peer may reset it."""
+        self._resets.earn(1)
+
     def broken_stream(self, now: float) -> None:
         """The client made us reset a stream. Raises SessionFailed when it did so too often."""
         self._draw_reset(now)

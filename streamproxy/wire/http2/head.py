@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from streamproxy.errors import BadRequest, HeadTooLarge, MethodRefused
+from streamproxy.errors import BadRequest, BadResponse, HeadTooLarge, MethodRefused
 from streamproxy.wire.headers import TOKEN, Headers, breaks_lines
 from streamproxy.wire.http1 import AmbiguousHead, is_host, origin_form
 
@@ -169,6 +169,46 @@ def trailer_fields(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     fields = [(lower, value) for name, value in headers if (lower := _plain_names.get(name) or _checked(name))]
     _check_values([value for _, value in fields])
     return fields
+
+
+def request_fields(method: str, scheme: bytes, target: bytes, headers: Headers) -> Headers:
+    """The fields of a HEADERS frame for a request; Host becomes ``:authority``.
+
+    The fields of an HTTP/1.1 connection are left out, and of TE all but ``trailers`` (RFC 9113 section 8.2.2). Raises
+    ValueError for a field that is not valid.
+    """
+    fields: Headers = [(b":method", method.encode("ascii")), (b":scheme", scheme), (b":path", target)]
+    values: list[bytes] = [target]
+    for name, value in headers:
+        lower = _plain_names.get(name) or _checked(name)
+        if lower is None:
+            lower = name.lower()
+            if lower != b"content-length":
+                continue
+        elif lower == b"host":
+            fields.insert(2, (b":authority", value))
+            values.append(value)
+            continue
+        elif lower == b"te" and value.lower() != b"trailers":
+            continue
+        fields.append((lower, value))
+        values.append(value)
+    _check_values(values)
+    return fields
+
+
+def read_response(fields: Sequence[tuple[bytes, bytes]], max_fields: int) -> tuple[int, Headers]:
+    """Status and fields of a response's HEADERS frame. Raises BadResponse.
+
+    The session has seen to it that ``:status`` is the one pseudo-header, that it comes first, and is three digits.
+    """
+    status = int(fields[0][1])
+    headers = list(fields[1:])
+    if not 100 <= status <= 999 or status == 101:
+        raise BadResponse(note=f"status {status} over HTTP/2")
+    if len(headers) > max_fields:
+        raise BadResponse(note=f"more than {max_fields} fields")
+    return status, headers
 
 
 def _check_values(values: list[bytes]) -> None:

@@ -234,6 +234,12 @@ class Session:
             raise SessionFailed(NO_ERROR, str(error)) from None
         return stream
 
+    def widen(self, stream: int, window: int) -> None:
+        """Let so many bytes of a stream come before they are consumed."""
+        if not self.closed:
+            with contextlib.suppress(NGH2Error):
+                self._connection.set_local_window_size(window, stream_id=stream)
+
     @property
     def peer_max_streams(self) -> int:
         """How many streams the peer takes at once."""

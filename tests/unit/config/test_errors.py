@@ -186,7 +186,9 @@ def test_what_is_wrong_in_an_upstream() -> None:
         "  d d: {endpoints: http://d}\n"
         "  e: {endpoints: http://e, client: native, proxy: http://p:1}\n"
         "  f: {endpoints: [{socket: run.sock}]}\n"
-        "  g: {endpoints: http://g/v1}\n" + ROUTES
+        "  g: {endpoints: http://g/v1}\n"
+        "  h: {endpoints: http://h, client: httpx, http2: on}\n"
+        "  i: {endpoints: http://i, proxy: http://p:1, http2: on}\n" + ROUTES
     )
     assert problems(text) == [
         "f.yaml:2:19: upstreams.a.endpoints[0]: 'ftp://a' is not a URL: write http://host:port, https://host:port",
@@ -198,6 +200,8 @@ def test_what_is_wrong_in_an_upstream() -> None:
         "f.yaml:7:28: upstreams.f.endpoints[0].socket: 'run.sock' is not an absolute path"
         " such as /run/backend.sock, or off",
         "f.yaml:8:18: upstreams.g.endpoints: 'http://g/v1' must not carry a path: use rewrite.add_prefix on the route",
+        "f.yaml:9:6: upstreams.h: has client: httpx and http2: on; httpx does not reset streams, write client: auto",
+        "f.yaml:10:6: upstreams.i: has http2: on and an egress proxy, which is only spoken through in HTTP/1.1",
     ]
 
 

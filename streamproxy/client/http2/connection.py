@@ -1,0 +1,404 @@
+"""One HTTP/2 connection to an upstream: the protocol between the loop's transport, the session and the streams.
+
+Theory of operation. Bytes go through `FrameGate`, which bounds floods, into the session, and come out as events, each
+for one stream or for the connection. What the streams want sent is queued in the session and written by `flush`, as
+far as the transport takes it.
+
+The connection takes streams (it is not ``closed``) until the upstream says GOAWAY, breaks a rule, or is gone. After a
+GOAWAY the streams that the upstream has taken run to their end; those that it has not are closed as refused. ``broken``
+says that nothing can pass any more: every stream has failed.
+
+How many streams it takes is what the upstream announces; before that, as many as RFC 9113 section 6.5.2 recommends.
+
+A connection that is silent while streams are open is asked for a sign of life by PING. One timer serves all streams: it
+fires, looks at the time of the last read, and sleeps for the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Any, Final, cast
+
+from streamproxy.client.connection import ClientConnection, Owner
+from streamproxy.client.http2.state import MAX_HEAD, ResponseState
+from streamproxy.client.secure import TlsTransport
+from streamproxy.errors import BadResponse, ConnectionTerminated, ResponseIncomplete, TlsFailed, UpstreamBusy
+from streamproxy.wire.headers import Headers
+from streamproxy.wire.http2.frames import FrameGate
+from streamproxy.wire.http2.session import (
+    CANCEL,
+    ENHANCE_YOUR_CALM,
+    NO_ERROR,
+    PROTOCOL_ERROR,
+    STREAM_WINDOW,
+    ConnectionClosed,
+    DataReceived,
+    GoAwayReceived,
+    InformationalResponseReceived,
+    ResponseReceived,
+    SessionFailed,
+    SettingsReceived,
+    StreamClosed,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+    client_session,
+)
+
+SILENCE: Final = 15.0  # seconds without a byte while streams are open, until a PING
+ANSWER: Final = 15.0  # seconds for the answer
+
+_UNANNOUNCED: Final = 100  # streams, before the upstream has said how many
+_MOST_STREAMS: Final = 10_000
+_CONTINUATIONS: Final = 8
+_WRITE: Final = 65_536  # bytes that the session is asked for at once
+_QUEUED: Final = 65_536  # bytes of a request's body that wait in the session
+_LAST_WORD: Final = 1.0  # seconds for what is still to be written when the connection ends
+_PING: Final = b"streampx"
+
+
+class Http2Connection(ClientConnection):
+    """A connection, for many streams at a time.
+
+    An `asyncio.Protocol` in all but name: a class with a base in Python can't be compiled. ``silence`` and ``answer``
+    are the seconds of `SILENCE` and `ANSWER`.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_gate",
+        "_last_read",
+        "_owner",
+        "_pinged_at",
+        "_reset_by_peer",
+        "_session",
+        "_silence",
+        "_streams",
+        "_timer",
+        "_transport",
+        "_write_paused",
+        "broken",
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        silence: float = SILENCE,
+        answer: float = ANSWER,
+    ) -> None:
+        super().__init__(loop, sock, _UNANNOUNCED)
+        self._owner = owner
+        self._silence = silence
+        self._answer = answer
+        self._transport: asyncio.Transport | TlsTransport = cast(asyncio.Transport, None)  # until connection_made
+        self._session = client_session(STREAM_WINDOW, MAX_HEAD, _CONTINUATIONS)
+        self._gate = FrameGate(MAX_HEAD, _CONTINUATIONS, loop.time(), preface=False)
+        self._streams: dict[int, ResponseState] = {}
+        self._reset_by_peer = 0  # the stream that the last RST_STREAM was for
+        self._write_paused = False
+        self._last_read = 0.0  # the loop's time
+        self._pinged_at = 0.0  # the loop's time; 0.0 when no answer is waited for
+        self._timer: asyncio.TimerHandle | None = None
+        self.broken = False
+
+    # For the exchange.
+
+    def open(self, state: ResponseState, fields: Headers, body: bytes | None, buffer: int | None) -> bool:
+        """Send a request; ``body`` is None where one follows by `send`. Returns False if no stream can be opened.
+
+        ``buffer`` is how many bytes of the response may come before they are passed on; never fewer than HTTP/2's
+        smallest usual window, which the upstream may have used before it hears of another.
+        """
+        session = self._session
+        if self.closed or self.broken:
+            return False
+        try:
+            number = session.request(fields, body == b"")
+        except SessionFailed:
+            self._take_no_more()
+            return False
+        if body:
+            session.send(number, body, True)
+        state.number = number
+        self._streams[number] = state
+        self._gate.opened_stream()
+        self.flush()
+        if buffer is not None and buffer > STREAM_WINDOW and not state.closed:
+            session.widen(number, buffer)
+            self.flush()
+        if self._timer is None and not self.broken:
+            self._pinged_at = 0.0
+            self._timer = self._loop.call_later(self._silence, self._watch)
+        return True
+
+    def wait(self, state: ResponseState) -> asyncio.Future[None]:
+        """A future of the stream's next change; the reader has passed on all that it took."""
+        self._settle_owed(state)
+        return state.wait(self._loop)
+
+    def passed_on(self, state: ResponseState) -> None:
+        """The reader of a stream has passed on all that it took."""
+        self._settle_owed(state)
+
+    def leave(self, state: ResponseState) -> None:
+        """The exchange is over; a stream that is not is cancelled, which costs no other stream anything."""
+        state.sink = None
+        if self.broken:
+            return
+        if state.number in self._streams:
+            del self._streams[state.number]
+            self._session.reset(state.number, CANCEL)
+        state.closed = True
+        state.wake_sender()
+        if state.owed:
+            self._session.consumed(state.number, state.owed)
+            state.owed = 0
+        self.flush()
+
+    def send(self, state: ResponseState, data: bytes) -> None:
+        """Queue a part of a request's body."""
+        if not state.closed:
+            self._session.send(state.number, data, False)
+            self.flush()
+
+    def end(self, state: ResponseState, trailers: Headers) -> None:
+        """The request's body has ended, with these fields."""
+        if state.closed:
+            return
+        if trailers:
+            self._session.trailers(state.number, trailers)
+        else:
+            self._session.send(state.number, b"", True)
+        self.flush()
+
+    async def room(self, state: ResponseState) -> None:
+        """Wait until the stream takes more of its body, or is closed."""
+        while not state.closed and (self._write_paused or self._session.queued(state.number) > _QUEUED):
+            state.room = self._loop.create_future()
+            await state.room
+
+    async def continued(self, state: ResponseState, seconds: float) -> None:
+        """Wait for 100 (Continue), the final head, the end of the stream, or for so many seconds."""
+        if state.headers is None and not state.continued and not state.closed:
+            state.room = future = self._loop.create_future()
+            timer = self._loop.call_later(seconds, state.wake_sender)
+            try:
+                await future
+            finally:
+                timer.cancel()
+
+    # For the pool.
+
+    def peer_spoke(self) -> bool:
+        """Whether the kernel holds the end of an idle connection; its frames may come at any time."""
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def abort(self) -> None:
+        self.closed = True
+        if not self.broken:
+            self._session.terminate(NO_ERROR)
+            data = self._session.output(_WRITE)
+            if data and not self._write_paused:
+                self._transport.write(data)
+            self._break(ConnectionTerminated(note="closed by the proxy"))
+
+    def shut(self) -> None:
+        self._break(ConnectionTerminated(note="closed by the proxy"))
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport | TlsTransport, transport)
+        self._last_read = self._loop.time()
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        if self.broken:
+            return
+        self._last_read = now = self._loop.time()
+        try:
+            frames = self._gate.feed(data, now)
+            if frames:
+                self._take_events(self._session.feed(frames))
+        except SessionFailed as error:
+            self._fail(error)
+            return
+        self.flush()
+
+    def eof_received(self) -> bool:
+        self._break(ConnectionTerminated(note="closed by the upstream"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        transport = self._transport
+        fault = (transport.fault or exc) if isinstance(transport, TlsTransport) else exc
+        note = f"{type(fault).__name__}: {fault}" if fault is not None else "closed by the upstream"
+        self._break(TlsFailed(note=note) if isinstance(fault, ssl.SSLError) else ConnectionTerminated(note=note))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._owner.closed(self)
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self.flush()
+        self._wake_senders()
+
+    # Events.
+
+    def _take_events(self, events: list[Any]) -> None:
+        """Do what the session's events say. Raises SessionFailed on a flood."""
+        streams = self._streams
+        for event in events:
+            kind = type(event)
+            if kind is DataReceived:
+                number: int = event.stream_id
+                state = streams.get(number)
+                piece: bytes = event.data
+                if state is None or state.feed(piece, event.end_stream):
+                    self._session.consumed(number, len(piece))
+            elif kind is ResponseReceived or kind is InformationalResponseReceived or kind is TrailersReceived:
+                state = streams.get(event.stream_id)
+                if state is not None:
+                    self._head(state, kind, event)
+            elif kind is WindowUpdated:
+                state = streams.get(event.stream_id)
+                if state is not None:
+                    state.wake_sender()
+                elif not event.stream_id:
+                    self._wake_senders()
+            elif kind is StreamReset:
+                self._reset_by_peer = event.stream_id
+            elif kind is StreamClosed:
+                state = streams.pop(event.stream_id, None)
+                if state is not None:
+                    state.close(event.error_code, event.stream_id == self._reset_by_peer)
+            else:
+                self._connection_event(kind, event)
+
+    def _head(self, state: ResponseState, kind: type, event: Any) -> None:
+        try:
+            if kind is ResponseReceived:
+                state.begin(event.headers, event.end_stream)
+            elif kind is TrailersReceived:
+                state.finish(list(event.headers))
+            else:
+                state.inform(event.headers)
+        except BadResponse as error:
+            state.fail(error)
+
+    def _connection_event(self, kind: type, event: Any) -> None:
+        if kind is SettingsReceived:
+            self.capacity = min(self._session.peer_max_streams, _MOST_STREAMS)
+            self._owner.changed(self)
+            self._wake_senders()
+        elif kind is GoAwayReceived:
+            if event.error_code == ENHANCE_YOUR_CALM:
+                for state in list(self._streams.values()):
+                    if state.headers is None and state.number <= event.last_stream_id:
+                        state.fail(UpstreamBusy(note="GOAWAY: ENHANCE_YOUR_CALM"))
+            self._take_no_more()
+        elif kind is ConnectionClosed:
+            self._break(ConnectionTerminated(note=f"HTTP/2 ended with error code {event.error_code:#x}"))
+
+    def _wake_senders(self) -> None:
+        for state in self._streams.values():
+            if state.room is not None:
+                state.wake_sender()
+
+    # Writing.
+
+    def flush(self) -> None:
+        """Write what can be sent now, as far as the transport takes it."""
+        session = self._session
+        while not self._write_paused and not self.broken:
+            data = session.output(_WRITE)
+            if data:
+                self._transport.write(data)
+                self._gate.earn(len(data))
+            events = session.events()
+            if events:
+                try:
+                    self._take_events(events)
+                except SessionFailed as error:
+                    self._fail(error)
+                    return
+            elif len(data) < _WRITE:
+                return
+
+    def _settle_owed(self, state: ResponseState) -> None:
+        """Give the upstream back what the reader of a stream has passed on."""
+        owed = state.owed
+        if owed and not self.broken:
+            state.owed = 0
+            self._session.consumed(state.number, owed)
+            self.flush()
+
+    # Ends.
+
+    def _watch(self) -> None:
+        """The timer: ask for a sign of life, or see that there was none."""
+        self._timer = None
+        if self.broken or not self._streams:
+            return
+        now = self._loop.time()
+        if self._last_read >= self._pinged_at:
+            self._pinged_at = 0.0
+        if self._pinged_at:
+            self._break(ConnectionTerminated(note="no answer to PING"))
+            return
+        left = self._last_read + self._silence - now
+        if left <= 0.0:
+            self._session.ping(_PING)
+            self._pinged_at = now
+            self.flush()
+            left = self._answer
+        self._timer = self._loop.call_later(max(left, 0.001), self._watch)
+
+    def _take_no_more(self) -> None:
+        """Open no more streams here; close when there are none."""
+        if not self.closed:
+            self.closed = True
+            self._owner.lost(self)
+        if not self.in_use:
+            self.abort()
+
+    def _fail(self, error: SessionFailed) -> None:
+        """The upstream broke the connection: say so, and end it."""
+        self._session.terminate(error.code)
+        data = self._session.output(_WRITE)
+        if data and not self.broken:
+            self._transport.write(data)
+        fault = BadResponse if error.code in (PROTOCOL_ERROR, ENHANCE_YOUR_CALM) else ConnectionTerminated
+        self._break(fault(note=f"HTTP/2: {error}"))
+
+    def _break(self, fault: BaseException) -> None:
+        """Nothing passes any more: every stream fails with ``fault``, or as cut in the middle."""
+        if self.broken:
+            return
+        self.broken = True
+        self._session.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        streams, self._streams = self._streams, {}
+        for state in streams.values():
+            state.closed = True
+            state.fail(fault if state.headers is None else ResponseIncomplete(note=getattr(fault, "note", "")))
+        self.closed = True
+        self._owner.lost(self)
+        self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._timer = self._loop.call_later(_LAST_WORD, self._transport.abort)
