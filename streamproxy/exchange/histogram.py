@@ -5,6 +5,9 @@ The *fine* ones divide the space between two shown ones into buckets that each a
 their lower bound, so that a percentile is off by a few per cent at most; every shown bound is a fine bound too, so the
 counts of the shown buckets are exact sums. A `Histogram` keeps only the fine buckets that something is in.
 
+An observation is put down as it comes, and counted with the next ones: sorted, those that fall into one bucket are
+found together. Whoever reads ``counts`` has them counted first, so nothing is ever missing there.
+
 `GapHistograms` is where the streams of a ledger count the waits between their reads. It is shared, since a set of fine
 buckets for each live stream would be most of the stream's memory.
 """
@@ -12,13 +15,14 @@ buckets for each live stream would be most of the stream's memory.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 GROWTH: Final = 1.04  # a fine upper bound divided by the one below it, at most
 _SHORTEST: Final = 0.0001  # seconds: nothing below is told apart
 OTHER_MODEL: Final = "other"
+_BATCH: Final = 128  # observations that are counted together
 
 
 class Scale:
@@ -63,16 +67,24 @@ class Histogram:
     Bucket ``n`` has what is over ``bounds[n - 1]`` and at most ``bounds[n]``; the last one has no upper bound.
     """
 
-    __slots__ = ("counts", "scale", "sum")
+    __slots__ = ("_counts", "_fresh", "scale", "sum")
 
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
-        self.counts: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
+        self._fresh: list[float] = []  # observations that are not counted yet
         self.sum = 0.0
 
     def __reduce__(self) -> tuple[Any, ...]:
         # mypyc's own way to pickle a compiled object calls `__init__` without arguments.
         return _histogram, (self.scale.name, self.counts, self.sum)
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """How many observations there are, by the number of their bucket."""
+        if self._fresh:
+            self._settle()
+        return self._counts
 
     @property
     def count(self) -> int:
@@ -81,22 +93,39 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """Add one observation."""
-        self.tally(value)
         self.sum += value
+        fresh = self._fresh
+        fresh.append(value)
+        if len(fresh) >= _BATCH:
+            self._settle()
 
     def tally(self, value: float) -> None:
         """Count one observation whose value the caller adds to the sum."""
-        number = bisect_left(self.scale.bounds, value)
-        self.counts[number] = self.counts.get(number, 0) + 1
+        fresh = self._fresh
+        fresh.append(value)
+        if len(fresh) >= _BATCH:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Count what was put down."""
+        fresh, counts, bounds = self._fresh, self._counts, self.scale.bounds
+        fresh.sort()
+        at, end, last = 0, len(fresh), len(bounds)
+        while at < end:
+            number = bisect_left(bounds, fresh[at])
+            behind = bisect_right(fresh, bounds[number], at) if number < last else end
+            counts[number] = counts.get(number, 0) + behind - at
+            at = behind
+        fresh.clear()
 
     def add(self, counts: Mapping[int, int], total: float) -> None:
         """Add observations that were counted elsewhere, on the same scale."""
-        if self.counts:
-            mine = self.counts
+        mine = self._counts
+        if mine:
             for number, count in counts.items():
                 mine[number] = mine.get(number, 0) + count
         else:
-            self.counts = dict(counts)
+            self._counts = dict(counts)
         self.sum += total
 
     def shown(self) -> list[int]:

@@ -151,6 +151,8 @@ class Handler:
                     else:
                         relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
                         await relay.run(_prepare(plan, call, response))
+                    finished, response = response, None
+                    await finished.aclose(None)
                 else:
                     await _respond(call, answer[0], answer[1], b"")
             except (Exception, asyncio.CancelledError) as error:
