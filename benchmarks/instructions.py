@@ -1,9 +1,10 @@
-"""``python -m benchmarks.instructions``: how many instructions a request takes, counted by valgrind's callgrind.
+"""``python -m benchmarks.instructions``: how many instructions a request or an event takes, by valgrind's callgrind.
 
 A count of instructions does not depend on what else the machine does: two runs of the same code agree within a
 thousandth, so that a change of one per cent shows at once, where times need many quiet rounds. It knows nothing of the
 kernel's share, of caches, or of waiting; the other benchmarks do. The requests are those of a warm proxy. Proxies that
-fork workers (nginx) are not followed.
+fork workers (nginx) are not followed. With ``--load events`` a few streams run, their events come one by one, and what
+is counted between two moments is divided by the events that passed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from benchmarks.__main__ import OUT
@@ -21,6 +23,9 @@ from benchmarks.programs import BenchError, Generator, Upstream, build, free_por
 
 DEFAULT = "streamproxy,streamproxy-pure,streamproxy-log,streamproxy-httpx,recipe,haproxy,envoy"
 _WARM = 300  # requests before the count
+_STREAMS = 4
+_RATE = 50  # events a second of each: few enough that each is a read of its own, under callgrind too
+_UNITS = {"tiny": "a request", "events": "an event"}
 _COUNTED = re.compile(r"Collected : (\d+)")
 
 
@@ -32,8 +37,11 @@ def collected(log: str) -> int:
     return int(found[-1])
 
 
-def count(peer: Peer, requests: int, out: Path, tools: tuple[Path, Path]) -> float:
-    """Instructions a request of one peer, in user mode. The profile stays beside, for ``callgrind_annotate``."""
+def count(peer: Peer, load: str, number: int, out: Path, tools: tuple[Path, Path]) -> float:
+    """Instructions a request or an event of one peer, in user mode, over about ``number`` of them.
+
+    The profile stays beside, for ``callgrind_annotate``.
+    """
     assert peer.launch is not None
     directory = out / "callgrind" / peer.name
     directory.mkdir(parents=True, exist_ok=True)
@@ -46,12 +54,36 @@ def count(peer: Peer, requests: int, out: Path, tools: tuple[Path, Path]) -> flo
         with running([*valgrind, *launch.command], cores=set(), env=launch.env, log=log) as proxy:
             wait_ready(port, peer.ready, proxy)
             _ask(tools[1], port, _WARM)
-            subprocess.run(["callgrind_control", "-i", "on", str(proxy.pid)], capture_output=True, check=True)
-            _ask(tools[1], port, requests)
-            subprocess.run(["callgrind_control", "-i", "off", str(proxy.pid)], capture_output=True, check=True)
+            if load == "events":
+                number = _stream(tools[1], port, number, proxy.pid)
+            else:
+                _control(proxy.pid, "on")
+                _ask(tools[1], port, number)
+                _control(proxy.pid, "off")
             proxy.terminate()
             proxy.wait(60)
-    return collected(log.read_text()) / requests
+    return collected(log.read_text()) / number
+
+
+def _control(process: int, switch: str) -> None:
+    subprocess.run(["callgrind_control", "-i", switch, str(process)], capture_output=True, check=True)
+
+
+def _stream(load: Path, port: int, number: int, process: int) -> int:
+    """Let streams run, and count for about ``number`` of their events. Returns how many events passed meanwhile."""
+    command = [str(load), "streams", str(port), f"/events?rate={_RATE}", f"conns={_STREAMS}"]
+    with running([*command, "header=Accept: text/event-stream"], cores=set(), piped=True) as child:
+        generator = Generator(child)
+        generator.ready()
+        time.sleep(1.0)
+        _control(process, "on")
+        generator.mark()
+        time.sleep(number / _STREAMS / _RATE)
+        _control(process, "off")
+        result = generator.end()
+    if result["errors"] or not result["events"]:
+        raise BenchError(f"{result['errors']} errors, {result['events']} events")
+    return int(result["events"])
 
 
 def _ask(load: Path, port: int, requests: int) -> None:
@@ -69,7 +101,8 @@ def main() -> int:
     """Count for each peer, and print a line each; the exit status is 1 when one could not be counted."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__.partition(": ")[2])
     parser.add_argument("--peers", default=DEFAULT, help="comma-separated")
-    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--load", choices=_UNITS, default="tiny")
+    parser.add_argument("--requests", type=int, default=1000, help="how many requests, or events, are counted")
     options = parser.parse_args()
     if shutil.which("valgrind") is None:
         print("instructions are counted with valgrind, which is not here", file=sys.stderr)
@@ -79,7 +112,8 @@ def main() -> int:
     prepare(options.peers.split(","))
     for name in options.peers.split(","):
         try:
-            print(f"{name:22} {count(PEERS[name], options.requests, OUT, tools):12,.0f} instructions a request")
+            found = count(PEERS[name], options.load, options.requests, OUT, tools)
+            print(f"{name:22} {found:12,.0f} instructions {_UNITS[options.load]}", flush=True)
         except (BenchError, subprocess.SubprocessError) as fault:
             failed = True
             print(f"{name:22} {fault}", file=sys.stderr)

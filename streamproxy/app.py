@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
@@ -132,7 +132,8 @@ class Application(Control, Starlette):
         scope["app"] = self
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
-        return cast("Coroutine[Any, Any, None]", self.middleware_stack(scope, receive, send))
+        served: Any = self.middleware_stack(scope, receive, send)  # a coroutine, of any application
+        return served  # type: ignore[no-any-return]
 
     async def _default(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

@@ -336,7 +336,7 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
     connect = route.timeouts.connect
     extensions: dict[str, Any] = {
         "timeout": {"connect": connect, "pool": connect, "read": None, "write": None},
-        "buffer": route.buffer,
+        "buffer": route.buffer // 2,  # the other half is the server's
     }
     return RequestPlan(
         host=upstream.literal_host,

@@ -1,9 +1,9 @@
 """Reads of a bounded size, for connections over which a flood comes.
 
 The loops read up to 256 KiB at once. Of a flood that a slow client can't take, one such read waits in the client's
-transport and another behind it. So a connection whose reads grow large gets the loop's transport to read into a buffer
-of `MOST` bytes instead. All connections of a thread share the buffer: what a read has brought is copied out of it
-before the next one begins. Small reads are the loop's own, which costs a call less.
+transport, on top of what that may hold. So a connection whose reads grow large gets the loop's transport to read into a
+buffer of `MOST` bytes instead. All connections of a thread share the buffer: what a read has brought is copied out of
+it before the next one begins. Small reads are the loop's own, which costs a call less.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import threading
 from typing import Any, Final
 
-MOST: Final = 65536  # bytes
+MOST: Final = 32768  # bytes
 
 _buffers: Final = threading.local()
 

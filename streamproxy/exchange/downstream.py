@@ -34,7 +34,9 @@ class Downstream:
     """The client of one exchange: what it asked for, and how to answer.
 
     ``gone`` is set when the client has left and the exchange goes on without it (``on_disconnect: continue``);
-    otherwise its leaving interrupts the exchange with ClientDisconnected.
+    otherwise its leaving interrupts the exchange with ClientDisconnected. ``connection`` is our own server's, and
+    ``direct`` the same where no middleware stands between it and this. ``wants_websocket`` says whether the request is
+    a WebSocket handshake (RFC 6455 section 4.1) that `upgrade` can answer.
     """
 
     __slots__ = (
@@ -47,6 +49,7 @@ class Downstream:
         "body",
         "connection",
         "continue_on_disconnect",
+        "direct",
         "fields",
         "gone",
         "headers",
@@ -59,6 +62,7 @@ class Downstream:
         "target",
         "transform_response_headers",
         "version",
+        "wants_websocket",
         "websocket_key",
         "write",
     )
@@ -95,24 +99,21 @@ class Downstream:
         # ``write`` takes a chunk and whether more will come, and returns what to wait for, or None. It spares a chunk a
         # message and a coroutine where the server offers it, and no middleware is around its send.
         self._send: Send | None = send
+        self.direct: DownstreamConnection | None = None
         self.write: Callable[[bytes, bool], Awaitable[None] | None]
         if connection is not None and send == connection.send:
             self._send = None
+            self.direct = connection
             self.write = connection.write
         else:
             self.write = partial(_write, send)
         self.connection = connection
+        self.wants_websocket = self.direct is not None and self.direct.wants_websocket
         self._reader: _Reader | None = None
-
-    @property
-    def direct(self) -> DownstreamConnection | None:
-        """Our own server's connection, where no middleware stands between it and this."""
-        return self.connection if self._send is None else None
 
     def task(self) -> Cancellable | None:
         """The task that the exchange runs in, where the server tells it and no middleware may have made another."""
-        direct = self.direct
-        return direct.task if direct is not None else None
+        return self.direct.task if self.direct is not None else None
 
     # The request.
 
@@ -178,12 +179,6 @@ class Downstream:
         else:
             fault = self.connection.fault if self.connection is not None else None
             self._exchange.interrupt(fault or ClientDisconnected())
-
-    @property
-    def wants_websocket(self) -> bool:
-        """Whether the request is a WebSocket handshake (RFC 6455 section 4.1) that `upgrade` can answer."""
-        direct = self.direct
-        return direct is not None and direct.wants_websocket
 
     def request_trailers(self) -> Headers:
         """The fields behind the request's body that may go on, once it has ended."""

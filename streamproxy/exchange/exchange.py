@@ -327,9 +327,12 @@ class Exchange:
 
     def settle(self, now: float) -> None:
         """The exchange has ended: the waits that it ended in have lasted until ``now``."""
-        self.backpressure = self.backpressure_until(now)
-        self.queued = self.queued_until(now)
-        self.blocked_since = self.queued_at = 0.0
+        if self.blocked_since:
+            self.backpressure = self.backpressure_until(now)
+            self.blocked_since = 0.0
+        if self.queued_at:
+            self.queued = self.queued_until(now)
+            self.queued_at = 0.0
         if self.failure is not None and (self.error is None or isinstance(self.error, UpstreamError | ClientError)):
             self.error = self.failure  # how the stream ended afterwards is what came of it
         if self.streaming and self.last_read_at:

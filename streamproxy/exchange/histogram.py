@@ -5,6 +5,9 @@ The *fine* ones divide the space between two shown ones into buckets that each a
 their lower bound, so that a percentile is off by a few per cent at most; every shown bound is a fine bound too, so the
 counts of the shown buckets are exact sums. A `Histogram` keeps only the fine buckets that something is in.
 
+The bucket of a value is found by its logarithm: a table of equal steps says where to begin, and from there the next
+bound or the one after it is the right one. That costs a fraction of a binary search.
+
 `GapHistograms` is where the streams of a ledger count the waits between their reads. It is shared, since a set of fine
 buckets for each live stream would be most of the stream's memory.
 """
@@ -17,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 GROWTH: Final = 1.04  # a fine upper bound divided by the one below it, at most
+_STEPS: Final = 2 / math.log(GROWTH)  # of the table that buckets are found by, for each factor of e
 _SHORTEST: Final = 0.0001  # seconds: nothing below is told apart
 OTHER_MODEL: Final = "other"
 
@@ -24,13 +28,30 @@ OTHER_MODEL: Final = "other"
 class Scale:
     """The buckets of one kind of measure. ``ends`` are the places of the shown bounds among the fine ones."""
 
-    __slots__ = ("bounds", "ends", "name", "shown")
+    __slots__ = ("_begin", "_highest", "_lowest", "bounds", "ends", "name", "shown")
 
     def __init__(self, name: str, shown: tuple[float, ...], bounds: tuple[float, ...]) -> None:
         self.name = name
         self.shown = shown
         self.bounds = bounds
         self.ends = [bounds.index(bound) for bound in shown]
+        self._lowest = bounds[0]
+        self._highest = bounds[-1]
+        steps = int(math.log(self._highest / self._lowest) * _STEPS) + 2
+        # One bucket early: the logarithm of a value at the edge of a step may be rounded up.
+        self._begin = [max(0, bisect_left(bounds, self._lowest * math.exp(at / _STEPS)) - 1) for at in range(steps)]
+
+    def bucket(self, value: float) -> int:
+        """The number of the first bound that is not below ``value``; that behind the last when all are."""
+        if value <= self._lowest:
+            return 0
+        bounds = self.bounds
+        if value > self._highest:
+            return len(bounds)
+        number = self._begin[int(math.log(value / self._lowest) * _STEPS)]
+        while bounds[number] < value:
+            number += 1
+        return number
 
 
 def _refined(shown: Sequence[float], lowest: float) -> tuple[float, ...]:
@@ -81,12 +102,13 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """Add one observation."""
-        self.tally(value)
+        number = self.scale.bucket(value)
+        self.counts[number] = self.counts.get(number, 0) + 1
         self.sum += value
 
     def tally(self, value: float) -> None:
         """Count one observation whose value the caller adds to the sum."""
-        number = bisect_left(self.scale.bounds, value)
+        number = self.scale.bucket(value)
         self.counts[number] = self.counts.get(number, 0) + 1
 
     def add(self, counts: Mapping[int, int], total: float) -> None:

@@ -23,8 +23,7 @@ from prometheus_client.metrics_core import InfoMetricFamily
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from streamproxy.exchange.exchange import Exchange
-from streamproxy.exchange.ledger import Ledger
+from streamproxy.exchange.ledger import Ledger, Observer
 from streamproxy.exchange.tally import Tally
 from streamproxy.observe.families import BY_NAME, FAMILIES, PENDING, Counts, Distributions, Family
 from streamproxy.observe.series import Pair, Totals
@@ -94,6 +93,7 @@ class Metrics:
         self._upstreams = upstreams
         self.engine = engine
         self._totals = Totals()
+        self.observe: Observer = self._totals.finish  # counts an exchange that has ended
         self._inherited: Totals | None = None
         self._process = process or ProcessCollector(registry=None)
 
@@ -109,10 +109,6 @@ class Metrics:
     def tally(self, name: str, *labels: str) -> Tally:
         """The counter of a family of `FAMILIES`, for what is no exchange's end; see `Tallies.of`."""
         return self._ledger.tallies.of(name, *labels)
-
-    def observe(self, exchange: Exchange) -> None:
-        """Count an exchange that has ended; an observer of the ledger."""
-        self._totals.finish(exchange)
 
     def rejected(self, status: int) -> None:
         """Count a request that the HTTP protocol refused with ``status`` before there was an exchange."""

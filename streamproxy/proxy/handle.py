@@ -152,6 +152,8 @@ class Handler:
                     else:
                         relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
                         await relay.run(_prepare(plan, call, response))
+                    finished, response = response, None
+                    await finished.aclose(None)
                 else:
                     await _respond(call, answer[0], answer[1], b"")
             except (Exception, asyncio.CancelledError) as error:
@@ -305,7 +307,7 @@ def _prepare(plan: RoutePlan, call: Call, response: OriginResponse) -> ResponseF
         fields = ResponseFields(plan.response_edit.apply(fields.kept))
     downstream.on_gone = response.on_client_left()
     downstream.continue_on_disconnect = plan.continue_on_disconnect or downstream.on_gone is not None
-    downstream.hold(plan.buffer)
+    downstream.hold(plan.buffer // 2)  # the other half is the upstream connection's
     return fields
 
 

@@ -35,7 +35,7 @@ from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.ndjson import KEEPALIVE as SPACE
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.origins.base import OriginResponse
-from streamproxy.wire.headers import ResponseFields, passable_trailers
+from streamproxy.wire.headers import Headers, ResponseFields, passable_trailers
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, STREAMING, media_type
 
 logger = logging.getLogger("streamproxy.proxy")
@@ -160,7 +160,10 @@ class Relay:
                     timer.passed(await self._taken(direct.drained(), monotonic()))
             else:
                 await source.change()
-        await self._end()
+        waiting = self._end()
+        if waiting is not None:
+            await self._taken(waiting, monotonic())
+        self._stop_keepalives()
 
     def _pass(self, chunk: bytes, now: float) -> Awaitable[None] | None:
         """Send one chunk that was pulled; returns what to wait for, or None."""
@@ -251,22 +254,19 @@ class Relay:
             self._bom = None
         return chunk
 
-    async def _end(self) -> None:
-        """The body has ended in good order."""
+    def _end(self) -> Awaitable[None] | None:
+        """The body has ended in good order: end the response. Returns what to wait for, or None."""
         downstream, inspector = self._downstream, self._inspector
         self._exchange.end_reads(monotonic())
         if inspector is not None:
             self._finish(inspector)
-        if not downstream.gone:
-            if self._bom is not None and (rest := self._bom.finish()):
-                waiting = downstream.write(rest, True)
-                if waiting is not None:
-                    await self._taken(waiting, monotonic())
-            trailers = self._source.trailers
-            waiting = downstream.finish(passable_trailers(trailers)) if trailers else downstream.write(b"", False)
-            if waiting is not None:
-                await self._taken(waiting, monotonic())
-        self._stop_keepalives()
+        if downstream.gone:
+            return None
+        rest = self._bom.finish() if self._bom is not None else b""
+        trailers = self._source.trailers
+        if not trailers:
+            return downstream.write(rest, False)
+        return self._write_last(rest, trailers) if rest else downstream.finish(passable_trailers(trailers))
 
     def _finish(self, inspector: Inspector) -> None:
         """Raise the error of a body that is incomplete although its upstream ended it."""
@@ -301,6 +301,14 @@ class Relay:
     async def _write_after(self, keepalive: asyncio.Task[None], chunk: bytes) -> None:
         await keepalive
         waiting = self._downstream.write(chunk, True)
+        if waiting is not None:
+            await waiting
+
+    async def _write_last(self, rest: bytes, trailers: Headers) -> None:
+        waiting = self._downstream.write(rest, True)
+        if waiting is not None:
+            await waiting
+        waiting = self._downstream.finish(passable_trailers(trailers))
         if waiting is not None:
             await waiting
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from streamproxy.server.peer import PeerWatch
 
-WRITE_LIMIT: Final = 64 * 1024  # bytes; also what transports start with
+WRITE_LIMIT: Final = 32 * 1024  # bytes
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing sends RST
 NEVER: Final = math.inf
@@ -58,6 +58,7 @@ class Flow:
         self._watch: PeerWatch | None = None  # made when reading is first paused
         self.reading = True
         self.high = WRITE_LIMIT
+        transport.set_write_buffer_limits(WRITE_LIMIT)
         self._drainers: list[asyncio.Future[None]] = []
         self._flushed: Callable[[], None] | None = None
         self.paused = False  # the transport holds more than its high-water mark

@@ -54,6 +54,8 @@ class Upstream:
         # One endpoint for ever: nobody needs to hear how its requests went.
         self._plain = len(everyone) == 1 and not names
         self._roster = Roster(name, everyone, None if self._plain else settings.outlier)
+        # What hears how requests went; None where there is one endpoint for ever, so that there is nobody to tell.
+        self.roster = None if self._plain else self._roster
         balance = settings.balance
         self._key: Key | None = key_source(balance.hash) if isinstance(balance, Hash) else None
         self.prefix_bytes = balance.prefix.bytes if isinstance(balance, Prefix) and not self._plain else 0
@@ -87,11 +89,6 @@ class Upstream:
             raise DestinationUnavailable()
         key = self._key(headers, exchange.query, exchange.client) if self._key is not None else exchange.affinity
         return self._balancer.pick(candidates, key)
-
-    @property
-    def roster(self) -> Roster | None:
-        """What hears how requests went; None where there is one endpoint for ever, so that there is nobody to tell."""
-        return None if self._plain else self._roster
 
     def has_untried(self, tried: Sequence[Endpoint]) -> bool:
         """Whether an endpoint is available that is not among these."""

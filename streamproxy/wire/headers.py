@@ -114,9 +114,9 @@ def sane_request_id(value: bytes | None) -> bool:
 Forwarded = tuple[bytes, bytes, bool, bytes]
 
 
-_NUL: Final = 0
-_LF: Final = 10
-_CR: Final = 13
+NUL: Final = 0
+LF: Final = 10
+CR: Final = 13
 
 
 def breaks_lines(data: bytes) -> bool:
@@ -125,7 +125,7 @@ def breaks_lines(data: bytes) -> bool:
     Of all lines joined: three looks at the whole cost less than one at each field. A byte is looked for by its number,
     which costs a tenth of looking for a string of one byte.
     """
-    return _LF in data or _CR in data or _NUL in data
+    return LF in data or CR in data or NUL in data
 
 
 _HANDSHAKE: Final = (

@@ -179,7 +179,8 @@ class RequestHead:
             return self._feed_more(self._begun, data)
         if rest:
             data = data[: -len(rest)]
-        self._limit(len(data))
+        if len(data) > self._max_size:
+            self._limit(len(data))
         line, _, fields = data.partition(b"\r\n")
         self._take_line(line)
         self._parse(_NEUTRAL + fields)

@@ -191,7 +191,8 @@ class Stream(ChunkSource):
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Self:
-        connection = cast("Connection | None", self._pool.take())
+        taken: Any = self._pool.take()
+        connection: Connection | None = taken
         if connection is None:
             connection = await self._place()
         return await self.enter(connection, connection is not None)
@@ -340,7 +341,7 @@ class Stream(ChunkSource):
         extensions, body = self._extensions, self._body
         progress: Callable[[str], None] | None = extensions.get("progress")
         connection.expect(
-            self._method, extensions.get("informational"), extensions.get("buffer"), bool(extensions.get("upgrade"))
+            self._method, extensions.get("informational"), extensions.get("buffer"), extensions.get("upgrade") is True
         )
         connection.ask(self._head, whole=body is None)
         if body is None:

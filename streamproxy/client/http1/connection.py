@@ -101,7 +101,7 @@ class Connection(ClientConnection):
 
     def expect(self, method: str, informational: Informational | None, buffer: int | None, upgrade: bool) -> None:
         """Make ready for the response to a request of ``method``, which `ask` then sends."""
-        self.response.begin(method, informational, upgrade=upgrade)
+        self.response.begin(method, informational, upgrade)
         self._buffer = self._default_buffer if buffer is None else buffer
 
     def ask(self, head: bytes, *, whole: bool) -> None:

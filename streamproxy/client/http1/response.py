@@ -39,6 +39,7 @@ from streamproxy.wire.times import FOREVER
 MAX_HEAD: Final = 65536
 
 _NO_FRAMING: Final = Framing(0, False, False)
+_NO_TRAILERS: Final[Headers] = []
 _FRAMING_FIELDS: Final = frozenset({b"connection", b"content-length", b"proxy-connection", b"transfer-encoding"})
 # What nearly every stream says of its framing.
 _CHUNKED_FIELDS: Final[Headers] = [(b"transfer-encoding", b"chunked")]
@@ -68,7 +69,8 @@ class ResponseParser:
     ``headers`` is None until the final head is complete; with it come ``status``, ``reason`` (the phrase, empty where
     it is the status's own), ``http_version`` ("1.0" or "1.1") and ``framing``. ``continued`` says whether 100
     (Continue) has come. ``fault`` is why the response failed: BadResponse up to the head, ResponseIncomplete behind it.
-    ``chunks`` is the decoder of a chunked body while one is being read.
+    ``chunks`` is the decoder of a chunked body while one is being read. ``trailers`` are the fields behind the body of
+    a response that is done, with lower-case names.
     """
 
     __slots__ = (
@@ -98,6 +100,7 @@ class ResponseParser:
         "rest",
         "status",
         "stray",
+        "trailers",
         "upgraded",
     )
 
@@ -129,11 +132,12 @@ class ResponseParser:
         self.framing = _NO_FRAMING
         self.continued = False
         self.done = True
+        self.trailers = _NO_TRAILERS
         self.upgraded = False
         self.rest = b""
         self.fault: BaseException | None = None
 
-    def begin(self, method: str, informational: Informational | None = None, *, upgrade: bool = False) -> None:
+    def begin(self, method: str, informational: Informational | None = None, upgrade: bool = False) -> None:
         """Make ready for the response to a request of ``method``.
 
         With ``upgrade`` 101 (Switching Protocols) is a final response, and ``upgraded`` says that it has come.
@@ -143,6 +147,7 @@ class ResponseParser:
         self._upgrade = upgrade
         self._heads = self.read = 0
         self.headers = None
+        self.trailers = _NO_TRAILERS
         self.continued = self.done = False
         if self._decoder is not None and self._decoder.trailers:
             self._decoder.trailers = []
@@ -181,11 +186,6 @@ class ResponseParser:
         self._left -= len(data)
         self.done = not self._left
         return data
-
-    @property
-    def trailers(self) -> Headers:
-        """The trailer fields of a response that is done, with lower-case names."""
-        return self._decoder.trailers if self._decoder is not None and self.framing.chunked else []
 
     @property
     def ends_with_connection(self) -> bool:
@@ -336,6 +336,7 @@ class ResponseParser:
         if decoder.done:
             self.done = True
             self.chunks = None
+            self.trailers = decoder.trailers
             if decoder.rest:
                 self._behind(decoder.rest)
         return body
@@ -350,6 +351,9 @@ class ResponseParser:
     def _renew(self) -> None:
         """Bring the parser behind the body of the last response, which it was not given."""
         self._stale = False
+        if self.framing is _CHUNKED and self._parser is not None:  # nearly every stream
+            self._parser.feed_data(LAST_CHUNK)
+            return
         fields = [field for field in self._framing_fields if field[0] != b"connection"]
         if not self.framing.keep_alive or self._parser is None or len(fields) > 1:
             self._parser = httptools.HttpResponseParser(self)

@@ -63,7 +63,7 @@ def request_scope(
     offers: dict[str, Any] = {CONNECTION: extension}
     if head.version == "1.1":
         offers[_EARLY_HINT] = {}
-    if extension.takes_trailers:
+    if head.takes_trailers:
         offers[_TRAILERS] = {}
     scope["extensions"] = offers
     return scope

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import pickle
 from bisect import bisect_left
 
@@ -26,6 +27,22 @@ def test_no_fine_bucket_of_seconds_is_wider_than_promised() -> None:
     bounds = SECONDS.bounds
     assert all(upper / lower <= GROWTH * 1.000001 for lower, upper in itertools.pairwise(bounds))
     assert bounds[-1] == TIME_BUCKETS[-1] == 640
+
+
+@SCALES
+@given(data=st.data())
+def test_a_value_is_in_the_bucket_of_the_first_bound_that_is_not_below_it(scale: Scale, data: st.DataObject) -> None:
+    bound = st.sampled_from(scale.bounds)
+    beside = bound.flatmap(lambda at: st.sampled_from([math.nextafter(at, 0), at, math.nextafter(at, math.inf)]))
+    value = data.draw(beside | st.floats(0, allow_nan=False) | st.floats(scale.bounds[0], scale.bounds[-1]))
+    assert scale.bucket(value) == bisect_left(scale.bounds, value)
+
+
+@SCALES
+def test_each_bound_and_its_neighbours_find_their_bucket(scale: Scale) -> None:
+    for number, bound in enumerate(scale.bounds):
+        found = [scale.bucket(value) for value in (math.nextafter(bound, 0), bound, math.nextafter(bound, math.inf))]
+        assert found == [number, number, number + 1]
 
 
 @given(st.lists(st.floats(0, 2000), max_size=50))

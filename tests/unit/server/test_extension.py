@@ -243,7 +243,7 @@ async def test_only_what_is_the_applications_to_say_is_informational(status: int
     def steps(connection: Any) -> None:
         with pytest.raises(ValueError, match="informational"):
             connection.informational(status, [])
-        with pytest.raises(ValueError, match="line end"):
+        with pytest.raises(ValueError, match="CR, LF or NUL"):
             connection.informational(103, [(b"a", b"b\r\n")])
         connection.begin(204, [], True)
         connection.write(b"", False)

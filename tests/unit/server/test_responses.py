@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from streamproxy.errors import ExchangeAborted
+from streamproxy.server.flow import WRITE_LIMIT
 from tests.conftest import Connect
 from tests.doubles.until import until
 from tests.unit.server.conftest import Start
@@ -524,4 +525,4 @@ async def test_the_write_limit_is_of_one_exchange_only(start: Start, dial: Conne
     for path in (b"/", b"/small", b"/"):
         await client.send(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path)
         await client.read_response()
-    assert [high for _, high in limits] == [65536, 1000, 65536]
+    assert [high for _, high in limits] == [WRITE_LIMIT, 1000, WRITE_LIMIT]
