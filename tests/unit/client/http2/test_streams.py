@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -149,8 +148,7 @@ async def test_goaway_lets_running_streams_end(serve: Serve, http2: MakeClient) 
     upstream = await serve([speaking(script), speaking(second)])
     client = http2(upstream.url)
     async with client.stream("GET", upstream.url, headers=_HOST) as response:
-        while not upstream.connections[0].ended and await_new(client):
-            await asyncio.sleep(0)
+        await until(lambda: upstream.connections[0].ended or not await_new(client))
         assert await fetch(client, upstream.url) == b"new"
         upstream.connections[0].go.set()
         assert [chunk async for chunk in response.source] == [b"the rest"]  # type: ignore[attr-defined]
