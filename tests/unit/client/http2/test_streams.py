@@ -18,6 +18,7 @@ from streamproxy.errors import (
     UpstreamBusy,
 )
 from tests.conftest import Serve
+from tests.doubles.until import until
 from tests.unit.client.http2.conftest import OK, Frames, MakeClient, speaking
 
 _HOST = [(b"Host", b"up.test")]
