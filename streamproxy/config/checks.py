@@ -141,8 +141,8 @@ def _unnamed_clients(document: Document, route: Path) -> Iterator[Finding]:
     """``{principal}`` is the name of a token, never the token."""
     if is_off(document.get((*route, "auth"))):
         yield Finding((*route, "upstream"), "has {principal} in its channel, which is nobody without auth on the route")
-    for path in document.match((*map(str, route), "auth", "bearer", "tokens", "*")):
-        token = document.get(path)
+    for path in document.match(("routes", "*", "auth", "bearer", "tokens", "*")):
+        token = document.get(path) if path[: len(route)] == route else None
         if isinstance(token, str) or (isinstance(token, dict) and "token" in token and is_off(token.get("name"))):
             yield Finding(path, "has no name, and {principal} in the channel of the upstream is the token's name")
 

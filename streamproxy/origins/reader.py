@@ -48,9 +48,11 @@ class Reader:
     async def stop(self, fault: BaseException | None) -> None:
         """Read no more, and end what has not ended; ``fault`` is why."""
         self._task.cancel()
-        await asyncio.wait([self._task])
-        self._source.pipe(None)
-        self._recipient.end(self._reason(fault))
+        try:
+            await asyncio.wait([self._task])
+        finally:
+            self._source.pipe(None)
+            self._recipient.end(self._reason(fault))
 
     def _reason(self, fault: BaseException | None) -> ExchangeError:
         """What the other clients are told when the exchange ends before its stream does."""

@@ -199,10 +199,14 @@ class ReconnectedBody(ChunkSource):
 
     async def aclose(self, fault: BaseException | None) -> None:
         """Let go of the answer that is being read."""
-        for response in (self._broken, self._response):
+        broken, self._broken = self._broken, None
+        response, self._response = self._response, None
+        try:
+            if broken is not None:
+                await broken.aclose(self._fault)
+        finally:
             if response is not None:
                 await response.aclose(fault)
-        self._broken = self._response = None
 
     def _take(self, chunk: bytes, framed: bytes) -> bool:
         whole = self._whole_events(chunk)

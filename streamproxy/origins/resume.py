@@ -112,10 +112,12 @@ class KeptResponse(OriginResponse):
         return self._stored.abandon
 
     async def aclose(self, fault: BaseException | None) -> None:
-        if self._reader is not None:
-            await self._reader.stop(fault)
-        self._stored.close()
-        await self._inner.aclose(fault)
+        try:
+            if self._reader is not None:
+                await self._reader.stop(fault)
+        finally:
+            self._stored.close()
+            await self._inner.aclose(fault)
 
 
 class ResumeOrigin(Origin):

@@ -376,9 +376,11 @@ class OpenedResponse(OriginResponse):
         return SharedInspector(self._body, self._stream.tracker) if self._stream.plan.parse_once else None
 
     async def aclose(self, fault: BaseException | None) -> None:
-        await self._reader.stop(fault)
-        self._body.close()
-        await self._inner.aclose(fault)
+        try:
+            await self._reader.stop(fault)
+        finally:
+            self._body.close()
+            await self._inner.aclose(fault)
 
 
 class JoinedResponse(OriginResponse):
