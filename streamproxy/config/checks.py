@@ -143,8 +143,18 @@ def _unnamed_clients(document: Document, route: Path) -> Iterator[Finding]:
         yield Finding((*route, "upstream"), "has {principal} in its channel, which is nobody without auth on the route")
     for path in document.match(("routes", "*", "auth", "bearer", "tokens", "*")):
         token = document.get(path) if path[: len(route)] == route else None
+        file = _readable(document, (*path, "file")) if isinstance(token, dict) else None
+        if file is not None and _has_unnamed_lines(file):
+            yield Finding((*path, "file"), "has a token without a name, and {principal} in the channel is the name")
         if isinstance(token, str) or (isinstance(token, dict) and "token" in token and is_off(token.get("name"))):
             yield Finding(path, "has no name, and {principal} in the channel of the upstream is the token's name")
+
+
+def _has_unnamed_lines(file: str) -> bool:
+    """Whether a file of tokens has one that stands alone on its line."""
+    with open(file, "rb") as stream:
+        lines = stream.read().splitlines()
+    return any(len(line.split()) == 1 and not line.lstrip().startswith(b"#") for line in lines)
 
 
 def _double_names(document: Document) -> Iterator[Finding]:

@@ -55,9 +55,9 @@ class EventsOrigin(Origin):
         if downstream.method != "GET":
             raise MethodRefused()
         target = downstream.target
-        channel = plan.channel.expand(
-            ChannelRequest(call.exchange.principal, target.path, target.query or b"", downstream.headers)
-        )
+        # A token's name is the channel's; tokens without one are refused when the configuration is read.
+        principal = call.exchange.principal.removeprefix("token:")
+        channel = plan.channel.expand(ChannelRequest(principal, target.path, target.query or b"", downstream.headers))
         if plan.max_clients is not None and events.clients >= plan.max_clients:
             raise LimitReached("Too many clients read events", retry_after=5.0)
         call.exchange.phase = "head"

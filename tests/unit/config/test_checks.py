@@ -386,6 +386,17 @@ def test_the_channel_of_a_principal_needs_named_clients() -> None:
     assert problems(events_of("all:{path.2}")) == []
 
 
+def test_a_file_of_tokens_has_names_where_the_channel_is_a_principals(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    auth = f"auth: {{bearer: {{tokens: [{{file: '{file}'}}]}}}}"
+    file.write_text("# names\nann t1\n")
+    assert problems(events_of("user:{principal}", auth)) == []
+    file.write_text("ann t1\nt2\n")
+    (problem,) = problems(events_of("user:{principal}", auth))
+    assert "tokens[0].file: " in problem
+    assert "has a token without a name" in problem
+
+
 @pytest.mark.parametrize("channel", ["{nobody}", "{path.0}", "a{", "a}"])
 def test_a_channel_names_what_there_is(channel: str) -> None:
     (problem,) = problems(events_of(channel))
