@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -30,8 +31,11 @@ from streamproxy.origins.attempts import Fallback, RetryingOrigin
 from streamproxy.origins.base import Origin
 from streamproxy.origins.gate import GatePlan
 from streamproxy.origins.not_found import NotFound
+from streamproxy.origins.reconnect import ReconnectOrigin, ReconnectPlan
+from streamproxy.origins.redis import EventsOrigin, EventsPlan
 from streamproxy.origins.resume import RESULTS, ResumeOrigin, ResumePlan
 from streamproxy.origins.shares import SharesOrigin, WeightedOrigin
+from streamproxy.origins.share import ShareOrigin, SharePlan
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
 from streamproxy.proxy.admission import Admission, client_key, priority_of
 from streamproxy.proxy.choose import Candidate, ModelChooser, Models
@@ -42,7 +46,8 @@ from streamproxy.proxy.relay import RelayPlan
 from streamproxy.proxy.tunnel import TunnelPlan
 from streamproxy.routing.matcher import Matcher
 from streamproxy.routing.route import Route
-from streamproxy.store.build import Stores
+from streamproxy.store.build import Sources, Stores
+from streamproxy.store.events import ChannelTemplate
 from streamproxy.upstream import Upstream
 from streamproxy.upstream.build import build_upstream
 from streamproxy.upstream.sessions import SessionTable
@@ -77,12 +82,16 @@ class Deployment:
         self.upstreams = {
             name: self._kept.get(name) or build_upstream(name, upstream, shared, sessions)
             for name, upstream in config.upstreams.items()
+            if upstream.redis is None
         }
         self.spans = self._span_export(previous)
         self._tracer = build_tracer(config)
         self._tallies = ledger.tallies
         store_errors = ledger.tallies.of("store_errors", "resume")
         self.stores: Stores = previous.stores if previous is not None else Stores(store_errors.add)
+        event_errors = ledger.tallies.of("store_errors", "events")
+        self.sources: Sources = previous.sources if previous is not None else Sources(event_errors.add)
+        self.shared_clients: Counter[str] = previous.shared_clients if previous is not None else _shared_clients(ledger)
         self.admissions: dict[str, Admission] = {}  # of the routes that have limits, by their names
         self.models = frozenset(_model_names(config))  # those that may be labels
         self._candidates: list[tuple[ModelChooser | None, Candidate]] = []
@@ -156,14 +165,22 @@ class Deployment:
 
     def _origin(self, route: model.Route) -> Origin:
         """Where the responses of a route come from."""
+        redis = self.config.upstreams[route.shares[0].name].redis
+        if redis is not None:
+            return EventsOrigin(events_plan(route, redis), self.sources.of(redis))
         shares = [
             WeightedOrigin(share.name, share.weight, self._attempting(route, share.name)) for share in route.shares
         ]
         origin = shares[0].origin if len(shares) == 1 else SharesOrigin(shares)
+        if route.reconnect is not None:
+            again = route.reconnect
+            origin = ReconnectOrigin(ReconnectPlan(again.attempts, again.backoff, "end" in again.on), origin)
         if route.resume is not None:
             origin = ResumeOrigin(
                 resume_plan(route, route.resume, self._tallies), self.stores.streams(route.name, route.resume), origin
             )
+        if route.share is not None:
+            origin = ShareOrigin(share_plan(route, route.share, self.shared_clients), origin)
         return origin
 
     def _attempting(self, route: model.Route, name: str) -> Origin:
@@ -218,7 +235,7 @@ class Deployment:
         return {
             name: previous.upstreams[name]
             for name, source in self._sources.items()
-            if previous._sources.get(name) == source
+            if name in previous.upstreams and previous._sources.get(name) == source
         }
 
     def take_over(self, previous: Deployment) -> None:
@@ -237,6 +254,7 @@ class Deployment:
         """Begin what runs beside the requests: probes, look-ups of names, the export of spans."""
         if self.spans is not None and not self._keeps_spans:
             await self.spans.start()
+        self.sources.start()
         await asyncio.gather(self.stores.start(), *(upstream.start() for upstream in self._own()))
 
     def _own(self) -> list[Upstream]:
@@ -250,6 +268,7 @@ class Deployment:
     async def aclose(self) -> None:
         """Close the upstreams' connections, and send the last spans."""
         await self.stores.aclose()
+        await self.sources.aclose()
         await _close(self.upstreams.values())
         if self.spans is not None:
             await self.spans.aclose()
@@ -384,6 +403,34 @@ def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> R
         tallies={result: tallies.of("resumed", route.name, result) for result in RESULTS},
         buffer=min(route.buffer, resume.max_bytes // 2),
     )
+
+
+def share_plan(route: model.Route, share: model.Share, clients: Counter[str]) -> SharePlan:
+    """How a route shares its streams."""
+    clients[route.name] += 0  # it shows from now on
+    return SharePlan(
+        route=route.name,
+        key=frozenset(share.key),
+        authenticated=route.auth is not None,
+        slow=share.slow,
+        max_clients=share.max_clients,
+        linger=share.linger,
+        buffer=route.buffer,
+        parse_once=route.protocol == "http",
+        clients=clients,
+    )
+
+
+def _shared_clients(ledger: Ledger) -> Counter[str]:
+    """How many clients read a stream of another, by route: a gauge that goes on after a reload."""
+    clients: Counter[str] = Counter()
+    ledger.tallies.levels.append(lambda: [(("shared_clients", route), float(n)) for route, n in clients.items()])
+    return clients
+
+
+def events_plan(route: model.Route, redis: model.RedisSource) -> EventsPlan:
+    """What a route takes from a Redis."""
+    return EventsPlan(ChannelTemplate(redis.channel), redis.kind == "stream", redis.max_clients, route.buffer)
 
 
 def _edit(rules: model.HeaderRules) -> Edit:

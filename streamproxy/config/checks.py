@@ -50,6 +50,8 @@ def find(document: Document) -> Iterator[Finding]:
     yield from _principals(document)
     yield from _kept_streams(document)
     yield from _tokens(document)
+    yield from _get_only(document)
+    yield from _redis_upstreams(document)
     yield from _listeners(document)
     yield from _one_admin(document)
     yield from _missing_files(document)
@@ -101,6 +103,58 @@ def _kept_streams(document: Document) -> Iterator[Finding]:
             yield Finding(path, "keeps streams in the memory of one of several workers: set store to redis://HOST:PORT")
         if resume.get("ids") in ("on", True) and document.get((*path[:-1], "protocol")) == "gemini":
             yield Finding((*path, "ids"), "is on, and the SDK of gemini fails on ids")
+        share = document.get((*path[:-1], "share"))
+        key = share.get("key") if isinstance(share, dict) else None
+        if isinstance(key, list) and "principal" not in key:
+            yield Finding(
+                (*path[:-1], "share", "key"),
+                "leaves out principal, and with resume a stream has one owner: add principal",
+            )
+
+
+def _get_only(document: Document) -> Iterator[Finding]:
+    """Keys that only concern GET, on routes that do not take it."""
+    for name in ("share", "reconnect"):
+        for path in document.match(("routes", "*", name)):
+            methods = document.get((*path[:-1], "methods"))
+            if not is_off(document.get(path)) and isinstance(methods, list) and methods and "GET" not in methods:
+                yield Finding(path, "is for GET requests, and the route's methods leave GET out", at_key=True)
+
+
+def _redis_upstreams(document: Document) -> Iterator[Finding]:
+    """What events from Redis need of the routes, and what they have no use for."""
+    for path in document.match(("routes", "*", "upstream")):
+        name = document.get(path)
+        redis = document.get(("upstreams", name, "redis")) if isinstance(name, str) else None
+        if is_off(redis) or not isinstance(redis, dict):
+            continue
+        route = path[:-1]
+        for key in ("share", "reconnect", "resume"):
+            if not is_off(document.get((*route, key))):
+                yield Finding((*route, key), "is not for an upstream of events from Redis", at_key=True)
+        channel = redis.get("channel")
+        if isinstance(channel, str) and "{principal}" in channel:
+            yield from _unnamed_clients(document, route)
+
+
+def _unnamed_clients(document: Document, route: Path) -> Iterator[Finding]:
+    """``{principal}`` is the name of a token, never the token."""
+    if is_off(document.get((*route, "auth"))):
+        yield Finding((*route, "upstream"), "has {principal} in its channel, which is nobody without auth on the route")
+    for path in document.match(("routes", "*", "auth", "bearer", "tokens", "*")):
+        token = document.get(path) if path[: len(route)] == route else None
+        file = _readable(document, (*path, "file")) if isinstance(token, dict) else None
+        if file is not None and _has_unnamed_lines(file):
+            yield Finding((*path, "file"), "has a token without a name, and {principal} in the channel is the name")
+        if isinstance(token, str) or (isinstance(token, dict) and "token" in token and is_off(token.get("name"))):
+            yield Finding(path, "has no name, and {principal} in the channel of the upstream is the token's name")
+
+
+def _has_unnamed_lines(file: str) -> bool:
+    """Whether a file of tokens has one that stands alone on its line."""
+    with open(file, "rb") as stream:
+        lines = stream.read().splitlines()
+    return any(len(line.split()) == 1 and not line.lstrip().startswith(b"#") for line in lines)
 
 
 def _double_names(document: Document) -> Iterator[Finding]:

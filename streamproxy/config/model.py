@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, WithJsonSchema, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from streamproxy.config import types as t
 from streamproxy.config import units, values
@@ -233,12 +242,35 @@ class HeaderRules(Section):
     remove: t.HeaderNames = setting([], "take fields away")
 
 
+class RedisSource(Section):
+    """Events that are published in a Redis, in place of endpoints."""
+
+    url: Annotated[str, BeforeValidator(values.redis_url)] = Field(
+        description="redis://, rediss:// or unix://", repr=False
+    )
+    channel: Annotated[str, BeforeValidator(values.channel)] = Field(
+        description="the channel or stream; {principal}, {path.N}, {query.NAME} and {header.NAME} stand for values"
+    )
+    kind: Literal["pubsub", "stream"] = setting("pubsub", "pubsub: what is published; stream: the entries of a stream")
+    event: t.OptionalText = setting("off", "the type of the events of pubsub")
+    max_clients: t.CountLimit = setting("off", "of one process; past it 503")
+
+    @model_validator(mode="after")
+    def _entries_have_types(self) -> RedisSource:
+        if self.event is not None and self.kind == "stream":
+            raise ValueError("has event, which is for pubsub: an entry of a stream has a field event of its own")
+        return self
+
+
 class Upstream(Section):
-    """A named group of endpoints."""
+    """A named group of endpoints, or a Redis."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["endpoints"]}, {"required": ["redis"]}]})
 
     endpoints: Annotated[tuple[Endpoint, ...], BeforeValidator(t.one_or_more)] = Field(
-        description="URLs, or mappings with url, weight, socket and resolve"
+        default=(), description="URLs, or mappings with url, weight, socket and resolve"
     )
+    redis: Annotated[RedisSource | None, OrOff] = setting("off", "events from a Redis, in place of endpoints")
     client: Literal["auto", "native", "httpx"] = setting("auto", "auto: native, unless there is an egress proxy")
     http2: t.Switch = setting("off", "HTTP/2 with the endpoints: by ALPN over https, by prior knowledge over http")
     models: t.ModelNames = setting({}, "what a request's model is called here: {name: name here}")
@@ -256,6 +288,14 @@ class Upstream(Section):
     health: Annotated[Health | None, OrOff] = setting("off", "active probes; off: none")
     outlier: Annotated[Outlier | None, OrOff] = setting({}, "passive ejection of endpoints that fail")
     request_headers: HeaderRules = setting({}, "changes to what goes to this upstream, after the route's")
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Upstream:
+        if not self.endpoints and self.redis is None:
+            raise ValueError("needs endpoints, or redis in place of them")
+        if self.endpoints and self.redis is not None:
+            raise ValueError("has endpoints and redis; leave one of the two out")
+        return self
 
     @model_validator(mode="after")
     def _client_can(self) -> Upstream:
@@ -384,14 +424,25 @@ class Resume(Section):
 class Share(Section):
     """One upstream stream for several clients."""
 
-    key: tuple[Literal["path", "query"], ...] = setting(["path", "query"], "what makes requests the same")
+    key: Annotated[tuple[Literal["path", "query", "principal"], ...], BeforeValidator(t.some)] = setting(
+        ["path", "query", "principal"],
+        "what requests of one stream have in common; without principal it is everybody's",
+    )
+    slow: Literal["disconnect", "skip"] = setting(
+        "disconnect", "what becomes of a client that lags by more than buffer; skip: it misses whole events"
+    )
+    max_clients: t.CountLimit = setting("off", "of one stream; past it 503")
+    linger: t.Duration = setting("0s", "how long the upstream is read on without a client")
 
 
 class Reconnect(Section):
     """GET event streams that are asked for again when the upstream breaks them."""
 
-    attempts: t.Count = setting(5, "in a row")
-    backoff: t.Duration = setting("1s", "before the second")
+    attempts: t.Count = setting(5, "in a row, without an event between")
+    backoff: t.Duration = setting("1s", "before each, unless the stream's retry field asks for more")
+    on: Annotated[tuple[Literal["truncated", "end"], ...], BeforeValidator(t.some)] = setting(
+        ["truncated"], "truncated: a stream that broke; end: also one that ended well"
+    )
 
 
 def default_name(route: dict[str, Any]) -> object:

@@ -25,11 +25,7 @@ class Pending(NamedTuple):
         return tuple(self.key.split("."))
 
 
-PENDING = (
-    Pending("routes.*.keepalive.before_headers", "keepalives before the response head"),
-    Pending("routes.*.share", "sharing of streams"),
-    Pending("routes.*.reconnect", "reconnecting of streams"),
-)
+PENDING = (Pending("routes.*.keepalive.before_headers", "keepalives before the response head"),)
 
 
 def find(document: Document) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from streamproxy.wire.headers import TOKEN, VALUE
@@ -339,4 +340,32 @@ def store(value: object) -> str:
     raw = text(value)
     if raw != "memory" and not _REDIS.match(raw):
         raise ValueError("is not a store: write memory, or the URL of a Redis: redis://, rediss:// or unix://")
+    return raw
+
+
+def redis_url(value: object) -> str:
+    """The URL of a Redis. Raises ValueError, which does not repeat the value: it may have a password in it."""
+    raw = text(value)
+    if not _REDIS.match(raw):
+        raise ValueError("is not the URL of a Redis: write redis://HOST:PORT, rediss:// or unix://")
+    return raw
+
+
+CHANNEL_FIELD: Final = re.compile(r"\{([^{}]*)\}")
+_CHANNEL_NAMES: Final = re.compile(
+    r"principal|path\.[1-9][0-9]?|query\.[A-Za-z0-9._-]+|header\.[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+)
+
+
+def channel(value: object) -> str:
+    """The template of a channel's name. Raises ValueError."""
+    raw = text(value)
+    for name in CHANNEL_FIELD.findall(raw):
+        if not _CHANNEL_NAMES.fullmatch(name):
+            allowed = "write {principal}, {path.N} (N from 1 to 99), {query.NAME} or {header.NAME}"
+            raise ValueError(f"has {{{name}}}: {allowed}")
+    if any(brace in CHANNEL_FIELD.sub("", raw) for brace in "{}"):
+        raise ValueError("has a brace without its other one")
+    if not raw:
+        raise ValueError("is empty: it must name a channel")
     return raw

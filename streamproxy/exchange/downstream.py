@@ -184,6 +184,17 @@ class Downstream:
         """The fields behind the request's body that may go on, once it has ended."""
         return passable_trailers(self.connection.request_trailers) if self.connection is not None else []
 
+    def cut(self) -> bool:
+        """Break the client's connection off, as if it had left; its exchange goes on where it may.
+
+        Returns whether that was possible: only our own servers can.
+        """
+        direct = self.direct
+        if direct is None or not self.started or not self.continue_on_disconnect:
+            return False
+        direct.abort()
+        return True
+
     # The response.
 
     @property

@@ -119,6 +119,10 @@ class DownstreamConnection:
         """End the body with trailer fields, which are dropped where `takes_trailers` is False. Returns as `write`."""
         raise NotImplementedError
 
+    def abort(self) -> None:
+        """Break the response off, so that it looks unfinished, and call ``on_disconnect``."""
+        raise NotImplementedError
+
     def set_write_limit(self, high: int) -> None:
         """Let at most about ``high`` bytes wait for the client before the next step has to wait."""
         raise NotImplementedError

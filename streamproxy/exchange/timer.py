@@ -159,7 +159,7 @@ class SharedTimer:
 class Timer(Deadlines):
     """`Deadlines` with a clock: interrupts its exchange when a time-out is due, calls ``on_idle`` for a keepalive."""
 
-    __slots__ = ("_handle", "_shared", "exchange", "on_idle")
+    __slots__ = ("_handle", "_shared", "exchange", "on_blocked", "on_idle")
 
     def __init__(self, limits: TimeLimits, exchange: Exchange, shared: SharedTimer) -> None:
         self.limits = limits
@@ -171,6 +171,7 @@ class Timer(Deadlines):
         self._shared = shared
         self._handle: asyncio.TimerHandle | None = None
         self.on_idle: Callable[[], None] = _nothing
+        self.on_blocked: Callable[[], bool] | None = None  # called before ``write`` ends the exchange; True spares it
         shared.add(self)
 
     def adopt(self, limits: TimeLimits) -> None:
@@ -207,6 +208,8 @@ class Timer(Deadlines):
         due, again = self.decide(now)
         if due == KEEPALIVE:
             self.on_idle()
+        elif due is WriteTimeout and self.on_blocked is not None and self.on_blocked():
+            pass  # the exchange goes on without its client
         elif due is not None:
             self.exchange.interrupt(due())
         if again != FOREVER:
@@ -216,6 +219,7 @@ class Timer(Deadlines):
     def close(self) -> None:
         """Stop, and let go of the relay, which holds the timer: a cycle is work for the garbage collector."""
         self.on_idle = _nothing
+        self.on_blocked = None
         self._shared.discard(self)
         if self._handle is not None:
             self._handle.cancel()

@@ -16,6 +16,7 @@ never joins, splits or decodes what it sees. `events.EventInspector` builds on i
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final, Literal
 
 from streamproxy.formats.inspector import Inspector
@@ -53,6 +54,25 @@ class SseTracker(Inspector):
     def between_events(self) -> bool:
         """Whether something may be inserted here without touching an event."""
         return not (self._mid_line or self._in_event or self._after_cr)
+
+    def first_boundary(self, chunk: bytes) -> int:
+        """Take note of a chunk as `feed` does. Returns where in it the first event begins after what is unfinished now.
+
+        That is 0 between events, and -1 if none begins in this chunk or right behind it.
+        """
+        if self.between_events:
+            self.feed(chunk)
+            return 0
+        at, found = 0, -1
+        for match in _LINE_END.finditer(chunk):
+            self.feed(chunk[at : match.end()])
+            at = match.end()
+            # A CR at the very end may still be followed by its LF.
+            if not (self._mid_line or self._in_event) and (not self._after_cr or at < len(chunk)):
+                found = at
+                break
+        self.feed(chunk[at:])
+        return found
 
     def feed(self, chunk: bytes) -> None:
         """Take note of the next bytes of the stream."""
@@ -107,6 +127,20 @@ class SseTracker(Inspector):
                 self._has_data = True
             elif name == b"id":
                 self.saw_id = True
+
+
+def blocks_of(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where each block of lines begins and ends, with the blank line that ends it; an unfinished one is left out.
+
+    A CR at the very end counts as a line end: an LF that follows it is a block of its own, which says nothing.
+    """
+    begin = line = 0
+    for match in _LINE_END.finditer(data):
+        end = match.end()
+        if match.start() == line:
+            yield begin, end
+            begin = end
+        line = end
 
 
 def whole_events(chunk: bytes) -> int:

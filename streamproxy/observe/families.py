@@ -341,13 +341,7 @@ _GENAI: Final[tuple[Distributions, ...]] = (
 
 # Families that nothing feeds yet. They show as soon as something does; the part of the proxy that comes to feed one
 # takes its name out of here, and docs/metrics.md and the dashboard must have it then.
-PENDING: Final = frozenset(
-    {
-        "resumed",
-        "shared_clients",
-        "store_errors",
-    }
-)
+PENDING: Final[frozenset[str]] = frozenset()
 # By their full names, without ``_total``.
 BY_NAME: Final[dict[str, Family]] = {
     **{"streamproxy_" + family.name: family for family in _OURS},

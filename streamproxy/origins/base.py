@@ -11,6 +11,7 @@ from collections.abc import Callable
 from streamproxy.client.base import ChunkSource
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.stream import ByteStream
+from streamproxy.formats.inspector import Inspector
 from streamproxy.wire.headers import ResponseFields
 
 
@@ -35,6 +36,10 @@ class OriginResponse:
 
     def on_client_left(self) -> Callable[[], None] | None:
         """What to call when the client leaves and the response is to be read on; None where that breaks it off."""
+        return None
+
+    def inspector(self) -> Inspector | None:
+        """What follows the body for all of its clients; None where each client's relay has one of its own."""
         return None
 
     async def aclose(self, fault: BaseException | None) -> None:

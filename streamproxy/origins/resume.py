@@ -12,8 +12,6 @@ their own, which end without touching the stream.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,25 +19,21 @@ from typing import Final
 from streamproxy.client.base import ChunkSource
 from streamproxy.errors import (
     ClientDisconnected,
-    ExchangeError,
-    InternalError,
-    ResponseIncomplete,
     StoppedByOperator,
     StreamGone,
     StreamUnknown,
-    UpstreamError,
 )
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.tally import Tally
 from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.origins.owner import owner_of
+from streamproxy.origins.reader import Reader
 from streamproxy.store.base import KeptStream, StopReason, StoredBody, StreamHead, StreamStore
 from streamproxy.store.cursor import Cursor, cursor_of
 from streamproxy.store.segments import Format
-from streamproxy.wire.headers import Headers, ResponseFields, first
+from streamproxy.wire.headers import ResponseFields
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, media_type
-
-logger = logging.getLogger("streamproxy.origins")
 
 CURSOR: Final = b"x-stream-cursor"
 RESULTS: Final = ("live", "replayed", "complete", "gone", "refused")  # of a request with a cursor
@@ -98,7 +92,7 @@ class ReplayedResponse(OriginResponse):
 class KeptResponse(OriginResponse):
     """A response that another origin has opened, read through the store."""
 
-    __slots__ = ("_exchange", "_inner", "_limit", "_reader", "_stored", "_stream")
+    __slots__ = ("_exchange", "_inner", "_reader", "_stored", "_stream")
 
     def __init__(self, inner: OriginResponse, stream: KeptStream, body: StoredBody, exchange: Exchange) -> None:
         super().__init__(inner.status, inner.fields, body)
@@ -108,62 +102,22 @@ class KeptResponse(OriginResponse):
         self._inner = inner
         self._stream = stream
         self._stored = body
-        self._limit = 0
-        self._reader: asyncio.Task[None] | None = None
+        self._reader: Reader | None = None
 
     def start(self, limit: int) -> None:
         """Begin to read the upstream."""
-        self._limit = limit
-        self._reader = asyncio.get_running_loop().create_task(self._read())
+        self._reader = Reader(self._inner.body, self._stream, limit, self._exchange)
 
     def on_client_left(self) -> Callable[[], None] | None:
         return self._stored.abandon
 
     async def aclose(self, fault: BaseException | None) -> None:
-        reader = self._reader
-        if reader is not None:
-            reader.cancel()
-            await asyncio.wait([reader])
-        self._inner.body.pipe(None)
-        self._stream.end(self._reason(fault))
-        self._stored.close()
-        await self._inner.aclose(fault)
-
-    def _reason(self, fault: BaseException | None) -> ExchangeError:
-        """What the stream's other clients are told when its exchange ends before it does."""
-        reason = fault if isinstance(fault, ExchangeError) else self._exchange.interruption
-        return reason if isinstance(reason, UpstreamError) else ResponseIncomplete(note=f"the stream ended: {reason!r}")
-
-    async def _read(self) -> None:
-        fault: ExchangeError | None = None
         try:
-            await self._read_to_end()
-        except ExchangeError as error:
-            fault = error
-        except Exception:
-            logger.exception("exchange %s failed while its stream was read", self._exchange.request_id)
-            fault = InternalError()
-        self._stream.end(fault)
-
-    async def _read_to_end(self) -> None:
-        source, stream, limit = self._inner.body, self._stream, self._limit
-        while True:
-            chunk = source.ready()
-            if chunk is not None:
-                stream.append(chunk)
-            elif source.ended:
-                return
-            elif source.pipe(self._take):
-                await source.change()
-                source.pipe(None)
-            else:
-                await source.change()
-            if not stream.has_room(limit):
-                await stream.room(limit)
-
-    def _take(self, chunk: bytes, framed: bytes) -> bool:
-        self._stream.append(chunk, framed)
-        return self._stream.has_room(self._limit)
+            if self._reader is not None:
+                await self._reader.stop(fault)
+        finally:
+            self._stored.close()
+            await self._inner.aclose(fault)
 
 
 class ResumeOrigin(Origin):
@@ -224,11 +178,7 @@ class ResumeOrigin(Origin):
 
     def _owner(self, call: Call) -> Sequence[bytes]:
         """Whose streams they are, as the parts of a digest."""
-        route, exchange = self._plan.route.encode(), call.exchange
-        if self._plan.authenticated:
-            return route, b"principal", exchange.principal.encode()
-        headers: Headers = call.downstream.headers
-        return route, b"credentials", first(headers, b"authorization") or b"", first(headers, b"x-api-key") or b""
+        return self._plan.route.encode(), *owner_of(call, self._plan.authenticated)
 
 
 def _format(call: Call, response: OriginResponse) -> Format | None:

@@ -307,6 +307,8 @@ def _prepare(plan: RoutePlan, call: Call, response: OriginResponse) -> ResponseF
         fields = ResponseFields(plan.response_edit.apply(fields.kept))
     downstream.on_gone = response.on_client_left()
     downstream.continue_on_disconnect = plan.continue_on_disconnect or downstream.on_gone is not None
+    if downstream.on_gone is not None:
+        call.timer.on_blocked = downstream.cut
     downstream.hold(plan.buffer // 2)  # the other half is the upstream connection's
     return fields
 

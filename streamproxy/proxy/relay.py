@@ -124,7 +124,9 @@ class Relay:
             return
         exchange.streaming = True
         if fields.plain:
-            self._inspector = exchange.inspector = dialect.inspector(status, media, has_length)
+            shared = self._response.inspector()
+            inspector = dialect.inspector(status, media, has_length) if shared is None else shared
+            self._inspector = exchange.inspector = inspector
             self._events = media == EVENT_STREAM
             if plan.keepalive is not None and status == 200 and not has_length and self._may_keep_alive():
                 self._timer.keep_alive(self._keepalive, exchange.head_at)

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from streamproxy.config.model import Resume
+from streamproxy.config.model import RedisSource, Resume
 from streamproxy.errors import StreamproxyError
 from streamproxy.store.base import StoreSettings, StreamStore
 from streamproxy.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from streamproxy.store.redis import RedisHub
+    from streamproxy.store.redis_events import RedisEvents
 
 
 class Stores:
@@ -60,3 +61,42 @@ class Stores:
             except (ValueError, TypeError) as error:
                 raise StreamproxyError(f"the URL of the store can't be used: {error}") from None
         return RedisStore(hub, settings)
+
+
+class Sources:
+    """The events of each Redis that an upstream names, one connection a process; kept over reloads."""
+
+    def __init__(self, on_error: Callable[[], None]) -> None:
+        self._on_error = on_error
+        self._sources: dict[tuple[str, str, str], RedisEvents] = {}
+        self._started: set[RedisEvents] = set()
+
+    def of(self, redis: RedisSource) -> RedisEvents:
+        """The events that an upstream names. Raises StreamproxyError if it can't be used."""
+        try:
+            from streamproxy.store.redis_events import PubSubEvents, StreamEvents  # the library is an extra
+        except ImportError:
+            raise StreamproxyError("events from Redis need the extra: pip install 'streamproxy[redis]'") from None
+        key = redis.url, redis.kind, redis.event or ""
+        source = self._sources.get(key)
+        if source is None:
+            try:
+                if redis.kind == "stream":
+                    source = StreamEvents(redis.url, self._on_error)
+                else:
+                    source = PubSubEvents(redis.url, self._on_error, (redis.event or "").encode())
+            except (ValueError, TypeError) as error:
+                raise StreamproxyError(f"the URL of the Redis can't be used: {error}") from None
+            self._sources[key] = source
+        return source
+
+    def start(self) -> None:
+        """Connect to what is not connected yet, and do not wait for it."""
+        for source in self._sources.values():
+            if source not in self._started:
+                self._started.add(source)
+                source.start()
+
+    async def aclose(self) -> None:
+        """Cut all clients and close the connections."""
+        await asyncio.gather(*(source.aclose() for source in self._sources.values() if source in self._started))

@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from streamproxy.config.values import CHANNEL_FIELD, channel
 from streamproxy.errors import BadRequest
 
-_FIELD: Final = re.compile(r"\{([^{}]*)\}")
-_NAMES: Final = re.compile(r"principal|path\.[1-9][0-9]?|query\.[A-Za-z0-9._-]+|header\.[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_ALLOWED: Final = "write {principal}, {path.N} (N from 1 to 99), {query.NAME} or {header.NAME}"
 _VALUE: Final = re.compile(rb"[A-Za-z0-9._:-]{1,256}")
 _ENTRY_ID: Final = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
@@ -43,18 +41,12 @@ class ChannelTemplate:
         """Raises ValueError with the rest of a sentence that begins with the value."""
         parts: list[tuple[str, bytes]] = []
         at = 0
-        for match in _FIELD.finditer(text):
-            if not _NAMES.fullmatch(match[1]):
-                raise ValueError(f"has {{{match[1]}}}: {_ALLOWED}")
+        for match in CHANNEL_FIELD.finditer(channel(text)):
             parts += [("", text[at : match.start()].encode()), (match[1], b"")]
             at = match.end()
         parts.append(("", text[at:].encode()))
-        if any(brace in literal for name, literal in parts if not name for brace in (b"{", b"}")):
-            raise ValueError("has a brace without its other one")
         self._parts = [part for part in parts if part != ("", b"")]
         self.fields = tuple(name for name, _ in parts if name)
-        if not self._parts:
-            raise ValueError("is empty: it must name a channel")
 
     def expand(self, request: ChannelRequest) -> bytes:
         """The channel of this request. Raises BadRequest for a value that is missing, twice there, or not allowed."""

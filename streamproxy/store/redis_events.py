@@ -149,6 +149,11 @@ class RedisEvents:
         self._groups: dict[bytes, _Group] = {}
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def clients(self) -> int:
+        """How many clients there are, of all channels."""
+        return sum(len(group.bodies) for group in self._groups.values())
+
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="redis events")
 

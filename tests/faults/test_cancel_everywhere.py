@@ -59,17 +59,17 @@ async def answer(conn: Conn) -> None:
         await conn.send_chunk(b"")
 
 
-def scope() -> dict[str, Any]:
+def scope(method: str) -> dict[str, Any]:
     return {
         "type": "http",
         "http_version": "1.1",
-        "method": "POST",
+        "method": method,
         "scheme": "http",
         "path": "/",
         "raw_path": b"/",
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"host", b"x"), (b"content-length", b"6")],
+        "headers": [(b"host", b"x"), *([(b"content-length", b"6")] if method == "POST" else [])],
         "client": ("127.0.0.1", 1),
     }
 
@@ -94,9 +94,11 @@ class Client:
         self.sent.append(message)
 
 
-async def run_struck_at(app: Application, n: int, how: str) -> bool:
+async def run_struck_at(app: Application, n: int, how: str, method: str = "POST") -> bool:
     """Run one exchange and strike at its nth await. Whether there were that many."""
     client = Client()
+    if method == "GET":
+        client.parts = [(b"", False)]
 
     def strike() -> None:
         if how == "cancel":
@@ -105,7 +107,7 @@ async def run_struck_at(app: Application, n: int, how: str) -> bool:
             for exchange in list(app.ledger.live.values()):
                 exchange.interrupt(StoppedByOperator())
 
-    coroutine = CancelAt(app(scope(), client.receive, client.send), n, strike)
+    coroutine = CancelAt(app(scope(method), client.receive, client.send), n, strike)
     task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
     async with asyncio.timeout(20):
         await asyncio.wait({task})
@@ -177,4 +179,50 @@ async def test_a_cancellation_at_the_gate_or_on_the_way_to_a_fallback_leaves_not
     assert struck > 8
     assert (ended[-1].end, ended[-1].upstream, ended[-1].attempts) == ("complete", "spare", 3)
     assert all(endpoint.active == 0 for one in app.deployment.upstreams.values() for endpoint in one.endpoints)
+    await app.deployment.aclose()
+
+
+ORIGINS = {
+    "resume": {"resume": {"ids": "off"}},
+    "share": {"share": {}},
+    "reconnect": {"reconnect": {"backoff": "1ms"}},
+    "all": {"resume": {"ids": "on"}, "share": {}, "reconnect": {"backoff": "1ms"}},
+}
+
+
+async def break_once(conn: Conn) -> None:
+    """A stream that breaks after its first event, and goes on when it is asked for again."""
+    head, _ = await conn.read_request()
+    await conn.send(stream_head())
+    if head.get("last-event-id") is None:
+        await conn.send_chunk(b"data: 1\nid: 1\n\n" + b"data: half of 2")
+    else:
+        await conn.send_chunk(b"data: 2\nid: 2\n\n")
+        await conn.send_chunk(b"data: 3\nid: 3\n\n")
+        await conn.send_chunk(b"")
+    conn.close()
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+@pytest.mark.parametrize("origin", ORIGINS)
+async def test_a_cancellation_at_any_await_of_an_origin_leaves_nothing(
+    leaks: LeakCheck, serve: Serve, origin: str, how: str
+) -> None:
+    script = break_once if "reconnect" in ORIGINS[origin] else answer
+    upstream: Upstream = await serve(script)
+    config = {
+        "log": {"access": "off"},
+        "routes": [{"path": "/*", "upstream": "up", **ORIGINS[origin]}],
+        "upstreams": {"up": {"endpoints": [upstream.url]}},
+    }
+    app = create_app(parse_config(json.dumps(config), name="test"))
+    ended: list[Any] = []
+    app.ledger.observers.append(ended.append)
+    struck = 0
+    while await run_struck_at(app, struck, how, "GET"):
+        struck += 1
+    assert struck > 3
+    assert ended[-1].end == "complete"
+    assert ended[-1].events == 3
+    assert app.deployment.upstreams["up"].endpoints[0].active == 0
     await app.deployment.aclose()

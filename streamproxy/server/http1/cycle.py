@@ -64,6 +64,9 @@ class Connection(Protocol):
     def unfinished(self, cycle: Http11Cycle) -> None:
         """The response will never be complete."""
 
+    def client_left(self) -> None:
+        """The client has left, or is treated as if it had."""
+
     def upgrade(self) -> ByteStream:
         """The connection has left HTTP."""
 
@@ -225,6 +228,10 @@ class Http11Cycle(RequestCycle):
         self._send_head(status, headers, b"")
         self._send_body(body, False)
         self._complete()
+
+    def abort(self) -> None:
+        if not (self.disconnected or self.complete):
+            self._connection.client_left()
 
     def _abandon(self) -> None:
         self._uncork()

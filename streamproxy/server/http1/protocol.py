@@ -132,7 +132,7 @@ class Http11Protocol:
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's only look like one
-        self.flow = Flow(transport, self.loop, self._client_left)
+        self.flow = Flow(transport, self.loop, self.client_left)
         self._scope = connection_scope(transport, self._config.root_path, self.announced)
         if self._scope["scheme"] == "https":
             self._http2 = None  # ALPN has decided
@@ -153,7 +153,7 @@ class Http11Protocol:
 
     def eof_received(self) -> bool:
         if self._status == _RESPONSE:
-            self._client_left()
+            self.client_left()
         elif self.flow.flushing:
             self.flow.reset()  # an aborted response: to close in good order would make it look finished
         return False  # the transport closes, once it has flushed what it holds
@@ -371,8 +371,8 @@ class Http11Protocol:
         else:
             self._answer(error)
 
-    def _client_left(self) -> None:
-        """The client closed, or half-closed, before its response was complete."""
+    def client_left(self) -> None:
+        """The client closed, or half-closed, before its response was complete; or it is treated as if it had."""
         cycle, self._cycle = self._cycle, None
         if cycle is None:
             return

@@ -290,6 +290,11 @@ class Http2Stream(RequestCycle):
         if not self.disconnected:
             self._complete()
 
+    def abort(self) -> None:
+        if not (self.disconnected or self.complete):
+            self._abandon()
+            self.disconnect()
+
     def _abandon(self) -> None:
         self._open = False
         self._connection.unfinished(self)

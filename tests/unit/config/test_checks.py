@@ -348,3 +348,72 @@ def test_what_only_our_protocols_have_is_refused_under_hypercorn(key: str) -> No
     with pytest.raises(ConfigError, match=f"server.{key.partition(':')[0]}: .*hypercorn"):
         parse_config(f"server: {{engine: hypercorn, {key}}}\n{ROUTE}", name="f")
     parse_config(f"server: {{engine: uvicorn, {key}}}\n{ROUTE}", name="f")
+
+
+def test_ids_are_refused_for_gemini() -> None:
+    (problem,) = problems(routes("path: /a, protocol: gemini, resume: {ids: on}"))
+    assert problem.endswith("routes[0].resume.ids: 'on' is on, and the SDK of gemini fails on ids")
+
+
+def test_a_kept_stream_is_not_shared_with_everybody() -> None:
+    (problem,) = problems(routes("path: /a, resume: {}, share: {key: [path, query]}"))
+    assert "routes[0].share.key: leaves out principal" in problem
+    assert problems(routes("path: /a, resume: {}, share: {key: [path, principal]}")) == []
+    assert problems(routes("path: /a, share: {key: [path]}")) == []
+
+
+@pytest.mark.parametrize("key", ["share", "reconnect"])
+def test_what_is_for_get_is_refused_where_get_is_left_out(key: str) -> None:
+    (problem,) = problems(routes(f"path: /a, methods: [POST], {key}: {{}}"))
+    assert problem.endswith(f"routes[0].{key}: is for GET requests, and the route's methods leave GET out")
+    assert problems(routes(f"path: /a, methods: [POST, GET], {key}: {{}}")) == []
+    assert problems(routes(f"path: /a, {key}: {{}}")) == []
+
+
+def events_of(channel: str, *rest: str, **keys: str) -> str:
+    more = "".join(f", {name}: {value}" for name, value in keys.items())
+    upstreams = f"upstreams: {{e: {{redis: {{url: 'redis://r', channel: '{channel}'{more}}}}}}}\n"
+    return upstreams + "routes:\n  - {path: /a, upstream: e" + "".join(f", {key}" for key in rest) + "}\n"
+
+
+def test_the_channel_of_a_principal_needs_named_clients() -> None:
+    (nobody,) = problems(events_of("user:{principal}"))
+    assert "routes[0].upstream: 'e' has {principal} in its channel" in nobody
+    (unnamed,) = problems(events_of("user:{principal}", "auth: {bearer: {tokens: [secret, {name: n, token: t}]}}"))
+    assert "tokens[0]: has no name" in unnamed
+    assert "secret" not in unnamed
+    assert problems(events_of("user:{principal}", "auth: {bearer: {tokens: [{name: n, token: t}]}}")) == []
+    assert problems(events_of("all:{path.2}")) == []
+
+
+def test_a_file_of_tokens_has_names_where_the_channel_is_a_principals(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    auth = f"auth: {{bearer: {{tokens: [{{file: '{file}'}}]}}}}"
+    file.write_text("# names\nann t1\n")
+    assert problems(events_of("user:{principal}", auth)) == []
+    file.write_text("ann t1\nt2\n")
+    (problem,) = problems(events_of("user:{principal}", auth))
+    assert "tokens[0].file: " in problem
+    assert "has a token without a name" in problem
+
+
+@pytest.mark.parametrize("channel", ["{nobody}", "{path.0}", "a{", "a}"])
+def test_a_channel_names_what_there_is(channel: str) -> None:
+    (problem,) = problems(events_of(channel))
+    assert "upstreams.e.redis.channel: has " in problem
+
+
+def test_events_of_redis_are_not_kept_shared_or_asked_for_again() -> None:
+    found = problems(events_of("all", "resume: {}", "share: {}", "reconnect: {}"))
+    assert len(found) == 3
+    assert all(problem.endswith("is not for an upstream of events from Redis") for problem in found)
+
+
+def test_an_upstream_has_endpoints_or_a_redis() -> None:
+    (neither,) = problems("upstreams: {e: {host: preserve}}\nroutes:\n  - {path: /a, upstream: e}\n")
+    assert "needs endpoints, or redis in place of them" in neither
+    both = "upstreams: {e: {endpoints: [http://a], redis: {url: redis://r, channel: a}}}\n"
+    (problem,) = problems(both + "routes:\n  - {path: /a, upstream: e}\n")
+    assert "has endpoints and redis; leave one of the two out" in problem
+    (event,) = problems(events_of("a", kind="stream", event="x"))
+    assert "has event, which is for pubsub" in event

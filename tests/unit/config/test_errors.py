@@ -193,7 +193,7 @@ def test_what_is_wrong_in_an_upstream() -> None:
     assert problems(text) == [
         "f.yaml:2:19: upstreams.a.endpoints[0]: 'ftp://a' is not a URL: write http://host:port, https://host:port",
         "f.yaml:3:18: upstreams.b.endpoints: must not be empty",
-        "f.yaml:4:6: upstreams.c.endpoints: is missing: URLs, or mappings with url, weight, socket and resolve",
+        "f.yaml:4:6: upstreams.c: needs endpoints, or redis in place of them",
         "f.yaml:5:3: upstreams.d d: 'd d' is not a name: use letters, digits, '_', '-' and '.'",
         "f.yaml:6:6: upstreams.e: has client: native, which uses no egress proxy; write client: auto or httpx",
         "f.yaml:7:19: upstreams.f.endpoints[0].url: is missing: http://host:port or https://host:port",

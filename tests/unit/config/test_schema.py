@@ -84,7 +84,7 @@ def test_what_the_loader_takes_fits_the_schema(line: str) -> None:
         "methods: {a: b}",
         "request_headers: {set: [a]}",
         "keepalive: {interval: 5s, before_headers: 5s}",
-        "share: {key: [path]}",
+        "share: {key: [host]}",
         "protocol: grpc",
     ],
 )

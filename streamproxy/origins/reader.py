@@ -1,0 +1,91 @@
+"""Reads a response to its end for several clients, in a task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from streamproxy.client.base import ChunkSource
+from streamproxy.errors import ExchangeError, InternalError, ResponseIncomplete, UpstreamError
+from streamproxy.exchange.exchange import Exchange
+
+logger = logging.getLogger("streamproxy.origins")
+
+
+class Recipient(Protocol):
+    """What the bytes are for. `append` and `end` neither wait nor raise."""
+
+    def append(self, chunk: bytes, framed: bytes = b"") -> None:
+        """Take a chunk; ``framed`` is the same in HTTP/1.1's chunked framing, where it came like that."""
+        ...
+
+    def end(self, fault: ExchangeError | None) -> None:
+        """There is no more, in good order (None) or not. Only the first call counts."""
+        ...
+
+    def has_room(self, limit: int) -> bool:
+        """Whether it takes more, where no client may be ``limit`` bytes behind."""
+        ...
+
+    async def room(self, limit: int) -> None:
+        """Wait until it does."""
+        ...
+
+
+class Reader:
+    """Hands what a source has to a recipient, in the read itself where it can."""
+
+    __slots__ = ("_exchange", "_limit", "_recipient", "_source", "_task")
+
+    def __init__(self, source: ChunkSource, recipient: Recipient, limit: int, exchange: Exchange) -> None:
+        self._source = source
+        self._recipient = recipient
+        self._limit = limit
+        self._exchange = exchange
+        self._task = asyncio.get_running_loop().create_task(self._read())
+
+    async def stop(self, fault: BaseException | None) -> None:
+        """Read no more, and end what has not ended; ``fault`` is why."""
+        self._task.cancel()
+        try:
+            await asyncio.wait([self._task])
+        finally:
+            self._source.pipe(None)
+            self._recipient.end(self._reason(fault))
+
+    def _reason(self, fault: BaseException | None) -> ExchangeError:
+        """What the other clients are told when the exchange ends before its stream does."""
+        reason = fault if isinstance(fault, ExchangeError) else self._exchange.interruption
+        return reason if isinstance(reason, UpstreamError) else ResponseIncomplete(note=f"the stream ended: {reason!r}")
+
+    async def _read(self) -> None:
+        fault: ExchangeError | None = None
+        try:
+            await self._read_to_end()
+        except ExchangeError as error:
+            fault = error
+        except Exception:
+            logger.exception("exchange %s failed while its stream was read", self._exchange.request_id)
+            fault = InternalError()
+        self._recipient.end(fault)
+
+    async def _read_to_end(self) -> None:
+        source, recipient, limit = self._source, self._recipient, self._limit
+        while True:
+            chunk = source.ready()
+            if chunk is not None:
+                recipient.append(chunk)
+            elif source.ended:
+                return
+            elif source.pipe(self._take):
+                await source.change()
+                source.pipe(None)
+            else:
+                await source.change()
+            if not recipient.has_room(limit):
+                await recipient.room(limit)
+
+    def _take(self, chunk: bytes, framed: bytes) -> bool:
+        self._recipient.append(chunk, framed)
+        return self._recipient.has_room(self._limit)

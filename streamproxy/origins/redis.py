@@ -1,0 +1,75 @@
+"""The origin of upstreams with ``redis``: events that anybody publishes there, without a backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from streamproxy.errors import LimitReached, MethodRefused
+from streamproxy.exchange.call import Call
+from streamproxy.exchange.timer import HEAD
+from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.store.base import StoredBody
+from streamproxy.store.events import ChannelRequest, ChannelTemplate
+from streamproxy.store.redis_events import RedisEvents
+from streamproxy.wire.headers import Headers, ResponseFields, first
+
+_FIELDS: Final = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+
+
+@dataclass(frozen=True, slots=True)
+class EventsPlan:
+    """What a route takes from a Redis, bound when the configuration is loaded."""
+
+    channel: ChannelTemplate
+    resumes: bool  # the entries have ids, after which a client can go on
+    max_clients: int | None  # of the process
+    buffer: int
+
+
+class EventsResponse(OriginResponse):
+    """The events of one client. It has no good end."""
+
+    __slots__ = ("_stored",)
+
+    def __init__(self, body: StoredBody) -> None:
+        super().__init__(200, ResponseFields(_FIELDS), body)
+        self._stored = body
+
+    async def aclose(self, fault: BaseException | None) -> None:
+        self._stored.close()
+
+
+class EventsOrigin(Origin):
+    """The events of one upstream, for the requests of one route."""
+
+    __slots__ = ("_events", "_plan")
+
+    def __init__(self, plan: EventsPlan, events: RedisEvents) -> None:
+        self._plan = plan
+        self._events = events
+
+    async def open(self, call: Call) -> OriginResponse:
+        plan, events, downstream = self._plan, self._events, call.downstream
+        if downstream.method != "GET":
+            raise MethodRefused()
+        target = downstream.target
+        # A token's name is the channel's; tokens without one are refused when the configuration is read.
+        principal = call.exchange.principal.removeprefix("token:")
+        channel = plan.channel.expand(ChannelRequest(principal, target.path, target.query or b"", downstream.headers))
+        if plan.max_clients is not None and events.clients >= plan.max_clients:
+            raise LimitReached("Too many clients read events", retry_after=5.0)
+        call.exchange.phase = "head"
+        call.timer.waits_for(HEAD, call.exchange.started_at)
+        last_id = _last_event_id(downstream.headers, target.query) if plan.resumes else b""
+        return EventsResponse(await events.subscribe(channel, plan.buffer, last_id))
+
+
+def _last_event_id(headers: Headers, query: bytes | None) -> bytes:
+    """In ``Last-Event-ID``, else in the query's ``last_event_id``; empty without."""
+    value = first(headers, b"last-event-id")
+    if value is None and query:
+        pairs = (pair.partition(b"=") for pair in query.split(b"&"))
+        value = next((unquote_to_bytes(text) for name, _, text in pairs if name == b"last_event_id"), None)
+    return value or b""
