@@ -15,7 +15,7 @@ from streamproxy.config.certificates import unusable_authorities, unusable_pair
 from streamproxy.config.document import Document, Finding
 from streamproxy.config.model import Admin, Route, Server, default_name
 from streamproxy.config.redact import Path
-from streamproxy.config.references import why_unreadable
+from streamproxy.config.references import lines_of, why_unreadable
 from streamproxy.config.units import is_off
 from streamproxy.config.values import Address, same_origin
 from streamproxy.wire.target import normal_path
@@ -152,9 +152,7 @@ def _unnamed_clients(document: Document, route: Path) -> Iterator[Finding]:
 
 def _has_unnamed_lines(file: str) -> bool:
     """Whether a file of tokens has one that stands alone on its line."""
-    with open(file, "rb") as stream:
-        lines = stream.read().splitlines()
-    return any(len(line.split()) == 1 and not line.lstrip().startswith(b"#") for line in lines)
+    return any(len(line.split()) == 1 and not line.lstrip().startswith(b"#") for line in lines_of(file))
 
 
 def _double_names(document: Document) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ looked at again: a dollar sign in it is only that.
 
 from __future__ import annotations
 
+import pathlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,3 +76,8 @@ def _content(path: str) -> str:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ValueError(f"the file {path} cannot be read: {why}") from None
+
+
+def lines_of(path: str) -> list[bytes]:
+    """The lines of a file that can be read."""
+    return pathlib.Path(path).read_bytes().splitlines()
