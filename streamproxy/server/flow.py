@@ -141,6 +141,7 @@ class Flow:
         """The connection is gone: wake every waiter."""
         self.paused = False
         self._flushed = None
+        self._left = _nothing  # the connection's own, which holds this: a cycle is work for the garbage collector
         self._wake()
         if self._watch is not None:
             self._watch.close()
@@ -173,7 +174,8 @@ class Deadline:
             self._timer = self._loop.call_at(at, self._fire)
 
     def close(self) -> None:
-        """Never expire again."""
+        """Never expire again, and let go of the connection."""
+        self._expired = _nothing
         self.at = self._fires_at = NEVER
         if self._timer is not None:
             self._timer.cancel()
@@ -190,3 +192,7 @@ class Deadline:
         else:
             self.at = NEVER
             self._expired()
+
+
+def _nothing() -> None:
+    pass

@@ -191,6 +191,7 @@ class Connection(ClientConnection):
         """Close at once, without waiting for anything; what was not sent is dropped."""
         self._active = False
         self._sink = None
+        self.fault = None  # its traceback may hold frames that hold this connection
         self.closed = True
         self._transport.abort()
 
