@@ -265,7 +265,7 @@ class RedisSource(Section):
 class Upstream(Section):
     """A named group of endpoints, or a Redis."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["endpoints"]}, {"required": ["redis"]}]})
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["endpoints"]}, {"required": ["redis"]}]})
 
     endpoints: Annotated[tuple[Endpoint, ...], BeforeValidator(t.one_or_more)] = Field(
         default=(), description="URLs, or mappings with url, weight, socket and resolve"
