@@ -127,7 +127,7 @@ def _alternatives(value: Any, definitions: Any) -> Any:
 
 def _mapping(definition: Any) -> Any:
     """The mapping of a section that may also be written short."""
-    alternatives = [definition, *definition.get("anyOf", [])]
+    alternatives = [definition] if "properties" in definition else definition["anyOf"]
     return next(each for each in alternatives if "properties" in each)
 
 

@@ -55,6 +55,10 @@ class Origin:
 
     __slots__ = ()
 
+    def replays(self, call: Call) -> bool:
+        """Whether a request is for a stream that was opened before: it takes no place and no quota."""
+        return False
+
     async def open(self, call: Call) -> OriginResponse:
         """The response to a request. Raises an ExchangeError when there is none."""
         raise NotImplementedError

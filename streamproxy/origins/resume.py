@@ -130,6 +130,9 @@ class ResumeOrigin(Origin):
         self._store = store
         self._inner = inner
 
+    def replays(self, call: Call) -> bool:
+        return cursor_of(call.downstream.headers, call.downstream.target.query) is not None
+
     async def open(self, call: Call) -> OriginResponse:
         cursor = cursor_of(call.downstream.headers, call.downstream.target.query)
         if cursor is not None:
@@ -139,8 +142,10 @@ class ResumeOrigin(Origin):
         return response if format is None else self._keep(call, response, format)
 
     async def _come_back(self, call: Call, cursor: Cursor) -> OriginResponse:
-        owner = self._owner(call)
-        call.exchange.phase = "head"
+        owner, exchange = self._owner(call), call.exchange
+        exchange.phase = "head"
+        # Nothing is asked of the upstream, and what is sent is measured as no stream of its own.
+        exchange.upstream, exchange.gaps = "", None
         if call.downstream.method == "DELETE":
             await self._store.stop(cursor, owner)
             return EmptyResponse()
@@ -150,7 +155,7 @@ class ResumeOrigin(Origin):
         except (StreamUnknown, StreamGone) as error:
             tallies["gone" if isinstance(error, StreamGone) else "refused"].add()
             raise
-        call.exchange.stream = cursor.stream
+        exchange.stream = cursor.stream
         if replay.body is None:
             tallies["complete"].add()
             return EmptyResponse()

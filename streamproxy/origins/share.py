@@ -418,6 +418,9 @@ class ShareOrigin(Origin):
         self._inner = inner
         self._streams: dict[Hashable, SharedStream] = {}
 
+    def replays(self, call: Call) -> bool:
+        return self._inner.replays(call)
+
     async def open(self, call: Call) -> OriginResponse:
         downstream = call.downstream
         if downstream.method != "GET" or _comes_back(downstream.headers, downstream.target.query):

@@ -60,10 +60,11 @@ class State(Enum):
 class Ticket:
     """One request's place, or its wait for one. ``since`` is the time at which its state began."""
 
-    __slots__ = ("client", "future", "priority", "since", "state")
+    __slots__ = ("client", "future", "left", "priority", "since", "state")
 
     def __init__(self, client: Hashable, state: State, since: float, priority: int = 0) -> None:
         self.client = client
+        self.left = False  # its client has left, and its stream goes on
         self.priority = priority
         self.state = state
         self.since = since
@@ -184,8 +185,18 @@ class Places:
             admitted.append(ticket)
         return admitted
 
+    def client_left(self, ticket: Ticket) -> None:
+        """The client of a ticket has left. Its stream goes on, and is none of the client's own from now on."""
+        if ticket.state is State.HOLDS and not ticket.left:
+            ticket.left = True
+            self._count_out(ticket)
+
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
+        if not ticket.left:
+            self._count_out(ticket)
+
+    def _count_out(self, ticket: Ticket) -> None:
         left = self.clients[ticket.client] - 1
         if left:
             self.clients[ticket.client] = left

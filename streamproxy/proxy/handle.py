@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -137,21 +137,22 @@ class Handler:
                 if answer is None:
                     if self._chooser is None:
                         downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
-                    if plan.quota is not None:
+                    limited = (plan.quota or plan.admission) is not None and not plan.origin.replays(call)
+                    if plan.quota is not None and limited:
                         client = str(plan.client_key(exchange, downstream.headers))
                         await plan.quota.admit(client, monotonic())
                         charged = client
-                    if plan.admission is not None:
+                    if plan.admission is not None and limited:
                         place = await _place(plan, plan.admission, call)
                     if plan.peek is not None and self._chooser is None:
                         await peek(call, plan.peek)
                     response = await plan.origin.open(call)
                     if response.tunnel is not None and plan.tunnel is not None:
-                        fields = _prepare(plan, call, response)
+                        fields = _prepare(plan, call, response, place)
                         await Tunnel(call, response.tunnel, plan.tunnel).run(fields.kept)
                     else:
                         relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
-                        await relay.run(_prepare(plan, call, response))
+                        await relay.run(_prepare(plan, call, response, place))
                     finished, response = response, None
                     await finished.aclose(None)
                 else:
@@ -297,7 +298,7 @@ async def _respond(call: Call, status: int, headers: Headers, body: bytes) -> No
         raise ClientDisconnected() from fault
 
 
-def _prepare(plan: RoutePlan, call: Call, response: OriginResponse) -> ResponseFields:
+def _prepare(plan: RoutePlan, call: Call, response: OriginResponse, place: Ticket | None) -> ResponseFields:
     """The fields that the response goes on with; from here on the client's side has its limit."""
     exchange, downstream, fields = call.exchange, call.downstream, response.fields
     if not exchange.head_at:
@@ -309,8 +310,16 @@ def _prepare(plan: RoutePlan, call: Call, response: OriginResponse) -> ResponseF
     downstream.continue_on_disconnect = plan.continue_on_disconnect or downstream.on_gone is not None
     if downstream.on_gone is not None:
         call.timer.on_blocked = downstream.cut
+        if plan.admission is not None and place is not None:
+            downstream.on_gone = partial(_goes_on, downstream.on_gone, plan.admission, place)
     downstream.hold(plan.buffer // 2)  # the other half is the upstream connection's
     return fields
+
+
+def _goes_on(read_on: Callable[[], None], admission: Admission, place: Ticket) -> None:
+    """The client has left, and its stream is read on."""
+    admission.places.client_left(place)
+    read_on()
 
 
 async def _close(response: OriginResponse, relay: Relay | None, fault: BaseException | None) -> BaseException | None:

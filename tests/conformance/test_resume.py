@@ -304,3 +304,115 @@ async def test_a_cursor_is_good_after_a_reload(stack: StartStack, serve: Serve, 
     await proxy.app.adopt(config.model_copy(update={"routes": (longer,)}))
     second = await client.get("/", headers=[*KEY, cursor(first.get("x-stream-cursor"), 1)])
     assert second.body == event(2)
+
+
+async def test_a_stream_without_a_client_holds_its_place_and_none_of_its_clients_own(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(in_turns(event(1)))
+    limits = {"max_streams": 2, "max_streams_per_client": 1}
+    proxy = await stack([resumable(upstream.url) | {"limits": limits}])
+    places = next(iter(proxy.app.deployment.admissions.values())).places
+    for held in (1, 2):
+        client = await dial(proxy.url)
+        await client.request("/", headers=KEY)
+        assert (await client.read_head()).status == 200
+        client.reset()
+        await until(lambda: not places.clients, "the client to have none")
+        assert places.held == held
+    client = await dial(proxy.url)
+    assert (await client.get("/", headers=KEY)).status == 503  # of both, not 429 of the client
+
+
+async def test_a_replay_takes_no_place_and_is_measured_as_no_stream_of_its_own(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(in_turns(event(1)))
+    limits = {"max_streams": 1, "max_streams_per_client": 1, "requests": {"rate": "1/1h"}}
+    proxy = await stack([resumable(upstream.url) | {"limits": limits}])
+    first, second = await dial(proxy.url), await dial(proxy.url)
+    await first.request("/", headers=KEY)
+    begin = (await first.read_head()).get("x-stream-cursor")
+    upstream.connections[0].go.set()
+    await first.read_body_until(b"\n\n")
+    await second.request("/", headers=[*KEY, cursor(begin, 0)])
+    assert (await second.read_head()).status == 200
+    assert await second.read_body_until(b"\n\n") == event(1)
+    second.reset()
+    await proxy.end_of()
+    upstream.connections[0].go.set()
+    assert (await first.read_rest()).complete
+    await proxy.end_of(1)
+    assert proxy.metric("streamproxy_stream_duration_seconds_count") == 1
+    assert proxy.metric("streamproxy_events_total") == 1
+    assert proxy.metric("streamproxy_requests_total", route="r0") == 2
+
+
+async def test_a_page_of_an_allowed_origin_may_read_the_cursor(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    upstream = await serve(streaming(event(1)))
+    for cors in ({"origins": ["https://app.example"], "credentials": "on"}, {"origins": ["*"]}):
+        proxy = await stack([resumable(upstream.url) | {"cors": cors, "methods": ["POST"]}])
+        client = await dial(proxy.url)
+        origin = ("Origin", "https://app.example")
+        await client.request("/", method="POST", body=b"{}", headers=[*KEY, origin])
+        answer = await client.read_response()
+        exposed = answer.get("access-control-expose-headers") or b""
+        assert exposed == b"*" or b"x-stream-cursor" in exposed.split(b", ")
+        for method in ("GET", "DELETE"):
+            asks = [("Access-Control-Request-Method", method), ("Access-Control-Request-Headers", "last-event-id")]
+            await client.request("/", method="OPTIONS", headers=[origin, *asks])
+            preflight = await client.read_response()
+            assert preflight.get("access-control-allow-methods") == method.encode()
+            assert preflight.get("access-control-allow-headers") == b"last-event-id"
+
+
+async def test_the_first_client_that_takes_nothing_ends_alone(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    if stack.server != "uvicorn":
+        pytest.skip("a stock server can't be told to cut a client")
+    big = b"data: " + b"x" * 50_000 + b"\n\n"
+
+    async def script(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(stream_head())
+        await conn.stall()
+        for _ in range(100):
+            await conn.send_chunk(big)
+        await conn.send_chunk(b"")
+
+    upstream = await serve(script)
+    proxy = await stack([resumable(upstream.url, max_bytes="16MiB") | {"timeouts": {"write": "200ms"}}])
+    slow = await dial(proxy.url, receive_buffer=4096)
+    await slow.request("/", headers=KEY)
+    begin = (await slow.read_head()).get("x-stream-cursor")
+    slow.stop_reading()
+    upstream.connections[0].go.set()
+    await proxy.end_of()  # its client was cut, and the stream was read on to its end
+    slow.go_on_reading()
+    with pytest.raises(PeerEnded):
+        await slow.read_body_until(b"never")
+    quick = await dial(proxy.url)
+    answer = await quick.get("/", headers=[*KEY, cursor(begin, 0)])
+    assert answer.complete
+    assert answer.body == big * 100
+
+
+async def test_a_reload_in_the_middle_of_a_stream_cuts_nobody(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    upstream = await serve(in_turns(event(1), event(2)))
+    proxy = await stack([resumable(upstream.url)])
+    first = await dial(proxy.url)
+    await first.request("/", headers=KEY)
+    begin = (await first.read_head()).get("x-stream-cursor")
+    conn = upstream.connections[0]
+    conn.go.set()
+    await first.read_body_until(b"\n\n")
+    config = proxy.app.deployment.config
+    await proxy.app.adopt(config.model_copy(update={"routes": (config.routes[0].model_copy(update={"buffer": 1000}),)}))
+    second = await dial(proxy.url)
+    await second.request("/", headers=[*KEY, cursor(begin, 0)])
+    assert (await second.read_head()).status == 200
+    conn.go.set()
+    for client, rest in ((first, event(2)), (second, event(1) + event(2))):
+        assert await client.read_body_until(b"2\n\n") == rest
+    conn.go.set()
+    for client in (first, second):
+        assert (await client.read_rest()).complete
