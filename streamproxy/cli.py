@@ -12,7 +12,7 @@ from typing import TypeVar
 import click
 
 from streamproxy.app import load_config
-from streamproxy.config import Config, json_schema
+from streamproxy.config import Config, json_schema, parse_config
 from streamproxy.config.advice import advice
 from streamproxy.config.route import bearer_token
 from streamproxy.config.values import address
@@ -60,6 +60,34 @@ def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level
 
 
 @cli.command()
+@click.argument("url")
+@click.option("--listen", default="127.0.0.1:8080", show_default=True, metavar="ADDRESS", help="As server.listen.")
+@click.option(
+    "--admin", default="127.0.0.1:9090", show_default=True, metavar="ADDRESS", help="As admin.listen; off for none."
+)
+@click.option("--protocol", metavar="NAME", help="As the route's protocol: http, auto, openai, anthropic and so on.")
+@click.option("--keepalive", metavar="DURATION", help="As the route's keepalive: a duration, or off.")
+@click.option("--print", "only_print", is_flag=True, help="Print the configuration file that does the same, and exit.")
+def proxy(url: str, listen: str, admin: str, protocol: str | None, keepalive: str | None, only_print: bool) -> None:
+    """Serve one upstream with the defaults; needs no file.
+
+    Every request goes to URL. A path in URL is put in front of each request's path.
+    """
+    from streamproxy.config.single import single_upstream
+    from streamproxy.process.run import run as serve
+
+    try:
+        text = single_upstream(url, listen, admin, protocol=protocol, keepalive=keepalive)
+    except ValueError as error:
+        raise click.BadParameter(f"{url!r} {error}", param_hint="URL") from None
+    config = parse_config(text, name="streamproxy proxy")
+    if only_print:
+        click.echo(text, nl=False)
+    else:
+        serve(config, _tell)
+
+
+@cli.command()
 @_CONFIG
 def check(path: Path | None) -> None:
     """Validate a configuration file without contacting anything."""
@@ -67,6 +95,35 @@ def check(path: Path | None) -> None:
     for sentence in advice(config):
         click.echo(f"warning: {sentence}", err=True)
     click.echo(f"ok: {len(config.routes)} routes, {len(config.upstreams)} upstreams")
+
+
+@cli.command()
+@click.argument("method")
+@click.argument("url")
+@_CONFIG
+@click.option("-H", "--header", "fields", multiple=True, metavar="NAME:VALUE", help="A header; may be repeated.")
+@click.option("-d", "--data", "body", metavar="BODY", help="The request's body.")
+def explain(method: str, url: str, path: Path | None, fields: tuple[str, ...], body: str | None) -> None:
+    """Say what would become of a request, without contacting anything.
+
+    Prints the route that takes it, the upstreams and endpoints, the request as it would go upstream with secrets
+    hidden, the time-outs and limits in force, and why each route before it does not match. URL may be a path alone.
+    Exits with 1 when no route takes the request.
+    """
+    import asyncio
+
+    from streamproxy.explain import asked
+    from streamproxy.explain import explain as explanation
+
+    config = load_config(_file(path))
+    try:
+        request = asked(method, url, fields, body)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    said = asyncio.run(explanation(config, request))
+    click.echo("\n".join(said.lines))
+    if not said.taken:
+        sys.exit(1)
 
 
 @cli.command()

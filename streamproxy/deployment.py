@@ -94,12 +94,12 @@ class Deployment:
         self.shared_clients: Counter[str] = previous.shared_clients if previous is not None else _shared_clients(ledger)
         self.admissions: dict[str, Admission] = {}  # of the routes that have limits, by their names
         self.models = frozenset(_model_names(config))  # those that may be labels
-        self._candidates: list[tuple[ModelChooser | None, Candidate]] = []
+        self.candidates: list[tuple[ModelChooser | None, Candidate]] = []  # the routes, in order
         self.quotas: dict[str, Quota] = {}  # as the admissions
         self.routes = [self._route(route, ledger) for route in config.routes]
-        for number, (chooser, _) in enumerate(self._candidates):
+        for number, (chooser, _) in enumerate(self.candidates):
             if chooser is not None:
-                chooser.candidates = [candidate for _, candidate in self._candidates[number:]]
+                chooser.candidates = [candidate for _, candidate in self.candidates[number:]]
         self.not_found = Handler(self._no_route(), ledger)
 
     def _route(self, route: model.Route, ledger: Ledger) -> Route:
@@ -119,7 +119,7 @@ class Deployment:
         chooser = ModelChooser() if route.models else None
         compiled = Route(route.name, matcher, Handler(plan, ledger, chooser).handle)
         models = Models(route.models) if route.models else None
-        self._candidates.append((chooser, Candidate(compiled, plan, models, route.limits.inspect_body)))
+        self.candidates.append((chooser, Candidate(compiled, plan, models, route.limits.inspect_body)))
         return compiled
 
     def _plan(self, route: model.Route, tallies: Tallies) -> RoutePlan:
@@ -185,17 +185,18 @@ class Deployment:
 
     def _attempting(self, route: model.Route, name: str) -> Origin:
         """The origin of one upstream, with the retries and the fallbacks of a route."""
-        retry, first = route.retry, self._upstream_origin(route, name)
+        retry, first = route.retry, self.upstream_origin(route, name)
         if retry.attempts == 1 and not route.fallback and retry.until == "head":
             return first
         fallbacks = [
-            Fallback(other, self._upstream_origin(route, other), self._tallies.of("fallbacks", route.name, other))
+            Fallback(other, self.upstream_origin(route, other), self._tallies.of("fallbacks", route.name, other))
             for other in route.fallback
             if other != name
         ]
         return RetryingOrigin(first, retry, fallbacks, gate_plan(route))
 
-    def _upstream_origin(self, route: model.Route, name: str) -> UpstreamOrigin:
+    def upstream_origin(self, route: model.Route, name: str) -> UpstreamOrigin:
+        """What sends the requests of a route to one of its upstreams."""
         plan = request_plan(route, self.config.upstreams[name])
         return UpstreamOrigin(plan, self.upstreams[name], traced=self._tracer is not None)
 

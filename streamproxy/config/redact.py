@@ -63,6 +63,13 @@ def _redact(value: Any, path: Path, outside: Set[Path]) -> Any:
     return value
 
 
+def shown_field(name: str, value: str) -> str:
+    """The value of a header field as it may be shown: hidden where its name or its form says that it is a secret."""
+    if _SECRET_HEADER.search(name) or _CREDENTIAL.match(value):
+        return HIDDEN
+    return _USERINFO.sub(HIDDEN, value)
+
+
 def redact(plain: dict[str, Any], outside: Set[Path]) -> dict[str, Any]:
     """Plain data with its secrets as ``***``; ``outside`` are the paths of values that came from ``${...}``."""
     return {name: _redact(value, (name,), outside) for name, value in plain.items()}

@@ -123,7 +123,7 @@ class Handler:
     async def handle(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, to its one end."""
         plan = self._plan
-        call = self._begin(target, scope, receive, send)
+        call = self.begin(target, scope, receive, send)
         exchange, downstream = call.exchange, call.downstream
         place = response = relay = charged = None
         fault: BaseException | None = None
@@ -133,7 +133,7 @@ class Handler:
             try:
                 if self._chooser is not None:
                     plan = await self._chooser.choose(call)
-                answer = _answer_here(plan, call, self._ledger.draining)
+                answer = answer_here(plan, call, self._ledger.draining)
                 if answer is None:
                     if self._chooser is None:
                         downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
@@ -174,8 +174,8 @@ class Handler:
             call.close()
             self._ledger.close(exchange)
 
-    def _begin(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Call:
-        """Write down who asks for what."""
+    def begin(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Call:
+        """The call of a request, with what is known of it before anything is done."""
         plan = self._plan
         fields = RequestFields(scope["headers"])
         request_id = fields.noted.get(b"x-request-id")
@@ -212,7 +212,7 @@ def _place(plan: RoutePlan, admission: Admission, call: Call) -> Coroutine[Any, 
     return admission.enter(plan.client_key(exchange, headers), exchange, priority)
 
 
-def _answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Headers] | None:
+def answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Headers] | None:
     """What the proxy answers itself: a preflight, or a request that may not be forwarded any further.
 
     None for what goes on. Raises an ExchangeError for what is refused.

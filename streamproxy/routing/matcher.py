@@ -68,5 +68,25 @@ class Matcher:
     def _comes_back(self, method: str, headers: Headers, query: bytes | None) -> bool:
         return self._cursors and method in _CURSOR_METHODS and cursor_of(headers, query) is not None
 
+    def why_not(self, path: bytes, method: str, headers: Headers, query: bytes | None = None) -> str:
+        """The first condition that a request does not meet, in words; empty when it meets them all."""
+        if not self.path(path):
+            return "the path is not one of its own"
+        if self.only_path or self.rest(method, headers, query):
+            return ""
+        if not self._host(headers):
+            return f"the host {(first(headers, b'host') or b'').decode('latin-1')!r} is not one of its own"
+        if self._preflight and is_preflight(method, headers):
+            return f"it takes only {', '.join(sorted(self._methods))}, and the preflight is for another method"
+        if self._methods and method not in self._methods and not self._comes_back(method, headers, query):
+            return f"it takes only {', '.join(sorted(self._methods))}"
+        for name, wanted in self._headers:
+            value = first(headers, name)
+            if value is None:
+                return f"it needs the header {name.decode()}"
+            if wanted not in (b"*", value):
+                return f"it needs another value of the header {name.decode()}"
+        return ""
+
     def _host(self, headers: Headers) -> bool:
         return self._hosts is None or self._hosts.match(first(headers, b"host") or b"")

@@ -29,11 +29,11 @@ class Route(BaseRoute):
     def __init__(self, name: str, matcher: Matcher, handler: Handler) -> None:
         self.name = name
         self.handler = handler
-        self._matcher = matcher
+        self.matcher = matcher
 
     def takes(self, target: Target, path: bytes, scope: Scope) -> bool:
         """Whether a request is this route's; ``path`` is the normal form of its target's."""
-        matcher = self._matcher
+        matcher = self.matcher
         if not (
             matcher.path(path) and (matcher.only_path or matcher.rest(scope["method"], scope["headers"], target.query))
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.conftest import Connect
+from tests.doubles.client import fetch
 from tests.integration.process import Process
 from tests.integration.proxy import configuration, write_configuration
 
@@ -92,6 +94,58 @@ async def test_version_is_one_line(tmp_path: Path) -> None:
     assert status == 0
     assert output.startswith("streamproxy ")
     assert "\n" not in output
+
+
+async def test_explain_names_the_route_and_exits_with_0_or_1(tmp_path: Path) -> None:
+    file = write_configuration(tmp_path, configuration([{"path": "/a/*", "upstream": "http://127.0.0.1:9"}]))
+    status, output = await command(
+        ["explain", "-c", str(file), "POST", "http://h/a/b", "-H", "cookie: x=1", "-d", "{}"], tmp_path
+    )
+    assert status == 0
+    assert output.startswith("route: /a/*\nupstream: http://127.0.0.1:9")
+    assert "  POST /a/b HTTP/1.1\n" in output
+    assert "  cookie: ***\n" in output
+    status, output = await command(["explain", "-c", str(file), "GET", "/b"], tmp_path)
+    assert (status, output.splitlines()[1]) == (1, "  /a/*: the path is not one of its own")
+
+
+async def test_explain_exits_with_2_for_wrong_usage_and_for_a_broken_file(tmp_path: Path) -> None:
+    file = write_configuration(tmp_path, GOOD)
+    assert (await command(["explain", "-c", str(file), "GET", "nowhere"], tmp_path))[0] == 2
+    assert (await command(["explain", "-c", str(file), "GET", "/", "-H", "no colon"], tmp_path))[0] == 2
+    assert (await command(["explain", "-c", "missing.yaml", "GET", "/"], tmp_path))[0] == 2
+
+
+async def test_proxy_serves_one_upstream_without_a_file(tmp_path: Path, dial: Connect) -> None:
+    upstream = await asyncio.start_server(_echo_target, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{upstream.sockets[0].getsockname()[1]}/api"
+    arguments = ["proxy", url, "--listen", "127.0.0.1:0", "--admin", "off"]
+    with Process([sys.executable, "-m", "streamproxy", *arguments], cwd=tmp_path) as process:
+        base = (await process.line(r"(http://127\.0\.0\.1:\d+)"))[1]
+        answer = await fetch(f"{base}/v1/models?x=1")
+    upstream.close()
+    assert (answer.status, answer.body) == (200, b"/api/v1/models?x=1")
+
+
+async def test_what_proxy_prints_is_a_file_that_check_accepts(tmp_path: Path) -> None:
+    status, output = await command(["proxy", "127.0.0.1:8000", "--protocol", "openai", "--print"], tmp_path)
+    assert status == 0
+    (tmp_path / "streamproxy.yaml").write_text(output)
+    assert await command(["check"], tmp_path) == (0, "ok: 1 routes, 1 upstreams")
+
+
+async def test_proxy_exits_with_2_for_what_is_no_upstream(tmp_path: Path) -> None:
+    for arguments in (["http://h/?q"], ["ftp://h"], ["h:1", "--protocol", "gopher"], ["h:1", "--keepalive", "soon"]):
+        status, output = await command(["proxy", *arguments], tmp_path)
+        assert (status, "Traceback" in output) == (2, False)
+
+
+async def _echo_target(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    target = head.split()[1]
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(target), target))
+    await writer.drain()
+    writer.close()
 
 
 async def test_the_demo_streams_without_a_file_or_a_key(tmp_path: Path, dial: Connect) -> None:

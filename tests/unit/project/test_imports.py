@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"control", "origins"}),
     frozenset({"admin", "demo", "proxy"}),
     frozenset({"deployment"}),
-    frozenset({"app"}),
+    frozenset({"app", "explain"}),
     frozenset({"server"}),
     frozenset({"process"}),
     frozenset({"", "__main__", "asgi", "cli", "top"}),

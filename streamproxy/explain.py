@@ -1,0 +1,308 @@
+"""What would become of a request: `streamproxy explain`. Nothing is contacted.
+
+The request goes as far as the proxy brings it before it opens a connection, by the same code: the routes are tried in
+order, the body is looked into where a route asks for its model, the credential is checked, an endpoint is picked, and
+the request is made that would go upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from streamproxy.config import model
+from streamproxy.config.redact import HIDDEN, shown_field
+from streamproxy.config.section import Section
+from streamproxy.deployment import Deployment
+from streamproxy.errors import ExchangeError, NoModel, NotImplementedHere
+from streamproxy.exchange.call import Call
+from streamproxy.exchange.ledger import Ledger
+from streamproxy.exchange.target import Target
+from streamproxy.origins.upstream import UpstreamRequest
+from streamproxy.proxy.choose import Candidate
+from streamproxy.proxy.handle import Handler, RoutePlan, answer_here
+from streamproxy.proxy.peek import peek
+from streamproxy.routing.route import matched_path
+from streamproxy.upstream.sessions import SessionTable
+from streamproxy.wire.headers import TOKEN, Headers
+
+_CLIENT = "127.0.0.1"
+_NOT_IN_A_TARGET = re.compile(r"[\x00-\x20\x7f]")
+_NOT_IN_A_VALUE = re.compile(r"[\x00\r\n]")
+
+
+class Asked(NamedTuple):
+    """A request as it would come. The target is the path with the query; header names are in lower case."""
+
+    method: str
+    scheme: str
+    target: Target
+    headers: Headers
+    body: bytes | None
+
+
+def asked(method: str, url: str, fields: Sequence[str], body: str | None) -> Asked:
+    """The request that a command line describes.
+
+    ``url`` is a whole URL, a path, or ``*``; each of ``fields`` is ``NAME:VALUE``. Raises ValueError, with the rest of
+    a sentence that begins with what is wrong.
+    """
+    if not TOKEN.fullmatch(method.encode()):
+        raise ValueError(f"the method {method!r} is not a token")
+    scheme, host, target = _split(url)
+    headers: Headers = []
+    for field in fields:
+        name, colon, value = field.partition(":")
+        if not colon or not TOKEN.fullmatch(name.encode()) or _NOT_IN_A_VALUE.search(value):
+            raise ValueError(f"the header {name!r} is not NAME:VALUE")
+        headers.append((name.lower().encode(), value.strip().encode()))
+    names = {name for name, _ in headers}
+    if b"host" not in names:
+        headers.insert(0, (b"host", host.encode()))
+    data = None if body is None else body.encode()
+    if data is not None and not names & {b"content-length", b"transfer-encoding"}:
+        headers.append((b"content-length", b"%d" % len(data)))
+    return Asked(method, scheme, target, headers, data)
+
+
+def _split(url: str) -> tuple[str, str, Target]:
+    """Scheme, Host and target of a URL. Raises ValueError."""
+    if _NOT_IN_A_TARGET.search(url):
+        raise ValueError("the URL has a space or a control character in it")
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https") and parts.netloc:
+        rest = url.partition("://")[2][len(parts.netloc) :].partition("#")[0]
+        rest = rest if rest.startswith("/") else "/" + rest
+    elif url.startswith("/") or url == "*":
+        rest = url.partition("#")[0]
+    else:
+        raise ValueError(f"{url!r} is neither a URL nor a path that begins with a slash")
+    path, question, query = rest.encode().partition(b"?")
+    host = parts.netloc.rpartition("@")[2] if "://" in url else ""
+    return parts.scheme or "http", host or "localhost", Target(path, query if question else None)
+
+
+class Explanation(NamedTuple):
+    """The lines to print, and whether a route takes the request."""
+
+    lines: list[str]
+    taken: bool
+
+
+async def explain(config: model.Config, request: Asked) -> Explanation:
+    """What would become of ``request``. Raises StreamproxyError when a file that the configuration names can't be
+    used."""
+    deployment = Deployment(config, Ledger(), sessions=SessionTable())
+    try:
+        return await _Explainer(config, deployment, request).explain()
+    finally:
+        await deployment.discard()
+
+
+class _Explainer:
+    """The explanation of one request."""
+
+    def __init__(self, config: model.Config, deployment: Deployment, request: Asked) -> None:
+        self._config = config
+        self._deployment = deployment
+        self._request = request
+        self._path = matched_path(request.target)
+        self._scope = {
+            "type": "http",
+            "method": request.method,
+            "scheme": request.scheme,
+            "http_version": "1.1",
+            "headers": request.headers,
+            "client": (_CLIENT, 0),
+            "extensions": None,
+        }
+
+    async def explain(self) -> Explanation:
+        target = self._request.target
+        found = (pair for pair in self._deployment.candidates if pair[1].route.takes(target, self._path, self._scope))
+        chooser, first = next(found, (None, None))
+        if first is None:
+            return self._nobody("404, destination_not_found", None)
+        call = Handler(first.plan, Ledger()).begin(target, self._scope, self._receive(), _refuse_to_send)
+        try:
+            plan = first.plan if chooser is None else await chooser.choose(call)
+            lines = [line async for line in self._served(plan, call, opened=chooser is not None)]
+            candidates = [one for _, one in self._deployment.candidates]
+            number = next(place for place, one in enumerate(candidates) if one.plan is plan)
+            before = self._others(candidates[:number], _model_of(call))
+            return Explanation([*lines, "routes before it:", *before] if before else lines, taken=True)
+        except NoModel as error:
+            return self._nobody(_said(error), _model_of(call))
+        except ExchangeError as error:
+            return Explanation(["refused before a route is chosen: " + _said(error)], taken=False)
+        finally:
+            call.close()
+
+    def _nobody(self, answer: str, model_name: str | None) -> Explanation:
+        others = self._others([one for _, one in self._deployment.candidates], model_name)
+        return Explanation([f"no route takes this request: {answer}", *others], taken=False)
+
+    def _receive(self) -> Callable[[], Any]:
+        parts = [self._request.body or b""]
+
+        async def receive() -> Any:
+            if not parts:
+                await asyncio.Event().wait()  # the client stays until the explanation is there
+            return {"type": "http.request", "body": parts.pop(), "more_body": False}
+
+        return receive
+
+    def _others(self, candidates: Sequence[Candidate], model_name: str | None) -> list[str]:
+        """Why each of these routes does not take the request."""
+        lines = []
+        for one in candidates:
+            request = self._request
+            why = one.route.matcher.why_not(self._path, request.method, request.headers, request.target.query)
+            if not why:
+                named = "the body names no model" if model_name is None else f"the model is {model_name!r}"
+                why = f"{named}, and it takes only {', '.join(self._section(one.plan).models)}"
+            lines.append(f"  {one.plan.name}: {why}")
+        return lines
+
+    def _section(self, plan: RoutePlan) -> model.Route:
+        return next(route for route in self._config.routes if route.name == plan.name)
+
+    async def _served(self, plan: RoutePlan, call: Call, *, opened: bool) -> AsyncIterator[str]:
+        section = self._section(plan)
+        yield f"route: {plan.name}"
+        refusal = None
+        try:
+            answer = _answer(plan, call)
+            if answer is not None:
+                yield f"answered by the proxy itself: {answer}"
+                return
+            if not opened:
+                call.downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
+                if plan.peek is not None:
+                    await peek(call, plan.peek)
+        except ExchangeError as error:
+            refusal = error
+            yield "refused: " + _said(error)
+        for line in self._upstreams(section):
+            yield line
+        if refusal is None:
+            async for line in self._sent(section, call):
+                yield line
+        yield "time-outs: " + _settings(section.timeouts)
+        yield "limits: " + (_settings(section.limits, skip_defaults=True) or "none")
+        yield "retry: " + (_settings(section.retry, skip_defaults=True) or "off")
+        for name in ("keepalive", "resume", "share", "reconnect"):
+            value = getattr(section, name)
+            yield f"{name}: " + ("off" if value is None else _settings(value))
+
+    def _upstreams(self, section: model.Route) -> Iterator[str]:
+        shares = section.shares
+        total = sum(share.weight for share in shares)
+        for share in shares:
+            part = f", {share.weight} of {total} requests" if len(shares) > 1 else ""
+            yield from self._upstream("upstream", share.name, part)
+        for name in section.fallback:
+            yield from self._upstream("fallback", name, "")
+
+    def _upstream(self, kind: str, name: str, part: str) -> Iterator[str]:
+        settings = self._config.upstreams[name]
+        yield f"{kind}: {name}{part}, balance {_plain(settings.balance)}"
+        for endpoint in settings.endpoints:
+            where = f" over {endpoint.socket}" if endpoint.socket is not None else ""
+            each = ", each of its addresses" if endpoint.resolve is not None else ""
+            yield f"  endpoint: {endpoint.url}{where}, weight {endpoint.weight}{each}"
+
+    async def _sent(self, section: model.Route, call: Call) -> AsyncIterator[str]:
+        """The request as it would go to the upstream that is asked first."""
+        name = max(section.shares, key=lambda share: share.weight).name
+        origin = self._deployment.upstream_origin(section, name)
+        before = call.downstream.body.whole() if call.downstream.body is not None else None
+        try:
+            endpoint = await origin.pick(call)
+            request = origin.request(call, endpoint)
+        except ExchangeError as error:
+            yield "refused: " + _said(error)
+            return
+        yield f"request to {endpoint.url}:"
+        for line in self._head(request, section, name):
+            yield f"  {line}"
+        after = call.downstream.body.whole() if call.downstream.body is not None else None
+        if after is not None and after != before:
+            yield "  body: " + after.decode("utf-8", "backslashreplace")
+
+    def _head(self, request: UpstreamRequest, section: model.Route, upstream: str) -> Iterator[str]:
+        hidden = self._hidden(section, upstream)
+        target: bytes = request.extensions["target"]
+        yield f"{request.method} {target.decode('ascii', 'backslashreplace')} HTTP/1.1"
+        for raw, value in request.headers:
+            name = raw.decode("latin-1")
+            shown = HIDDEN if name in hidden else shown_field(name, value.decode("utf-8", "backslashreplace"))
+            yield f"{name}: {shown}"
+
+    def _hidden(self, section: model.Route, upstream: str) -> set[str]:
+        """The fields whose configured values are hidden wherever the configuration is shown."""
+        plain = self._config.redacted()
+        route = plain["routes"][self._config.routes.index(section)]
+        rules = [route["request_headers"], plain["upstreams"][upstream]["request_headers"]]
+        return {
+            name.lower()
+            for rule in rules
+            for kind in ("set", "add")
+            for name, value in rule[kind].items()
+            if value == HIDDEN or (isinstance(value, list) and HIDDEN in value)
+        }
+
+
+async def _refuse_to_send(message: Any) -> None:
+    raise AssertionError("an explanation sends nothing")
+
+
+def _answer(plan: RoutePlan, call: Call) -> int | None:
+    """The status that the proxy answers with itself; None for a request that goes on. Raises ExchangeError."""
+    try:
+        answer = answer_here(plan, call, draining=False)
+    except NotImplementedHere:
+        if plan.tunnel is None or call.exchange.protocol != "websocket":
+            raise
+        # A WebSocket, which the listener could carry.
+        call.downstream.websocket_key = call.downstream.fields.noted.get(b"sec-websocket-key", b"")
+        return None
+    return None if answer is None else answer[0]
+
+
+def _said(error: ExchangeError) -> str:
+    return f"{error.status}, {error.error}: {error.detail or error.title}"
+
+
+def _model_of(call: Call) -> str | None:
+    """The model that the request's body names, where it was looked into."""
+    return call.peeked.hints.model if call.peeked is not None else None
+
+
+def _settings(section: Section, *, skip_defaults: bool = False) -> str:
+    """The keys of a section with their values; those that are not the default alone, if these are to be skipped."""
+    usual = type(section)() if skip_defaults else None
+    return ", ".join(
+        f"{name} {_plain(value)}" for name, value in section if usual is None or value != getattr(usual, name)
+    )
+
+
+def _plain(value: object) -> str:
+    if value is None or value is False:
+        return "off"
+    if value is True:
+        return "on"
+    if isinstance(value, float):
+        return f"{value:g}s"
+    if isinstance(value, model.Hash):
+        return f"hash of {value.hash}"
+    if isinstance(value, model.Prefix):
+        return "prefix"
+    if isinstance(value, Section):
+        return f"({_settings(value)})"
+    if isinstance(value, tuple) and type(value) is tuple:
+        return "[" + ", ".join(map(str, value)) + "]"
+    return str(value)
