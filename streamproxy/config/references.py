@@ -68,6 +68,12 @@ def why_unreadable(path: str) -> str | None:
         return error.strerror
 
 
+def has_bare_lines(path: str) -> bool:
+    """Whether a file of tokens has one that stands alone on its line, without a name. ``#`` begins a comment."""
+    lines = Path(path).read_bytes().splitlines()
+    return any(len(line.split()) == 1 and not line.lstrip().startswith(b"#") for line in lines)
+
+
 def _content(path: str) -> str:
     """The content of a file without its final line break. Raises ValueError."""
     try:
