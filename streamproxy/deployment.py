@@ -34,7 +34,8 @@ from streamproxy.origins.not_found import NotFound
 from streamproxy.origins.reconnect import ReconnectOrigin, ReconnectPlan
 from streamproxy.origins.redis import EventsOrigin, EventsPlan
 from streamproxy.origins.resume import RESULTS, ResumeOrigin, ResumePlan
-from streamproxy.origins.share import ShareOrigin, SharePlan
+from streamproxy.origins.share import ShareOrigin
+from streamproxy.origins.shared_stream import SharePlan
 from streamproxy.origins.shares import SharesOrigin, WeightedOrigin
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
 from streamproxy.proxy.admission import Admission, client_key, priority_of

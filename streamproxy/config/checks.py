@@ -15,7 +15,7 @@ from streamproxy.config.certificates import unusable_authorities, unusable_pair
 from streamproxy.config.document import Document, Finding
 from streamproxy.config.model import Admin, Route, Server, default_name
 from streamproxy.config.redact import Path
-from streamproxy.config.references import lines_of, why_unreadable
+from streamproxy.config.references import has_bare_lines, why_unreadable
 from streamproxy.config.units import is_off
 from streamproxy.config.values import Address, same_origin
 from streamproxy.wire.target import normal_path
@@ -144,15 +144,10 @@ def _unnamed_clients(document: Document, route: Path) -> Iterator[Finding]:
     for path in document.match(("routes", "*", "auth", "bearer", "tokens", "*")):
         token = document.get(path) if path[: len(route)] == route else None
         file = _readable(document, (*path, "file")) if isinstance(token, dict) else None
-        if file is not None and _has_unnamed_lines(file):
+        if file is not None and has_bare_lines(file):
             yield Finding((*path, "file"), "has a token without a name, and {principal} in the channel is the name")
         if isinstance(token, str) or (isinstance(token, dict) and "token" in token and is_off(token.get("name"))):
             yield Finding(path, "has no name, and {principal} in the channel of the upstream is the token's name")
-
-
-def _has_unnamed_lines(file: str) -> bool:
-    """Whether a file of tokens has one that stands alone on its line."""
-    return any(len(line.split()) == 1 and not line.lstrip().startswith(b"#") for line in lines_of(file))
 
 
 def _double_names(document: Document) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ looked at again: a dollar sign in it is only that.
 
 from __future__ import annotations
 
-import pathlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,6 +68,12 @@ def why_unreadable(path: str) -> str | None:
         return error.strerror
 
 
+def has_bare_lines(path: str) -> bool:
+    """Whether a file of tokens has one that stands alone on its line, without a name. ``#`` begins a comment."""
+    lines = Path(path).read_bytes().splitlines()
+    return any(len(line.split()) == 1 and not line.lstrip().startswith(b"#") for line in lines)
+
+
 def _content(path: str) -> str:
     """The content of a file without its final line break. Raises ValueError."""
     try:
@@ -76,8 +81,3 @@ def _content(path: str) -> str:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ValueError(f"the file {path} cannot be read: {why}") from None
-
-
-def lines_of(path: str) -> list[bytes]:
-    """The lines of a file that can be read."""
-    return pathlib.Path(path).read_bytes().splitlines()

@@ -21,6 +21,7 @@ MODELINE = "# yaml-language-server: $schema="  # read by the YAML language serve
 FOLDER = Path(__file__).parents[3] / "config"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))
 ENVIRON = {"OPENAI_API_KEY": "sk-test", "ANTHROPIC_API_KEY": "sk-ant-test", "JWKS_FILE": __file__}
+ENVIRON |= {"REDIS_URL": "redis://127.0.0.1:6379/0", "TOKENS": str(Path(__file__).with_name("tokens.txt"))}
 VALIDATOR = Draft202012Validator(json_schema())
 
 
@@ -37,6 +38,7 @@ Yaml12.yaml_implicit_resolvers = {
 def test_there_are_examples_for_what_people_run() -> None:
     assert {path.stem for path in EXAMPLES} >= {
         "minimal", "vllm", "ollama", "openai", "anthropic", "sse-browser", "download", "full", "tenants",
+        "chat-resume", "redis-events",
     }  # fmt: skip
 
 

@@ -1,0 +1,342 @@
+"""One upstream stream for several clients: what each of them gets of it.
+
+Theory of operation. Each chunk is handed to every client, in the read itself: the same bytes object, framed once.
+Every client is in one of these states::
+
+    joins ──▶ follows ──▶ finishes ──▶ skips ──┐
+                 ▲  (slow, inside an event)    │
+                 └──── has caught up, at the beginning of an event
+
+A client that joins, or that skips, gets no byte before the beginning of an event. One that lags by more than the buffer
+is cut, or skips whole events. Nobody waits for it. While *all* clients lag the upstream is not read on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from streamproxy.client.base import ChunkSource, Sink
+from streamproxy.errors import ClientDisconnected, ExchangeError, LimitReached, ResponseIncomplete
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.formats.inspector import Inspector
+from streamproxy.formats.sse import SseTracker
+from streamproxy.origins.base import OriginResponse
+from streamproxy.wire.headers import Headers
+
+CURSOR: Final = b"x-stream-cursor"
+
+_FOLLOWS: Final = 0
+_FINISHES: Final = 1
+_SKIPS: Final = 2  # or has joined inside an event
+_CUT: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SharePlan:
+    """What a route says of sharing, bound when the configuration is loaded."""
+
+    route: str
+    key: frozenset[str]  # of "path", "query", "principal"
+    authenticated: bool
+    slow: Literal["disconnect", "skip"]
+    max_clients: int | None
+    linger: float  # seconds
+    buffer: int
+    parse_once: bool  # the route's dialect sees no more in a stream than its events
+    clients: Counter[str]  # how many read a stream of another, by route: for `streamproxy_shared_clients`
+
+
+class SharedInspector(Inspector):
+    """One client's view of the events that are counted once for all."""
+
+    __slots__ = ("_body", "_tracker")
+
+    def __init__(self, body: SharedBody, tracker: SseTracker) -> None:
+        super().__init__()
+        self._body = body
+        self._tracker = tracker
+
+    @property
+    def between_events(self) -> bool:
+        return self._body.state == _SKIPS or self._tracker.between_events
+
+    def feed(self, chunk: bytes) -> None:
+        body = self._body
+        self.events = self._tracker.events - body.missed
+        self.saw_id = self._tracker.saw_id
+        self.spoke = self.events > 0
+
+
+class SharedBody(ChunkSource):
+    """One client's place in a stream, in push or in pull mode."""
+
+    __slots__ = ("_chunks", "_sink", "_stream", "_waiter", "abandoned", "cut_client", "held", "missed", "state")
+
+    def __init__(self, stream: SharedStream, state: int, missed: int) -> None:
+        self.state = state
+        self.missed = missed  # events that were not for this client
+        self.held = 0  # bytes
+        self.abandoned = False  # the client has left, and its exchange reads on
+        self.cut_client: Callable[[], bool] | None = None  # of the first client, whose exchange has to go on
+        self._stream = stream
+        self._chunks: deque[bytes] = deque()
+        self._sink: Sink | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._stream.ended and self._stream.fault is None and not self._chunks
+
+    def ready(self) -> bytes | None:
+        if self.state == _CUT:
+            raise ResponseIncomplete(note="the client lagged behind the others of its stream")
+        if self._chunks:
+            chunk = self._chunks.popleft()
+            self.held -= len(chunk)
+            self._stream.make_room()
+            return chunk
+        fault = self._stream.fault
+        if fault is not None:
+            raise type(fault)(fault.detail, note=fault.note)
+        return None
+
+    def change(self) -> Awaitable[None]:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            waiter = self._waiter = asyncio.get_running_loop().create_future()
+            if self._chunks or self.state == _CUT or self._stream.ended:
+                waiter.set_result(None)
+        return waiter
+
+    def pipe(self, sink: Sink | None) -> bool:
+        if sink is not None and (self._chunks or self.state == _CUT or self._stream.ended):
+            return False
+        self._sink = sink
+        return True
+
+    def put(self, chunk: bytes, framed: bytes) -> None:
+        """Hand the client some bytes."""
+        sink = self._sink
+        if sink is not None:
+            if not sink(chunk, framed):
+                self._sink = None
+                self.wake()
+            return
+        self._chunks.append(chunk)
+        self.held += len(chunk)
+        self.wake()
+
+    def cut(self) -> bool:
+        """End this client's response as one that is not finished. Returns whether it could."""
+        if self.cut_client is not None:
+            return self.cut_client()
+        self.state = _CUT
+        self._chunks.clear()
+        self.held = 0
+        self.wake()
+        return True
+
+    def wake(self) -> None:
+        """There is something to look at."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def finish(self) -> None:
+        """The stream has ended."""
+        self._sink = None
+        self.wake()
+
+    def abandon(self) -> None:
+        """The client has left; its exchange reads on."""
+        if not self.abandoned:
+            self.abandoned = True
+            self._stream.left()
+
+    def close(self) -> None:
+        self._sink = None
+        self._stream.leave(self)
+
+
+class SharedStream:
+    """One upstream stream and its clients."""
+
+    __slots__ = (
+        *("_forget", "_linger", "_room", "_waiting", "bodies", "clients", "cursor", "ended", "exchange", "fault"),
+        *("fields", "on_left", "opened", "plan", "tracker", "version"),
+    )
+
+    def __init__(self, plan: SharePlan, exchange: Exchange, forget: Callable[[SharedStream], None]) -> None:
+        self.plan = plan
+        self.exchange = exchange  # of the first client
+        self.opened = False
+        self.bodies: dict[SharedBody, None] = {}
+        self.clients = 1  # those that are there or wait for the head
+        self.tracker = SseTracker()
+        self.fields: Headers = []
+        self.version = "1.1"
+        self.cursor = b""  # the name of the stream, where it is kept
+        self.on_left: Callable[[], None] | None = None  # called when all have left and it is read on even so
+        self.ended = False
+        self.fault: ExchangeError | None = None
+        self._forget = forget
+        self._waiting: list[asyncio.Future[None]] = []
+        self._room: asyncio.Future[None] | None = None
+        self._linger: asyncio.TimerHandle | None = None
+
+    # From its reader.
+
+    def append(self, chunk: bytes, framed: bytes = b"") -> None:
+        tracker = self.tracker
+        events = tracker.events
+        boundary = tracker.first_boundary(chunk)
+        if not framed and len(self.bodies) > 1:
+            framed = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        for body in tuple(self.bodies):
+            if body.held > self.plan.buffer and body.state == _FOLLOWS:
+                self._lags(body, boundary == 0)
+            if body.state == _FOLLOWS:
+                body.put(chunk, framed)
+            else:
+                self._pass_part(body, chunk, framed, boundary, tracker.events - events)
+        if boundary >= 0:
+            self._wake_waiting()
+
+    def end(self, fault: ExchangeError | None) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        self.fault = fault
+        self._forget(self)
+        self._stop_lingering()
+        for body in tuple(self.bodies):
+            body.finish()
+        self._wake_waiting()
+        self.make_room()
+
+    def has_room(self, limit: int) -> bool:
+        alone = True
+        for body in self.bodies:
+            if not body.abandoned:
+                if body.held < limit:
+                    return True
+                alone = False
+        return alone
+
+    async def room(self, limit: int) -> None:
+        while not self.ended and not self.has_room(limit):
+            if self._room is None:
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)
+
+    def make_room(self) -> None:
+        """A client has read something, or has left."""
+        room, self._room = self._room, None
+        if room is not None:
+            room.set_result(None)
+
+    def _lags(self, body: SharedBody, clean: bool) -> None:
+        if body.abandoned:
+            return
+        if self.plan.slow == "disconnect" and body.cut():
+            return
+        body.state = _SKIPS if clean else _FINISHES
+
+    def _pass_part(self, body: SharedBody, chunk: bytes, framed: bytes, boundary: int, events: int) -> None:
+        """Hand a client that does not follow what it is to get of a chunk."""
+        if body.state == _CUT:
+            return
+        if body.state == _FINISHES:
+            part = chunk if boundary < 0 else chunk[:boundary]
+            if part:
+                body.put(part, b"")
+            if boundary >= 0:
+                body.state = _SKIPS
+                body.missed += events - 1
+            elif body.held > 2 * self.plan.buffer:
+                body.cut()  # one event, and it has no end
+        elif boundary < 0 or body.held > self.plan.buffer // 2:
+            body.missed += events
+        else:
+            if boundary:
+                body.missed += 1
+            body.state = _FOLLOWS
+            if boundary < len(chunk):
+                body.put(chunk[boundary:], b"" if boundary else framed)
+
+    # Its clients.
+
+    async def changed(self) -> None:
+        """Wait for the head, or after it for the beginning of an event, or for the end."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
+
+    def begin(self, response: OriginResponse) -> SharedBody:
+        """The head has come, and can be shared. Returns the body of the first client."""
+        self.opened = True
+        self.fields = list(response.fields.kept)
+        self.version = response.version
+        self.on_left = response.on_client_left()
+        self.cursor = next((value.partition(b"/")[0] for name, value in self.fields if name == CURSOR), b"")
+        body = SharedBody(self, _FOLLOWS, 0)
+        self.bodies[body] = None
+        self._wake_waiting()
+        return body
+
+    def give_up(self) -> None:
+        """There is nothing to share: those who wait go on without it."""
+        self.ended = True
+        self._forget(self)
+        self._wake_waiting()
+
+    def enter(self) -> None:
+        """Another client comes. Raises LimitReached."""
+        most = self.plan.max_clients
+        if most is not None and self.clients >= most:
+            raise LimitReached("Too many clients read this stream", retry_after=5.0)
+        self.clients += 1
+        self._stop_lingering()
+
+    def join(self) -> SharedBody:
+        """The body of another client, from the next event on."""
+        clean = self.tracker.between_events
+        body = SharedBody(self, _FOLLOWS if clean else _SKIPS, self.tracker.events)
+        self.bodies[body] = None
+        return body
+
+    def leave(self, body: SharedBody) -> None:
+        """A client reads no more."""
+        self.bodies.pop(body, None)
+        self.make_room()
+
+    def left(self) -> None:
+        """A client has left."""
+        self.clients -= 1
+        if self.clients or self.ended or not self.opened:
+            return
+        if self.plan.linger:
+            self._linger = asyncio.get_running_loop().call_later(self.plan.linger, self._stop)
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._forget(self)
+        if self.on_left is not None:
+            self.on_left()
+        else:
+            self.exchange.interrupt(ClientDisconnected(note="no client reads the stream any more"))
+
+    def _stop_lingering(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
+    def _wake_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
