@@ -27,7 +27,6 @@ class Pending(NamedTuple):
 
 PENDING = (
     Pending("upstreams.*.http2", "HTTP/2"),
-    Pending("routes.*.keepalive.before_headers", "keepalives before the response head"),
     Pending("routes.*.share", "sharing of streams"),
     Pending("routes.*.reconnect", "reconnecting of streams"),
 )

@@ -13,7 +13,6 @@ from streamproxy.errors import ConfigError
 # A value for each key that asks for what is not there.
 ASKING = {
     "upstreams.*.http2": "on",
-    "routes.*.keepalive.before_headers": "10s",
     "routes.*.share": "{key: [path]}",
     "routes.*.reconnect": "{attempts: 5}",
 }
