@@ -74,7 +74,6 @@ _BUILD = (
     "| `streamproxy_build_info` | gauge | version, build (compiled, pure), python, engine "
     "| Which version runs here? There is no engine label under an ASGI server of your own. |\n"
 )
-_NOT_YET = "not in this version: "
 _MARKS = (("{1,15})/", "rate"), ("ms|s|m|h", "duration"), ("KiB|MiB", "size"), ("^[0-9]+$", "number"))
 
 
@@ -103,8 +102,6 @@ def _rows(place: str, section: Any, definitions: Any, below: list[tuple[str, Any
     required = section.get("required", [])
     for key, value in section["properties"].items():
         description = value.get("description", "")
-        if description.startswith(_NOT_YET):
-            continue
         name, many = _section_of(value, definitions)
         path = f"{place}.{key}" if place else key
         if name is not None:

@@ -40,6 +40,7 @@ from streamproxy.origins.shares import SharesOrigin, WeightedOrigin
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
 from streamproxy.proxy.admission import Admission, client_key, priority_of
 from streamproxy.proxy.choose import Candidate, ModelChooser, Models
+from streamproxy.proxy.early import EarlyPlan
 from streamproxy.proxy.handle import Handler, RoutePlan
 from streamproxy.proxy.peek import PeekPlan
 from streamproxy.proxy.quota import Quota, build_quota
@@ -155,13 +156,15 @@ class Deployment:
             tunnel=tunnel_plan(route, self._tallies),
             allow=", ".join(route.methods or _METHODS).encode(),
             peek=self._peek(route),
+            early=early_plan(route),
         )
 
     def _peek(self, route: model.Route) -> PeekPlan | None:
         """What has to be known of the bodies of a route's requests; None for nothing."""
         members = any(self.config.upstreams[name].models for name in route.upstreams) or route.usage is not None
-        if members or (route.protocol != "http" and route.compression == "auto"):
-            return PeekPlan(route.limits.inspect_body, members)
+        early = route.keepalive is not None and route.keepalive.before_headers is not None
+        if members or (route.protocol != "http" and (route.compression == "auto" or early)):
+            return PeekPlan(route.limits.inspect_body, members, always=early)
         return None
 
     def _origin(self, route: model.Route) -> Origin:
@@ -337,6 +340,7 @@ def time_limits(route: model.Route) -> TimeLimits:
         write=_seconds(timeouts.write),
         total=_seconds(timeouts.total),
         keepalive=keepalive.interval if keepalive is not None else FOREVER,
+        early=_seconds(keepalive.before_headers) if keepalive is not None else FOREVER,
     )
 
 
@@ -373,6 +377,20 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         upstream_edit=_edit(upstream.request_headers),
         inspect_body=route.limits.inspect_body,
         trailers=upstream.http2,
+    )
+
+
+def early_plan(route: model.Route) -> EarlyPlan | None:
+    """How a route answers before there is a response; None where it does not."""
+    keepalive = route.keepalive
+    if keepalive is None or keepalive.before_headers is None:
+        return None
+    return EarlyPlan(
+        KeepaliveShape(keepalive.comment, keepalive.shape),
+        _edit(route.response_headers),
+        route.buffer,
+        anti_buffering=route.anti_buffering,
+        by_body=route.protocol != "http",
     )
 
 

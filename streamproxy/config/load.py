@@ -1,7 +1,7 @@
 """From a file to a `Config`, or to every problem of the file at once.
 
-A file goes through four readers, each of which finds what it can and leaves the rest to the next: the document (YAML,
-duplicate keys, references), the keys of later versions, the model (keys and values), and the checks between keys, to
+A file goes through three readers, each of which finds what it can and leaves the rest to the next: the document (YAML,
+duplicate keys, references), the model (keys and values), and the checks between keys, to
 which whoever will use the configuration may add. A value that an earlier reader found fault with is not complained
 about again by a later one.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from streamproxy.config import checks, pending
+from streamproxy.config import checks
 from streamproxy.config.document import Document, Finding, read
 from streamproxy.config.fields import field_at, keys_of, model_at
 from streamproxy.config.model import Config, default_name
@@ -96,7 +96,7 @@ def _name_routes(document: Document) -> None:
 
 
 def _validate(document: Document, examine: Examine) -> tuple[Config | None, list[Finding]]:
-    findings = [*document.findings, *pending.find(document)]
+    findings = [*document.findings]
     settled = [finding.path for finding in findings if finding.final]
     config: Config | None = None
     model: list[Finding] = []

@@ -353,7 +353,7 @@ class Keepalive(Section):
         "auto", "block: a comment and a blank line; line: the comment alone; blank: an empty line"
     )
     before_headers: t.Timeout = setting(
-        "off", "answer and begin comments when there is no response head after this long"
+        "off", "a request for events is answered, and comments begin, when there is no response head after this long"
     )
     ndjson: t.Switch = setting("off", "a space at the start of a line of an idle NDJSON stream")
 
@@ -526,6 +526,12 @@ class Route(Section):
         """The upstreams that are asked first, each for its share of the requests: one, as a rule."""
         chosen = self.upstream
         return chosen.shares if isinstance(chosen, Shares) else (UpstreamShare(name=chosen),)
+
+    @model_validator(mode="after")
+    def _no_cursor_early(self) -> Route:
+        if self.resume is not None and self.keepalive is not None and self.keepalive.before_headers is not None:
+            raise ValueError("has resume and keepalive.before_headers, whose head comes before there is a cursor")
+        return self
 
     @model_validator(mode="after")
     def _gate_for_a_timeout(self) -> Route:

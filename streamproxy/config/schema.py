@@ -1,7 +1,7 @@
 """The JSON Schema (2020-12) of a configuration file: editors complete and check against it.
 
 It is made from the model. Where a file may say more than the model has, because a value may be short or a reference
-such as ``${PORT}``, the schema says so; what this version refuses, it refuses too.
+such as ``${PORT}``, the schema says so.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import re
 from typing import Any
 
 from streamproxy.config import types as t
-from streamproxy.config.fields import keys_of, model_at
 from streamproxy.config.model import Config
-from streamproxy.config.pending import PENDING, Pending
 
 # Where the schema of the latest version is found: `streamproxy/config/schema.json` is this file of the repository.
 PUBLISHED = "https://raw.githubusercontent.com/streamproxy/streamproxy/main/streamproxy/config/schema.json"
@@ -33,8 +31,6 @@ def json_schema() -> dict[str, Any]:
     """The schema, as plain data fit for JSON."""
     schema = copy.deepcopy(Config.model_json_schema(by_alias=True, mode="validation"))
     definitions: dict[str, Any] = schema["$defs"]
-    for row in PENDING:
-        _refuse(row, schema)
     for name, form in _SHORT_FORMS.items():
         definitions[name] = {"anyOf": [form, definitions[name]]}
     schema["$defs"] = {name: definitions[name] for name in sorted(_used(schema, definitions))}
@@ -51,24 +47,6 @@ def _used(schema: dict[str, Any], definitions: dict[str, Any]) -> set[str]:
                 used.add(name)
                 waiting.append(definitions[name])
     return used
-
-
-def _properties(row: Pending, schema: dict[str, Any]) -> dict[str, Any]:
-    model = model_at(Config, row.path[:-1])
-    assert model is not None, row.key
-    properties: dict[str, Any] = schema["$defs"][model.__name__]["properties"]
-    return properties
-
-
-def _refuse(row: Pending, schema: dict[str, Any]) -> None:
-    """Allow a key of a later version only what it may say now."""
-    properties = _properties(row, schema)
-    key = row.path[-1]
-    model = model_at(Config, row.path[:-1])
-    assert model is not None, row.key
-    default = keys_of(model)[key].default
-    allowed = t.OFF_SCHEMA["enum"] if default in (None, "off") else [default]
-    properties[key] = {"enum": allowed, "description": f"not in this version: {row.what}"}
 
 
 def _loosened(node: Any) -> Any:

@@ -8,6 +8,9 @@ client owes a part of it, and the upstream is not blamed for waiting.
 A step forward only stores a time. `Deadlines.decide` is a pure function of those times: it says what is due now, and
 when to look again. The timer fires at the earliest moment at which anything could be due, looks, and acts or sleeps
 for the rest. It is armed once an exchange and never per chunk.
+
+An early head (`streamproxy.proxy.early`) goes on beside that: it is due at ``early_at``, and then the next comment is.
+While the client has not taken one, ``stuck_since`` says since when: the exchange goes on waiting for its upstream.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ CHUNK: Final = 2
 WRITE: Final = 3
 
 KEEPALIVE: Final = "keepalive"
+EARLY: Final = "early"
 FOREVER: Final = float("inf")
+_POSTPONED: Final = 0.25  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +49,32 @@ class TimeLimits:
     write: float = FOREVER
     total: float = FOREVER
     keepalive: float = FOREVER
+    early: float = FOREVER  # until the head that doesn't wait for the upstream's
     by_wait: tuple[float, ...] = field(init=False)
     step: float = field(init=False)
 
     def __post_init__(self) -> None:
         by_wait = (FOREVER, self.first_byte, self.idle, self.write)
         object.__setattr__(self, "by_wait", by_wait)
-        object.__setattr__(self, "step", min(*by_wait, self.request, self.total, self.keepalive))
+        object.__setattr__(self, "step", min(*by_wait, self.request, self.total, self.keepalive, self.early))
 
 
-Due = type[ExchangeError] | Literal["keepalive"] | None
+Due = type[ExchangeError] | Literal["keepalive", "early"] | None
 
 
 class Deadlines:
     """The times of one exchange, and what follows from them. Holds no clock: ``now`` is always an argument."""
 
-    __slots__ = ("body_since", "keepalive_since", "limits", "since", "started", "waits")
+    __slots__ = (
+        "body_since",
+        "early_at",
+        "keepalive_since",
+        "limits",
+        "since",
+        "started",
+        "stuck_since",
+        "waits",
+    )
 
     def __init__(self, limits: TimeLimits, now: float) -> None:
         self.limits = limits
@@ -68,6 +83,8 @@ class Deadlines:
         self.since = now
         self.body_since = 0.0  # the client owes a part of the request's body since then; 0.0 when it owes none
         self.keepalive_since = FOREVER  # the last byte that went downstream; inf while no keepalive may be sent
+        self.early_at = FOREVER  # an early head, or its next comment, is due; inf while none may be sent
+        self.stuck_since = 0.0  # the client has not taken the last of these since then; 0.0 when it has
 
     def waits_for(self, what: int, now: float) -> None:
         """From ``now`` on the exchange waits for one of NOTHING, HEAD, CHUNK and WRITE."""
@@ -95,6 +112,12 @@ class Deadlines:
         again = min(self.started + limits.total, now + limits.step)
         if self.started + limits.total <= now:
             return (HeadTimeout if self.waits <= HEAD else ReadTimeout), again
+        if self.stuck_since:
+            if self.stuck_since + limits.write <= now:
+                return WriteTimeout, again
+            again = min(again, self.stuck_since + limits.write)
+        # A client that is still sending its request is answered later; then it is looked at every so often.
+        again = min(again, self.early_at if self.early_at > now else now + _POSTPONED)
         if self.body_since:
             if self.body_since + limits.request <= now:
                 return RequestTimeout, again
@@ -110,6 +133,8 @@ class Deadlines:
             if due <= now:
                 return KEEPALIVE, again
             again = min(again, due)
+        if self.early_at <= now and not self.body_since:
+            return EARLY, again
         return None, again
 
 
@@ -157,21 +182,24 @@ class SharedTimer:
 
 
 class Timer(Deadlines):
-    """`Deadlines` with a clock: interrupts its exchange when a time-out is due, calls ``on_idle`` for a keepalive."""
+    """`Deadlines` with a clock: interrupts its exchange when a time-out is due, calls ``on_idle`` for a keepalive and
+    ``on_early`` for what is due before the head."""
 
-    __slots__ = ("_handle", "_shared", "exchange", "on_blocked", "on_idle")
+    __slots__ = ("_handle", "_shared", "exchange", "on_blocked", "on_early", "on_idle")
 
     def __init__(self, limits: TimeLimits, exchange: Exchange, shared: SharedTimer) -> None:
         self.limits = limits
         self.started = self.since = exchange.started_at
         self.waits = NOTHING
         self.body_since = 0.0
-        self.keepalive_since = FOREVER
+        self.keepalive_since = self.early_at = FOREVER
+        self.stuck_since = 0.0
         self.exchange = exchange
         self._shared = shared
         self._handle: asyncio.TimerHandle | None = None
         self.on_idle: Callable[[], None] = _nothing
         self.on_blocked: Callable[[], bool] | None = None  # called before ``write`` ends the exchange; True spares it
+        self.on_early: Callable[[], None] = _nothing
         shared.add(self)
 
     def adopt(self, limits: TimeLimits) -> None:
@@ -198,6 +226,14 @@ class Timer(Deadlines):
         self.on_idle = call
         self.keepalive_since = since
 
+    def early(self, call: Callable[[], None]) -> None:
+        """Call ``call`` when the route's time until an early head is over; it sets ``early_at`` for the next call."""
+        self.on_early = call
+        self.early_at = self.started + self.limits.early
+        if self._handle is not None:
+            self._handle.cancel()
+            self.fire()  # it would come back too late
+
     def stop_keepalives(self) -> None:
         """Call for no more keepalives."""
         self.keepalive_since = FOREVER
@@ -210,6 +246,9 @@ class Timer(Deadlines):
             self.on_idle()
         elif due is WriteTimeout and self.on_blocked is not None and self.on_blocked():
             pass  # the exchange goes on without its client
+        elif due == EARLY:
+            self.on_early()
+            again = min(again, self.early_at)
         elif due is not None:
             self.exchange.interrupt(due())
         if again != FOREVER:
@@ -218,8 +257,9 @@ class Timer(Deadlines):
 
     def close(self) -> None:
         """Stop, and let go of the relay, which holds the timer: a cycle is work for the garbage collector."""
-        self.on_idle = _nothing
+        self.on_idle = self.on_early = _nothing
         self.on_blocked = None
+        self.early_at = FOREVER
         self._shared.discard(self)
         if self._handle is not None:
             self._handle.cancel()

@@ -33,6 +33,7 @@ from streamproxy.errors import (
     NotImplementedHere,
     StoppedByShutdown,
     UnsupportedVersion,
+    UpstreamReportedError,
 )
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.date import http_date
@@ -44,6 +45,7 @@ from streamproxy.exchange.timer import WRITE, SharedTimer, TimeLimits, Timer
 from streamproxy.observe.tracing import Tracer
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.proxy.admission import Admission, ClientKey, Priority, Ticket
+from streamproxy.proxy.early import EarlyHead, EarlyPlan, wants_events
 from streamproxy.proxy.peek import PeekPlan, peek
 from streamproxy.proxy.quota import Quota
 from streamproxy.proxy.relay import Relay, RelayPlan
@@ -98,6 +100,7 @@ class RoutePlan:
     tunnel: TunnelPlan | None  # of its WebSockets; None refuses them
     allow: bytes  # the methods that it takes
     peek: PeekPlan | None = None  # what is to be known of its requests' bodies
+    early: EarlyPlan | None = None  # its answers before there is a response
 
 
 class Chooser:
@@ -125,7 +128,7 @@ class Handler:
         plan = self._plan
         call = self.begin(target, scope, receive, send)
         exchange, downstream = call.exchange, call.downstream
-        place = response = relay = charged = None
+        place = response = relay = charged = early = None
         fault: BaseException | None = None
         self._ledger.open(exchange)
         try:
@@ -137,6 +140,8 @@ class Handler:
                 if answer is None:
                     if self._chooser is None:
                         downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
+                    if plan.early is not None:
+                        early = await _early(plan, plan.early, call, self._chooser is None)
                     limited = (plan.quota or plan.admission) is not None and not plan.origin.replays(call)
                     if plan.quota is not None and limited:
                         client = str(plan.client_key(exchange, downstream.headers))
@@ -144,15 +149,18 @@ class Handler:
                         charged = client
                     if plan.admission is not None and limited:
                         place = await _place(plan, plan.admission, call)
-                    if plan.peek is not None and self._chooser is None:
+                    if plan.peek is not None and self._chooser is None and plan.early is None:
                         await peek(call, plan.peek)
                     response = await plan.origin.open(call)
+                    if early is not None and early.stop():
+                        unfit, response = response, None
+                        response = await _fitting(early, unfit)
                     if response.tunnel is not None and plan.tunnel is not None:
                         fields = _prepare(plan, call, response, place)
                         await Tunnel(call, response.tunnel, plan.tunnel).run(fields.kept)
                     else:
                         relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
-                        await relay.run(_prepare(plan, call, response, place))
+                        await relay.run(_prepare(plan, call, response, place), early)
                     finished, response = response, None
                     await finished.aclose(None)
                 else:
@@ -164,9 +172,11 @@ class Handler:
             if fault is None and downstream.gone:
                 fault = ClientDisconnected()
             if fault is not None:
-                await _fail(plan, call, fault)
+                await _fail(plan, call, fault, early if relay is None else None)
         finally:
             fault = None  # it holds this frame, which would hold it
+            if early is not None:
+                early.close()
             if place is not None and plan.admission is not None:
                 plan.admission.leave(place)
             if charged is not None and plan.quota is not None:
@@ -210,6 +220,30 @@ def _place(plan: RoutePlan, admission: Admission, call: Call) -> Coroutine[Any, 
     exchange, headers = call.exchange, call.downstream.headers
     priority = plan.priority(headers) if plan.priority is not None else 0
     return admission.enter(plan.client_key(exchange, headers), exchange, priority)
+
+
+async def _early(plan: RoutePlan, early: EarlyPlan, call: Call, peeks: bool) -> EarlyHead | None:
+    """Begin to wait for an early head, where the request asks for events. Its body is looked at before it has a place,
+    so that it is answered in the queue too."""
+    if peeks and plan.peek is not None:
+        await peek(call, plan.peek)
+    if not wants_events(call, early):
+        return None
+    return EarlyHead(call, early, plan.dialect.for_path(call.downstream.target.path))
+
+
+async def _fitting(early: EarlyHead, response: OriginResponse) -> OriginResponse:
+    """The response, if it may follow an early head. Raises what the client is told instead, with it closed."""
+    fault: BaseException | None = None
+    try:
+        fault = await early.mismatch(response)
+    except (Exception, asyncio.CancelledError) as error:
+        fault = error
+    if fault is None:
+        return response
+    # An answer that is no stream is no fault of its endpoint.
+    await response.aclose(InternalError() if isinstance(fault, UpstreamReportedError) else fault)
+    raise fault
 
 
 def answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Headers] | None:
@@ -336,8 +370,10 @@ async def _close(response: OriginResponse, relay: Relay | None, fault: BaseExcep
     return fault
 
 
-async def _fail(plan: RoutePlan, call: Call, fault: BaseException) -> None:
+async def _fail(plan: RoutePlan, call: Call, fault: BaseException, early: EarlyHead | None) -> None:
     """Before the head, answer with the error; after it, abort. A client that left gets neither.
+
+    Behind an ``early`` head that nothing has followed, it is told in an event first.
 
     Raises ExchangeAborted for the server, and a cancellation that was the server's own.
     """
@@ -352,6 +388,9 @@ async def _fail(plan: RoutePlan, call: Call, fault: BaseException) -> None:
         if not downstream.started:
             exchange.status = error.status
         return
+    if early is not None and early.stop():
+        await early.explain(error)
+        raise ExchangeAborted(error.error) from None
     if downstream.started:
         raise ExchangeAborted(error.error) from None
     if is_grpc(downstream.headers):

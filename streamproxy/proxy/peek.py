@@ -35,11 +35,13 @@ class PeekPlan:
     """What a route wants to know of its requests' bodies.
 
     ``limit`` is the most bytes that are held. ``members``: everything that an edit needs, for which the whole body is
-    read; else only whether a stream is wanted, which matters where the request takes a compressed response.
+    read; else only whether a stream is wanted, which matters where the request takes a compressed response, or
+    ``always``.
     """
 
     limit: int
     members: bool
+    always: bool = False
 
 
 async def peek(call: Call, plan: PeekPlan) -> None:
@@ -89,4 +91,5 @@ def _readable(call: Call, plan: PeekPlan) -> bool:
     if plan.members:
         return True
     accepted = noted.get(b"accept-encoding", b"identity")
-    return accepted != b"identity" and media_type(first(headers, b"content-type") or b"") == b"application/json"
+    matters = plan.always or accepted != b"identity"
+    return matters and media_type(first(headers, b"content-type") or b"") == b"application/json"

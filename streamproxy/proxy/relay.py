@@ -23,24 +23,23 @@ import logging
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ClientDisconnected, ClientError, EventLimitReached, ExchangeError
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.tally import Tally
-from streamproxy.exchange.timer import CHUNK, WRITE
+from streamproxy.exchange.timer import CHUNK, FOREVER, WRITE
 from streamproxy.formats.bom import BomFilter
 from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.ndjson import KEEPALIVE as SPACE
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.origins.base import OriginResponse
+from streamproxy.proxy.early import EXPLAIN_TIMEOUT, EarlyHead
 from streamproxy.wire.headers import Headers, ResponseFields, passable_trailers
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, STREAMING, media_type
 
 logger = logging.getLogger("streamproxy.proxy")
-
-EXPLAIN_TIMEOUT: Final = 1.0  # seconds for a client to take the last event of a stream that is aborted
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +98,9 @@ class Relay:
         self._max_events = plan.max_events
         self._over = False  # the next event would be more than the route lets through
 
-    def run(self, fields: ResponseFields) -> Coroutine[Any, Any, None]:
-        """Send the head; returns the coroutine that sends every chunk as it comes, and the end.
+    def run(self, fields: ResponseFields, early: EarlyHead | None = None) -> Coroutine[Any, Any, None]:
+        """Send the head, unless an ``early`` one has gone out; returns the coroutine that sends every chunk as it
+        comes, and the end.
 
         It raises the ExchangeError of an upstream that does not finish, and OSError when a send finds that the client
         has left. Whatever it raises is for `fail`.
@@ -109,6 +109,11 @@ class Relay:
         self._classify(response.status, fields)
         exchange.phase = "body"
         self._timer.waits_for(CHUNK, exchange.head_at)
+        if early is not None and early.sent:
+            self._bom = BomFilter()
+            if self._timer.keepalive_since != FOREVER:
+                self._timer.keepalive_since = early.last_at
+            return self._run(early.settle())
         begun = self._downstream.begin(response.status, fields.kept, response.complete, response.reason)
         return self._run(begun)
 

@@ -59,7 +59,7 @@ async def answer(conn: Conn) -> None:
         await conn.send_chunk(b"")
 
 
-def scope(method: str) -> dict[str, Any]:
+def scope(method: str, *fields: tuple[bytes, bytes]) -> dict[str, Any]:
     return {
         "type": "http",
         "http_version": "1.1",
@@ -69,7 +69,7 @@ def scope(method: str) -> dict[str, Any]:
         "raw_path": b"/",
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"host", b"x"), *([(b"content-length", b"6")] if method == "POST" else [])],
+        "headers": [(b"host", b"x"), *([(b"content-length", b"6")] if method == "POST" else []), *fields],
         "client": ("127.0.0.1", 1),
     }
 
@@ -94,8 +94,8 @@ class Client:
         self.sent.append(message)
 
 
-async def run_struck_at(app: Application, n: int, how: str, method: str = "POST") -> bool:
-    """Run one exchange and strike at its nth await. Whether there were that many."""
+async def run_struck_at(app: Application, n: int, how: str, *fields: tuple[bytes, bytes], method: str = "POST") -> bool:
+    """Run one exchange, of a request with these fields too, and strike at its nth await. Whether it had that many."""
     client = Client()
     if method == "GET":
         client.parts = [(b"", False)]
@@ -107,7 +107,7 @@ async def run_struck_at(app: Application, n: int, how: str, method: str = "POST"
             for exchange in list(app.ledger.live.values()):
                 exchange.interrupt(StoppedByOperator())
 
-    coroutine = CancelAt(app(scope(method), client.receive, client.send), n, strike)
+    coroutine = CancelAt(app(scope(method, *fields), client.receive, client.send), n, strike)
     task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
     async with asyncio.timeout(20):
         await asyncio.wait({task})
@@ -219,10 +219,78 @@ async def test_a_cancellation_at_any_await_of_an_origin_leaves_nothing(
     ended: list[Any] = []
     app.ledger.observers.append(ended.append)
     struck = 0
-    while await run_struck_at(app, struck, how, "GET"):
+    while await run_struck_at(app, struck, how, method="GET"):
         struck += 1
     assert struck > 3
     assert ended[-1].end == "complete"
     assert ended[-1].events == 3
     assert app.deployment.upstreams["up"].endpoints[0].active == 0
     await app.deployment.aclose()
+
+
+async def answer_late(conn: Conn) -> None:
+    """Answer when comments have gone out."""
+    await conn.read_request()
+    await asyncio.sleep(0.03)
+    await conn.send(stream_head())
+    await conn.send_chunk(b"data: 1\n\n")
+    await conn.send_chunk(b"")
+
+
+async def refuse_late(conn: Conn) -> None:
+    """Answer with an error when comments have gone out."""
+    await conn.read_request()
+    await asyncio.sleep(0.03)
+    await conn.send(b"HTTP/1.1 503 Later\r\nContent-Length: 5\r\n\r\nlater")
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+@pytest.mark.parametrize("script", [answer_late, refuse_late])
+async def test_a_cancellation_around_an_early_head_leaves_nothing(
+    leaks: LeakCheck, serve: Serve, script: Any, how: str
+) -> None:
+    upstream = await serve(script)
+    keepalive = {"interval": "5ms", "before_headers": "5ms"}
+    config = {
+        "log": {"access": "off"},
+        "routes": [{"path": "/*", "upstream": "up", "keepalive": keepalive}],
+        "upstreams": {"up": {"endpoints": [upstream.url], "client": "native"}},
+    }
+    app = create_app(parse_config(json.dumps(config), name="test"))
+    ended: list[Any] = []
+    app.ledger.observers.append(ended.append)
+    struck = 0
+    while await run_struck_at(app, struck, how, (b"accept", b"text/event-stream")):
+        struck += 1
+    for sends in range(8):
+        await run_struck_at_send(app, sends, how)
+    assert await run_struck_at_send(app, 99, how) > 3
+    assert ended[-1].keepalives > 0
+    assert ended[-1].end == ("complete" if script is answer_late else "upstream_error")
+    assert all(endpoint.active == 0 for one in app.deployment.upstreams.values() for endpoint in one.endpoints)
+    await app.deployment.aclose()
+
+
+async def run_struck_at_send(app: Application, n: int, how: str) -> int:
+    """Run one exchange, and strike while its nth message is being sent. Returns how many were sent."""
+    client = Client()
+
+    async def send(message: Any) -> None:
+        if len(client.sent) == n:
+            asyncio.get_running_loop().call_soon(strike)
+        await client.send(message)
+
+    def strike() -> None:
+        if how == "cancel":
+            task.cancel()
+        for exchange in list(app.ledger.live.values()) if how == "interrupt" else []:
+            exchange.interrupt(StoppedByOperator())
+
+    coroutine = app(scope("POST", (b"accept", b"text/event-stream")), client.receive, send)
+    task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+    async with asyncio.timeout(20):
+        await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
+    assert not app.ledger.live
+    return len(client.sent)

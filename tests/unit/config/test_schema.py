@@ -83,7 +83,7 @@ def test_what_the_loader_takes_fits_the_schema(line: str) -> None:
         "anti_buffering: maybe",
         "methods: {a: b}",
         "request_headers: {set: [a]}",
-        "keepalive: {interval: 5s, before_headers: 5s}",
+        "keepalive: {interval: 5s, before_headers: soon}",
         "share: {key: [host]}",
         "protocol: grpc",
     ],

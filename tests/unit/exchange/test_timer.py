@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproxy.errors import HeadTimeout, ReadTimeout, RequestTimeout, WriteTimeout
-from streamproxy.exchange.timer import CHUNK, FOREVER, HEAD, KEEPALIVE, NOTHING, WRITE, Deadlines, TimeLimits
+from streamproxy.exchange.timer import CHUNK, EARLY, FOREVER, HEAD, KEEPALIVE, NOTHING, WRITE, Deadlines, TimeLimits
 
 LIMITS = TimeLimits(request=60, first_byte=300, idle=200, write=120, total=1000, keepalive=15)
 
@@ -77,3 +77,46 @@ def test_the_timer_is_never_late_whatever_begins_after_it_was_armed(
     early = min(again, 1e6) - 0.001
     if early > now:
         assert deadlines.decide(early)[0] is None
+
+
+EARLY_LIMITS = TimeLimits(request=60, first_byte=300, write=120, keepalive=15, early=10)
+
+
+def asked(waits: int) -> Deadlines:
+    deadlines = waiting(waits, limits=EARLY_LIMITS, since=0.0)
+    deadlines.early_at = 10.0
+    return deadlines
+
+
+@pytest.mark.parametrize("waits", [NOTHING, HEAD, CHUNK])
+def test_an_early_head_is_due_whatever_is_waited_for(waits: int) -> None:
+    deadlines = asked(waits)
+    assert deadlines.decide(9.0) == (None, 10.0)
+    assert deadlines.decide(10.0)[0] == EARLY
+
+
+def test_nothing_is_early_where_nobody_asked() -> None:
+    assert waiting(HEAD, limits=EARLY_LIMITS).decide(299.0)[0] is None
+
+
+def test_a_client_that_still_sends_its_request_is_answered_when_it_is_done() -> None:
+    deadlines = asked(NOTHING)
+    deadlines.awaits_body(5.0)
+    due, again = deadlines.decide(11.0)
+    assert due is None
+    assert 11.0 < again < 12.0
+    deadlines.has_body(11.5)
+    assert deadlines.decide(12.0)[0] == EARLY
+
+
+def test_a_timeout_comes_before_an_early_comment() -> None:
+    deadlines = asked(HEAD)
+    deadlines.early_at = 300.0
+    assert deadlines.decide(300.0)[0] is HeadTimeout
+
+
+def test_a_client_that_takes_no_early_comment_has_the_write_timeout() -> None:
+    deadlines = asked(HEAD)
+    deadlines.early_at, deadlines.stuck_since = FOREVER, 20.0
+    assert deadlines.decide(139.0)[0] is None
+    assert deadlines.decide(140.0)[0] is WriteTimeout

@@ -9,7 +9,6 @@ import pytest
 import streamproxy
 from streamproxy.app import create_app
 from streamproxy.config import parse_config
-from streamproxy.config.pending import PENDING
 from tests.unit.project.dockerfile import ROOT
 
 TEXT = (ROOT / "README.md").read_text()
@@ -47,11 +46,6 @@ async def test_the_series_that_are_named_exist() -> None:
     assert len(named) > 5
     assert {name for name in named if f"# HELP {name} " not in declared} == set()
     await app.deployment.aclose()
-
-
-def test_what_cannot_be_done_yet_is_what_the_configuration_refuses() -> None:
-    section = TEXT[TEXT.index("## What it can't do yet") :]
-    assert set(re.findall(r"`([a-z*]+\.[a-z0-9_*.]+)`", section)) == {row.key for row in PENDING}
 
 
 @pytest.mark.parametrize("source", blocks("python"))
