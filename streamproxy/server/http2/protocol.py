@@ -105,6 +105,7 @@ class Http2Protocol(StreamOwner):
         )
         self._gate: FrameGate
         self._streams: dict[int, Http2Stream] = {}
+        self._refused: set[int] = set()  # streams whose answer the application knows nothing of
         self._live = 0  # streams whose response is not complete
         self._last = 0  # the highest stream that came
         self._idle_until = 0.0  # in the loop's time, when nothing is live
@@ -224,7 +225,7 @@ class Http2Protocol(StreamOwner):
         number: int = event.stream_id
         whole: bool = event.end_stream
         self._last = number
-        if len(self._streams) >= MAX_STREAMS:
+        if len(self._streams) + len(self._refused) >= MAX_STREAMS:
             self.session.reset(number, REFUSED_STREAM)
             return
         limits = self.limits
@@ -254,6 +255,7 @@ class Http2Protocol(StreamOwner):
 
     def _stream_closed(self, number: int, code: int, now: float) -> None:
         self._endings.discard(number)
+        self._refused.discard(number)
         stream = self._streams.pop(number, None)
         if code in (REFUSED_STREAM, PROTOCOL_ERROR):
             self._gate.broken_stream(now)
@@ -273,6 +275,7 @@ class Http2Protocol(StreamOwner):
     def _refuse(self, number: int, error: Rejected, fields: Any, whole: bool) -> None:
         """Answer a request that the application will not see."""
         self._tell_rejected(error)
+        self._refused.add(number)
         headers, body = error_response(error, new_request_id())
         bodyless = (b":method", b"HEAD") in fields
         self.session.respond(number, response_fields(error.status, headers)[0], bodyless)
@@ -446,6 +449,7 @@ class Http2Protocol(StreamOwner):
         if self._ending_timer is not None:
             self._ending_timer.cancel()
             self._ending_timer = None
+        self._refused.clear()
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             self._retire(stream)

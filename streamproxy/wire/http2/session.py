@@ -64,6 +64,7 @@ ENHANCE_YOUR_CALM: Final = 0xB
 MAX_FRAME: Final = 16_384  # bytes of a frame's payload; what we announce, by saying nothing of it
 STREAM_WINDOW: Final = 65_535  # bytes of a stream that may come before they are consumed
 CONNECTION_WINDOW: Final = 1 << 24  # enough for every stream's own, so that no stream takes it from another
+_LARGEST_WINDOW: Final = (1 << 31) - 1  # the same where the peer says how many streams there are
 _SETTINGS_MAX_STREAMS: Final = 0x3
 _INCREMENTAL: Final = ngh2.Priority(urgency=3, incremental=True)
 _NEVER: Final = ((1 << 63) - 1, 1 << 32)
@@ -298,5 +299,5 @@ def client_session(window: int, head_size: int, continuations: int) -> Session:
             setting.NO_RFC7540_PRIORITIES: 1,
         }
     )
-    connection.set_local_window_size(CONNECTION_WINDOW)
+    connection.set_local_window_size(_LARGEST_WINDOW)
     return Session(connection)

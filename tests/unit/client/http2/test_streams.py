@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import (
+    DataFrame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
 
 from streamproxy.client.http2 import Http2Client
 from streamproxy.errors import (
@@ -365,3 +375,40 @@ async def test_an_upload_is_held_by_the_window_and_ends_with_trailers(serve: Ser
     upstream = await serve(speaking(script))
     extensions = {"trailers": lambda: [(b"X-Sum", b"1")]}
     assert await fetch(http2(upstream.url), upstream.url, "POST", content=content(), extensions=extensions) == b"ok"
+
+
+async def test_any_number_of_slow_readers_leave_room_for_another_stream(serve: Serve, http2: MakeClient) -> None:
+    slow = 300
+    piece = 16_384
+
+    async def script(up: Frames) -> None:
+        window = 65_535
+        stream = 0
+        for number in range(slow + 1):
+            while True:
+                frame = await up.frame()
+                if isinstance(frame, HeadersFrame):
+                    stream = frame.stream_id
+                    up.decoder.decode(frame.data, raw=True)
+                    break
+                if isinstance(frame, WindowUpdateFrame) and not frame.stream_id:
+                    window += frame.window_increment
+            await up.send(up.head(stream, OK))
+            if number == slow:
+                break
+            for size in (piece, piece, piece, piece - 1):
+                size = min(size, window)
+                window -= size
+                await up.send(DataFrame(stream, bytes(size)))
+        while window < 5:
+            window += (await up.next(WindowUpdateFrame, 0)).window_increment
+        await up.send(DataFrame(stream, b"quick", flags=["END_STREAM"]))
+
+    upstream = await serve(speaking(script, MAX_CONCURRENT_STREAMS=1000))
+    client = http2(upstream.url)
+    async with AsyncExitStack() as stack:
+        for _ in range(slow):
+            await stack.enter_async_context(client.stream("GET", upstream.url, headers=_HOST))
+        async with asyncio.timeout(5):
+            assert await fetch(client, upstream.url) == b"quick"
+    assert len(upstream.connections) == 1

@@ -360,3 +360,20 @@ async def test_nothing_fails_that_is_called_after_the_end(start: Start, h2: Conn
     go.set()
     await until(lambda: not server.state.tasks, "the application to end")
     assert len(ends) == 3
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_refused_requests_whose_answers_are_not_taken_count_among_the_streams(
+    start: Start, h2: Connect, whole: bool
+) -> None:
+    server = await start(Counter())
+    client = await h2(server.url, window=0)
+    for _ in range(10):
+        frames: list[Frame] = []
+        for _ in range(40):
+            frames += client.head(client.fields(headers=[("host", "another.test")]), end=whole)
+        client.send(*frames)
+    await client.pong()
+    answered = [stream for stream in client.streams.values() if stream.started and not stream.closed]
+    refused = [stream for stream in client.streams.values() if stream.reset == 7]
+    assert (len(answered), len(refused)) == (256, 144)
