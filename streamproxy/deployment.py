@@ -422,6 +422,7 @@ def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> R
         ids=resume.ids == "on" or (resume.ids == "auto" and route.protocol == "http"),
         tallies={result: tallies.of("resumed", route.name, result) for result in RESULTS},
         buffer=min(route.buffer, resume.max_bytes // 2),
+        dialect=DIALECTS[route.protocol],
     )
 
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from streamproxy.config.certificates import unusable_authorities, unusable_pair
 from streamproxy.config.document import Document, Finding
-from streamproxy.config.model import Admin, Route, Server, default_name
+from streamproxy.config.fields import field_at, is_default
+from streamproxy.config.model import Admin, Config, Route, Server, default_name
 from streamproxy.config.redact import Path
 from streamproxy.config.references import has_bare_lines, why_unreadable
 from streamproxy.config.units import is_off
@@ -31,6 +32,10 @@ _FILES = (
     ("routes", "*", "auth", "jwt", "jwks_file"),
 )
 _TLS = {("server", "tls"): "client_ca", ("upstreams", "*", "tls"): "ca"}  # and their key for authorities
+_NOT_OF_EVENTS = (
+    *("share", "reconnect", "resume", "fallback", "retry"),
+    *("rewrite", "usage", "request_headers", "compression"),
+)
 _CONDITIONS = ("path", "methods", "hosts", "headers", "models")
 
 
@@ -52,6 +57,7 @@ def find(document: Document) -> Iterator[Finding]:
     yield from _tokens(document)
     yield from _get_only(document)
     yield from _redis_upstreams(document)
+    yield from _redis_beside_others(document)
     yield from _listeners(document)
     yield from _one_admin(document)
     yield from _missing_files(document)
@@ -129,12 +135,22 @@ def _redis_upstreams(document: Document) -> Iterator[Finding]:
         if is_off(redis) or not isinstance(redis, dict):
             continue
         route = path[:-1]
-        for key in ("share", "reconnect", "resume"):
-            if not is_off(document.get((*route, key))):
+        for key in _NOT_OF_EVENTS:
+            value = document.get((*route, key))
+            if value is not None and not is_default(field_at(Config, ("routes", "*", key)), value):
                 yield Finding((*route, key), "is not for an upstream of events from Redis", at_key=True)
         channel = redis.get("channel")
         if isinstance(channel, str) and "{principal}" in channel:
             yield from _unnamed_clients(document, route)
+
+
+def _redis_beside_others(document: Document) -> Iterator[Finding]:
+    """Events from Redis are all that a route has: they are neither shared out nor fallen back to."""
+    keys = ("upstream.*.name", "upstream.shares.*.name", "fallback", "fallback.*")
+    for path in (path for key in keys for path in document.match(("routes", "*", *key.split(".")))):
+        name = document.get(path)
+        if isinstance(name, str) and not is_off(document.get(("upstreams", name, "redis"))):
+            yield Finding(path, "is an upstream of events from Redis, which has to be the only one of its route")
 
 
 def _unnamed_clients(document: Document, route: Path) -> Iterator[Finding]:

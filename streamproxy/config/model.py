@@ -295,6 +295,12 @@ class Upstream(Section):
             raise ValueError("needs endpoints, or redis in place of them")
         if self.endpoints and self.redis is not None:
             raise ValueError("has endpoints and redis; leave one of the two out")
+        if self.redis is not None:
+            plain = Upstream(endpoints=(Endpoint(url="http://unused"),))
+            others = self.model_fields_set - {"redis", "endpoints"}
+            useless = sorted(key for key in others if getattr(self, key) != getattr(plain, key))
+            if useless:
+                raise ValueError(f"has redis, which has no use for {', '.join(useless)}")
         return self
 
     @model_validator(mode="after")

@@ -332,13 +332,22 @@ def comment(value: object) -> str:
     return raw
 
 
+def _is_redis(url: str) -> bool:
+    """Whether this is the URL of a Redis: a password with ``/``, ``?`` or ``#`` has to be percent-encoded in it."""
+    try:
+        parts = urlsplit(url)
+        return _REDIS.match(url) is not None and (parts.scheme == "unix" or parts.port != 0)
+    except ValueError:
+        return False
+
+
 def store(value: object) -> str:
     """Where streams or counts are kept: ``memory``, or the URL of a Redis. Raises ValueError.
 
     The error does not repeat the value, which may have a password in it.
     """
     raw = text(value)
-    if raw != "memory" and not _REDIS.match(raw):
+    if raw != "memory" and not _is_redis(raw):
         raise ValueError("is not a store: write memory, or the URL of a Redis: redis://, rediss:// or unix://")
     return raw
 
@@ -346,7 +355,7 @@ def store(value: object) -> str:
 def redis_url(value: object) -> str:
     """The URL of a Redis. Raises ValueError, which does not repeat the value: it may have a password in it."""
     raw = text(value)
-    if not _REDIS.match(raw):
+    if not _is_redis(raw):
         raise ValueError("is not the URL of a Redis: write redis://HOST:PORT, rediss:// or unix://")
     return raw
 

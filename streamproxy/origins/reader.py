@@ -9,6 +9,7 @@ from typing import Protocol
 from streamproxy.client.base import ChunkSource
 from streamproxy.errors import ExchangeError, InternalError, ResponseIncomplete, UpstreamError
 from streamproxy.exchange.exchange import Exchange
+from streamproxy.formats.inspector import Inspector
 
 logger = logging.getLogger("streamproxy.origins")
 
@@ -34,15 +35,26 @@ class Recipient(Protocol):
 
 
 class Reader:
-    """Hands what a source has to a recipient, in the read itself where it can."""
+    """Hands what a source has to a recipient, in the read itself where it can.
 
-    __slots__ = ("_exchange", "_limit", "_recipient", "_source", "_task")
+    A ``judge`` follows the bytes, and decides whether a stream that its upstream has closed in good order is complete.
+    """
 
-    def __init__(self, source: ChunkSource, recipient: Recipient, limit: int, exchange: Exchange) -> None:
+    __slots__ = ("_exchange", "_judge", "_limit", "_recipient", "_source", "_task")
+
+    def __init__(
+        self,
+        source: ChunkSource,
+        recipient: Recipient,
+        limit: int,
+        exchange: Exchange,
+        judge: Inspector | None = None,
+    ) -> None:
         self._source = source
         self._recipient = recipient
         self._limit = limit
         self._exchange = exchange
+        self._judge = judge
         self._task = asyncio.get_running_loop().create_task(self._read())
 
     async def stop(self, fault: BaseException | None) -> None:
@@ -63,6 +75,7 @@ class Reader:
         fault: ExchangeError | None = None
         try:
             await self._read_to_end()
+            fault = self._verdict()
         except ExchangeError as error:
             fault = error
         except Exception:
@@ -75,6 +88,7 @@ class Reader:
         while True:
             chunk = source.ready()
             if chunk is not None:
+                self._follow(chunk)
                 recipient.append(chunk)
             elif source.ended:
                 return
@@ -86,6 +100,21 @@ class Reader:
             if not recipient.has_room(limit):
                 await recipient.room(limit)
 
+    def _follow(self, chunk: bytes) -> None:
+        """Show a chunk to the judge, whose own faults must not break the stream."""
+        if self._judge is None:
+            return
+        try:
+            self._judge.feed(chunk)
+        except Exception:
+            logger.exception("exchange %s: its stream is not judged any further", self._exchange.request_id)
+            self._judge = None
+
+    def _verdict(self) -> ExchangeError | None:
+        """Why a stream that its upstream has closed in good order is incomplete all the same."""
+        return self._judge.finish() if self._judge is not None else None
+
     def _take(self, chunk: bytes, framed: bytes) -> bool:
+        self._follow(chunk)
         self._recipient.append(chunk, framed)
         return self._recipient.has_room(self._limit)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamproxy.client.base import ChunkSource
+from streamproxy.dialects.base import Dialect
+from streamproxy.dialects.http import HTTP
 from streamproxy.errors import (
     ClientDisconnected,
     StoppedByOperator,
@@ -26,6 +28,7 @@ from streamproxy.errors import (
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.tally import Tally
+from streamproxy.formats.inspector import Inspector
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.origins.owner import owner_of
 from streamproxy.origins.reader import Reader
@@ -48,6 +51,7 @@ class ResumePlan:
     ids: bool
     tallies: Mapping[str, Tally]  # `streamproxy_resumed_total` of the route, by result
     buffer: int  # bytes that the client that is furthest may be behind before the upstream is held
+    dialect: Dialect = HTTP
 
 
 class NothingToSend(ChunkSource):
@@ -79,11 +83,16 @@ class EmptyResponse(OriginResponse):
 class ReplayedResponse(OriginResponse):
     """A stream from a cursor on."""
 
-    __slots__ = ("_stored",)
+    __slots__ = ("_media", "_stored")
 
     def __init__(self, cursor: Cursor, content_type: bytes, body: StoredBody) -> None:
         super().__init__(200, ResponseFields([(b"content-type", content_type), (CURSOR, cursor.render())]), body)
         self._stored = body
+        self._media = media_type(content_type)
+
+    def inspector(self) -> Inspector | None:
+        """One that only tells events apart: usage and failures belong to the stream's own exchange."""
+        return HTTP.inspector(200, self._media)
 
     async def aclose(self, fault: BaseException | None) -> None:
         self._stored.close()
@@ -104,9 +113,9 @@ class KeptResponse(OriginResponse):
         self._stored = body
         self._reader: Reader | None = None
 
-    def start(self, limit: int) -> None:
-        """Begin to read the upstream."""
-        self._reader = Reader(self._inner.body, self._stream, limit, self._exchange)
+    def start(self, limit: int, judge: Inspector | None) -> None:
+        """Begin to read the upstream. ``judge`` tells whether a stream that ended in good order is complete."""
+        self._reader = Reader(self._inner.body, self._stream, limit, self._exchange, judge)
 
     def on_client_left(self) -> Callable[[], None] | None:
         return self._stored.abandon
@@ -171,6 +180,7 @@ class ResumeOrigin(Origin):
         if stream is None:
             return response  # the store is away: the stream goes on without a cursor
         exchange.stream = stream.name
+        judge = self._judge(call, fields, content_type)
         cursor = Cursor(stream.name, 0)
         changed = (CURSOR, b"content-length") if self._plan.ids and format == "sse" else (CURSOR,)
         fields.kept = [pair for pair in fields.kept if pair[0] not in changed]
@@ -178,8 +188,15 @@ class ResumeOrigin(Origin):
         if len(changed) > 1:
             fields.noted.pop(b"content-length", None)
         kept = KeptResponse(response, stream, stream.read(cursor, self._plan.ids), exchange)
-        kept.start(self._plan.buffer)
+        kept.start(self._plan.buffer, judge)
         return kept
+
+    def _judge(self, call: Call, fields: ResponseFields, content_type: bytes) -> Inspector | None:
+        """Knows the end marker of the route's API; None where no API is spoken."""
+        dialect = self._plan.dialect.for_path(call.downstream.target.path)
+        if not dialect.reads_answers:
+            return None
+        return dialect.inspector(200, media_type(content_type), b"content-length" in fields.noted)
 
     def _owner(self, call: Call) -> Sequence[bytes]:
         """Whose streams they are, as the parts of a digest."""

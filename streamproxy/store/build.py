@@ -58,8 +58,8 @@ class Stores:
         if hub is None:
             try:
                 hub = self._hubs[where] = RedisHub(where, self._on_error)
-            except (ValueError, TypeError) as error:
-                raise StreamproxyError(f"the URL of the store can't be used: {error}") from None
+            except (ValueError, TypeError):  # whose text may have a part of the password
+                raise StreamproxyError("the URL of the store can't be used") from None
         return RedisStore(hub, settings)
 
 
@@ -85,8 +85,8 @@ class Sources:
                     source = StreamEvents(redis.url, self._on_error)
                 else:
                     source = PubSubEvents(redis.url, self._on_error, (redis.event or "").encode())
-            except (ValueError, TypeError) as error:
-                raise StreamproxyError(f"the URL of the Redis can't be used: {error}") from None
+            except (ValueError, TypeError):  # whose text may have a part of the password
+                raise StreamproxyError("the URL of the Redis can't be used") from None
             self._sources[key] = source
         return source
 

@@ -416,3 +416,53 @@ async def test_a_reload_in_the_middle_of_a_stream_cuts_nobody(stack: StartStack,
     conn.go.set()
     for client in (first, second):
         assert (await client.read_rest()).complete
+
+
+def chat(*chunks: bytes) -> list[bytes]:
+    """The events of a chat stream, with its usage in the last."""
+    usage = b'{"object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":60,"completion_tokens":50}}'
+    text = b'{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"x"}}]}'
+    return [b"data: " + line + b"\n\n" for line in (text, usage, *chunks)]
+
+
+async def test_a_replay_is_charged_and_measured_as_no_stream_of_its_own(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(streaming(*chat(b"[DONE]")))
+    limits = {"tokens": {"rate": "300/1h"}}
+    proxy = await stack([resumable(upstream.url) | {"protocol": "openai", "limits": limits}])
+    client = await dial(proxy.url)
+    first = await client.get("/", headers=KEY)
+    for number in range(3):
+        again = await client.get("/", headers=[*KEY, cursor(first.get("x-stream-cursor"), 0)])
+        assert (again.status, again.body, again.complete) == (200, first.body, True)
+        assert (await proxy.end_of(number + 1)).usage is None
+    assert proxy.metric("gen_ai_client_token_usage_sum", gen_ai_token_type="input") == 60
+    assert proxy.metric("gen_ai_client_operation_duration_seconds_count") == 1
+    assert (await client.get("/", headers=KEY)).status == 200  # 110 of 300 tokens are used
+
+
+async def test_a_stream_that_lacks_its_end_marker_is_cut_for_whoever_comes_back(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(streaming(*chat()))
+    proxy = await stack([resumable(upstream.url) | {"protocol": "openai"}])
+    first = await (await dial(proxy.url)).get("/", headers=KEY)
+    assert (first.body, first.complete) == (b"".join(chat()), False)
+    for events in range(3):
+        client = await dial(proxy.url)
+        again = await client.get("/", headers=[*KEY, cursor(first.get("x-stream-cursor"), events)])
+        assert (again.status, again.body, again.complete) == (200, b"".join(chat()[events:]), False)
+
+
+async def test_a_failure_inside_a_stream_is_counted_once_however_often_it_is_replayed(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(streaming(*chat(b'{"error":{"message":"boom","code":500}}', b"[DONE]")))
+    proxy = await stack([resumable(upstream.url) | {"protocol": "openai"}])
+    client = await dial(proxy.url)
+    first = await client.get("/", headers=KEY)
+    again = await client.get("/", headers=[*KEY, cursor(first.get("x-stream-cursor"), 0)])
+    assert again.body == first.body
+    await proxy.end_of(1)
+    assert proxy.metric("streamproxy_error_events_total") == 1

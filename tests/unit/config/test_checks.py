@@ -417,3 +417,31 @@ def test_an_upstream_has_endpoints_or_a_redis() -> None:
     assert "has endpoints and redis; leave one of the two out" in problem
     (event,) = problems(events_of("a", kind="stream", event="x"))
     assert "has event, which is for pubsub" in event
+
+
+def test_events_of_redis_are_all_that_a_route_and_an_upstream_have() -> None:
+    upstreams = "upstreams: {u: {endpoints: [http://a]}, e: {redis: {url: redis://r, channel: a}}}\n"
+    routes_of = "routes: [{path: /a, upstream: u, fallback: [e]}, {path: /b, upstream: [{name: u}, {name: e}]}]\n"
+    found = problems(upstreams + routes_of)
+    why = "'e' is an upstream of events from Redis, which has to be the only one of its route"
+    assert [problem.partition(": ")[2] for problem in found] == [
+        f"routes[0].fallback[0]: {why}",
+        f"routes[1].upstream[1].name: {why}",
+    ]
+    more = upstreams.replace("redis: {", "models: {a: b}, host: preserve, client: auto, redis: {")
+    (problem,) = problems(more + "routes: [{path: /a, upstream: u}]\n")
+    assert "upstreams.e: has redis, which has no use for host, models" in problem
+
+
+@pytest.mark.parametrize("key", ["fallback: [http://b]", "retry: {attempts: 2}", "rewrite: {add_prefix: /b}"])
+def test_what_events_of_redis_have_no_use_for_is_refused(key: str) -> None:
+    (problem,) = problems(events_of("all", key))
+    assert problem.endswith("is not for an upstream of events from Redis")
+
+
+def test_a_password_that_breaks_the_url_of_a_redis_is_not_repeated() -> None:
+    for url in ("redis://user:se#cret@r:6379", "redis://user:se/cret@r:6379"):
+        (problem,) = problems(routes(f"path: /a, resume: {{store: '{url}'}}"))
+        assert problem.endswith(
+            "store: is not a store: write memory, or the URL of a Redis: redis://, rediss:// or unix://"
+        )
