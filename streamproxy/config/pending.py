@@ -1,7 +1,7 @@
-"""Keys of the format that this version refuses unless they say their default.
+"""Keys that the model defines but this version does not support.
 
-A key that was read and then did nothing would be worse than none. Each row is a key that the model has already and
-nothing serves yet; whatever serves it takes the row away.
+Ignoring such a key silently would be worse than refusing it. Each row names a key that must keep its default. The
+change that implements a key removes its row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from streamproxy.config.model import Config
 
 
 class Pending(NamedTuple):
-    """A key as a dotted path, in which ``*`` is any name or place, and what it would be for."""
+    """A key as a dotted path, in which ``*`` is any name or index, and the feature it configures."""
 
     key: str
     what: str
@@ -29,7 +29,7 @@ PENDING = (Pending("routes.*.keepalive.before_headers", "keepalives before the r
 
 
 def find(document: Document) -> Iterator[Finding]:
-    """The keys of a file that ask for what is not there yet."""
+    """Yields the keys of a file that ask for an unsupported feature."""
     for row in PENDING:
         for path in document.match(row.path):
             value = document.get(path)
