@@ -18,6 +18,6 @@ def advice(config: Config) -> Iterator[str]:
         limits = [f"{name}: {value}" for name in _COUNTED if (value := getattr(route.limits, name))]
         if limits:
             yield (
-                f"routes.{route.name}.limits: each of the {workers} workers counts {', '.join(limits)} on its own, "
+                f"routes.{route.name}.limits: each of the {workers} workers counts its own {', '.join(limits)}, "
                 f"so together they allow up to {workers} times as many"
             )
