@@ -1,11 +1,11 @@
-"""Who may use a route.
+"""Authentication of requests.
 
-credentials   where a request carries its credential, and how it is taken out of what goes upstream
-watched       what a file says, read again when it changes
-bearer        fixed tokens
+credentials   where a request carries its credential, and how it is removed from what goes upstream
+watched       files that are reloaded when they change
+bearer        static tokens
 jwt           signed tokens (RFC 7519); needs the extra ``jwt``
-authenticator one check of a request, by all of these
-examine       what of a configuration's credentials cannot be used, before anything is served
+authenticator checks a request with all of these
+examine       finds unusable credentials while the configuration is read
 """
 
 from streamproxy.auth.authenticator import Authenticator, Passed

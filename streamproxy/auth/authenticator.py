@@ -1,4 +1,4 @@
-"""One check of a request: find its credential, ask who it is, and take it out of what goes upstream."""
+"""Authenticates a request: finds its credential, verifies it, and removes it from what goes upstream."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _CHALLENGE_INVALID = f'{_CHALLENGE}, error="invalid_token", error_description="T
 
 
 class Verifier(Protocol):
-    """Knows one kind of credential."""
+    """Verifies one kind of credential."""
 
     def principal(self, token: bytes) -> str | None:
-        """Whose it is; empty when it is valid and names nobody, None when it is none of this kind.
+        """Returns the principal of a credential: empty if valid but unnamed, None if it is not of this kind.
 
-        Raises InvalidCredential for one of this kind that does not let in.
+        Raises InvalidCredential for a credential of this kind that is not valid.
         """
         ...
 
 
 class Passed(NamedTuple):
-    """A request that was let in: who it is from, and how it goes on."""
+    """An authenticated request: its principal, and its headers and query to send upstream."""
 
     principal: str
     headers: Headers
@@ -34,11 +34,12 @@ class Passed(NamedTuple):
 
 
 class Authenticator:
-    """Lets requests in that carry a valid credential in one of the sources.
+    """Authenticates requests that carry a valid credential in one of the sources.
 
-    The first credential that is valid counts, in the order of ``sources``. Unless ``pass_on`` every source is emptied
-    then, not only that one: what else they carry was meant for this proxy too, and an upstream that also knows tokens
-    might take it for somebody else's. One source that carries two credentials is refused for the same reason.
+    The sources are searched in order, and the first valid credential counts. Unless ``pass_on`` is set, every source is
+    then emptied, not only the one that was used: the other credentials were also meant for this proxy, and an upstream
+    that checks tokens itself could take one for another user's. For the same reason, two credentials in one source are
+    refused.
     """
 
     def __init__(self, verifiers: Sequence[Verifier], sources: Sequence[Source], *, pass_on: bool = False) -> None:
@@ -47,7 +48,7 @@ class Authenticator:
         self._pass_on = pass_on
 
     def check(self, headers: Headers, query: bytes | None) -> Passed:
-        """Let a request in. Raises Denied, with the challenge for WWW-Authenticate (RFC 6750 section 3)."""
+        """Authenticates a request. Raises Denied with the challenge for WWW-Authenticate (RFC 6750 section 3)."""
         request = Request(headers, query)
         faults: list[str] = []
         for source in self._sources:

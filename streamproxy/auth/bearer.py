@@ -1,7 +1,7 @@
-"""Fixed bearer tokens (RFC 6750).
+"""Static bearer tokens (RFC 6750).
 
-What is kept of a token is its SHA-256: digests have one length, so that comparing them tells nothing of a token's
-length, and every comparison runs to its end and over all tokens, whether or not one was right already.
+Only the SHA-256 digests of tokens are kept. Digests have equal lengths, so a comparison reveals nothing of a token's
+length. Each check compares all tokens in constant time, whether or not one has matched already.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from streamproxy.config.route import bearer_token
 from streamproxy.config.values import name
 
 
-class Known(NamedTuple):
-    """A token that lets in: its digest, and who its bearer is."""
+class TokenDigest(NamedTuple):
+    """The digest of an accepted token, and the principal of its bearer."""
 
     digest: bytes
     principal: str
 
 
-def known(token: str, owner: str | None = None) -> Known:
-    """A token by its text. Without an ``owner`` its bearer is called by the beginning of its digest.
+def digest_token(token: str, owner: str | None = None) -> TokenDigest:
+    """Returns the digest of a token. Without an ``owner`` the principal is the beginning of the digest.
 
-    Raises ValueError for what can't be a token, which an empty one is; the text is not repeated.
+    Raises ValueError for text that cannot be a token, such as empty text; the message does not contain the text.
     """
     digest = sha256(bearer_token(token).encode()).digest()
-    return Known(digest, f"token:{owner or digest.hex()[:12]}")
+    return TokenDigest(digest, f"token:{owner or digest.hex()[:12]}")
 
 
-def parse_tokens(data: bytes) -> tuple[Known, ...]:
-    """The tokens of a file: one a line, alone or behind a name and white space. ``#`` begins a comment.
+def parse_tokens(data: bytes) -> tuple[TokenDigest, ...]:
+    """Returns the tokens of a file: one a line, alone or after a name and white space. ``#`` begins a comment.
 
-    Raises ValueError with the number of the line that is wrong, and never its text.
+    Raises ValueError with the number of the invalid line, never its text.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -47,21 +47,23 @@ def parse_tokens(data: bytes) -> tuple[Known, ...]:
             raise ValueError(f"line {number} must be a token, or a name and a token")
         if words:
             try:
-                tokens.append(known(words[-1], name(words[0]) if len(words) == 2 else None))
+                tokens.append(digest_token(words[-1], name(words[0]) if len(words) == 2 else None))
             except ValueError as error:
                 raise ValueError(f"line {number} {error}") from None
     return tuple(tokens)
 
 
 class BearerTokens:
-    """Tokens of the configuration and of files, all of which let in."""
+    """Tokens from the configuration and from files; each of them is accepted."""
 
-    def __init__(self, tokens: Iterable[Known], files: Sequence[Callable[[], Iterable[Known]]] = ()) -> None:
+    def __init__(
+        self, tokens: Iterable[TokenDigest], files: Sequence[Callable[[], Iterable[TokenDigest]]] = ()
+    ) -> None:
         self._tokens = tuple(tokens)
         self._files = tuple(files)
 
     def principal(self, token: bytes) -> str | None:
-        """Whose token it is, None for nobody's."""
+        """Returns the principal of a token, or None if the token is unknown."""
         digest = sha256(token).digest()
         found = self._among(digest, self._tokens)
         for tokens in self._files:
@@ -69,7 +71,7 @@ class BearerTokens:
         return found
 
     @staticmethod
-    def _among(digest: bytes, tokens: Iterable[Known]) -> str | None:
+    def _among(digest: bytes, tokens: Iterable[TokenDigest]) -> str | None:
         found = None
         for each in tokens:
             if compare_digest(each.digest, digest):

@@ -1,11 +1,11 @@
-"""From a route's ``auth`` to its authenticator."""
+"""Builds the authenticator of a route from its ``auth`` section."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from streamproxy.auth.authenticator import Authenticator, Verifier
-from streamproxy.auth.bearer import BearerTokens, known, parse_tokens
+from streamproxy.auth.bearer import BearerTokens, digest_token, parse_tokens
 from streamproxy.auth.credentials import FromCookie, FromHeader, FromQuery, Source
 from streamproxy.auth.watched import File, T, Watched
 from streamproxy.config import route as model
@@ -16,9 +16,9 @@ NO_JWT = "needs another package: pip install 'streamproxy[jwt]'"
 
 
 def build_authenticator(auth: model.Auth, open_file: OpenFile) -> Authenticator:
-    """What checks the requests of a route. ``open_file`` gives the file at a path, to be read now and again later.
+    """Returns the authenticator of a route. ``open_file`` opens a file that is read now and again later.
 
-    Raises StreamproxyError when a file cannot be read or understood, or when the package for JWT is missing.
+    Raises StreamproxyError if a file cannot be read or parsed, or if the package for JWT is missing.
     """
     verifiers: list[Verifier] = []
     if auth.bearer is not None:
@@ -29,7 +29,7 @@ def build_authenticator(auth: model.Auth, open_file: OpenFile) -> Authenticator:
 
 
 def _bearer(bearer: model.Bearer, open_file: OpenFile) -> BearerTokens:
-    tokens = [known(entry.token, entry.name) for entry in bearer.tokens if entry.token is not None]
+    tokens = [digest_token(entry.token, entry.name) for entry in bearer.tokens if entry.token is not None]
     files = [_watch(open_file(entry.file), parse_tokens) for entry in bearer.tokens if entry.file is not None]
     return BearerTokens(tokens, files)
 

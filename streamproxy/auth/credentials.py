@@ -1,8 +1,8 @@
-"""Where a request carries its credential, and how the request looks without it.
+"""Finds the credentials of a request, and removes them.
 
-Three places, each a pure function of the headers and the query: the field Authorization with the scheme Bearer
-(RFC 6750 section 2.1), a query parameter and a cookie, which are for browsers' EventSource, since it cannot set fields.
-What is left after a credential was taken out is byte for byte what was there before.
+A credential may be in one of three places: in an Authorization field with the scheme Bearer (RFC 6750 section 2.1), in
+a query parameter, or in a cookie. The last two are for the browser's EventSource, which cannot set header fields. Each
+place is a pure function of the headers and the query. Removing a credential leaves all other bytes unchanged.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from streamproxy.wire.headers import Headers
 
 
 class InvalidCredential(Exception):
-    """A credential that does not let in. The text is for the operator, and says nothing of it but its fault."""
+    """A credential that is not valid. The message is for the operator; it names the fault and not the credential."""
 
 
 class Request(NamedTuple):
-    """The part of a request that may carry a credential. ``query`` is None when there is no question mark."""
+    """The parts of a request that may carry a credential. ``query`` is None if the target has no question mark."""
 
     headers: Headers
     query: bytes | None
 
 
 class Source(Protocol):
-    """A place that may carry a credential."""
+    """A place that may carry credentials."""
 
     def find(self, request: Request) -> list[bytes]:
-        """Every credential that is there, in order."""
+        """Returns every credential in this place, in order."""
         ...
 
     def strip(self, request: Request) -> Request:
-        """The request without them."""
+        """Returns the request without the credentials in this place."""
         ...
 
 
 class FromHeader:
     """``Authorization: Bearer TOKEN``.
 
-    A field with another scheme is no credential here: nothing could check it, and it goes on, to an upstream that asks
-    for Basic, say. White space of any kind ends the scheme, as lenient servers have it.
+    A field with another scheme is not a credential here. It is passed on, because the upstream may use Basic, for
+    example. Any white space ends the scheme, as in lenient servers.
     """
 
     def find(self, request: Request) -> list[bytes]:
@@ -58,7 +58,7 @@ class FromHeader:
 
 
 def _bearer(value: bytes) -> bytes | None:
-    """The token of an Authorization field; a scheme is compared without its case (RFC 9110 section 11.1)."""
+    """Returns the token of an Authorization field. Schemes are case-insensitive (RFC 9110 section 11.1)."""
     words = value.split(None, 1)
     if not words or words[0].lower() != b"bearer":
         return None
@@ -92,7 +92,7 @@ class FromQuery:
 
 
 class FromCookie:
-    """The cookie ``name`` (RFC 6265 section 5.4); a value in double quotes stands for what is between them."""
+    """The cookie ``name`` (RFC 6265 section 5.4). Double quotes around its value are removed."""
 
     def __init__(self, name: str) -> None:
         self._name = name.encode()

@@ -1,7 +1,7 @@
-"""What keeps a route's credentials from being used, found while the configuration is read.
+"""Finds unusable credentials of a route while the configuration is read.
 
-The same parsers as in `streamproxy.auth.build`, so that a file that is good here is good there. That a file cannot be
-read at all is found elsewhere, with the other files of a configuration.
+The parsers are those of `streamproxy.auth.build`, so a file that passes here loads there. Unreadable files are reported
+elsewhere, together with the other files of the configuration.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from streamproxy.config.units import is_off
 
 
 def examine(document: Document, open_file: OpenFile) -> Iterator[Finding]:
-    """Everything that is wrong with tokens, keys and secrets, each at its place in the configuration."""
+    """Yields every problem with tokens, keys and secrets, at its position in the configuration."""
     for path in document.match(("routes", "*", "auth", "bearer", "tokens", "*", "file")):
         yield from _content(document, path, open_file, parse_tokens)
     for path in document.match(("routes", "*", "auth", "jwt")):
@@ -38,7 +38,7 @@ def _signed(document: Document, path: Path, open_file: OpenFile) -> Iterator[Fin
         try:
             secret_keys(secret, algorithms)
         except ValueError as error:
-            if str(error) == ASYMMETRIC:  # what else it may be is said where the section is checked
+            if str(error) == ASYMMETRIC:  # other faults are reported by the checks of the section
                 yield Finding((*path, "secret"), ASYMMETRIC)
 
 

@@ -1,13 +1,13 @@
 """Signed tokens: JSON Web Tokens (RFC 7519) with the signatures of RFC 7515, checked by PyJWT.
 
-Which key may check which algorithm is settled when the keys are read, by the kind of the key: a secret only HS, an RSA
-key only RS and PS, an elliptic curve only its own ES, an Ed25519 key only EdDSA. A token's own ``alg`` chooses among
-those pairs and makes no new ones. So ``none`` is never accepted, and neither is an HS signature made with a public key
+The key decides which algorithms it may verify: a secret only HS, an RSA key only RS and PS, an elliptic-curve key only
+its own ES, an Ed25519 key only EdDSA. This is settled when the keys are read. A token's own ``alg`` selects among these
+pairs and cannot add one. Therefore ``none`` is never accepted, and neither is an HS signature made with a public key
 (RFC 8725 sections 2.1 and 3.1).
 
-Checking a signature costs 30 to 90 µs, about as much as all the rest of a request, and clients send one token many
-times. So the last `REMEMBERED` valid tokens are remembered, by their digests, until they expire or a key changes.
-Only valid ones are: strangers cannot push them out.
+Checking a signature is expensive and clients send the same token many times, so the last `REMEMBERED` valid tokens are
+cached by their digests until they expire or a key changes. Invalid tokens are not cached, so an attacker cannot evict
+valid ones.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _KINDS = {  # by kty and crv (RFC 7518 section 6.1, RFC 8037 section 2)
 }
 _OPTIONS: Options = {"enforce_minimum_key_length": True}
 _TIMES = ("exp", "nbf", "iat")
-_LAST = 2.0**53  # the last second that every reader of JSON knows exactly (RFC 7493 section 2.2)
+_LAST = 2.0**53  # the largest integer that every JSON parser reads exactly (RFC 7493 section 2.2)
 
 
 class Key(NamedTuple):
-    """A key and the one algorithm it is used with; ``kid`` is what a token may call it by."""
+    """A key and the one algorithm it is used with; ``kid`` is the id that tokens select it by."""
 
     kid: str | None
     algorithm: str
@@ -50,17 +50,17 @@ class Key(NamedTuple):
 
 
 class _Valid(NamedTuple):
-    """A token that was valid: whose it is, and until when, in seconds of Unix time."""
+    """A valid token: its principal, and when it expires, in seconds of Unix time."""
 
     principal: str
     until: float
 
 
 def secret_keys(secret: str, algorithms: Collection[str] = ()) -> tuple[Key, ...]:
-    """The keys of a shared secret, for those of ``algorithms`` that take one, or for all of HS.
+    """Returns the keys of a shared secret, one for each of ``algorithms`` that uses a secret, or for all HS algorithms.
 
-    An algorithm whose hash is longer than the secret is left out (RFC 7518 section 3.2). Raises ValueError when none
-    is left, and for a secret that is an asymmetric key, which is no secret, with the rest of a sentence about it.
+    An algorithm with a hash longer than the secret is left out (RFC 7518 section 3.2). Raises ValueError if none is
+    left, and for a secret that is an asymmetric key. The message is the end of a sentence about the secret.
     """
     material = secret.encode()
     keys = []
@@ -78,10 +78,10 @@ def secret_keys(secret: str, algorithms: Collection[str] = ()) -> tuple[Key, ...
 
 
 def parse_jwks(data: bytes, algorithms: Collection[str] = ()) -> tuple[Key, ...]:
-    """The keys of a JWK Set (RFC 7517), each with the algorithms of its kind, less those not in ``algorithms``.
+    """Returns the keys of a JWK Set (RFC 7517), each with the algorithms of its kind that are in ``algorithms``.
 
-    Keys for encryption, and of kinds that nothing here can check, are left out, as section 5 of the RFC wants.
-    Raises ValueError for what is no JWK Set, has a key that is broken, or has none that can be used.
+    Keys for encryption and of unknown kinds are left out, as section 5 of the RFC requires. Raises ValueError for data
+    that is not a JWK Set, that contains a broken key, or that has no usable key.
     """
     try:
         document = json.loads(data)
@@ -111,17 +111,17 @@ def _keys_of(jwk: dict[str, Any], algorithms: Collection[str]) -> Iterator[Key]:
                 too_short = material.Algorithm.check_key_length(material.key)
             except jwt.PyJWTError:
                 raise ValueError(f"its key {kid!r} cannot be read") from None
-            if not too_short:  # a small secret may do for HS256 and not for HS512
+            if not too_short:  # a short secret may suffice for HS256 but not for HS512
                 yield Key(kid if isinstance(kid, str) else None, name, material)
 
 
 class JwtVerifier:
-    """Checks tokens against keys and claims.
+    """Verifies tokens with keys and claims.
 
-    ``keys`` gives the keys of this moment. ``leeway`` is in seconds, for clocks that differ. Without an ``audience`` a
-    token that names one is refused, since it is meant for somebody else (RFC 7519 section 4.1.3); ``exp``, ``nbf`` and
-    ``iat`` are checked where a token has them, and each must be a time. A token without ``exp`` is valid as long as
-    its key is: the RFC makes the claim optional, and who signs without it has asked for that.
+    ``keys`` returns the current keys. ``leeway`` is the tolerance for clock differences in seconds. Without an
+    ``audience``, a token with ``aud`` is refused, since it is meant for another service (RFC 7519 section 4.1.3).
+    ``exp``, ``nbf`` and ``iat`` are checked if present, and each must be a time. A token without ``exp`` is valid as
+    long as its key is: the RFC makes the claim optional, so the issuer has chosen this.
     """
 
     def __init__(
@@ -136,13 +136,13 @@ class JwtVerifier:
         self._issuer = issuer
         self._audience = audience
         self._leeway = leeway
-        self._remembered: dict[bytes, _Valid] = {}  # by the digest of the token, the oldest first
-        self._remembered_with: list[tuple[Key, ...]] = []  # the keys that they were checked with
+        self._remembered: dict[bytes, _Valid] = {}  # by the digest of the token, oldest first
+        self._remembered_with: list[tuple[Key, ...]] = []  # the keys they were verified with
 
     def principal(self, token: bytes) -> str | None:
-        """Whose token it is: its ``sub``; empty when it has none. None for what is no signed token at all.
+        """Returns the ``sub`` of a token, empty if it has none. Returns None if the credential is not a signed token.
 
-        Raises InvalidCredential for one that does not let in.
+        Raises InvalidCredential for a token that is not valid.
         """
         if token.count(b".") != 2:
             return None
@@ -182,11 +182,11 @@ class JwtVerifier:
             try:
                 return self._decode(token, key)
             except jwt.InvalidSignatureError as error:
-                reason = str(error)  # another key of that kind may be the right one
+                reason = str(error)  # another key of the same kind may match
             except jwt.PyJWTError as error:
                 raise InvalidCredential(str(error)) from None
             except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
-                # Signed, and with claims that PyJWT stumbles over: which ones differs between its releases.
+                # PyJWT fails on some claims of signed tokens; which ones depends on its release.
                 raise InvalidCredential(f"its claims cannot be read: {type(error).__name__}") from None
         raise InvalidCredential(reason)
 
@@ -207,16 +207,16 @@ class JwtVerifier:
 
 
 def _is_time(value: object) -> bool:
-    """Whether a claim is a NumericDate: a number, of seconds since 1970 (RFC 7519 section 2). PyJWT takes more."""
+    """Whether a claim is a NumericDate: a number of seconds since 1970 (RFC 7519 section 2). PyJWT accepts more."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LAST
 
 
 def _fits(key: Key, header: dict[str, Any]) -> bool:
-    """Whether a token with this header may have been signed with a key."""
+    """Whether a token with this header may have been signed with the key."""
     kid = header.get("kid")
     return key.algorithm == header.get("alg") and (kid is None or key.kid is None or kid == key.kid)
 
 
 def _same(keys: list[tuple[Key, ...]], others: list[tuple[Key, ...]]) -> bool:
-    """Whether these are the very same keys, not read again since."""
+    """Whether these are the identical key objects, so no file was reloaded."""
     return len(keys) == len(others) and all(one is other for one, other in zip(keys, others, strict=True))

@@ -1,9 +1,8 @@
-"""What a file says, read again when it changes.
+"""Files of tokens and keys that are reloaded when they change.
 
-A file of tokens or keys is replaced while the proxy runs: by hand, by a sidecar, by Kubernetes (which swaps a link).
-Whoever asks gets the newest content that could be understood. The file is looked at (one ``stat``, about 1 µs) when
-somebody asks, and no more than once in `PERIOD`. A new content that cannot be read or understood changes nothing, and
-is reported once.
+Such a file may be replaced while the proxy runs: by hand, by a sidecar, or by Kubernetes, which swaps a symbolic link.
+Each request sees the newest content that could be parsed. The file's metadata is checked on use, at most once in
+`PERIOD`. Content that cannot be read or parsed is logged once and changes nothing.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ T = TypeVar("T")
 
 
 class File(Protocol):
-    """A file, as the top of the program opens it. Both raise OSError."""
+    """A file that can be read again. Both methods raise OSError."""
 
     @property
     def path(self) -> str: ...
 
     def version(self) -> object:
-        """Something that is another when the file has changed."""
+        """Returns an opaque value that changes when the file does."""
         ...
 
     def read(self) -> bytes: ...
 
 
 class Watched(Generic[T]):
-    """What ``parse`` makes of a file. Raises OSError or ValueError when that fails at the beginning."""
+    """The parsed content of a file. The constructor raises OSError or ValueError if it cannot be read or parsed."""
 
     def __init__(self, file: File, parse: Callable[[bytes], T], *, clock: Callable[[], float] = monotonic) -> None:
         self._file = file
@@ -45,7 +44,7 @@ class Watched(Generic[T]):
         self._looked_at = clock()
 
     def __call__(self) -> T:
-        """The newest that could be understood."""
+        """Returns the newest content that could be parsed."""
         now = self._clock()
         if now - self._looked_at >= PERIOD:
             self._looked_at = now
@@ -58,7 +57,7 @@ class Watched(Generic[T]):
             version = self._file.version()
             if version == self._version:
                 return
-            # The version is taken before the content: a change between the two is seen at the next look.
+            # The version is taken before the content: a change between the two is then detected at the next check.
             self._value = self._parse(self._file.read())
         except (OSError, ValueError) as error:
             if version != self._version:

@@ -1,7 +1,7 @@
-"""The configuration: its model, and how a file becomes one.
+"""The configuration model, and the functions that load it from a file.
 
-model      what may be said, typed and frozen, with every default
-load       `load_config` and `parse_config`: a file to a `Config`, or every problem at once
+model      the typed, frozen model of a file, with every default
+load       `load_config` and `parse_config`: return a `Config`, or raise with every problem at once
 schema     the JSON Schema of the file, for editors
 """
 

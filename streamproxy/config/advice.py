@@ -1,4 +1,4 @@
-"""What an operator should know of a configuration that is not wrong."""
+"""Advice about a valid configuration that may not do what the operator expects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _COUNTED = ("max_streams", "max_streams_per_client", "queue")
 
 
 def advice(config: Config) -> Iterator[str]:
-    """One sentence for each thing to know."""
+    """Yields one sentence for each remark."""
     workers = config.server.workers
     if workers == 1:
         return
@@ -19,5 +19,5 @@ def advice(config: Config) -> Iterator[str]:
         if limits:
             yield (
                 f"routes.{route.name}.limits: each of the {workers} workers counts its own {', '.join(limits)}, "
-                f"so that all of them let up to {workers} times as many through"
+                f"so together they allow up to {workers} times as many"
             )

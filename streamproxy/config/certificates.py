@@ -1,4 +1,4 @@
-"""Whether certificate, key and authorities are files that TLS can use, before anything is served with them."""
+"""Checks of certificate, key and CA files before the proxy starts to serve with them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ Key = Literal["cert", "key"]
 
 
 def no_password() -> str:
-    """For ``load_cert_chain``, which asks on the terminal otherwise. Raises ValueError."""
+    """The password callback of ``load_cert_chain``, which would otherwise prompt on the terminal. Raises ValueError."""
     raise ValueError("is encrypted; give a key without a password")
 
 
 def unusable_pair(cert: str, key: str) -> Iterator[tuple[Key, str]]:
-    """What is wrong with a certificate and its private key, both paths of readable PEM files; nothing if they fit."""
+    """Yields what is wrong with a certificate and its private key: the key at fault and a message.
+
+    Both arguments are paths of readable PEM files.
+    """
     if (why := unusable_authorities(cert)) is not None:
         yield "cert", why
         return
@@ -35,7 +38,7 @@ def unusable_pair(cert: str, key: str) -> Iterator[tuple[Key, str]]:
 
 
 def unusable_authorities(path: str) -> str | None:
-    """What is wrong with a PEM file of certificates, None for nothing."""
+    """Returns what is wrong with a PEM file of CA certificates, or None."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
     except ssl.SSLError:

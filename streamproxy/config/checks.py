@@ -1,6 +1,6 @@
-"""What only shows when several keys are looked at together: names, routes in the shadow of others, files.
+"""Checks that concern several keys at once: names, unreachable routes, files.
 
-Each check looks at no more of the file than it needs, so that a mistake elsewhere does not hide what it would find.
+Each check reads only the part of the file that it needs, so a mistake elsewhere does not hide its findings.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FILES = (
     ("routes", "*", "auth", "bearer", "tokens", "*", "file"),
     ("routes", "*", "auth", "jwt", "jwks_file"),
 )
-_TLS = {("server", "tls"): "client_ca", ("upstreams", "*", "tls"): "ca"}  # and their key for authorities
+_TLS = {("server", "tls"): "client_ca", ("upstreams", "*", "tls"): "ca"}  # and their key for CA certificates
 _NOT_OF_EVENTS = (
     *("share", "reconnect", "resume", "fallback", "retry"),
     *("rewrite", "usage", "request_headers", "compression"),
@@ -40,14 +40,14 @@ _CONDITIONS = ("path", "methods", "hosts", "headers", "models")
 
 
 def suggest(word: str, known: Iterable[str], *, otherwise: str) -> str:
-    """The rest of a message about an unknown word: the nearest known one, or all there are."""
+    """Returns the end of a message about an unknown word: the most similar known word, or the list of all of them."""
     words = sorted(known)
     near = difflib.get_close_matches(word, words, n=1)
     return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(words) or 'none'}"
 
 
 def find(document: Document) -> Iterator[Finding]:
-    """Everything that is wrong between the keys of a file."""
+    """Yields every problem between the keys of a file."""
     yield from _unknown_upstreams(document)
     yield from _double_endpoints(document)
     yield from _double_names(document)
@@ -77,7 +77,7 @@ def _unknown_upstreams(document: Document) -> Iterator[Finding]:
 
 
 def _double_endpoints(document: Document) -> Iterator[Finding]:
-    """Metrics, logs and ``hash`` tell the endpoints of an upstream apart by their URLs."""
+    """Metrics, logs and ``hash`` identify the endpoints of an upstream by their URLs, so a URL may occur only once."""
     first: dict[tuple[Path, str], int] = {}
     for path in document.match(("upstreams", "*", "endpoints", "*")):
         endpoint = document.get(path)
@@ -99,7 +99,7 @@ def _has_socket(endpoint: object) -> bool:
 
 
 def _kept_streams(document: Document) -> Iterator[Finding]:
-    """What the streams of ``resume`` need of other keys."""
+    """Checks the keys that ``resume`` depends on."""
     workers = document.get(("server", "workers"))
     for path in document.match(("routes", "*", "resume")):
         resume = document.get(path)
@@ -119,7 +119,7 @@ def _kept_streams(document: Document) -> Iterator[Finding]:
 
 
 def _get_only(document: Document) -> Iterator[Finding]:
-    """Keys that only concern GET, on routes that do not take it."""
+    """Finds keys that only apply to GET on routes that do not accept GET."""
     for name in ("share", "reconnect"):
         for path in document.match(("routes", "*", name)):
             methods = document.get((*path[:-1], "methods"))
@@ -128,7 +128,7 @@ def _get_only(document: Document) -> Iterator[Finding]:
 
 
 def _redis_upstreams(document: Document) -> Iterator[Finding]:
-    """What events from Redis need of the routes, and what they have no use for."""
+    """Checks routes to upstreams of Redis events: the keys they require, and the keys that do not apply to them."""
     for path in document.match(("routes", "*", "upstream")):
         name = document.get(path)
         redis = document.get(("upstreams", name, "redis")) if isinstance(name, str) else None
@@ -154,7 +154,7 @@ def _redis_beside_others(document: Document) -> Iterator[Finding]:
 
 
 def _unnamed_clients(document: Document, route: Path) -> Iterator[Finding]:
-    """``{principal}`` is the name of a token, never the token."""
+    """``{principal}`` is replaced with the name of a token and never with the token, so each token needs a name."""
     if is_off(document.get((*route, "auth"))):
         yield Finding((*route, "upstream"), "has {principal} in its channel, which is nobody without auth on the route")
     for path in document.match(("routes", "*", "auth", "bearer", "tokens", "*")):
@@ -187,7 +187,7 @@ def _double_names(document: Document) -> Iterator[Finding]:
 
 
 def _valid_route(raw: object) -> Route | None:
-    """A route with its conditions only, None when they are wrong."""
+    """Returns a route that has only its conditions, or None if they are invalid."""
     if not isinstance(raw, dict):
         return None
     conditions = {key: raw[key] for key in _CONDITIONS if key in raw}
@@ -217,11 +217,11 @@ def _and(lines: list[int]) -> str:
 
 
 def _takers(route: Route, earlier: list[tuple[int, Route]]) -> list[int]:
-    """The lines of the earlier routes that take all that a route could match; none when something is left for it.
+    """Returns the lines of the earlier routes that together match everything a route could match, or no lines.
 
-    A route is taken apart into single paths, methods and hosts, and one earlier route must cover each combination. What
-    only several together cover within one combination is let through: a route too many is better than a refused one
-    that was needed.
+    A route is split into combinations of one path, method and host, and each combination must be covered by a single
+    earlier route. A combination that only several routes cover together is not reported: missing an unreachable route
+    is better than refusing one that is needed.
     """
     takers: set[int] = set()
     for path, method, host in itertools.product(route.paths, route.methods or (None,), route.hosts or (None,)):
@@ -288,14 +288,14 @@ def _covers_models(other: Route, route: Route) -> bool:
 
 
 def _principals(document: Document) -> Iterator[Finding]:
-    """Whose credential it is can only be known where one is asked for."""
+    """A principal is only known on routes with authentication."""
     for path in document.match(("routes", "*", "limits", "client_key")):
         if document.get(path) == "principal" and is_off(document.get((*path[:2], "auth"))):
             yield Finding(path, "is nobody without auth on the route: set auth, or take client_ip or header:NAME")
 
 
 def _tokens(document: Document) -> Iterator[Finding]:
-    """Only the APIs of models report tokens."""
+    """Only the dialects of model APIs report tokens."""
     for path in document.match(("routes", "*", "limits", "tokens")):
         protocol = document.get((*path[:2], "protocol"))
         if not is_off(document.get(path)) and protocol in (None, "http"):
@@ -313,7 +313,7 @@ def _listen(document: Document, model: type[Server] | type[Admin], section: str)
 
 
 def _listeners(document: Document) -> Iterator[Finding]:
-    """Every address is listened on once; port 0 is another one each time."""
+    """Each address may be listened on once; port 0 is a different port each time."""
     taken: set[Address] = set()
     for section, addresses in (
         ("server", _listen(document, Server, "server")),
@@ -333,7 +333,7 @@ def _listeners(document: Document) -> Iterator[Finding]:
 
 
 def _one_admin(document: Document) -> Iterator[Finding]:
-    """Mounted, the admin pages would be those of the one worker that took the connection."""
+    """A mounted admin page would show only the worker that accepted the connection."""
     given, mount = document.get(("server", "workers")), document.get(("admin", "mount"))
     try:
         workers = 1 if given is None else Server.model_validate({"workers": given}).workers
@@ -354,7 +354,7 @@ def _missing_files(document: Document) -> Iterator[Finding]:
 
 
 def _certificates(document: Document) -> Iterator[Finding]:
-    """A key belongs to its certificate, and authorities are certificates."""
+    """Checks that each key belongs to its certificate, and that CA files contain certificates."""
     for section, authorities in _TLS.items():
         for path in document.match(section):
             cert, key, ca = (_readable(document, (*path, name)) for name in ("cert", "key", authorities))
@@ -366,7 +366,7 @@ def _certificates(document: Document) -> Iterator[Finding]:
 
 
 def _engine(document: Document) -> Iterator[Finding]:
-    """What only our own protocols have."""
+    """Refuses keys that only the built-in protocols support."""
     if document.get(("server", "engine")) != "hypercorn":
         return
     http2 = document.get(("server", "http2"))
@@ -382,7 +382,7 @@ def _engine(document: Document) -> Iterator[Finding]:
 
 
 def _file(document: Document, path: Path) -> str | None:
-    """The path of the file that a key names, None where it names none."""
+    """Returns the path of the file that a key names, or None."""
     value = document.get(path)
     return value if isinstance(value, str) and value and not is_off(value) and "\0" not in value else None
 

@@ -1,9 +1,9 @@
-"""A YAML file as plain data that remembers where everything stood.
+"""A YAML file as plain data that remembers the position of every value.
 
-The file is composed into YAML's nodes and never constructed: every scalar stays the text that it is, and what it means
-is decided by the key that it stands behind. So ``on`` is a switch where a switch is wanted and a text where a text is,
-``1.10`` does not lose its zero, and no tag of YAML creates an object. Only a null (nothing at all, or an unquoted ``~``
-or ``null``) is None. References are replaced in values, scalar by scalar, and never in keys.
+The file is composed into YAML nodes and never constructed: every scalar stays text, and the key it belongs to decides
+its meaning. ``on`` is a switch where a switch is expected and text where text is expected, ``1.10`` keeps its zero, and
+no YAML tag creates an object. Only a null (an empty value, or an unquoted ``~`` or ``null``) becomes None. References
+are replaced in values, one scalar at a time, and never in keys.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge"))
 _MERGE = _TAG + "merge"
 _NULL = _TAG + "null"
-# Values: ten aliases, each a list of ten times the one before, would make ten thousand millions.
+# The limit on repeated values: ten aliases, each a list of ten aliases of the previous, would expand to ten billion.
 _MOST_REPEATED = 100_000
 _BARE_IPV6 = re.compile(r"(?<![\"'])\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]:[0-9]")
 
 
 class Mark(NamedTuple):
-    """A position, counted from 1."""
+    """A position; line and column count from 1."""
 
     line: int
     column: int
 
 
 class Finding(NamedTuple):
-    """Something wrong at a path: ``message`` continues a sentence that begins with the value or key there."""
+    """A problem at a path. ``message`` continues a sentence that begins with the value or key at the path."""
 
     path: Path
     message: str
-    mark: Mark | None = None  # where, when the value at the path is not what is wrong
-    at_key: bool = False  # the key is meant and not its value
-    final: bool = True  # nothing else needs to be said about the path
+    mark: Mark | None = None  # the position, if it is not that of the value
+    at_key: bool = False  # the problem is the key, not its value
+    final: bool = True  # suppresses further findings about the path
 
 
 class Document:
-    """The data of a file (dict, list, str, None), the positions of values and keys, and what was wrong on the way."""
+    """The data of a file (dict, list, str, None), the positions of its values and keys, and its problems."""
 
     def __init__(self) -> None:
         self.data: Any = None
         self.values: dict[Path, Mark] = {}
         self.keys: dict[Path, Mark] = {}
-        self.outside: dict[Path, str] = {}  # values with something from outside the file: as the file has them
+        self.outside: dict[Path, str] = {}  # values with references, as written in the file
         self.findings: list[Finding] = []
 
     def position(self, path: Path, *, at_key: bool = False) -> Mark:
-        """Where a path stands; of one that is not in the file, where the part of it stands that is."""
+        """Returns the position of a path, or of its longest prefix that is in the file."""
         if at_key and path in self.keys:
             return self.keys[path]
         while path and path not in self.values:
@@ -62,13 +62,13 @@ class Document:
         return self.values.get(path, Mark(1, 1))
 
     def known(self, path: Path) -> Path:
-        """The part of a path that is in the file."""
+        """Returns the longest prefix of a path that is in the file."""
         while path and path not in self.values:
             path = path[:-1]
         return path
 
     def get(self, path: Path) -> Any:
-        """The value at a path, None where there is none."""
+        """Returns the value at a path, or None if there is none."""
         value = self.data
         for part in path:
             if isinstance(value, str):
@@ -80,7 +80,7 @@ class Document:
         return value
 
     def match(self, pattern: tuple[str, ...]) -> Iterator[Path]:
-        """The paths in the file that fit a pattern, in which ``*`` is any key and any place in a list."""
+        """Yields the paths in the file that match a pattern; ``*`` matches any key and any list index."""
         paths: list[Path] = [()]
         for want in pattern:
             paths = [(*path, part) for path in paths for part in _parts(self.get(path)) if want in ("*", part)]
@@ -95,7 +95,7 @@ def _parts(value: object) -> Iterator[str | int]:
 
 
 def read(text: str, references: References) -> Document:
-    """Read YAML. What is wrong with the YAML itself is a finding, too, and the data is None then."""
+    """Reads YAML. A syntax error is also a finding, and the data is then None."""
     document = Document()
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -133,7 +133,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> Finding:
 
 
 class _TooMuchRepeated(Exception):
-    """Aliases make more of the file than it can mean."""
+    """Aliases repeat more values than a reasonable file contains."""
 
     def __init__(self, mark: Mark) -> None:
         super().__init__()
@@ -141,12 +141,12 @@ class _TooMuchRepeated(Exception):
 
 
 class _Reader:
-    """Turns nodes into data, and writes positions and findings into a document."""
+    """Converts nodes into data, and records positions and findings in a document."""
 
     def __init__(self, document: Document, references: References) -> None:
         self._document = document
         self._references = references
-        self._open: list[yaml.Node] = []  # the nodes that are being read, to notice one that contains itself
+        self._open: list[yaml.Node] = []  # the nodes being read, to detect one that contains itself
         self._seen: set[yaml.Node] = set()
         self._repeated = 0
 
@@ -214,7 +214,7 @@ class _Reader:
         return data
 
     def _merge(self, node: yaml.Node, path: Path, data: dict[str, Any]) -> None:
-        """YAML's ``<<``: the keys of other mappings, where the mapping itself does not have them."""
+        """YAML's ``<<`` key: adds the keys of other mappings that the mapping does not have itself."""
         if any(node is outer for outer in self._open):
             self._find(path, "contains itself")
             return

@@ -1,4 +1,4 @@
-"""Which model and which field a path of the file belongs to."""
+"""Finds the model and the field that a path of the file belongs to."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from streamproxy.config.section import Section
 
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The fields of a model by their keys in a file."""
+    """Returns the fields of a model by their keys in a file."""
     return {info.alias or name: info for name, info in model.model_fields.items()}
 
 
 def models_in(annotation: Any) -> Iterator[type[Section]]:
-    """The models that an annotation mentions."""
+    """Yields the models that an annotation mentions."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     for argument in get_args(annotation):
@@ -26,12 +26,12 @@ def models_in(annotation: Any) -> Iterator[type[Section]]:
 
 
 def is_collection(annotation: Any) -> bool:
-    """Whether an annotation is that of a list or of a mapping with keys of the user's own."""
+    """Whether an annotation is a list, or a mapping with user-defined keys."""
     return getattr(annotation, "__origin__", None) in (tuple, dict)
 
 
 def model_at(root: type[Section], path: Path) -> type[Section] | None:
-    """The model of the mapping at a path; ``*`` stands for any key or place. None when there is no model."""
+    """Returns the model of the mapping at a path, or None; ``*`` stands for any key or list index."""
     model: type[Section] | None = root
     parts = list(path)
     while parts and model is not None:
@@ -45,7 +45,7 @@ def model_at(root: type[Section], path: Path) -> type[Section] | None:
 
 
 def field_at(root: type[Section], path: Path) -> FieldInfo:
-    """The field at the end of a path of keys. Raises KeyError for a path that the model does not have."""
+    """Returns the field at the end of a path of keys. Raises KeyError if the model has no such path."""
     model = model_at(root, path[:-1])
     if model is None:
         raise KeyError(path)
@@ -53,7 +53,7 @@ def field_at(root: type[Section], path: Path) -> FieldInfo:
 
 
 def is_default(info: FieldInfo, value: object) -> bool:
-    """Whether a value of the file means the same as the field's default."""
+    """Whether a value in the file is equivalent to the field's default."""
     adapter: TypeAdapter[Any] = TypeAdapter(info.rebuild_annotation())
     try:
         return bool(adapter.validate_python(value) == default_of(info))
@@ -62,6 +62,6 @@ def is_default(info: FieldInfo, value: object) -> bool:
 
 
 def default_of(info: FieldInfo) -> Any:
-    """A field's default, as Python sees it."""
+    """Returns a field's default as a Python value."""
     adapter: TypeAdapter[Any] = TypeAdapter(info.rebuild_annotation())
     return adapter.validate_python(info.get_default(call_default_factory=True, validated_data={}))

@@ -1,9 +1,8 @@
-"""From a file to a `Config`, or to every problem of the file at once.
+"""Loads a file into a `Config`, or reports every problem of the file at once.
 
-A file goes through three readers, each of which finds what it can and leaves the rest to the next: the document (YAML,
-duplicate keys, references), the model (keys and values), and the checks between keys, to
-which whoever will use the configuration may add. A value that an earlier reader found fault with is not complained
-about again by a later one.
+A file passes through three stages: the document (YAML, duplicate keys, references), the model (keys and values), and
+the checks between keys. Callers may add checks to the last stage. Each stage reports what it finds, and a value that an
+earlier stage reported is not reported again by a later one.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from streamproxy.config.redact import Path, is_secret
 from streamproxy.config.references import References
 from streamproxy.errors import ConfigError, Problem
 
-# A value is repeated in a message only when it looks as harmless as a duration, a name or an address.
+# A message repeats a value only if it looks as harmless as a duration, a name or an address.
 _HARMLESS = re.compile(r"[\w .,:/*%\[\]-]{1,60}")
-# A long run of letters and digits may be a key that was put into the wrong place.
+# A long run of letters and digits may be a secret in the wrong place.
 _LIKE_A_KEY = re.compile(r"[A-Za-z0-9_-]{24,}")
-_PREDICATES = ("is ", "has ", "must ", "can")  # messages that continue a sentence that begins with the value
+_PREDICATES = ("is ", "has ", "must ", "can")  # how messages begin that follow the value
 _WANTED = {
     "tuple_type": "must be a list",
     "list_type": "must be a list",
@@ -46,10 +45,10 @@ def _nothing_more(document: Document) -> Iterable[Finding]:
 def load_config(
     path: str | pathlib.Path, environ: Mapping[str, str] | None = None, *, examine: Examine = _nothing_more
 ) -> Config:
-    """Read a configuration file. ``environ`` has the variables that ``${NAME}`` stands for; None is none at all.
+    """Reads a configuration file. ``environ`` holds the variables for ``${NAME}``; None means no variables.
 
-    ``examine`` gives what else is wrong with a document, by the lights of whoever will use it. Raises ConfigError, with
-    every problem of the file.
+    ``examine`` returns further findings about a document from the parts that will use it. Raises ConfigError with every
+    problem of the file.
     """
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
@@ -63,9 +62,9 @@ def load_config(
 def parse_config(
     text: str, *, name: str, environ: Mapping[str, str] | None = None, examine: Examine = _nothing_more
 ) -> Config:
-    """Parse the text of a configuration file. ``name`` stands in messages, the rest is as for `load_config`.
+    """Parses the text of a configuration file. ``name`` is shown in messages; the rest is as in `load_config`.
 
-    Raises ConfigError, with every problem of the text.
+    Raises ConfigError with every problem of the text.
     """
     document = read(text, References(environ or {}))
     if not isinstance(document.data, dict):
@@ -86,7 +85,7 @@ def _no_mapping(document: Document) -> Finding:
 
 
 def _name_routes(document: Document) -> None:
-    """Call a route without a name as its path stands in the file: what ``${...}`` brings in stays out of metrics."""
+    """Names a route without a name after its path as written, so that values from ``${...}`` stay out of metrics."""
     for path in document.match(("routes", "*")):
         route = document.get(path)
         if isinstance(route, dict) and "name" not in route:
@@ -130,7 +129,7 @@ def _model_findings(error: ValidationError, document: Document) -> Iterator[Find
         else:
             path = document.known(location)
             if location[0] == "routes" and location[2:] == ("name",) and document.get(location) is None:
-                continue  # the route has no name, and its path is what is wrong
+                continue  # the default name is derived from the path, which is invalid
             yield Finding(path, _message(details, path))
 
 
@@ -162,7 +161,7 @@ def _problem(finding: Finding, document: Document, name: str) -> Problem:
 
 
 def _shown(path: Path, document: Document) -> str:
-    """The value at a path, to begin a message with, unless it is long, odd, or may be a secret."""
+    """Returns the value at a path to begin a message with; empty if it is long, unusual or may be a secret."""
     value = document.get(path)
     if not isinstance(value, str) or path in document.outside or is_secret(path):
         return ""
@@ -172,6 +171,6 @@ def _shown(path: Path, document: Document) -> str:
 
 
 def _dotted(path: Path) -> str:
-    """``routes[0].timeouts.idle``."""
+    """Formats a path as ``routes[0].timeouts.idle``."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")

@@ -1,8 +1,8 @@
-"""The configuration: what may be said, and every default.
+"""The configuration model: every key and its default.
 
-An attribute is named as its key in the file. Durations are float seconds and sizes int bytes; None is ``off``. Defaults
-are written as in a file and parsed like one. Models are frozen: a `Config` is read once and never changed. In one made
-by `streamproxy.config.load_config`, ``route.upstreams`` are always keys of ``config.upstreams``.
+Attributes have the names of the keys in the file. Durations are float seconds, sizes are int bytes, and None means
+``off``. Defaults are written as in a file and parsed the same way. Models are frozen: a `Config` is read once and never
+changed. In a config from `streamproxy.config.load_config`, ``route.upstreams`` are always keys of ``config.upstreams``.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from streamproxy.config.tracing import Tracing
 
 
 class ServerTls(Section):
-    """TLS of the main listener; the paths are those of PEM files."""
+    """TLS of the main listener; paths of PEM files."""
 
     cert: t.FilePath = Field(description="the certificate, with its chain")
     key: t.FilePath = Field(description="the private key")
-    client_ca: t.OptionalFile = setting(None, "authorities whose client certificates are asked for")
+    client_ca: t.OptionalFile = setting(None, "CA certificates for client authentication")
 
 
 class Server(Section):
@@ -44,69 +44,69 @@ class Server(Section):
     listen: t.Listen = setting("127.0.0.1:8080", "host:port, [v6]:port, unix:/path.sock, or a list of them")
     engine: Literal["uvicorn", "hypercorn"] = setting("uvicorn", "the ASGI server")
     workers: t.Count = setting(1, "processes")
-    tls: Annotated[ServerTls | None, OrOff] = setting(None, "serve TLS; off: plain HTTP")
-    http2: t.Switch = setting("on", "HTTP/2, by ALPN over TLS and by prior knowledge without; hypercorn has none")
+    tls: Annotated[ServerTls | None, OrOff] = setting(None, "TLS; off: plain HTTP")
+    http2: t.Switch = setting("on", "HTTP/2, by ALPN with TLS and by prior knowledge without; not with hypercorn")
     proxy_protocol: t.Networks = setting(
-        [], "networks whose connections must begin with a PROXY header, version 1 or 2; nobody else's may"
+        [], "networks whose connections must begin with a PROXY header (version 1 or 2); others must not"
     )
-    trusted_proxies: t.Networks = setting([], "networks whose X-Forwarded-* fields are believed")
-    max_header_size: t.Size = setting("64KiB", "the largest request head")
-    max_connections: t.Count = setting(10000, "past it, connections wait in the listen queue")
-    head_timeout: t.Timeout = setting("30s", "for a client to finish its request head")
-    keepalive_timeout: t.Timeout = setting("75s", "for an idle client connection")
-    drain_timeout: t.Timeout = setting("30s", "how long streams may go on after SIGTERM; off: until they end")
-    drain_delay: t.Duration = setting("0s", "stay open, but not ready, this long first")
+    trusted_proxies: t.Networks = setting([], "networks whose X-Forwarded-* headers are trusted")
+    max_header_size: t.Size = setting("64KiB", "the maximum size of a request head")
+    max_connections: t.Count = setting(10000, "the maximum number of connections; more wait in the listen queue")
+    head_timeout: t.Timeout = setting("30s", "how long a client may take to send a request head")
+    keepalive_timeout: t.Timeout = setting("75s", "how long an idle client connection stays open")
+    drain_timeout: t.Timeout = setting("30s", "how long streams may continue after SIGTERM; off: until they end")
+    drain_delay: t.Duration = setting("0s", "how long to accept requests while not ready, before the drain begins")
 
     @model_validator(mode="before")
     @classmethod
     def _has_no_http2(cls, values: Any) -> Any:
-        """The default under hypercorn is off."""
+        """With hypercorn, the default is off."""
         if isinstance(values, dict) and values.get("engine") == "hypercorn" and "http2" not in values:
             return {**values, "http2": "off"}
         return values
 
     @property
     def serves_http2(self) -> bool:
-        """Whether HTTP/2 is spoken to clients."""
+        """Whether clients may use HTTP/2."""
         return self.http2 and self.engine == "uvicorn"
 
 
 class Admin(Section):
     """The admin listener: metrics, health, live streams."""
 
-    listen: t.ListenOrOff = setting("127.0.0.1:9090", "off, or as server.listen")
+    listen: t.ListenOrOff = setting("127.0.0.1:9090", "an address as in server.listen, or off")
     mount: t.OptionalPrefix = setting(
-        "off", "a path prefix on the main listener, for servers that run the app themselves"
+        "off", "a path prefix on the main listener, for an ASGI server that runs the app itself"
     )
-    hosts: t.Hosts = setting(
-        [], "names that its page, streams and commands may be asked by, beside its own, localhost and addresses"
-    )
+    hosts: t.Hosts = setting([], "further Host names under which the page, streams and commands are served")
     token: Annotated[
         str | None,
         BeforeValidator(t.off_or(bearer_token)),
         WithJsonSchema({"anyOf": [{"type": "string"}, t.OFF_SCHEMA]}),
     ] = Field(
         default=None,
-        description="asked as a bearer token for everything but /metrics, /healthz and /readyz",
+        description="bearer token that is required for everything except /metrics, /healthz and /readyz",
         repr=False,
     )
 
 
 class Log(Section):
-    """What is logged, and how."""
+    """Logging."""
 
-    level: Literal["debug", "info", "warning", "error"] = setting("info", "the least that is logged")
-    format: Literal["auto", "console", "json"] = setting("auto", "auto: console on a terminal, else json")
-    access: t.Switch = setting("on", "one line for every exchange, at its end")
+    level: Literal["debug", "info", "warning", "error"] = setting("info", "the lowest level that is logged")
+    format: Literal["auto", "console", "json"] = setting("auto", "auto: console on a terminal, otherwise json")
+    access: t.Switch = setting("on", "one line for each exchange when it ends")
 
 
 class Endpoint(Section):
-    """One server of an upstream; a URL alone is its short form."""
+    """One server of an upstream; a URL alone is the short form."""
 
     url: t.Origin = Field(description="http://host:port or https://host:port")
-    weight: t.Count = setting(1, "its share of the streams")
-    socket: t.SocketPath = setting(None, "a unix socket to connect to instead of the URL's host")
-    resolve: Annotated[Literal["each"] | None, OrOff] = setting("off", "each: an endpoint of every address of the name")
+    weight: t.Count = setting(1, "its relative share of the streams")
+    socket: t.SocketPath = setting(None, "a Unix socket to connect to instead of the URL's host")
+    resolve: Annotated[Literal["each"] | None, OrOff] = setting(
+        "off", "each: one endpoint for each address of the name"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -121,13 +121,13 @@ class Endpoint(Section):
 
 
 class UpstreamTls(Section):
-    """TLS with https endpoints; the paths are those of PEM files."""
+    """TLS with https endpoints; paths of PEM files."""
 
-    ca: t.OptionalFile = setting("off", "authorities to trust instead of the system's")
+    ca: t.OptionalFile = setting("off", "CA certificates to trust instead of the system's")
     cert: t.OptionalFile = setting("off", "a client certificate")
     key: t.OptionalFile = setting("off", "its private key")
-    server_name: t.OptionalText = setting("off", "the name in SNI and in the certificate, instead of the URL's host")
-    verify: t.Switch = setting("on", "whether the certificate is checked")
+    server_name: t.OptionalText = setting("off", "the name for SNI and certificate checks, instead of the URL's host")
+    verify: t.Switch = setting("on", "verify the certificate")
 
     @model_validator(mode="after")
     def _pair(self) -> UpstreamTls:
@@ -137,52 +137,54 @@ class UpstreamTls(Section):
 
 
 class Connections(Section):
-    """The connections to each endpoint."""
+    """The connection pool of each endpoint."""
 
-    max: t.Count = setting(10000, "at most so many at once")
-    max_idle: t.Number = setting(100, "kept for further requests")
-    idle_timeout: t.Timeout = setting("30s", "how long they are kept")
+    max: t.Count = setting(10000, "the maximum number of connections")
+    max_idle: t.Number = setting(100, "the maximum number of idle connections kept open")
+    idle_timeout: t.Timeout = setting("30s", "how long an idle connection is kept")
 
 
 class Health(Section):
-    """Active probes."""
+    """Active health checks."""
 
-    path: Annotated[str, BeforeValidator(values.route_path)] = setting("/health", "what is asked for")
-    interval: t.Interval = setting("5s", "between two probes")
-    timeout: t.Interval = setting("2s", "for the answer")
-    healthy_after: t.Count = setting(2, "good probes in a row")
-    unhealthy_after: t.Count = setting(3, "bad probes in a row")
-    status: Annotated[tuple[t.FinalStatus, ...], BeforeValidator(t.some)] = setting([200], "the statuses that are good")
+    path: Annotated[str, BeforeValidator(values.route_path)] = setting("/health", "the path to request")
+    interval: t.Interval = setting("5s", "the time between two probes")
+    timeout: t.Interval = setting("2s", "how long to wait for the response")
+    healthy_after: t.Count = setting(2, "successful probes in a row until an endpoint is healthy")
+    unhealthy_after: t.Count = setting(3, "failed probes in a row until it is unhealthy")
+    status: Annotated[tuple[t.FinalStatus, ...], BeforeValidator(t.some)] = setting(
+        [200], "the status codes of a successful probe"
+    )
 
 
 class Outlier(Section):
-    """Passive ejection of endpoints that fail."""
+    """Passive ejection of failing endpoints."""
 
     consecutive_failures: t.Count = setting(5, "failures in a row until an endpoint is ejected")
-    eject_for: t.Interval = setting("30s", "the first time; it grows")
-    max_ejected_percent: t.Percent = setting(50, "of an upstream's endpoints")
-    error_events: t.Switch = setting("off", "a failure that a stream reports of itself counts, too")
+    eject_for: t.Interval = setting("30s", "how long the first ejection lasts; later ones last longer")
+    max_ejected_percent: t.Percent = setting(50, "the maximum share of an upstream's endpoints")
+    error_events: t.Switch = setting("off", "also count errors that a stream reports in its events")
 
 
 class Hash(Section):
-    """Balancing that keeps a client, session or key on one endpoint."""
+    """Balancing that sends a client, session or key to the same endpoint."""
 
     hash: t.HashSource = Field(description="header:NAME, cookie:NAME, query:NAME or client_ip")
 
 
 class PrefixRing(Section):
-    """How conversations are spread over the endpoints."""
+    """Balancing by a hash of the beginning of a conversation."""
 
-    bytes: t.Size = setting("4KiB", "of a plain prompt, how much of its beginning is hashed")
+    bytes: t.Size = setting("4KiB", "how much of the beginning of a plain prompt is hashed")
     load_factor: Annotated[float, BeforeValidator(values.load_factor), WithJsonSchema(t.FACTOR_SCHEMA)] = setting(
-        1.25, "an endpoint never has more than this times the mean of live streams"
+        1.25, "the maximum load of an endpoint, as a multiple of the mean number of live streams"
     )
 
 
 class Prefix(Section):
-    """Balancing that keeps conversations where their beginning is cached."""
+    """Balancing that sends a conversation to the endpoint that has its beginning in its cache."""
 
-    prefix: PrefixRing = setting({}, "how conversations are spread over the endpoints")
+    prefix: PrefixRing = setting({}, "how conversations are distributed over the endpoints")
 
 
 Policy = Literal["least_streams", "round_robin", "random_two", "least_load"]
@@ -202,23 +204,23 @@ def _balance(value: object) -> object:
 
 
 class LoadSource(Section):
-    """The metrics of an engine that has no name here."""
+    """The names of metrics of an engine that is not built in."""
 
-    path: Annotated[str, BeforeValidator(values.route_path)] = setting("/metrics", "where they are")
-    running: t.MetricName = Field(description="the requests that run")
-    waiting: t.MetricName = Field(description="the requests that wait")
-    cache: t.OptionalMetricName = setting("off", "the share of the cache in use, from 0 to 1")
+    path: Annotated[str, BeforeValidator(values.route_path)] = setting("/metrics", "the path of the metrics")
+    running: t.MetricName = Field(description="the metric of running requests")
+    waiting: t.MetricName = Field(description="the metric of waiting requests")
+    cache: t.OptionalMetricName = setting("off", "the metric of the share of the cache in use, from 0 to 1")
 
 
 class Load(Section):
-    """Where an engine says how much it has to do."""
+    """The load that an engine reports."""
 
     source: Annotated[
         Annotated[Literal["vllm", "sglang", "trtllm", "tgi"], Tag("text")] | Annotated[LoadSource, Tag("mapping")],
         Discriminator(lambda value: "text" if isinstance(value, str) else "mapping"),
     ] = Field(description="vllm, sglang, trtllm, tgi, or a mapping with path, running, waiting and cache")
-    interval: t.Interval = setting("500ms", "between two readings")
-    stale: t.Interval = setting("3s", "the age from which on a reading counts for nothing")
+    interval: t.Interval = setting("500ms", "the time between two readings")
+    stale: t.Interval = setting("3s", "the age at which a reading is ignored")
 
     @model_validator(mode="after")
     def _fresh_at_times(self) -> Load:
@@ -228,32 +230,35 @@ class Load(Section):
 
 
 class Sticky(Section):
-    """Sessions that their endpoint has named."""
+    """Sticky sessions: the endpoint names the session in its response."""
 
-    learn: t.LearnSource = Field(description="header:NAME, the response's field that names a session")
+    learn: t.LearnSource = Field(description="header:NAME, the response header that names the session")
     ttl: t.Interval = setting("1h", "how long a session is kept after its last use")
 
 
 class HeaderRules(Section):
-    """First ``remove`` and ``set`` take fields away, then those of ``set`` and ``add`` come at the end."""
+    """Changes to header fields.
+
+    First the fields of ``remove`` and ``set`` are deleted, then the fields of ``set`` and ``add`` are appended.
+    """
 
     set: t.HeaderValues = Field(default={}, description="replace a field, or add it", repr=False)
-    add: t.HeaderValues = Field(default={}, description="add a field beside those there are", repr=False)
-    remove: t.HeaderNames = setting([], "take fields away")
+    add: t.HeaderValues = Field(default={}, description="add a field and keep existing ones of that name", repr=False)
+    remove: t.HeaderNames = setting([], "remove fields")
 
 
 class RedisSource(Section):
-    """Events that are published in a Redis, in place of endpoints."""
+    """Events that are published in Redis, instead of endpoints."""
 
     url: Annotated[str, BeforeValidator(values.redis_url)] = Field(
         description="redis://, rediss:// or unix://", repr=False
     )
     channel: Annotated[str, BeforeValidator(values.channel)] = Field(
-        description="the channel or stream; {principal}, {path.N}, {query.NAME} and {header.NAME} stand for values"
+        description="the channel or stream; may contain {principal}, {path.N}, {query.NAME} and {header.NAME}"
     )
-    kind: Literal["pubsub", "stream"] = setting("pubsub", "pubsub: what is published; stream: the entries of a stream")
-    event: t.OptionalText = setting("off", "the type of the events of pubsub")
-    max_clients: t.CountLimit = setting("off", "of one process; past it 503")
+    kind: Literal["pubsub", "stream"] = setting("pubsub", "pubsub: published messages; stream: the entries of a stream")
+    event: t.OptionalText = setting("off", "the event type of pubsub messages")
+    max_clients: t.CountLimit = setting("off", "the maximum number of clients of one process; more get 503")
 
     @model_validator(mode="after")
     def _entries_have_types(self) -> RedisSource:
@@ -263,31 +268,31 @@ class RedisSource(Section):
 
 
 class Upstream(Section):
-    """A named group of endpoints, or a Redis."""
+    """A named group of endpoints, or a Redis server."""
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["endpoints"]}, {"required": ["redis"]}]})
 
     endpoints: Annotated[tuple[Endpoint, ...], BeforeValidator(t.one_or_more)] = Field(
         default=(), description="URLs, or mappings with url, weight, socket and resolve"
     )
-    redis: Annotated[RedisSource | None, OrOff] = setting("off", "events from a Redis, in place of endpoints")
-    client: Literal["auto", "native", "httpx"] = setting("auto", "auto: native, unless there is an egress proxy")
+    redis: Annotated[RedisSource | None, OrOff] = setting("off", "events from Redis, instead of endpoints")
+    client: Literal["auto", "native", "httpx"] = setting("auto", "auto: native, or httpx with an egress proxy")
     http2: t.Switch = setting("off", "HTTP/2 with the endpoints: by ALPN over https, by prior knowledge over http")
-    models: t.ModelNames = setting({}, "what a request's model is called here: {name: name here}")
+    models: t.ModelNames = setting({}, "model names to replace in requests: {name: name at this upstream}")
     balance: Annotated[Policy | Hash | Prefix, BeforeValidator(_balance)] = setting(
         "least_streams", "how an endpoint is picked"
     )
-    sticky: Annotated[Sticky | None, OrOff] = setting("off", "sessions that stay on the endpoint that has named them")
-    load: Annotated[Load | None, OrOff] = setting("off", "where the engines say how much they have to do")
+    sticky: Annotated[Sticky | None, OrOff] = setting("off", "sticky sessions, named by the endpoint")
+    load: Annotated[Load | None, OrOff] = setting("off", "the load that the engines report")
     host: t.HostHeader = setting("upstream", "Host: upstream (the URL's), preserve (the client's), or a literal")
     tls: UpstreamTls = setting({}, "TLS with https endpoints")
     proxy: t.ProxyUrl = Field(
         default=None, description="an egress proxy: http://, https://, socks5:// or socks5h://", repr=False
     )
     connections: Connections = setting({}, "the connections to each endpoint")
-    health: Annotated[Health | None, OrOff] = setting("off", "active probes; off: none")
-    outlier: Annotated[Outlier | None, OrOff] = setting({}, "passive ejection of endpoints that fail")
-    request_headers: HeaderRules = setting({}, "changes to what goes to this upstream, after the route's")
+    health: Annotated[Health | None, OrOff] = setting("off", "active health checks")
+    outlier: Annotated[Outlier | None, OrOff] = setting({}, "passive ejection of failing endpoints")
+    request_headers: HeaderRules = setting({}, "changes to requests to this upstream, after those of the route")
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Upstream:
@@ -323,37 +328,35 @@ class Upstream(Section):
 
     @property
     def literal_host(self) -> bytes | None:
-        """What Host says if ``host`` is a text of its own; None for ``upstream`` and ``preserve``."""
+        """The literal value of Host if ``host`` is one; None for ``upstream`` and ``preserve``."""
         return None if self.host in ("upstream", "preserve") else self.host.encode()
 
 
 class Rewrite(Section):
-    """What becomes of the path; both prefixes are without a final slash, empty for none."""
+    """Path rewriting; both prefixes are stored without a final slash and may be empty."""
 
-    strip_prefix: t.Prefix = setting("", "taken away first")
-    add_prefix: t.Prefix = setting("", "put in front then")
+    strip_prefix: t.Prefix = setting("", "the prefix to remove first")
+    add_prefix: t.Prefix = setting("", "the prefix to add afterwards")
 
 
 class Timeouts(Section):
-    """In seconds."""
+    """Timeouts in seconds."""
 
     connect: t.Timeout = setting("5s", "to connect")
-    request: t.Timeout = setting("60s", "between two reads of the request body")
-    first_byte: t.Timeout = setting(
-        "300s", "request sent, until the response head; with retries over all attempts, from the first on"
-    )
+    request: t.Timeout = setting("60s", "between two reads of the request body from the client")
+    first_byte: t.Timeout = setting("300s", "from sending the request to the response head; spans all attempts")
     first_event: t.Timeout = setting(
-        "off", "request sent, until the first event that says something; needs retry.until: first_event"
+        "off", "from sending the request to the first event with content; needs retry.until: first_event"
     )
     idle: t.Timeout = setting("300s", "between two reads of the response body")
-    write: t.Timeout = setting("120s", "a client that takes nothing")
+    write: t.Timeout = setting("120s", "how long a client may accept no data")
     total: t.Timeout = setting("off", "the whole exchange")
 
 
 class Keepalive(Section):
-    """What an idle event stream is sent; a duration alone is its short form."""
+    """Keepalives of idle event streams; a duration alone is the short form."""
 
-    interval: t.Interval = setting("15s", "of silence, until a keepalive is sent")
+    interval: t.Interval = setting("15s", "the silence after which a keepalive is sent")
     comment: Annotated[str, BeforeValidator(values.comment)] = setting("keepalive", "the text of the comment")
     shape: Literal["auto", "block", "line", "blank"] = setting(
         "auto", "block: a comment and a blank line; line: the comment alone; blank: an empty line"
@@ -361,7 +364,7 @@ class Keepalive(Section):
     before_headers: t.Timeout = setting(
         "off", "a request for events is answered, and comments begin, when there is no response head after this long"
     )
-    ndjson: t.Switch = setting("off", "a space at the start of a line of an idle NDJSON stream")
+    ndjson: t.Switch = setting("off", "send a space at the start of a line in an idle NDJSON stream")
 
 
 def _short_keepalive(value: object) -> object:
@@ -371,9 +374,9 @@ def _short_keepalive(value: object) -> object:
 
 
 class WebSocket(Section):
-    """What is done for the WebSockets of a route; on or off alone is its short form."""
+    """WebSocket tunnels; on or off alone is the short form."""
 
-    ping: t.Timeout = setting("off", "silence of both directions until both ends are pinged")
+    ping: t.Timeout = setting("off", "the silence in both directions after which both ends are pinged")
 
 
 def _short_websocket(value: object) -> object:
@@ -394,18 +397,18 @@ RetryOn = Annotated[
 class Retry(Section):
     """Further attempts before the first response byte."""
 
-    attempts: t.Count = setting(1, "with the first")
-    on: tuple[RetryOn, ...] = setting(["connect", "reset", "502", "503", "504"], "what is worth another")
+    attempts: t.Count = setting(1, "the maximum number of attempts, including the first")
+    on: tuple[RetryOn, ...] = setting(["connect", "reset", "502", "503", "504"], "which failures are retried")
     until: Literal["head", "first_event"] = setting(
-        "head", "first_event: hold the response until its stream has said something"
+        "head", "first_event: hold the response until its first event with content"
     )
-    non_idempotent: t.Switch = setting("off", "also POST and its like")
-    buffer: t.Size = setting("1MiB", "the most of a request body that is kept")
-    backoff: t.Duration = setting("100ms", "before the second")
+    non_idempotent: t.Switch = setting("off", "also retry POST and other non-idempotent methods")
+    buffer: t.Size = setting("1MiB", "the maximum size of a request body that is kept for a retry")
+    backoff: t.Duration = setting("100ms", "the pause before the second attempt; doubles each time")
 
 
 def _auto_or_switch(value: object) -> object:
-    """``auto``, or ``on`` and ``off`` in all the ways of YAML."""
+    """Parses ``auto``, or ``on`` and ``off`` in all their YAML spellings."""
     if value == "auto":
         return value
     try:
@@ -415,94 +418,96 @@ def _auto_or_switch(value: object) -> object:
 
 
 class Resume(Section):
-    """Streams of events or lines that a client can come back to."""
+    """Streams of events or lines that a client can resume after a disconnect."""
 
     window: t.Interval = setting("5m", "how long a stream is kept after its end")
-    max_bytes: t.Size = setting("4MiB", "how much of one stream is kept")
-    max_total: t.Size = setting("256MiB", "how much of all streams of the route is kept in memory")
-    grace: t.Duration = setting("30s", "how long the upstream is read on without a client")
+    max_bytes: t.Size = setting("4MiB", "the maximum bytes kept of one stream")
+    max_total: t.Size = setting("256MiB", "the maximum bytes kept in memory for all streams of the route")
+    grace: t.Duration = setting("30s", "how long the upstream is read after the client left")
     ids: Annotated[Literal["auto", "on", "off"], BeforeValidator(_auto_or_switch)] = setting(
-        "auto", "on: write the cursor into each event as its id; auto: with protocol http only"
+        "auto", "on: write the cursor as the id of each event; auto: only with protocol http"
     )
     store: Annotated[str, BeforeValidator(values.store)] = setting("memory", "memory, or redis://host:port/db")
 
 
 class Share(Section):
-    """One upstream stream for several clients."""
+    """One upstream stream shared by several clients."""
 
     key: Annotated[tuple[Literal["path", "query", "principal"], ...], BeforeValidator(t.some)] = setting(
         ["path", "query", "principal"],
-        "what requests of one stream have in common; without principal it is everybody's",
+        "the parts of a request that form the key of a stream; without principal all clients share it",
     )
     slow: Literal["disconnect", "skip"] = setting(
-        "disconnect", "what becomes of a client that lags by more than buffer; skip: it misses whole events"
+        "disconnect", "what happens to a client that lags by more than buffer; skip: it misses whole events"
     )
-    max_clients: t.CountLimit = setting("off", "of one stream; past it 503")
-    linger: t.Duration = setting("0s", "how long the upstream is read on without a client")
+    max_clients: t.CountLimit = setting("off", "the maximum number of clients of a stream; more get 503")
+    linger: t.Duration = setting("0s", "how long the upstream is read after the last client left")
 
 
 class Reconnect(Section):
-    """GET event streams that are asked for again when the upstream breaks them."""
+    """Reconnects the upstream of a GET event stream when it breaks."""
 
-    attempts: t.Count = setting(5, "in a row, without an event between")
-    backoff: t.Duration = setting("1s", "before each, unless the stream's retry field asks for more")
+    attempts: t.Count = setting(5, "the maximum number of attempts in a row without an event")
+    backoff: t.Duration = setting("1s", "the pause before each attempt, unless the stream's retry field asks for more")
     on: Annotated[tuple[Literal["truncated", "end"], ...], BeforeValidator(t.some)] = setting(
-        ["truncated"], "truncated: a stream that broke; end: also one that ended well"
+        ["truncated"], "truncated: after a stream that broke; end: also after one that ended normally"
     )
 
 
 def default_name(route: dict[str, Any]) -> object:
-    """The name of a route that was given none: its first path."""
+    """Returns the default name of a route: its first path."""
     path = route.get("path")
     return path[0] if isinstance(path, list | tuple) and path else path
 
 
 class Route(Section):
-    """What happens to the requests that match it: all of ``path``, ``methods``, ``hosts`` and ``headers``."""
+    """A route. It matches requests that fulfil all of ``path``, ``methods``, ``hosts`` and ``headers``."""
 
-    name: t.Label = Field(default="", description="stands in metrics and logs; its first path when absent")
-    path: t.Paths = Field(description="exact, or a prefix that ends in /*; or a list of them")
+    name: t.Label = Field(default="", description="the name in metrics and logs; defaults to the first path")
+    path: t.Paths = Field(description="an exact path, a prefix that ends in /*, or a list of them")
     methods: t.Methods = setting([], "none: all")
     hosts: t.Hosts = setting([], "api.example, or *.example for every name below; none: all")
     headers: t.HeaderConditions = Field(
-        default={}, description='fields that must be there ("*") or equal a text', repr=False
+        default={}, description='header fields that must be present ("*") or have a value', repr=False
     )
     models: t.Models = setting([], "the model of a JSON body: a name, or a prefix that ends in *; none: all")
     upstream: Annotated[UpstreamChoice, BeforeValidator(short_shares)] = Field(
         description="a name of upstreams, a URL, or shares: [{name: NAME, weight: 95}, …]"
     )
-    fallback: t.UpstreamNames = setting([], "asked in order once the attempts at the one before are spent")
-    rewrite: Rewrite = setting({}, "what becomes of the path")
+    fallback: t.UpstreamNames = setting([], "upstreams to try in order after all attempts at the previous one failed")
+    rewrite: Rewrite = setting({}, "changes to the path")
     protocol: Literal["http", "auto", "openai", "anthropic", "gemini", "ollama"] = setting(
         "http",
-        "the API that passes: the form of errors, what is understood of streams; auto: by path and by what comes",
+        "the API: determines the format of errors and how streams are read; auto: by path and content",
     )
     timeouts: Timeouts = setting({}, "in seconds")
     keepalive: Annotated[Keepalive | None, BeforeValidator(_short_keepalive)] = setting(
         "15s", "a duration, off, or a mapping"
     )
-    buffer: t.Size = setting("64KiB", "the most that is held for a client slower than its upstream")
+    buffer: t.Size = setting("64KiB", "the maximum bytes held for a client that is slower than the upstream")
     compression: Literal["auto", "pass", "identity"] = setting(
-        "auto", "auto: streams are asked for uncompressed; pass: never; identity: always"
+        "auto", "Accept-Encoding: auto: request streams uncompressed; pass: unchanged; identity: always uncompressed"
     )
-    anti_buffering: t.Switch = setting("on", "tell proxies in front to pass streams on at once")
+    anti_buffering: t.Switch = setting("on", "send headers that tell proxies in front not to buffer streams")
     on_disconnect: Literal["cancel", "continue"] = setting("cancel", "continue: read the upstream to its end")
-    on_truncation: Literal["abort", "error_event"] = setting("abort", "error_event: say so in a last event first")
-    request_headers: HeaderRules = setting({}, "changes to what goes upstream")
-    response_headers: HeaderRules = setting({}, "changes to what goes downstream")
-    limits: Limits = setting({}, "how much is let through at once, and how large")
-    retry: Retry = setting({}, "further attempts before the first response byte")
-    auth: Annotated[Auth | None, OrOff] = setting("off", "who may use the route")
-    cors: Annotated[Cors | None, OrOff] = setting("off", "cross-origin requests of browsers")
+    on_truncation: Literal["abort", "error_event"] = setting(
+        "abort", "error_event: first send a final event that reports it"
+    )
+    request_headers: HeaderRules = setting({}, "changes to the request headers")
+    response_headers: HeaderRules = setting({}, "changes to the response headers")
+    limits: Limits = setting({}, "limits on concurrency, rates and sizes")
+    retry: Retry = setting({}, "retries before the first response byte")
+    auth: Annotated[Auth | None, OrOff] = setting("off", "authentication")
+    cors: Annotated[Cors | None, OrOff] = setting("off", "CORS for browsers")
     usage: Annotated[Literal["ask"] | None, OrOff] = setting(
-        "off", "ask: OpenAI completions that stream are asked for their usage, where they don't say so themselves"
+        "off", "ask: request usage from streaming OpenAI completions if the client does not"
     )
     websocket: Annotated[WebSocket | None, BeforeValidator(_short_websocket)] = setting(
         "on", "on, off, or a mapping; off refuses handshakes with 501"
     )
-    resume: Annotated[Resume | None, OrOff] = setting("off", "event streams that can be taken up again")
-    share: Annotated[Share | None, OrOff] = setting("off", "one upstream stream for several clients")
-    reconnect: Annotated[Reconnect | None, OrOff] = setting("off", "ask again for a GET stream that broke")
+    resume: Annotated[Resume | None, OrOff] = setting("off", "event streams that clients can resume")
+    share: Annotated[Share | None, OrOff] = setting("off", "one upstream stream shared by several clients")
+    reconnect: Annotated[Reconnect | None, OrOff] = setting("off", "reconnect a GET stream that broke")
 
     @model_validator(mode="before")
     @classmethod
@@ -524,12 +529,12 @@ class Route(Section):
 
     @property
     def upstreams(self) -> tuple[str, ...]:
-        """The names of all upstreams that may answer."""
+        """The names of all upstreams that may serve the route."""
         return (*(share.name for share in self.shares), *self.fallback)
 
     @property
     def shares(self) -> tuple[UpstreamShare, ...]:
-        """The upstreams that are asked first, each for its share of the requests: one, as a rule."""
+        """The upstreams that share the requests, with their weights; usually one."""
         chosen = self.upstream
         return chosen.shares if isinstance(chosen, Shares) else (UpstreamShare(name=chosen),)
 
@@ -547,15 +552,15 @@ class Route(Section):
 
 
 class Config(Section):
-    """The whole of a file."""
+    """The whole configuration."""
 
     server: Server = setting({}, "the main listener")
     admin: Admin = setting({}, "the admin listener")
-    log: Log = setting({}, "what is logged, and how")
-    tracing: Annotated[Tracing | None, OrOff] = setting("off", "OpenTelemetry spans of every exchange")
+    log: Log = setting({}, "logging")
+    tracing: Annotated[Tracing | None, OrOff] = setting("off", "OpenTelemetry spans for each exchange")
     upstreams: Annotated[dict[t.Name, Upstream], BeforeValidator(t.none_is_empty)] = setting({}, "by name")
     routes: Annotated[tuple[Route, ...], BeforeValidator(t.one_route_or_more)] = Field(
-        description="tried in order; the first that matches serves", json_schema_extra={"minItems": 1}
+        description="tried in order; the first match serves the request", json_schema_extra={"minItems": 1}
     )
 
     _interpolated: frozenset[Path] = PrivateAttr(default=frozenset())
@@ -569,17 +574,17 @@ class Config(Section):
         return self
 
     def hiding(self, interpolated: Iterable[Path]) -> Config:
-        """The same configuration, whose values at these paths came from outside the file and are never shown."""
+        """Returns a copy that never shows the values at these paths, which came from outside the file."""
         copy = self.model_copy()
         copy._interpolated = frozenset(interpolated)
         return copy
 
     def plain(self) -> dict[str, Any]:
-        """The configuration as plain data that a file could hold, secrets and all: every default, None for off."""
+        """Returns the configuration, secrets included, as plain data that a file could hold; None means off."""
         data = self.model_dump(mode="json", by_alias=True)
         data["upstreams"] = {name: value for name, value in data["upstreams"].items() if "://" not in name}
         return data
 
     def redacted(self) -> dict[str, Any]:
-        """The configuration in force as plain data fit for JSON, with secrets as ``***``; durations are seconds."""
+        """Returns the configuration as JSON-compatible data with secrets as ``***``; durations are in seconds."""
         return redact(self.model_dump(mode="json", by_alias=True), self._interpolated)

@@ -1,8 +1,8 @@
-"""What of a configuration may be shown.
+"""Decides which values of a configuration may be shown.
 
-Hidden are: values that came from outside the file (``${...}``), whatever they are; header values, tokens and keys
-that are secrets by their name; the password of a URL. Shown are names and addresses even when they came from outside:
-they stand in metrics and logs, and the grammar of an endpoint's URL leaves no room for a credential.
+Hidden are all values from outside the file (``${...}``), header values, tokens and keys that are secret by name, and
+the passwords of URLs. Names and addresses are shown even if they came from outside: they occur in metrics and logs, and
+the URL of an endpoint cannot contain a credential.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def _public(path: Path) -> bool:
 
 
 def is_secret(path: Path) -> bool:
-    """Whether a value is a secret by the name of its key."""
+    """Whether the name of a key marks its value as a secret."""
     if any(part in _SECRET_KEYS for part in path):
         return True
     if path == ("admin", "token"):
         return True
     if path[:2] == ("tracing", "headers") and len(path) == 3:
-        return True  # the keys of collectors have many names
+        return True  # collectors use many header names for their keys
     return len(path) > 1 and path[-2] in _HEADER_MAPS and _SECRET_HEADER.search(str(path[-1])) is not None
 
 
@@ -71,5 +71,5 @@ def shown_field(name: str, value: str) -> str:
 
 
 def redact(plain: dict[str, Any], outside: Set[Path]) -> dict[str, Any]:
-    """Plain data with its secrets as ``***``; ``outside`` are the paths of values that came from ``${...}``."""
+    """Returns plain data with its secrets as ``***``; ``outside`` has the paths of the values from ``${...}``."""
     return {name: _redact(value, (name,), outside) for name, value in plain.items()}

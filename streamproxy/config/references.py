@@ -1,7 +1,7 @@
 """References inside text: ``${NAME}``, ``${NAME:-default}``, ``${file:/path}``, and ``$$`` for a dollar sign.
 
-They are replaced after the YAML was parsed, so what they stand for is never YAML itself. What they bring in is not
-looked at again: a dollar sign in it is only that.
+References are replaced after YAML was parsed, so their values are never parsed as YAML. Values are not expanded again:
+a dollar sign in a value has no special meaning.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-# The last alternative catches what is meant as a reference and is none.
+# The last alternative catches malformed references.
 _REFERENCE = re.compile(
     r"\$(?:(?P<dollar>\$)"
     r"|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<has_default>:-(?P<default>[^}]*))?\}"
@@ -20,15 +20,15 @@ _REFERENCE = re.compile(
 
 
 class References:
-    """Replaces references from an environment and from files."""
+    """Replaces references with values from the environment and from files."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
 
     def expand(self, text: str) -> tuple[str, bool]:
-        """The text with its references replaced, and whether something from outside is in it now.
+        """Returns the text with its references replaced, and whether it contained any.
 
-        Raises ValueError with a whole sentence, which names the reference and never a value.
+        Raises ValueError with a whole sentence that names the reference and never its value.
         """
         outside = False
 
@@ -58,9 +58,9 @@ class References:
 
 
 def why_unreadable(path: str) -> str | None:
-    """What keeps a file from being read now and again later, None for nothing."""
+    """Returns the reason why a file cannot be read now and again later, or None."""
     try:
-        if Path(path).is_fifo():  # to open it would wait for who writes to it
+        if Path(path).is_fifo():  # opening it would block until a writer opens it
             return "it is a pipe, which is read only once"
         with Path(path).open("rb"):
             return None
@@ -75,7 +75,7 @@ def has_bare_lines(path: str) -> bool:
 
 
 def _content(path: str) -> str:
-    """The content of a file without its final line break. Raises ValueError."""
+    """Returns the content of a file without its final line break. Raises ValueError."""
     try:
         return Path(path).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The sections that say who may use a route, and how much of it: ``limits``, ``auth`` and ``cors``."""
+"""The sections for access to a route: ``limits``, ``auth`` and ``cors``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamproxy.config import values
 from streamproxy.config.section import OrOff, Section, setting
 from streamproxy.wire.headers import TOKEN
 
-# RFC 6454 section 6.2: what a browser sends as Origin. Hosts and schemes are in lower case there.
+# RFC 6454 section 6.2: the Origin that browsers send. Scheme and host are in lower case.
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _BEARER = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 section 2.1
@@ -23,7 +23,7 @@ Algorithm = Literal[
 
 
 def cors_origin(value: object) -> str:
-    """An origin as browsers write it, or ``*``; a default port is dropped, as they do. Raises ValueError."""
+    """Returns an origin as browsers write it, without a default port, or ``*``. Raises ValueError."""
     raw = values.text(value)
     match = _ORIGIN.fullmatch(raw.lower())
     if raw == "*":
@@ -35,7 +35,7 @@ def cors_origin(value: object) -> str:
 
 
 def bearer_token(value: object) -> str:
-    """The text of a bearer token. Raises ValueError, which does not repeat it."""
+    """Returns the text of a bearer token. Raises ValueError; the message does not contain the token."""
     raw = values.text(value)
     if not _BEARER.fullmatch(raw):
         raise ValueError("is not a bearer token: it has letters, digits and -._~+/, may end in =, and is not empty")
@@ -58,36 +58,38 @@ _Parameter = Annotated[
 
 
 class RequestLimit(Section):
-    """How many requests a client may make in a time."""
+    """The rate of requests of one client."""
 
     rate: t.Rate = Field(description="such as 100/1m")
-    burst: t.CountLimit = setting("off", "how many at once; off: as many as the rate's count")
+    burst: t.CountLimit = setting("off", "the maximum burst; off: the count of the rate")
 
 
 class TokenLimit(Section):
-    """How many tokens a client may use in a time, as they are reported."""
+    """The rate of tokens that one client may use, as reported by the upstream."""
 
     rate: t.Rate = Field(description="such as 1000000/1h")
-    count: Literal["total", "input", "output"] = setting("total", "the tokens that count")
+    count: Literal["total", "input", "output"] = setting("total", "which tokens are counted")
 
 
 class Limits(Section):
-    """How much is let through at once, and how large; each process keeps its own count."""
+    """Limits on concurrency, rates and sizes; each process counts on its own."""
 
-    max_streams: t.CountLimit = setting("off", "exchanges of this route at once")
-    max_streams_per_client: t.CountLimit = setting("off", "of one client; past it 429, and no waiting")
-    client_key: t.ClientSource = setting("client_ip", "what a client is: client_ip, header:NAME or principal")
-    queue: t.Number = setting(0, "how many may wait for a place")
-    queue_timeout: t.Timeout = setting("5s", "how long they wait")
-    max_request_body: t.SizeLimit = setting("off", "a larger one gets 413")
-    inspect_body: t.Size = setting("16MiB", "the most of a JSON body that is held to read model and stream from")
-    fair_by: Annotated[Literal["client_key"] | None, OrOff] = setting(
-        "off", "client_key: clients take turns in the queue; off: first come, first served"
+    max_streams: t.CountLimit = setting("off", "the maximum number of concurrent exchanges of the route")
+    max_streams_per_client: t.CountLimit = setting("off", "the maximum for one client; more get 429 without queueing")
+    client_key: t.ClientSource = setting("client_ip", "how clients are identified: client_ip, header:NAME or principal")
+    queue: t.Number = setting(0, "the maximum number of waiting requests")
+    queue_timeout: t.Timeout = setting("5s", "how long a request may wait")
+    max_request_body: t.SizeLimit = setting("off", "the maximum size of a request body; a larger one gets 413")
+    inspect_body: t.Size = setting(
+        "16MiB", "the maximum size of a JSON body that is read for its model and stream fields"
     )
-    priority: t.OptionalHeaderSource = setting("off", "header:NAME, an integer: a higher one is served first")
-    requests: Annotated[RequestLimit | None, OrOff] = setting("off", "how many a client may make in a time")
-    tokens: Annotated[TokenLimit | None, OrOff] = setting("off", "how many tokens a client may use in a time")
-    max_events: t.CountLimit = setting("off", "of one stream, which is cut then")
+    fair_by: Annotated[Literal["client_key"] | None, OrOff] = setting(
+        "off", "client_key: clients take turns in the queue; off: first in, first out"
+    )
+    priority: t.OptionalHeaderSource = setting("off", "header:NAME, an integer; higher values are served first")
+    requests: Annotated[RequestLimit | None, OrOff] = setting("off", "the rate of requests of one client")
+    tokens: Annotated[TokenLimit | None, OrOff] = setting("off", "the rate of tokens of one client")
+    max_events: t.CountLimit = setting("off", "the maximum number of events of a stream, which is then cut")
     store: Literal["memory"] = setting("memory", "where requests and tokens are counted")
 
     @model_validator(mode="after")
@@ -105,14 +107,14 @@ class Limits(Section):
 
 
 class Cors(Section):
-    """Cross-origin requests of browsers."""
+    """CORS: cross-origin requests of browsers."""
 
     origins: Annotated[
         tuple[Annotated[str, BeforeValidator(cors_origin)], ...],
         BeforeValidator(t.one_or_more),
         t.WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
     ] = Field(description="origins such as https://app.example, or *")
-    credentials: t.Switch = setting("off", "whether cookies and Authorization may be sent")
+    credentials: t.Switch = setting("off", "allow cookies and Authorization")
 
     @model_validator(mode="after")
     def _any_origin_is_alone(self) -> Cors:
@@ -124,16 +126,16 @@ class Cors(Section):
 
 
 class Token(Section):
-    """One bearer token, or a file of them; a text alone is a token."""
+    """One bearer token, or a file of tokens; a text alone is a token."""
 
     token: Annotated[str | None, BeforeValidator(lambda value: None if value is None else bearer_token(value))] = Field(
         default=None, description="the token", repr=False
     )
     name: Annotated[str | None, BeforeValidator(lambda value: None if value is None else values.name(value))] = Field(
-        default=None, description="whose it is, for limits.client_key: principal"
+        default=None, description="the principal, for limits.client_key: principal"
     )
     file: t.OptionalFile = setting(
-        "off", "a file with one token, or a name and a token, on each line; read again when it changes"
+        "off", "a file with a token, or a name and a token, on each line; reloaded when it changes"
     )
 
     @model_validator(mode="before")
@@ -151,24 +153,24 @@ class Token(Section):
 
 
 class Bearer(Section):
-    """Fixed tokens."""
+    """Static tokens."""
 
     tokens: Annotated[tuple[Token, ...], BeforeValidator(t.some)] = Field(
-        description="any of them lets in: tokens, {name: NAME, token: TOKEN}, {file: PATH}", repr=False
+        description="the accepted tokens: TOKEN, {name: NAME, token: TOKEN} or {file: PATH}", repr=False
     )
 
 
 class Jwt(Section):
-    """Signed tokens; one without exp is valid as long as its key is."""
+    """Signed tokens; a token without exp is valid as long as its key is."""
 
-    jwks_file: t.OptionalFile = setting("off", "the public keys, a JWK Set; read again when it changes")
+    jwks_file: t.OptionalFile = setting("off", "the public keys, a JWK Set; reloaded when it changes")
     secret: t.OptionalText = Field(default=None, description="the key of HS algorithms, 32 bytes or more", repr=False)
-    issuer: t.OptionalText = setting("off", "what iss must be")
-    audience: t.OptionalText = setting("off", "what aud must have; off: only tokens without aud")
+    issuer: t.OptionalText = setting("off", "the required value of iss")
+    audience: t.OptionalText = setting("off", "the required member of aud; off: only tokens without aud")
     algorithms: Annotated[tuple[Algorithm, ...], BeforeValidator(t.any_number)] = setting(
-        [], "the ones that are accepted; none: those that fit the kinds of the keys"
+        [], "the accepted algorithms; none: those that fit the keys"
     )
-    leeway: t.Duration = setting("30s", "for clocks that differ, in exp, nbf and iat")
+    leeway: t.Duration = setting("30s", "tolerance for clock differences in exp, nbf and iat")
 
     @model_validator(mode="after")
     def _has_keys(self) -> Jwt:
@@ -197,7 +199,7 @@ class TokenSource(Section):
         return self
 
 
-# The tag says which of the two an item is meant to be, so that only that one complains.
+# The tag selects the model of an item, so that only that model reports errors.
 _Source = Annotated[
     Annotated[Literal["header"], Tag("text")] | Annotated[TokenSource, Tag("mapping")],
     Discriminator(lambda value: "text" if isinstance(value, str) else "mapping"),
@@ -205,15 +207,15 @@ _Source = Annotated[
 
 
 class Auth(Section):
-    """Who may use a route."""
+    """Authentication of a route."""
 
     bearer: Annotated[Bearer | None, OrOff] = setting("off", "fixed tokens")
     jwt: Annotated[Jwt | None, OrOff] = setting("off", "signed tokens")
     from_: Annotated[tuple[_Source, ...], BeforeValidator(t.some)] = setting(
-        ["header"], "header, {query: NAME}, {cookie: NAME}: looked at in this order", alias="from"
+        ["header"], "header, {query: NAME}, {cookie: NAME}: searched in this order", alias="from"
     )
     pass_: t.Switch = setting(
-        "off", "whether the upstream sees credentials; off: every source in from is emptied", alias="pass"
+        "off", "pass credentials to the upstream; off: they are removed from every source in from", alias="pass"
     )
 
     @model_validator(mode="after")

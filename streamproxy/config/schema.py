@@ -1,4 +1,4 @@
-"""The JSON Schema (2020-12) of a configuration file: editors complete and check against it.
+"""The JSON Schema (2020-12) of a configuration file, for completion and checks in editors.
 
 It is made from the model. Where a file may say more than the model has, because a value may be short or a reference
 such as ``${PORT}``, the schema says so.
@@ -14,11 +14,11 @@ from typing import Any
 from streamproxy.config import types as t
 from streamproxy.config.model import Config
 
-# Where the schema of the latest version is found: `streamproxy/config/schema.json` is this file of the repository.
+# The URL of the latest version's schema: `streamproxy/config/schema.json` in this repository.
 PUBLISHED = "https://raw.githubusercontent.com/streamproxy/streamproxy/main/streamproxy/config/schema.json"
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-# Models that a scalar may stand for.
+# Models that have a scalar as their short form.
 _SHORT_FORMS: dict[str, dict[str, Any]] = {
     "Endpoint": {"type": "string"},
     "Keepalive": {"type": ["string", "number"]},
@@ -28,7 +28,7 @@ _SHORT_FORMS: dict[str, dict[str, Any]] = {
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema, as plain data fit for JSON."""
+    """Returns the schema as JSON-compatible data."""
     schema = copy.deepcopy(Config.model_json_schema(by_alias=True, mode="validation"))
     definitions: dict[str, Any] = schema["$defs"]
     for name, form in _SHORT_FORMS.items():
@@ -38,7 +38,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _used(schema: dict[str, Any], definitions: dict[str, Any]) -> set[str]:
-    """The definitions that the schema still refers to, directly or through others."""
+    """Returns the definitions that the schema still refers to, directly or indirectly."""
     used: set[str] = set()
     waiting = [{name: part for name, part in schema.items() if name != "$defs"}]
     while waiting:
@@ -50,7 +50,7 @@ def _used(schema: dict[str, Any], definitions: dict[str, Any]) -> set[str]:
 
 
 def _loosened(node: Any) -> Any:
-    """The schema with references allowed where it lists words, and ``off`` where it has null."""
+    """Returns the schema with references allowed beside enums, and ``off`` beside null."""
     if isinstance(node, list):
         return [_loosened(item) for item in node]
     if not isinstance(node, dict):

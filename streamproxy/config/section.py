@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of."""
+"""The base class of all sections of the configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamproxy.config import units
 
 
 def setting(default: object, description: str, *, alias: str | None = None) -> Any:
-    """A key with its default, as it would stand in a file."""
+    """Returns a field with its default as written in a file."""
     return Field(default=default, description=description, alias=alias, validate_default=True)
 
 
@@ -23,7 +23,7 @@ OrOff = BeforeValidator(_none_if_off)
 
 
 class Section(BaseModel):
-    """A mapping of the file: frozen, without unknown keys; null stands for an empty one."""
+    """A mapping in the file: frozen, without unknown keys; null means an empty mapping."""
 
     model_config = ConfigDict(
         frozen=True,

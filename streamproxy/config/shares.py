@@ -1,4 +1,4 @@
-"""What a route names as its upstream: one, or several that share its requests."""
+"""The ``upstream`` of a route: one upstream, or several that share its requests."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from streamproxy.config.section import Section, setting
 
 
 class UpstreamShare(Section):
-    """One of the upstreams that share a route's requests."""
+    """One of several upstreams that share a route's requests."""
 
     name: t.UpstreamName = Field(description="a name of upstreams, or a URL")
-    weight: t.Number = setting(1, "its share of the requests; 0: none")
+    weight: t.Number = setting(1, "its relative share of the requests; 0: none")
 
 
 class Shares(Section):
-    """Upstreams that share a route's requests; a list alone is its short form."""
+    """Upstreams that share a route's requests; a list alone is the short form."""
 
-    shares: Annotated[tuple[UpstreamShare, ...], BeforeValidator(t.some)] = Field(description="with their weights")
+    shares: Annotated[tuple[UpstreamShare, ...], BeforeValidator(t.some)] = Field(
+        description="the upstreams with their weights"
+    )
 
     @model_validator(mode="after")
     def _some_weight(self) -> Shares:
@@ -33,11 +35,11 @@ class Shares(Section):
 
 
 def short_shares(value: object) -> object:
-    """The mapping that a list of shares stands for."""
+    """Expands a list of shares to a mapping."""
     return {"shares": value} if isinstance(value, list | tuple) else value
 
 
-# The tag says which of the two it is meant to be, so that only that one complains.
+# The tag selects the model, so that only that model reports errors.
 UpstreamChoice = Annotated[
     Annotated[t.UpstreamName, Tag("text")] | Annotated[Shares, Tag("mapping")],
     Discriminator(lambda value: "mapping" if isinstance(value, dict | Shares) else "text"),

@@ -1,4 +1,4 @@
-"""The section that says where spans go: ``tracing``."""
+"""The ``tracing`` section: where spans are exported to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamproxy.config.section import Section, setting
 
 
 def collector(value: object) -> str:
-    """The URL of a collector: http or https, with a path or without, without its final slash. Raises ValueError."""
+    """Returns the http or https URL of a collector without its final slash. Raises ValueError."""
     raw = values.text(value)
     parts = urlsplit(raw) if raw.isascii() and raw.isprintable() and " " not in raw else None
     if parts is None or "?" in raw or "#" in raw or "@" in parts.netloc:
@@ -45,11 +45,13 @@ Ratio = Annotated[
 
 
 class Tracing(Section):
-    """OpenTelemetry spans of every exchange; needs the extra ``otel``. No ``OTEL_*`` variable is read."""
+    """OpenTelemetry spans for each exchange; needs the extra ``otel``. ``OTEL_*`` variables are not read."""
 
     endpoint: Annotated[str, BeforeValidator(collector)] = setting(
-        "http://127.0.0.1:4318", "a collector that takes OTLP over HTTP; /v1/traces is put behind it"
+        "http://127.0.0.1:4318", "a collector for OTLP over HTTP; /v1/traces is appended"
     )
-    service_name: t.Label = setting("streamproxy", "service.name of the spans")
-    sample_ratio: Ratio = setting(1, "the share of traces that begin here; a caller has decided about its own")
-    headers: t.HeaderValues = Field(default={}, description="fields of each export, such as a key", repr=False)
+    service_name: t.Label = setting("streamproxy", "the service.name of the spans")
+    sample_ratio: Ratio = setting(1, "the share of new traces that is sampled; a caller's decision is kept")
+    headers: t.HeaderValues = Field(
+        default={}, description="header fields of each export, such as an API key", repr=False
+    )

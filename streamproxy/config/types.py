@@ -1,7 +1,7 @@
-"""The types of the configuration's values: a parser, the form in a file (as JSON Schema) and the form in Python.
+"""The types of the configuration's values: a parser, the JSON Schema of the file's form, and the Python type.
 
-A field says `Timeout` and thereby that it is read from ``15s`` or ``off``, that it is float seconds or None in Python,
-and how an editor checks it.
+For example, the annotation `Timeout` means: written as ``15s`` or ``off`` in a file, float seconds or None in Python,
+and checked accordingly by editors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SIZE_SCHEMA: dict[str, Any] = {"type": ["string", "integer"], "pattern": rf"^{u
 _COUNT_SCHEMA: dict[str, Any] = {"type": ["string", "integer"], "pattern": r"^[0-9]+$|\$\{"}
 FACTOR_SCHEMA: dict[str, Any] = {"type": ["string", "number"]}
 _SWITCH_SCHEMA: dict[str, Any] = {"anyOf": [{"enum": [True, False, "on", "off"]}, REFERENCE_SCHEMA]}
-# YAML's plain scalars that look like numbers or booleans are text here.
+# Plain YAML scalars that look like numbers or booleans are text here.
 _SCALAR_SCHEMA: dict[str, Any] = {"type": ["string", "number", "boolean"]}
 
 
@@ -55,7 +55,7 @@ def _within(least: int, most: int, what: str) -> Parser:
 
 
 def off_or(parser: Parser, off: object = None) -> Parser:
-    """A parser that takes ``off`` too, as the value ``off``."""
+    """Wraps a parser so that it also accepts ``off``, which becomes the value ``off``."""
 
     def parse(value: object) -> Any:
         if units.is_off(value):
@@ -69,7 +69,7 @@ def off_or(parser: Parser, off: object = None) -> Parser:
 
 
 def one_or_more(value: object) -> object:
-    """A list; one text stands for a list of it."""
+    """Returns a list that is not empty; a single text becomes a list of one."""
     if isinstance(value, str | values.Address):
         value = [value]
     if not isinstance(value, list | tuple):
@@ -80,7 +80,7 @@ def one_or_more(value: object) -> object:
 
 
 def some(value: object) -> object:
-    """A list that is not empty."""
+    """Returns a list that is not empty."""
     if not isinstance(value, list | tuple):
         raise ValueError("must be a list")
     if not value:
@@ -89,7 +89,7 @@ def some(value: object) -> object:
 
 
 def one_route_or_more(value: object) -> object:
-    """The list of routes; without one a proxy has nothing to do."""
+    """Returns the list of routes, which must not be empty."""
     if value is not None and not isinstance(value, list | tuple):
         raise ValueError("must be a list of routes")
     if not value:
@@ -98,7 +98,7 @@ def one_route_or_more(value: object) -> object:
 
 
 def any_number(value: object) -> object:
-    """A list that may be empty; one text stands for a list of it, and null for an empty one."""
+    """Returns a list that may be empty; a single text becomes a list of one, and null an empty list."""
     if value is None:
         return []
     return [value] if isinstance(value, str) else value
@@ -111,7 +111,7 @@ def _one_spelling(headers: dict[str, str]) -> dict[str, str]:
 
 
 def none_is_empty(value: object) -> object:
-    """A mapping; null, which is what a key with nothing behind it has, stands for an empty one."""
+    """Returns a mapping; null, the value of a key with nothing after it, becomes an empty mapping."""
     return {} if value is None else value
 
 
@@ -225,7 +225,7 @@ Network = Annotated[
     values.Network, BeforeValidator(values.network), PlainSerializer(str), WithJsonSchema({"type": "string"})
 ]
 
-# Lists, of which one text may stand for a list of it.
+# Lists, in which a single text may stand for a list of one.
 _LIST_SCHEMA: dict[str, Any] = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
 }
@@ -260,7 +260,7 @@ Models = Annotated[
 Networks = Annotated[tuple[Network, ...], BeforeValidator(any_number), WithJsonSchema(_TEXTS_SCHEMA)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(any_number), WithJsonSchema(_TEXTS_SCHEMA)]
 
-# Header fields. Names keep their case; they are compared without it.
+# Header fields. Names keep their case and are compared case-insensitively.
 _HEADERS_SCHEMA: dict[str, Any] = {"type": "object", "additionalProperties": _SCALAR_SCHEMA}
 _HeaderValue = Annotated[str, BeforeValidator(values.header_value)]
 _EditableHeader = Annotated[str, BeforeValidator(values.editable_header)]

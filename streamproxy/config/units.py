@@ -1,7 +1,7 @@
-"""The small languages of the file's values: durations, sizes, switches, counts.
+"""Parsers of durations, sizes, switches and counts.
 
-Every parser takes a value as it stands in a file (text, whatever its quotes) or as Python has it, and raises ValueError
-with the rest of a sentence that begins with the value: "is not a duration: ...".
+Each parser takes a value as written in a file (text) or as a Python value, and raises ValueError with the end of a
+sentence that begins with the value: "is not a duration: ...".
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NOT_A_SIZE = "is not a size: write 64KiB, 10MiB, 1GB or a whole number of bytes
 
 
 def is_off(value: object) -> bool:
-    """Whether a value says ``off``, in any of the ways that YAML 1.1 has for it."""
+    """Whether a value means ``off``, in any of its YAML 1.1 spellings."""
     return value is None or value is False or (isinstance(value, str) and value.lower() in _OFF)
 
 
@@ -53,19 +53,19 @@ def _text_of_number(value: object, problem: str) -> str:
 
 
 def duration(value: object) -> float:
-    """Seconds of ``15s`` and its like. Raises ValueError."""
+    """Returns a duration such as ``15s`` in seconds. Raises ValueError."""
     if isinstance(value, float) and value >= 0 and value != float("inf"):
         return value
     match = _DURATION.fullmatch(_text_of_number(value, _NOT_A_DURATION))
     if match is None:
         raise ValueError(_NOT_A_DURATION)
-    # Divided, not multiplied by 0.001: 3ms is 0.003 and not a neighbour of it.
+    # Divided, not multiplied by 0.001, so that 3ms is exactly 0.003.
     number = float(match[1])
     return number / 1000 if match[2] == "ms" else number * _SECONDS[match[2]]
 
 
 def size(value: object) -> int:
-    """Bytes of ``64KiB`` and its like. Raises ValueError."""
+    """Returns a size such as ``64KiB`` in bytes. Raises ValueError."""
     match = _SIZE.fullmatch(_text_of_number(value, _NOT_A_SIZE))
     if match is None:
         raise ValueError(_NOT_A_SIZE)
@@ -77,7 +77,7 @@ def size(value: object) -> int:
 
 
 def switch(value: object) -> bool:
-    """True for ``on``, False for ``off``. Raises ValueError."""
+    """Returns True for ``on`` and False for ``off``. Raises ValueError."""
     if value is True or (isinstance(value, str) and value.lower() in _ON):
         return True
     if value is not None and is_off(value):
@@ -86,7 +86,7 @@ def switch(value: object) -> bool:
 
 
 def count(value: object) -> int:
-    """A whole number of at least 0. Raises ValueError."""
+    """Returns a whole number of at least 0. Raises ValueError."""
     problem = "is not a whole number"
     digits = _text_of_number(value, problem)
     if not re.fullmatch(r"[0-9]+(_[0-9]+)*", digits):
@@ -95,7 +95,7 @@ def count(value: object) -> int:
 
 
 class Rate(NamedTuple):
-    """So many in so many seconds."""
+    """A count per period in seconds."""
 
     amount: int
     seconds: float
@@ -105,7 +105,7 @@ class Rate(NamedTuple):
 
 
 def rate(value: object) -> Rate:
-    """``100/1m`` and its like: a count of at least 1, a period of more than 0 and at most a day. Raises ValueError."""
+    """Parses a rate such as ``100/1m``: a count of at least 1, and a period of at most a day. Raises ValueError."""
     if isinstance(value, Rate):
         return value
     match = _RATE.fullmatch(value) if isinstance(value, str) else None

@@ -1,7 +1,7 @@
-"""The values that name things: addresses, URLs, networks, header fields, paths, hosts.
+"""Parsers of addresses, URLs, networks, header fields, paths, hosts and names.
 
-Like `streamproxy.config.units`: each parser raises ValueError with the rest of a sentence that begins with the value,
-and never repeats the value itself, which may be a secret.
+As in `streamproxy.config.units`, each parser raises ValueError with the end of a sentence that begins with the value.
+It never repeats the value itself, which may be a secret.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REDIS = re.compile(r"(rediss?|unix)://.", re.DOTALL)
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Z]+")
 _SOURCE = re.compile(r"(header|cookie|query):(.+)")
 
-# Fields that belong to one connection or frame the message: the proxy writes them itself (RFC 9110 section 7.6.1).
+# Fields that belong to one connection or frame the message (RFC 9110 section 7.6.1): only the proxy writes them.
 CONNECTION_LEVEL = frozenset(
     {
         "connection",
@@ -40,7 +40,7 @@ CONNECTION_LEVEL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: a host and a port (0 takes a free one), or the path of a unix socket."""
+    """An address to listen on: a host and a port (0 selects a free port), or the path of a Unix socket."""
 
     host: str = ""
     port: int = 0
@@ -54,7 +54,7 @@ class Address:
 
 
 def text(value: object) -> str:
-    """Any text; YAML's null is none. Raises ValueError."""
+    """Returns any text; null is not text. Raises ValueError."""
     if value is None:
         raise ValueError('must be text; write "" for an empty one')
     if not isinstance(value, str):
@@ -94,7 +94,7 @@ def _split_url(raw: str, schemes: tuple[str, ...]) -> SplitResult:
         port_is_fine = url.port != 0
     except ValueError:
         raise ValueError(problem) from None
-    # urlsplit drops tabs and line breaks by itself, so the text is looked at and not what it made of it.
+    # urlsplit drops tabs and line breaks, so the original text is checked.
     if url.scheme not in schemes or not re.fullmatch(r"[!-~]+", raw) or not port_is_fine:
         raise ValueError(problem)
     authority = url.netloc.rpartition("@")[2]
@@ -105,7 +105,7 @@ def _split_url(raw: str, schemes: tuple[str, ...]) -> SplitResult:
 
 
 def origin(value: object) -> str:
-    """The URL of an endpoint, without a final slash: scheme, host and port, and no more. Raises ValueError."""
+    """Returns the URL of an endpoint (scheme, host and port only) without a final slash. Raises ValueError."""
     raw = text(value)
     url = _split_url(raw, ("http", "https"))
     if "@" in url.netloc:
@@ -118,8 +118,10 @@ def origin(value: object) -> str:
 
 
 def same_origin(value: object) -> str:
-    """What is equal for the URLs of one endpoint: lower case, no default port (RFC 3986 section 6.2). Raises
-    ValueError for what is no `origin`."""
+    """Normalises the URL of an endpoint for comparison: lower case, no default port (RFC 3986 section 6.2).
+
+    Raises ValueError if it is not an `origin`.
+    """
     url = urlsplit(origin(value).lower())
     port = url.port or (443 if url.scheme == "https" else 80)
     return f"{url.scheme}://{url.hostname}:{port}"
@@ -135,7 +137,7 @@ def proxy_url(value: object) -> str:
 
 
 def name(value: object) -> str:
-    """The name of an upstream. Raises ValueError."""
+    """Returns the name of an upstream. Raises ValueError."""
     raw = text(value)
     if not _NAME.fullmatch(raw):
         raise ValueError("is not a name: use letters, digits, '_', '-' and '.'")
@@ -143,7 +145,7 @@ def name(value: object) -> str:
 
 
 def upstream(value: object) -> str:
-    """What a route names as its upstream: a name, or the URL of an upstream of one endpoint. Raises ValueError."""
+    """Returns the upstream of a route: a name, or the URL of its only endpoint. Raises ValueError."""
     raw = text(value)
     if "://" in raw:
         return origin(raw)
@@ -153,7 +155,7 @@ def upstream(value: object) -> str:
 
 
 def label(value: object) -> str:
-    """The name of a route: visible, because it stands in metrics and logs. Raises ValueError."""
+    """Returns the name of a route, which must be printable for metrics and logs. Raises ValueError."""
     raw = text(value)
     if not raw or not raw.isprintable() or raw != raw.strip():
         raise ValueError("is not a name: it must not be empty, nor have control characters or spaces around it")
@@ -175,7 +177,7 @@ def network(value: object) -> Network:
 
 
 def header_name(value: object) -> str:
-    """The name of a header field: a token (RFC 9110 section 5.1). Raises ValueError."""
+    """Returns the name of a header field: a token (RFC 9110 section 5.1). Raises ValueError."""
     raw = text(value)
     if not raw.isascii() or not TOKEN.fullmatch(raw.encode()):
         raise ValueError("is not a header name: use letters, digits and !#$%&'*+-.^_`|~")
@@ -183,7 +185,7 @@ def header_name(value: object) -> str:
 
 
 def editable_header(value: object) -> str:
-    """A header field that a rule may change: not one of its connection or framing. Raises ValueError."""
+    """Returns the name of a header field that a rule may change: none of connection or framing. Raises ValueError."""
     raw = header_name(value)
     if raw.lower() in CONNECTION_LEVEL:
         raise ValueError("cannot be changed by a rule: the proxy writes the fields of a connection itself")
@@ -191,7 +193,7 @@ def editable_header(value: object) -> str:
 
 
 def header_value(value: object) -> str:
-    """The value of a header field (RFC 9110 section 5.5). Raises ValueError."""
+    """Returns the value of a header field (RFC 9110 section 5.5). Raises ValueError."""
     raw = text(value)
     if not VALUE.fullmatch(raw.encode()):
         raise ValueError("is not a header value: it must not have line breaks or other control characters")
@@ -199,7 +201,7 @@ def header_value(value: object) -> str:
 
 
 def route_path(value: object) -> str:
-    """A path to match: exact, or a prefix that ends in ``/*``. Raises ValueError."""
+    """Returns a path pattern: exact, or a prefix that ends in ``/*``. Raises ValueError."""
     raw = text(value)
     if not raw.startswith("/"):
         raise ValueError("is not a path: it must begin with /")
@@ -211,7 +213,7 @@ def route_path(value: object) -> str:
 
 
 def path_prefix(value: object) -> str:
-    """A prefix of paths without its final slash, e.g. ``/api``. Raises ValueError."""
+    """Returns a path prefix without its final slash, for example ``/api``. Raises ValueError."""
     raw = text(value)
     if (raw and not _PATH.fullmatch(raw)) or "*" in raw:
         raise ValueError("is not a path prefix: write it as /api, without a * or a query")
@@ -219,7 +221,7 @@ def path_prefix(value: object) -> str:
 
 
 def method(value: object) -> str:
-    """A request method; they are case-sensitive (RFC 9110 section 9.1). Raises ValueError."""
+    """Returns a request method, which is case-sensitive (RFC 9110 section 9.1). Raises ValueError."""
     raw = text(value)
     if not _METHOD.fullmatch(raw):
         raise ValueError("is not a method: write it in capitals, such as GET or POST")
@@ -227,7 +229,7 @@ def method(value: object) -> str:
 
 
 def host_pattern(value: object) -> str:
-    """A host to match, or ``*.suffix``, which matches every name below it. Raises ValueError."""
+    """Returns a host pattern: a name, or ``*.suffix`` for every name below it. Raises ValueError."""
     raw = text(value)
     if not _HOST.fullmatch(raw.removeprefix("*.")):
         raise ValueError("is not a host: write api.example or *.example, without a scheme, port or path")
@@ -244,7 +246,7 @@ def host_header(value: object) -> str:
 
 
 def file_path(value: object) -> str:
-    """The path of a file; whether it is there is not looked at. Raises ValueError."""
+    """Returns the path of a file, which need not exist. Raises ValueError."""
     raw = text(value)
     if not raw or "\0" in raw:
         raise ValueError("is not the path of a file")
@@ -252,7 +254,7 @@ def file_path(value: object) -> str:
 
 
 def socket_path(value: object) -> str:
-    """The absolute path of a unix socket. Raises ValueError."""
+    """Returns the absolute path of a Unix socket. Raises ValueError."""
     raw = text(value)
     if not raw.startswith("/") or "\0" in raw:
         raise ValueError("is not an absolute path such as /run/backend.sock")
@@ -263,7 +265,7 @@ _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 
 def hash_source(value: object) -> str:
-    """What to hash: ``header:NAME``, ``cookie:NAME``, ``query:NAME`` or ``client_ip``. Raises ValueError."""
+    """Returns a hash source: ``header:NAME``, ``cookie:NAME``, ``query:NAME`` or ``client_ip``. Raises ValueError."""
     raw = text(value)
     match = _SOURCE.fullmatch(raw)
     if raw != "client_ip" and (match is None or not TOKEN.fullmatch(match[2].encode())):
@@ -272,7 +274,7 @@ def hash_source(value: object) -> str:
 
 
 def learn_source(value: object) -> str:
-    """Where a session's name stands: ``header:NAME``. Raises ValueError."""
+    """Returns the source of a session's name: ``header:NAME``. Raises ValueError."""
     raw = text(value)
     if not (raw.startswith("header:") and TOKEN.fullmatch(raw[7:].encode())):
         raise ValueError("is not the name of a response's field: write header:NAME")
@@ -280,7 +282,7 @@ def learn_source(value: object) -> str:
 
 
 def priority_source(value: object) -> str:
-    """Where a request's priority stands: ``header:NAME``. Raises ValueError."""
+    """Returns the source of a request's priority: ``header:NAME``. Raises ValueError."""
     raw = text(value)
     if not (raw.startswith("header:") and TOKEN.fullmatch(raw[7:].encode())):
         raise ValueError("is not the name of a request's field: write header:NAME")
@@ -309,7 +311,7 @@ def load_factor(value: object) -> float:
 
 
 def client_source(value: object) -> str:
-    """What tells clients apart: ``client_ip``, ``header:NAME`` or ``principal``. Raises ValueError."""
+    """Returns how clients are identified: ``client_ip``, ``header:NAME`` or ``principal``. Raises ValueError."""
     raw = text(value)
     if raw not in ("client_ip", "principal") and not (raw.startswith("header:") and TOKEN.fullmatch(raw[7:].encode())):
         raise ValueError("is not a source: write client_ip, header:NAME or principal")
@@ -317,7 +319,7 @@ def client_source(value: object) -> str:
 
 
 def model_pattern(value: object) -> str:
-    """The name of a model, or a prefix of names that ends in ``*``. Raises ValueError."""
+    """Returns a model name, or a prefix of names that ends in ``*``. Raises ValueError."""
     raw = text(value)
     if not raw or not raw.isprintable() or "*" in raw[:-1]:
         raise ValueError("is not a model: write its name, or a prefix of names that ends in *")
@@ -325,7 +327,7 @@ def model_pattern(value: object) -> str:
 
 
 def comment(value: object) -> str:
-    """The text of a comment in an event stream: it is one line. Raises ValueError."""
+    """Returns the text of an event-stream comment, which must be one line. Raises ValueError."""
     raw = text(value)
     if not raw.isprintable():
         raise ValueError("is not the text of a comment: it must not have line breaks or other control characters")
@@ -342,9 +344,9 @@ def _is_redis(url: str) -> bool:
 
 
 def store(value: object) -> str:
-    """Where streams or counts are kept: ``memory``, or the URL of a Redis. Raises ValueError.
+    """Returns a storage location: ``memory``, or the URL of a Redis server. Raises ValueError.
 
-    The error does not repeat the value, which may have a password in it.
+    The message does not repeat the value, which may contain a password.
     """
     raw = text(value)
     if raw != "memory" and not _is_redis(raw):
@@ -353,7 +355,7 @@ def store(value: object) -> str:
 
 
 def redis_url(value: object) -> str:
-    """The URL of a Redis. Raises ValueError, which does not repeat the value: it may have a password in it."""
+    """Returns the URL of a Redis server. Raises ValueError; the message omits the value, which may hold a password."""
     raw = text(value)
     if not _is_redis(raw):
         raise ValueError("is not the URL of a Redis: write redis://HOST:PORT, rediss:// or unix://")
@@ -367,7 +369,7 @@ _CHANNEL_NAMES: Final = re.compile(
 
 
 def channel(value: object) -> str:
-    """The template of a channel's name. Raises ValueError."""
+    """Returns the template of a channel's name. Raises ValueError."""
     raw = text(value)
     for name in CHANNEL_FIELD.findall(raw):
         if not _CHANNEL_NAMES.fullmatch(name):

@@ -62,7 +62,7 @@ class ModelChooser(Chooser):
                 if one.plan.cors is not None:
                     return self._chosen(call, one)
         elif cors is not None:
-            downstream.transform_response_headers = partial(cors.dress, origin)
+            downstream.transform_response_headers = partial(cors.transform_response_headers, origin)
         _authenticate(call, fitting)
         plans = [one.plan for one in fitting]
         limits = [plan.max_request_body for plan in plans]

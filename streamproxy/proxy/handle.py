@@ -256,7 +256,7 @@ def answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Heade
         headers = downstream.headers
         if is_preflight(downstream.method, headers):
             return 204, plan.cors.preflight(headers)
-        downstream.transform_response_headers = partial(plan.cors.dress, first(headers, b"origin"))
+        downstream.transform_response_headers = partial(plan.cors.transform_response_headers, first(headers, b"origin"))
     if plan.auth is not None:
         passed = plan.auth.check(downstream.headers, downstream.target.query)
         call.exchange.principal = passed.principal

@@ -74,7 +74,7 @@ class Cors:
         out.append(_PREFLIGHT_VARY)
         return out
 
-    def dress(self, origin: bytes | None, headers: Headers) -> Headers:
+    def transform_response_headers(self, origin: bytes | None, headers: Headers) -> Headers:
         """The fields of a response to a request with that Origin, instead of those that it came with."""
         kept = [pair for pair in headers if not pair[0].startswith(_PREFIX)]
         allowed = self._allow(origin)

@@ -8,14 +8,14 @@ import logging
 import pytest
 
 from streamproxy.auth import bearer
-from streamproxy.auth.bearer import BearerTokens, known, parse_tokens
+from streamproxy.auth.bearer import BearerTokens, digest_token, parse_tokens
 from streamproxy.auth.watched import PERIOD, Watched
 from tests.doubles.clock import Clock
 from tests.unit.auth.doubles import MemoryFile
 
 
 def test_only_a_token_that_is_known_has_a_principal() -> None:
-    tokens = BearerTokens([known("alpha", "alice"), known("beta")])
+    tokens = BearerTokens([digest_token("alpha", "alice"), digest_token("beta")])
     assert tokens.principal(b"alpha") == "token:alice"
     assert tokens.principal(b"beta") == "token:f44e64e75f39"  # the beginning of its SHA-256
     assert [tokens.principal(wrong) for wrong in (b"", b"alph", b"alphaa", b"Alpha", b"\xff")] == [None] * 5
@@ -24,7 +24,7 @@ def test_only_a_token_that_is_known_has_a_principal() -> None:
 @pytest.mark.parametrize("text", ["", " ", "x y", "tök", "x,y", "=x", "x\n"])
 def test_what_cannot_be_a_token_is_refused_unseen(text: str) -> None:
     with pytest.raises(ValueError, match=r"^is not a bearer token: ") as refused:
-        known(text)
+        digest_token(text)
     assert not text.strip() or text not in str(refused.value)
 
 
@@ -36,7 +36,7 @@ def test_every_token_is_compared_whichever_is_right(monkeypatch: pytest.MonkeyPa
         return hmac.compare_digest(first, second)
 
     monkeypatch.setattr(bearer, "compare_digest", counting)
-    tokens = BearerTokens([known("a"), known("b")], [lambda: [known("c")]])
+    tokens = BearerTokens([digest_token("a"), digest_token("b")], [lambda: [digest_token("c")]])
     for token in (b"a", b"c", b"a longer one that is wrong"):
         compared.clear()
         tokens.principal(token)
@@ -45,7 +45,7 @@ def test_every_token_is_compared_whichever_is_right(monkeypatch: pytest.MonkeyPa
 
 def test_a_file_has_a_token_a_line_with_names_and_comments() -> None:
     tokens = parse_tokens(b"\xef\xbb\xbf# ours\nalpha\r\n\nalice\tbeta==  # hers\n")
-    assert tokens == (known("alpha"), known("beta==", "alice"))
+    assert tokens == (digest_token("alpha"), digest_token("beta==", "alice"))
     assert parse_tokens(b"") == ()
 
 

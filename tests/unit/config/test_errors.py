@@ -37,7 +37,7 @@ def test_a_problem_prints_as_file_line_column_place_and_message() -> None:
         ("", "f.yaml:1:1: the file is empty: at least routes is needed"),
         ("# nothing\n", "f.yaml:1:1: the file is empty: at least routes is needed"),
         ("[]", "f.yaml:1:1: must be a mapping of keys: at least routes is needed"),
-        ("server:\n", "f.yaml:1:1: routes: is missing: tried in order; the first that matches serves"),
+        ("server:\n", "f.yaml:1:1: routes: is missing: tried in order; the first match serves the request"),
         ("routes:\n", "f.yaml:1:8: routes: must not be empty: at least one route is needed"),
         ("routes: []\n", "f.yaml:1:9: routes: must not be empty: at least one route is needed"),
         ("routes: {}\n", "f.yaml:1:9: routes: must be a list of routes"),

@@ -56,7 +56,7 @@ def test_a_preflight_hears_of_credentials_only_where_they_are_on() -> None:
 )
 def test_another_origin_is_allowed_nothing(origin: bytes) -> None:
     assert [name for name, _ in ONE.preflight(asking(origin=origin))] == [b"vary"]
-    assert SECURE.dress(origin, []) == [(b"vary", b"origin")]
+    assert SECURE.transform_response_headers(origin, []) == [(b"vary", b"origin")]
 
 
 @pytest.mark.parametrize("method", [b"DELETE", b"post", b"", b"PO ST", b"GET\r\nx: y"])
@@ -76,7 +76,7 @@ def test_names_that_are_no_field_names_are_not_repeated() -> None:
 
 
 def test_a_response_is_dressed_for_its_origin() -> None:
-    assert ONE.dress(APP, [(b"content-type", b"text/plain")]) == [
+    assert ONE.transform_response_headers(APP, [(b"content-type", b"text/plain")]) == [
         (b"content-type", b"text/plain"),
         (b"access-control-allow-origin", APP),
         (b"access-control-expose-headers", b"*"),
@@ -91,13 +91,13 @@ def test_what_the_upstream_says_of_cors_is_replaced_and_its_vary_stays() -> None
         (b"access-control-allow-credentials", b"true"),
         (b"access-control-anything", b"x"),
     ]
-    assert ONE.dress(None, upstream) == [(b"vary", b"accept"), (b"vary", b"origin")]
+    assert ONE.transform_response_headers(None, upstream) == [(b"vary", b"accept"), (b"vary", b"origin")]
 
 
 def test_for_every_origin_the_answer_does_not_depend_on_it() -> None:
-    dressed = ANY.dress(b"https://anyone.example", [])
-    assert dressed == ANY.dress(None, [])
-    assert dict(dressed) == {b"access-control-allow-origin": b"*", b"access-control-expose-headers": b"*"}
+    transformed = ANY.transform_response_headers(b"https://anyone.example", [])
+    assert transformed == ANY.transform_response_headers(None, [])
+    assert dict(transformed) == {b"access-control-allow-origin": b"*", b"access-control-expose-headers": b"*"}
 
 
 def test_with_credentials_the_exposed_fields_are_named_since_a_star_would_be_a_name() -> None:
@@ -109,8 +109,11 @@ def test_with_credentials_the_exposed_fields_are_named_since_a_star_would_be_a_n
         (b"x-ratelimit", b"1"),
         (b"x-ratelimit", b"2"),
     ]
-    assert dict(SECURE.dress(APP, headers))[b"access-control-expose-headers"] == b"x-request-id, x-ratelimit"
-    assert b"access-control-expose-headers" not in dict(SECURE.dress(APP, headers[:1]))
+    assert (
+        dict(SECURE.transform_response_headers(APP, headers))[b"access-control-expose-headers"]
+        == b"x-request-id, x-ratelimit"
+    )
+    assert b"access-control-expose-headers" not in dict(SECURE.transform_response_headers(APP, headers[:1]))
 
 
 @pytest.mark.parametrize(
