@@ -402,4 +402,4 @@ async def test_the_log_names_the_protocol(stack: StartStack, serve: Serve) -> No
     upstream = await serve(answering(response(b"hi")))
     proxy = await stack(upstream.url)
     await fetch(proxy.url)
-    assert (await proxy.end_of()).protocol == "HTTP/1.1"
+    assert (await proxy.end_of()).protocol == ("HTTP/2" if stack.server == "http2" else "HTTP/1.1")
