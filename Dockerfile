@@ -13,9 +13,9 @@ COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY streamproxy ./streamproxy
 # With every extra that a configuration or a command can ask for: an image is not added to afterwards.
 # Wheels first, then an installation from nothing but these wheels: what is in the image is what was built here.
-RUN STREAMPROXY_COMPILE=1 python -m pip wheel --no-cache-dir --wheel-dir /wheels '.[hypercorn,jwt,otel,top]'
+RUN STREAMPROXY_COMPILE=1 python -m pip wheel --no-cache-dir --wheel-dir /wheels '.[hypercorn,jwt,otel,redis,top]'
 RUN python -m venv --without-pip /opt/streamproxy \
-    && python -m pip --python /opt/streamproxy/bin/python install --no-cache-dir --no-index --find-links /wheels 'streamproxy[hypercorn,jwt,otel,top]'
+    && python -m pip --python /opt/streamproxy/bin/python install --no-cache-dir --no-index --find-links /wheels 'streamproxy[hypercorn,jwt,otel,redis,top]'
 
 FROM python:3.13-slim-bookworm
 LABEL org.opencontainers.image.title="streamproxy" \

@@ -12,7 +12,7 @@ from streamproxy.client.base import ChunkSource
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.formats.inspector import Inspector
-from streamproxy.wire.headers import ResponseFields
+from streamproxy.wire.headers import Headers, ResponseFields
 
 
 class OriginResponse:
@@ -58,6 +58,10 @@ class Origin:
     def replays(self, call: Call) -> bool:
         """Whether a request is for a stream that was opened before: it takes no place and no quota."""
         return False
+
+    def early_fields(self, call: Call) -> Headers:
+        """What a head of an event stream has to carry that is sent while `open` still waits for the response."""
+        return []
 
     async def open(self, call: Call) -> OriginResponse:
         """The response to a request. Raises an ExchangeError when there is none."""

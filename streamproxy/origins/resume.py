@@ -21,6 +21,7 @@ from streamproxy.dialects.base import Dialect
 from streamproxy.dialects.http import HTTP
 from streamproxy.errors import (
     ClientDisconnected,
+    ResponseIncomplete,
     StoppedByOperator,
     StreamGone,
     StreamUnknown,
@@ -35,7 +36,7 @@ from streamproxy.origins.reader import Reader
 from streamproxy.store.base import KeptStream, StopReason, StoredBody, StreamHead, StreamStore
 from streamproxy.store.cursor import Cursor, cursor_of
 from streamproxy.store.segments import Format
-from streamproxy.wire.headers import ResponseFields
+from streamproxy.wire.headers import Headers, ResponseFields
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, media_type
 
 CURSOR: Final = b"x-stream-cursor"
@@ -132,12 +133,13 @@ class KeptResponse(OriginResponse):
 class ResumeOrigin(Origin):
     """Keeps the streams of one route for clients that come back."""
 
-    __slots__ = ("_inner", "_plan", "_store")
+    __slots__ = ("_early", "_inner", "_plan", "_store")
 
     def __init__(self, plan: ResumePlan, store: StreamStore, inner: Origin) -> None:
         self._plan = plan
         self._store = store
         self._inner = inner
+        self._early: dict[Call, KeptStream | None] = {}  # streams whose head was sent before their response had come
 
     def replays(self, call: Call) -> bool:
         return cursor_of(call.downstream.headers, call.downstream.target.query) is not None
@@ -146,9 +148,36 @@ class ResumeOrigin(Origin):
         cursor = cursor_of(call.downstream.headers, call.downstream.target.query)
         if cursor is not None:
             return await self._come_back(call, cursor)
-        response = await self._inner.open(call)
+        try:
+            response = await self._inner.open(call)
+        except BaseException:
+            self._end_early(call)
+            raise
         format = _format(call, response)
-        return response if format is None else self._keep(call, response, format)
+        if format is not None:
+            return self._keep(call, response, format)
+        self._end_early(call)
+        return response
+
+    def early_fields(self, call: Call) -> Headers:
+        """Begin the stream now, so that a head that is sent early names it."""
+        stream = self._create(call, b"text/event-stream", "sse")
+        self._early[call] = stream
+        return [] if stream is None else [(CURSOR, Cursor(stream.name, 0).render())]
+
+    def _end_early(self, call: Call) -> None:
+        """There is no stream, though a head was sent for one."""
+        stream = self._early.pop(call, None)
+        if stream is not None:
+            stream.end(ResponseIncomplete(note="the upstream's response is no stream"))
+
+    def _create(self, call: Call, content_type: bytes, format: Format) -> KeptStream | None:
+        exchange = call.exchange
+        head = StreamHead(self._owner(call), content_type, format)
+        stream = self._store.create(head, lambda reason: _stop(exchange, reason))
+        if stream is not None:
+            exchange.stream = stream.name
+        return stream
 
     async def _come_back(self, call: Call, cursor: Cursor) -> OriginResponse:
         owner, exchange = self._owner(call), call.exchange
@@ -174,12 +203,9 @@ class ResumeOrigin(Origin):
     def _keep(self, call: Call, response: OriginResponse, format: Format) -> OriginResponse:
         exchange, fields = call.exchange, response.fields
         content_type = fields.noted.get(b"content-type", b"")
-        stream = self._store.create(
-            StreamHead(self._owner(call), content_type, format), lambda reason: _stop(exchange, reason)
-        )
+        stream = self._early.pop(call) if call in self._early else self._create(call, content_type, format)
         if stream is None:
             return response  # the store is away: the stream goes on without a cursor
-        exchange.stream = stream.name
         judge = self._judge(call, fields, content_type)
         cursor = Cursor(stream.name, 0)
         changed = (CURSOR, b"content-length") if self._plan.ids and format == "sse" else (CURSOR,)

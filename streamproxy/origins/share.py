@@ -82,15 +82,20 @@ class JoinedResponse(OriginResponse):
 class ShareOrigin(Origin):
     """Shares the streams of one route."""
 
-    __slots__ = ("_inner", "_plan", "_streams")
+    __slots__ = ("_inner", "_opening", "_plan", "_streams")
 
     def __init__(self, plan: SharePlan, inner: Origin) -> None:
         self._plan = plan
         self._inner = inner
         self._streams: dict[Hashable, SharedStream] = {}
+        self._opening: set[Call] = set()
 
     def replays(self, call: Call) -> bool:
         return self._inner.replays(call)
+
+    def early_fields(self, call: Call) -> Headers:
+        """Only the first client of a stream waits in the inner origin, and can name what is opened there."""
+        return self._inner.early_fields(call) if call in self._opening else []
 
     async def open(self, call: Call) -> OriginResponse:
         downstream = call.downstream
@@ -126,9 +131,11 @@ class ShareOrigin(Origin):
         stream = SharedStream(self._plan, call.exchange, lambda stream: self._forget(key, stream))
         self._streams[key] = stream
         response = None
+        self._opening.add(call)
         try:
             response = await self._inner.open(call)
         finally:
+            self._opening.discard(call)
             if response is None:
                 # The next of those who wait opens it, and gets its own error if there is one.
                 stream.fault = ResponseIncomplete()

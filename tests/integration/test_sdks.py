@@ -83,15 +83,19 @@ def anthropic_client(proxy: RunningProxy) -> anthropic.AsyncAnthropic:
     return anthropic.AsyncAnthropic(base_url=proxy.url, api_key="key", max_retries=0, http_client=http)
 
 
-def route(url: str) -> list[dict[str, Any]]:
+def route(url: str, **keys: Any) -> list[dict[str, Any]]:
     """One route, with keepalives as often as there is a pause."""
-    return [{"path": "/v1/*", "upstream": url, "keepalive": "5ms"}]
+    return [{"path": "/v1/*", "upstream": url, "keepalive": "5ms", **keys}]
 
 
-async def test_openai_sdk_gets_every_delta(run_proxy: RunProxy, serve: Serve) -> None:
+ways = pytest.mark.parametrize("keys", [{}, {"resume": {}}], ids=["passed on", "kept"])  # with ids: auto
+
+
+@ways
+async def test_openai_sdk_gets_every_delta(run_proxy: RunProxy, serve: Serve, keys: Any) -> None:
     model = Model(OPENAI)
     upstream = await serve(model)
-    proxy = await run_proxy(configuration(route(upstream.url)))
+    proxy = await run_proxy(configuration(route(upstream.url, protocol="openai", **keys)))
     async with openai_client(proxy) as client:
         stream = await client.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "go"}], stream=True
@@ -102,9 +106,10 @@ async def test_openai_sdk_gets_every_delta(run_proxy: RunProxy, serve: Serve) ->
     assert upstream.requests[0].get("authorization") == b"Bearer key"
 
 
-async def test_anthropic_sdk_gets_every_delta(run_proxy: RunProxy, serve: Serve) -> None:
+@ways
+async def test_anthropic_sdk_gets_every_delta(run_proxy: RunProxy, serve: Serve, keys: Any) -> None:
     upstream = await serve(Model(ANTHROPIC))
-    proxy = await run_proxy(configuration(route(upstream.url)))
+    proxy = await run_proxy(configuration(route(upstream.url, protocol="anthropic", **keys)))
     async with (
         anthropic_client(proxy) as client,
         client.messages.stream(model="m", max_tokens=9, messages=[{"role": "user", "content": "go"}]) as stream,
@@ -118,11 +123,14 @@ async def test_anthropic_sdk_gets_every_delta(run_proxy: RunProxy, serve: Serve)
     assert credentials in ([b"key"], [b"Bearer key"])
 
 
+@ways
 @pytest.mark.parametrize("ids", [False, True], ids=["without ids", "with ids"])
-async def test_openai_sdk_takes_keepalives_between_deltas(run_proxy: RunProxy, serve: Serve, ids: bool) -> None:
+async def test_openai_sdk_takes_keepalives_between_deltas(
+    run_proxy: RunProxy, serve: Serve, ids: bool, keys: Any
+) -> None:
     events = [b"id: %d\n%s" % (number, event) for number, event in enumerate(OPENAI)] if ids else OPENAI
     upstream = await serve(Model(events, hold=3))
-    proxy = await run_proxy(configuration(route(upstream.url)))
+    proxy = await run_proxy(configuration(route(upstream.url, protocol="openai", **keys)))
     async with openai_client(proxy) as client:
         stream = await client.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "go"}], stream=True
@@ -134,9 +142,10 @@ async def test_openai_sdk_takes_keepalives_between_deltas(run_proxy: RunProxy, s
     assert [chunk.choices[0].delta.content for chunk in chunks[1:]] == WORDS
 
 
-async def test_anthropic_sdk_takes_keepalives_between_deltas(run_proxy: RunProxy, serve: Serve) -> None:
+@ways
+async def test_anthropic_sdk_takes_keepalives_between_deltas(run_proxy: RunProxy, serve: Serve, keys: Any) -> None:
     upstream = await serve(Model(ANTHROPIC, hold=4))
-    proxy = await run_proxy(configuration(route(upstream.url)))
+    proxy = await run_proxy(configuration(route(upstream.url, protocol="anthropic", **keys)))
     async with (
         anthropic_client(proxy) as client,
         client.messages.stream(model="m", max_tokens=9, messages=[{"role": "user", "content": "go"}]) as stream,
