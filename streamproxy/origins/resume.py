@@ -30,12 +30,12 @@ from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.tally import Tally
 from streamproxy.formats.inspector import Inspector
 from streamproxy.origins.base import Origin, OriginResponse
-from streamproxy.origins.owner import owner_of
+from streamproxy.origins.owner import owner_by, owner_of
 from streamproxy.origins.reader import Reader
 from streamproxy.store.base import KeptStream, StopReason, StoredBody, StreamHead, StreamStore
 from streamproxy.store.cursor import Cursor, cursor_of
 from streamproxy.store.segments import Format
-from streamproxy.wire.headers import ResponseFields
+from streamproxy.wire.headers import Headers, ResponseFields
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, media_type
 
 CURSOR: Final = b"x-stream-cursor"
@@ -146,6 +146,16 @@ class ResumeOrigin(Origin):
         response = await self._inner.open(call)
         format = _format(call, response)
         return response if format is None else self._keep(call, response, format)
+
+    async def knows(self, cursor: Cursor, principal: str | None, headers: Headers) -> bool:
+        """Whether a cursor's stream is this route's, and its owner has that principal (or credentials), or had it."""
+        try:
+            await self._store.own(cursor, (self._plan.route.encode(), *owner_by(principal, headers)))
+        except StreamGone:
+            return True
+        except StreamUnknown:
+            return False
+        return True
 
     async def _come_back(self, call: Call, cursor: Cursor) -> OriginResponse:
         owner = self._owner(call)
