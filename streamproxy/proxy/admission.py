@@ -32,6 +32,7 @@ import re
 from collections.abc import Callable, Hashable
 from enum import Enum
 from time import monotonic
+from typing import Final
 
 from streamproxy.config.route import Limits
 from streamproxy.errors import ClientLimitReached, LimitReached
@@ -46,6 +47,7 @@ ClientKey = Callable[[Exchange, Headers], Hashable]
 
 # A Retry-After in seconds: within these bounds, and this while no place has ever come free.
 SOONEST, LATEST, UNKNOWN = 1.0, 60.0, 5.0
+NOBODY: Final = object()  # the client of streams that go on without one
 _WEIGHT = 0.2  # of the newest place that came free, in the mean time that a place is held
 
 
@@ -140,6 +142,13 @@ class Places:
         self._forget(ticket)
         return self._fill(now)
 
+    def abandon(self, ticket: Ticket) -> None:
+        """The client of a ticket has left its stream, which goes on: the place is held, and is no client's."""
+        if ticket.state is State.HOLDS and ticket.client is not NOBODY:
+            self._uncount(ticket.client)
+            ticket.client = NOBODY
+            self.clients[NOBODY] = self._has(NOBODY) + 1
+
     def expire(self, now: float) -> list[Ticket]:
         """Take those out of the queue that have waited for ``queue_timeout``; gives them."""
         expired: list[Ticket] = []
@@ -186,11 +195,14 @@ class Places:
 
     def _forget(self, ticket: Ticket) -> None:
         ticket.state = State.GONE
-        left = self.clients[ticket.client] - 1
+        self._uncount(ticket.client)
+
+    def _uncount(self, client: Hashable) -> None:
+        left = self.clients[client] - 1
         if left:
-            self.clients[ticket.client] = left
+            self.clients[client] = left
         else:
-            del self.clients[ticket.client]
+            del self.clients[client]
 
     def _retry_after(self, ahead: int, places: int | None) -> float:
         """When a place should come free for one with so many ahead of it, in seconds.
@@ -247,6 +259,11 @@ class Admission:
     def leave(self, ticket: Ticket) -> None:
         """Give a place back; the first that waits has it at once."""
         self._tell(self.places.leave(ticket, self._clock()))
+
+    def abandon(self, ticket: Ticket, then: Callable[[], None]) -> None:
+        """The client has left a stream that goes on without it; ``then`` is called next."""
+        self.places.abandon(ticket)
+        then()
 
     def take_over(self, previous: Admission) -> None:
         """Go on with the places of a route's admission before a reload, under the limits of this one.

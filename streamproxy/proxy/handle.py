@@ -147,11 +147,11 @@ class Handler:
                         await peek(call, plan.peek)
                     response = await plan.origin.open(call)
                     if response.tunnel is not None and plan.tunnel is not None:
-                        fields = _prepare(plan, call, response)
+                        fields = _prepare(plan, call, response, place)
                         await Tunnel(call, response.tunnel, plan.tunnel).run(fields.kept)
                     else:
                         relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
-                        await relay.run(_prepare(plan, call, response))
+                        await relay.run(_prepare(plan, call, response, place))
                     finished, response = response, None
                     await finished.aclose(None)
                 else:
@@ -297,7 +297,7 @@ async def _respond(call: Call, status: int, headers: Headers, body: bytes) -> No
         raise ClientDisconnected() from fault
 
 
-def _prepare(plan: RoutePlan, call: Call, response: OriginResponse) -> ResponseFields:
+def _prepare(plan: RoutePlan, call: Call, response: OriginResponse, place: Ticket | None) -> ResponseFields:
     """The fields that the response goes on with; from here on the client's side has its limit."""
     exchange, downstream, fields = call.exchange, call.downstream, response.fields
     if not exchange.head_at:
@@ -309,6 +309,8 @@ def _prepare(plan: RoutePlan, call: Call, response: OriginResponse) -> ResponseF
     downstream.continue_on_disconnect = plan.continue_on_disconnect or downstream.on_gone is not None
     if downstream.on_gone is not None:
         call.timer.on_blocked = downstream.cut
+        if place is not None and plan.admission is not None:
+            downstream.on_gone = partial(plan.admission.abandon, place, downstream.on_gone)
     downstream.hold(plan.buffer // 2)  # the other half is the upstream connection's
     return fields
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from streamproxy.proxy.admission import NOBODY
 from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
 from tests.doubles.connection import PeerEnded
@@ -376,3 +377,30 @@ async def test_a_cursor_needs_no_model_and_finds_the_route_that_keeps_its_stream
         assert stranger.status == 404
         assert b"model" not in stranger.body
     assert len(upstream.requests) == 2
+
+
+async def test_a_stream_without_a_client_holds_a_place_of_the_route_and_none_of_its_client(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(in_turns(event(1), event(2)))
+    limits = {"max_streams_per_client": 1, "max_streams": 2}
+    proxy = await stack([resumable(upstream.url) | {"limits": limits}])
+    first = await dial(proxy.url)
+    await first.request("/", headers=KEY)
+    head = await first.read_head()
+    conn = upstream.connections[0]
+    conn.go.set()
+    await first.read_body_until(b"\n\n")
+    first.reset()
+    places = proxy.app.deployment.admissions["r0"].places
+    await until(lambda: NOBODY in places.clients, "the proxy to see that the client has left")
+    second = await dial(proxy.url)
+    await second.request("/", headers=[*KEY, cursor(head.get("x-stream-cursor"), 1)])
+    assert (await second.read_head()).status == 200
+    assert (await (await dial(proxy.url)).get("/", headers=KEY)).status == 429  # the one that it may have
+    assert places.held == 2
+    conn.go.set()
+    assert await second.read_body_until(b"\n\n") == event(2)
+    conn.go.set()
+    assert (await second.read_rest()).complete
+    await until(lambda: not places.held and not places.clients, "all places to be free")
