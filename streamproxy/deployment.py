@@ -98,6 +98,7 @@ class Deployment:
         self.models = frozenset(_model_names(config))  # those that may be labels
         self.candidates: list[tuple[ModelChooser | None, Candidate]] = []  # the routes, in order
         self.quotas: dict[str, Quota] = {}  # as the admissions
+        self._keeping: dict[str, ResumeOrigin] = {}  # of the routes with resume, by their names
         self.routes = [self._route(route, ledger) for route in config.routes]
         for number, (chooser, _) in enumerate(self.candidates):
             if chooser is not None:
@@ -121,7 +122,8 @@ class Deployment:
         chooser = ModelChooser() if route.models else None
         compiled = Route(route.name, matcher, Handler(plan, ledger, chooser).handle)
         models = Models(route.models) if route.models else None
-        self.candidates.append((chooser, Candidate(compiled, plan, models, route.limits.inspect_body)))
+        candidate = Candidate(compiled, plan, models, route.limits.inspect_body, self._keeping.get(route.name))
+        self.candidates.append((chooser, candidate))
         return compiled
 
     def _plan(self, route: model.Route, tallies: Tallies) -> RoutePlan:
@@ -180,9 +182,8 @@ class Deployment:
             again = route.reconnect
             origin = ReconnectOrigin(ReconnectPlan(again.attempts, again.backoff, "end" in again.on), origin)
         if route.resume is not None:
-            origin = ResumeOrigin(
-                resume_plan(route, route.resume, self._tallies), self.stores.streams(route.name, route.resume), origin
-            )
+            plan, store = resume_plan(route, route.resume, self._tallies), self.stores.streams(route.name, route.resume)
+            origin = self._keeping[route.name] = ResumeOrigin(plan, store, origin)
         if route.share is not None:
             origin = ShareOrigin(share_plan(route, route.share, self.shared_clients), origin)
         return origin

@@ -31,7 +31,7 @@ from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.tally import Tally
 from streamproxy.formats.inspector import Inspector
 from streamproxy.origins.base import Origin, OriginResponse
-from streamproxy.origins.owner import owner_of
+from streamproxy.origins.owner import owner_by, owner_of
 from streamproxy.origins.reader import Reader
 from streamproxy.store.base import KeptStream, StopReason, StoredBody, StreamHead, StreamStore
 from streamproxy.store.cursor import Cursor, cursor_of
@@ -178,6 +178,16 @@ class ResumeOrigin(Origin):
         if stream is not None:
             exchange.stream = stream.name
         return stream
+
+    async def knows(self, cursor: Cursor, principal: str | None, headers: Headers) -> bool:
+        """Whether a cursor's stream is this route's, and its owner has that principal (or credentials), or had it."""
+        try:
+            await self._store.own(cursor, (self._plan.route.encode(), *owner_by(principal, headers)))
+        except StreamGone:
+            return True
+        except StreamUnknown:
+            return False
+        return True
 
     async def _come_back(self, call: Call, cursor: Cursor) -> OriginResponse:
         owner, exchange = self._owner(call), call.exchange

@@ -3,6 +3,8 @@
 A route with ``models`` can't be chosen by the head alone. Its requests come to the handler with all the routes that
 their head fits, in order, down to the first that asks for no model. The body is read ahead, and the first route that
 takes its model serves. Nothing is held for a client that none of them would let in.
+
+A cursor has no need of a model: the route that keeps its stream serves.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from functools import partial
 from streamproxy.errors import BadRequest, Denied, NoModel
 from streamproxy.exchange.call import Call
 from streamproxy.observe.series import NO_ROUTE
+from streamproxy.origins.resume import ResumeOrigin
 from streamproxy.proxy.handle import Chooser, RoutePlan
 from streamproxy.proxy.peek import PeekPlan, peek
 from streamproxy.routing.route import Route, matched_path
+from streamproxy.store.cursor import cursor_of
 from streamproxy.wire.cors import is_preflight
 from streamproxy.wire.headers import first
 
@@ -33,13 +37,20 @@ class Models:
 
 
 class Candidate:
-    """A route that may serve. ``models`` is None for one that takes any request; ``limit`` is its ``inspect_body``."""
+    """A route that may serve.
 
-    def __init__(self, route: Route, plan: RoutePlan, models: Models | None, limit: int) -> None:
+    ``models`` is None for one that takes any request; ``limit`` is its ``inspect_body``; ``kept`` are the streams that
+    its clients may come back to, None where it keeps none.
+    """
+
+    def __init__(
+        self, route: Route, plan: RoutePlan, models: Models | None, limit: int, kept: ResumeOrigin | None = None
+    ) -> None:
         self.route = route
         self.plan = plan
         self.models = models
         self.limit = limit
+        self.kept = kept
 
     def takes(self, model: str | None, size: int) -> bool:
         """Whether it takes a request that names this model, in a body of ``size`` bytes."""
@@ -64,6 +75,12 @@ class ModelChooser(Chooser):
         elif cors is not None:
             downstream.transform_response_headers = partial(cors.transform_response_headers, origin)
         _authenticate(call, fitting)
+        back = await _come_back(call, fitting)
+        if back is not None:
+            downstream.transform_response_headers = None
+            chosen = self._chosen(call, back)
+            downstream.open(body_limit=chosen.max_request_body, read_ahead=chosen.buffer)
+            return chosen
         plans = [one.plan for one in fitting]
         limits = [plan.max_request_body for plan in plans]
         most = None if None in limits else max(limit for limit in limits if limit is not None)
@@ -97,6 +114,30 @@ class ModelChooser(Chooser):
         call.timer.adopt(plan.limits)
         one.route.takes(target, matched_path(target), call.downstream.scope)  # whether the path climbs is its own
         return plan
+
+
+async def _come_back(call: Call, fitting: Sequence[Candidate]) -> Candidate | None:
+    """The route of a cursor's stream: the one that knows it, else the first that keeps streams, which refuses it.
+
+    None for a request without a cursor, or where the last route takes any request and keeps no streams: there the id
+    may be the upstream's.
+    """
+    headers, query = call.downstream.headers, call.downstream.target.query
+    keeping = [(one, one.kept) for one in fitting if one.kept is not None]
+    cursor = cursor_of(headers, query) if keeping else None
+    if cursor is None:
+        return None
+    for one, kept in keeping:
+        principal, fields = None, headers
+        if one.plan.auth is not None:
+            try:
+                principal, fields, _ = one.plan.auth.check(headers, query)
+            except Denied:
+                continue
+        if await kept.knows(cursor, principal, fields):
+            return one
+    last = fitting[-1]
+    return keeping[0][0] if last.models is not None or last.kept is not None else None
 
 
 def _authenticate(call: Call, fitting: Sequence[Candidate]) -> None:

@@ -121,6 +121,10 @@ class StreamStore:
         """
         raise NotImplementedError
 
+    async def own(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
+        """Return if the stream is the owner's. Raises StreamUnknown if it is not, StreamGone if it is not kept."""
+        raise NotImplementedError
+
     async def stop(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
         """End the owner's stream, wherever it runs; nothing happens to one that has ended. Raises as `find`."""
         raise NotImplementedError

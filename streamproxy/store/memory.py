@@ -291,6 +291,9 @@ class MemoryStore(StreamStore):
             return Replay(stream.content_type, None, live=False)
         return Replay(stream.content_type, stream.read(cursor, ids), live=not stream.ended)
 
+    async def own(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
+        self.owned(cursor.stream, owner)
+
     async def stop(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
         stream = self.owned(cursor.stream, owner)
         if not stream.ended:

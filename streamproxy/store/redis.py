@@ -124,6 +124,12 @@ class RedisStore(StreamStore):
             return Replay(meta.content_type, None, live=False)
         return Replay(meta.content_type, self._body(cursor, meta, piece, ids), live=not last.end)
 
+    async def own(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
+        if self.memory.get(cursor.stream) is not None:
+            self.memory.owned(cursor.stream, owner)
+        else:
+            await self._meta(cursor, owner)
+
     async def stop(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
         if self.memory.get(cursor.stream) is not None:
             await self.memory.stop(cursor, owner)

@@ -466,3 +466,25 @@ async def test_a_failure_inside_a_stream_is_counted_once_however_often_it_is_rep
     assert again.body == first.body
     await proxy.end_of(1)
     assert proxy.metric("streamproxy_error_events_total") == 1
+
+
+async def test_a_cursor_needs_no_model_and_finds_the_route_that_keeps_its_stream(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(streaming(*chat(b"[DONE]")))
+    keys = {"protocol": "openai", "methods": ["POST"]}
+    proxy = await stack(
+        [resumable(upstream.url) | keys | {"models": [model], "path": "/v1/*"} for model in ("llama-*", "gpt-*")]
+    )
+    client = await dial(proxy.url)
+    for number, model in enumerate(("gpt-4o", "llama-3")):
+        body = b'{"model":"%b","stream":true}' % model.encode()
+        await client.request("/v1/chat/completions", method="POST", headers=KEY, body=body)
+        begin = (await client.read_response("POST")).get("x-stream-cursor")
+        again = await client.get("/v1/chat/completions", headers=[*KEY, cursor(begin, 1)])
+        assert (again.status, again.body) == (200, b"".join(chat(b"[DONE]")[1:]))
+        assert (await proxy.end_of(3 * number + 1)).route == ("r1" if model == "gpt-4o" else "r0")
+        stranger = await client.get("/v1/chat/completions", headers=[cursor(begin, 1)])
+        assert stranger.status == 404
+        assert b"model" not in stranger.body
+    assert len(upstream.requests) == 2
