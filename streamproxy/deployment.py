@@ -19,7 +19,7 @@ from streamproxy.client.build import adapt
 from streamproxy.config import model
 from streamproxy.dialects.http import HTTP
 from streamproxy.dialects.protocols import DIALECTS
-from streamproxy.errors import StreamproxyError
+from streamproxy.errors import HeadTimeout, StreamproxyError
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.tally import Tallies, Tally
 from streamproxy.exchange.timer import FOREVER, TimeLimits
@@ -172,14 +172,15 @@ class Deployment:
     def _attempting(self, route: model.Route, name: str) -> Origin:
         """The origin of one upstream, with the retries and the fallbacks of a route."""
         retry, first = route.retry, self._upstream_origin(route, name)
-        if retry.attempts == 1 and not route.fallback and retry.until == "head":
+        gate = gate_plan(route, self._tallies)
+        if retry.attempts == 1 and not route.fallback and gate is None:
             return first
         fallbacks = [
             Fallback(other, self._upstream_origin(route, other), self._tallies.of("fallbacks", route.name, other))
             for other in route.fallback
             if other != name
         ]
-        return RetryingOrigin(first, retry, fallbacks, gate_plan(route))
+        return RetryingOrigin(first, retry, fallbacks, gate)
 
     def _upstream_origin(self, route: model.Route, name: str) -> UpstreamOrigin:
         plan = request_plan(route, self.config.upstreams[name])
@@ -385,11 +386,16 @@ def tunnel_plan(route: model.Route, tallies: Tallies) -> TunnelPlan | None:
     )
 
 
-def gate_plan(route: model.Route) -> GatePlan | None:
+def gate_plan(route: model.Route, tallies: Tallies) -> GatePlan | None:
     """How long a route waits for its first events; None where it does not."""
-    if route.retry.until == "head":
+    first_event, held = route.timeouts.first_event, route.retry.until == "first_event"
+    if first_event is None and not held:
         return None
-    return GatePlan(DIALECTS[route.protocol], route.timeouts.first_event, held=True)
+    late = {
+        name: tallies.of("upstream_errors", route.name, name, HeadTimeout.error)
+        for name in (route.upstreams if first_event is not None else ())
+    }
+    return GatePlan(DIALECTS[route.protocol], first_event, held, late)
 
 
 def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> ResumePlan:

@@ -293,7 +293,8 @@ class Timeouts(Section):
         "300s", "request sent, until the response head; with retries over all attempts, from the first on"
     )
     first_event: t.Timeout = setting(
-        "off", "request sent, until the first event that says something; needs retry.until: first_event"
+        "off",
+        "request sent, until the first event that says something; else it is counted, or leads to another attempt",
     )
     idle: t.Timeout = setting("300s", "between two reads of the response body")
     write: t.Timeout = setting("120s", "a client that takes nothing")
@@ -476,12 +477,6 @@ class Route(Section):
     def _no_cursor_early(self) -> Route:
         if self.resume is not None and self.keepalive is not None and self.keepalive.before_headers is not None:
             raise ValueError("has resume and keepalive.before_headers, whose head comes before there is a cursor")
-        return self
-
-    @model_validator(mode="after")
-    def _gate_for_a_timeout(self) -> Route:
-        if self.timeouts.first_event is not None and self.retry.until == "head":
-            raise ValueError("has timeouts.first_event, which needs retry.until: first_event")
         return self
 
 

@@ -6,6 +6,7 @@ attempts than one, and fallbacks, are in `streamproxy.origins.attempts`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class UpstreamResponse(OriginResponse):
     ``roster`` hears how the attempt went; it is None where there is one endpoint for ever.
     """
 
-    __slots__ = ("_endpoint", "_exchange", "_roster", "_stream")
+    __slots__ = ("_endpoint", "_exchange", "_roster", "_stream", "alarm")
 
     def __init__(self, endpoint: Endpoint, roster: Roster | None, exchange: Exchange) -> None:
         # What the base has is set by `opened`.
@@ -77,6 +78,7 @@ class UpstreamResponse(OriginResponse):
         self._roster = roster
         self._exchange = exchange
         self._stream: AbstractAsyncContextManager[Response] | None = None
+        self.alarm: asyncio.TimerHandle | None = None  # stopped when the response is let go of
 
     def begin(self, request: UpstreamRequest, content: Any) -> AbstractAsyncContextManager[Response]:
         """Take a place at the endpoint. Returns the request to enter; then `opened` or `failed` has to be called."""
@@ -139,6 +141,8 @@ class UpstreamResponse(OriginResponse):
     async def aclose(self, fault: BaseException | None) -> None:
         stream, endpoint, roster, body = self._stream, self._endpoint, self._roster, self.body
         assert stream is not None
+        if self.alarm is not None:
+            self.alarm.cancel()
         endpoint.streams -= 1
         if roster is not None:
             failure = fault if isinstance(fault, UpstreamReportedError) else self._exchange.failure

@@ -297,11 +297,15 @@ def test_health_and_ejection_take_what_is_allowed(line: str) -> None:
         "upstream: [{name: http://a}, {name: nowhere}]",
         "upstream: {shares: [{name: http://a, weight: 0}]}",
         "upstream: [{name: http://a}, {name: http://a}]",
-        "upstream: http://a, timeouts: {first_event: 5s}",
     ],
 )
 def test_upstreams_that_cannot_answer_are_refused(keys: str) -> None:
     assert problems("routes: [{path: /*, " + keys + "}]\n")
+
+
+def test_a_cursor_cannot_come_before_its_stream() -> None:
+    keys = "upstream: http://a, resume: {}, keepalive: {before_headers: 5s}"
+    assert "before there is a cursor" in str(problems("routes: [{path: /*, " + keys + "}]\n"))
 
 
 def test_statuses_to_retry_on_are_numbers_or_texts() -> None:
