@@ -27,6 +27,7 @@ from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.observe.tracing import SpanExport, Tracer
 from streamproxy.origins.attempts import Fallback, RetryingOrigin
+from streamproxy.origins.available import AvailableOrigin
 from streamproxy.origins.base import Origin
 from streamproxy.origins.gate import GatePlan
 from streamproxy.origins.not_found import NotFound
@@ -173,14 +174,16 @@ class Deployment:
         """The origin of one upstream, with the retries and the fallbacks of a route."""
         retry, first = route.retry, self._upstream_origin(route, name)
         gate = gate_plan(route, self._tallies)
+        patience, upstream = route.timeouts.available, self.upstreams[name]
         if retry.attempts == 1 and not route.fallback and gate is None:
-            return first
+            return first if patience is None else AvailableOrigin(first, upstream, patience, retry.buffer)
         fallbacks = [
             Fallback(other, self._upstream_origin(route, other), self._tallies.of("fallbacks", route.name, other))
             for other in route.fallback
             if other != name
         ]
-        return RetryingOrigin(first, retry, fallbacks, gate)
+        origin = RetryingOrigin(first, retry, fallbacks, gate)
+        return origin if patience is None else AvailableOrigin(origin, upstream, patience, retry.buffer)
 
     def _upstream_origin(self, route: model.Route, name: str) -> UpstreamOrigin:
         plan = request_plan(route, self.config.upstreams[name])

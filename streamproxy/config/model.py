@@ -296,6 +296,9 @@ class Timeouts(Section):
         "off",
         "request sent, until the first event that says something; else it is counted, or leads to another attempt",
     )
+    available: t.Timeout = setting(
+        "off", "how long a request waits for an endpoint, while all refuse connections or are unhealthy"
+    )
     idle: t.Timeout = setting("300s", "between two reads of the response body")
     write: t.Timeout = setting("120s", "a client that takes nothing")
     total: t.Timeout = setting("off", "the whole exchange")

@@ -324,6 +324,9 @@ class _Progress:
         exchange = self._exchange
         if phase != "connect":
             self.sent = True
+            connected = self._attempts._call.on_connected
+            if connected is not None:
+                connected()
         if phase == "head":
             exchange.sent_at = monotonic()
             self._attempts.request_sent()

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from streamproxy.client.base import IteratorSource, Response
 from streamproxy.dialects.request import Peeked, model_edit, usage_edit
 from streamproxy.errors import BadResponse, UpstreamReportedError
 from streamproxy.exchange.call import Call
-from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.exchange import Exchange, Phase
 from streamproxy.exchange.target import Target
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.origins.gate import HeldSource
@@ -201,6 +202,8 @@ class UpstreamOrigin(Origin):
         extensions = plan.extensions.copy()
         extensions["target"] = self._target(downstream.target)
         extensions["progress"] = call.timer.progress
+        if call.on_connected is not None:
+            extensions["progress"] = partial(_progress, call)
         if downstream.direct is not None:
             extensions["informational"] = downstream.informational
         if downstream.websocket_key is not None:
@@ -262,6 +265,13 @@ class UpstreamOrigin(Origin):
             trace.opened_at, trace.target = monotonic(), self._target(call.downstream.target)
             headers = trace.carry(headers)
         return self._plan.upstream_edit.apply(self._plan.edit.apply(headers))
+
+
+def _progress(call: Call, phase: Phase) -> None:
+    """A step of a request whose connection somebody waits for."""
+    call.timer.progress(phase)
+    if phase != "connect" and call.on_connected is not None:
+        call.on_connected()
 
 
 async def switched(response: UpstreamResponse, key: bytes) -> UpstreamResponse:

@@ -9,7 +9,7 @@ by `streamproxy.origins.upstream`. With one endpoint that can never be another, 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from streamproxy.config import model
 from streamproxy.config.model import Hash, Load, Prefix
@@ -92,6 +92,14 @@ class Upstream:
     def roster(self) -> Roster | None:
         """What hears how requests went; None where there is one endpoint for ever, so that there is nobody to tell."""
         return None if self._plain else self._roster
+
+    def watch(self, call: Callable[[], None]) -> None:
+        """Call ``call`` whenever an endpoint may be available again, until `unwatch`."""
+        self._roster.watchers.append(call)
+
+    def unwatch(self, call: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._roster.watchers.remove(call)
 
     def has_untried(self, tried: Sequence[Endpoint]) -> bool:
         """Whether an endpoint is available that is not among these."""
