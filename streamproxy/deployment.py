@@ -20,7 +20,7 @@ from streamproxy.client.build import adapt
 from streamproxy.config import model
 from streamproxy.dialects.http import HTTP
 from streamproxy.dialects.protocols import DIALECTS
-from streamproxy.errors import StreamproxyError
+from streamproxy.errors import HeadTimeout, StreamproxyError
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.tally import Tallies, Tally
 from streamproxy.exchange.timer import FOREVER, TimeLimits
@@ -28,6 +28,7 @@ from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.observe.tracing import SpanExport, Tracer
 from streamproxy.origins.attempts import Fallback, RetryingOrigin
+from streamproxy.origins.available import AvailableOrigin
 from streamproxy.origins.base import Origin
 from streamproxy.origins.gate import GatePlan
 from streamproxy.origins.not_found import NotFound
@@ -191,14 +192,17 @@ class Deployment:
     def _attempting(self, route: model.Route, name: str) -> Origin:
         """The origin of one upstream, with the retries and the fallbacks of a route."""
         retry, first = route.retry, self.upstream_origin(route, name)
-        if retry.attempts == 1 and not route.fallback and retry.until == "head":
-            return first
+        gate = gate_plan(route, self._tallies)
+        patience, upstream = route.timeouts.available, self.upstreams[name]
+        if retry.attempts == 1 and not route.fallback and gate is None:
+            return first if patience is None else AvailableOrigin(first, upstream, patience, retry.buffer)
         fallbacks = [
             Fallback(other, self.upstream_origin(route, other), self._tallies.of("fallbacks", route.name, other))
             for other in route.fallback
             if other != name
         ]
-        return RetryingOrigin(first, retry, fallbacks, gate_plan(route))
+        origin = RetryingOrigin(first, retry, fallbacks, gate)
+        return origin if patience is None else AvailableOrigin(origin, upstream, patience, retry.buffer)
 
     def upstream_origin(self, route: model.Route, name: str) -> UpstreamOrigin:
         """What sends the requests of a route to one of its upstreams."""
@@ -408,11 +412,16 @@ def tunnel_plan(route: model.Route, tallies: Tallies) -> TunnelPlan | None:
     )
 
 
-def gate_plan(route: model.Route) -> GatePlan | None:
+def gate_plan(route: model.Route, tallies: Tallies) -> GatePlan | None:
     """How long a route waits for its first events; None where it does not."""
-    if route.retry.until == "head":
+    first_event, held = route.timeouts.first_event, route.retry.until == "first_event"
+    if first_event is None and not held:
         return None
-    return GatePlan(DIALECTS[route.protocol], route.timeouts.first_event, held=True)
+    late = {
+        name: tallies.of("upstream_errors", route.name, name, HeadTimeout.error)
+        for name in (route.upstreams if first_event is not None else ())
+    }
+    return GatePlan(DIALECTS[route.protocol], first_event, held, late)
 
 
 def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> ResumePlan:

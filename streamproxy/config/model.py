@@ -346,7 +346,11 @@ class Timeouts(Section):
     request: t.Timeout = setting("60s", "between two reads of the request body from the client")
     first_byte: t.Timeout = setting("300s", "from sending the request to the response head; spans all attempts")
     first_event: t.Timeout = setting(
-        "off", "from sending the request to the first event with content; needs retry.until: first_event"
+        "off",
+        "from sending the request to the first event with content; else it is counted, or leads to another attempt",
+    )
+    available: t.Timeout = setting(
+        "off", "how long a request waits for an endpoint, while all refuse connections or are unhealthy"
     )
     idle: t.Timeout = setting("300s", "between two reads of the response body")
     write: t.Timeout = setting("120s", "how long a client may accept no data")
@@ -537,18 +541,6 @@ class Route(Section):
         """The upstreams that share the requests, with their weights; usually one."""
         chosen = self.upstream
         return chosen.shares if isinstance(chosen, Shares) else (UpstreamShare(name=chosen),)
-
-    @model_validator(mode="after")
-    def _no_cursor_early(self) -> Route:
-        if self.resume is not None and self.keepalive is not None and self.keepalive.before_headers is not None:
-            raise ValueError("has resume and keepalive.before_headers, whose head comes before there is a cursor")
-        return self
-
-    @model_validator(mode="after")
-    def _gate_for_a_timeout(self) -> Route:
-        if self.timeouts.first_event is not None and self.retry.until == "head":
-            raise ValueError("has timeouts.first_event, which needs retry.until: first_event")
-        return self
 
 
 class Config(Section):

@@ -81,6 +81,11 @@ class RequestBody:
         """Whether another attempt could be given the whole body."""
         return not self._lost and self._held <= self._keep
 
+    @property
+    def intact(self) -> bool:
+        """Whether nothing of it was let go: a request of which nothing was sent may begin anew."""
+        return not self._lost
+
     def release(self) -> None:
         """There will be no other attempt: hold nothing that has been passed on, and keep nothing more."""
         self._keep = 0

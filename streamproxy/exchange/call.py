@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from streamproxy.dialects.request import Peeked
 from streamproxy.exchange.downstream import Downstream
 from streamproxy.exchange.exchange import Exchange
@@ -11,13 +13,14 @@ from streamproxy.exchange.timer import Timer
 class Call:
     """The three parts of one request. Whatever serves a request is given this and nothing else of it."""
 
-    __slots__ = ("downstream", "exchange", "peeked", "timer")
+    __slots__ = ("downstream", "exchange", "on_connected", "peeked", "timer")
 
     def __init__(self, exchange: Exchange, downstream: Downstream, timer: Timer) -> None:
         self.exchange = exchange
         self.downstream = downstream
         self.timer = timer
         self.peeked: Peeked | None = None  # what was read ahead of a JSON body
+        self.on_connected: Callable[[], None] | None = None  # called when there is a connection for the request
 
     def close(self) -> None:
         """Stop the timer, and stop listening to the client."""

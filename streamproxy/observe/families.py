@@ -83,6 +83,14 @@ def _counted(name: str) -> Callable[[Totals], Numbers]:
     return lambda totals: ((key[1:], count) for key, count in totals.counts.items() if key[0] == name)
 
 
+def _upstream_errors(totals: Totals) -> Numbers:
+    """Those that ended exchanges, and those that they went on after."""
+    errors = totals.upstream_errors.copy()
+    for key, count in _counted("upstream_errors")(totals):
+        errors[key] += int(count)  # type: ignore[index]
+    return errors.items()
+
+
 def _level(name: str) -> Callable[[Totals], Numbers]:
     """What `Totals.levels` has under this name."""
     return lambda totals: ((key[1:], level) for key, level in totals.levels.items() if key[0] == name)
@@ -198,7 +206,7 @@ _OURS: Final[tuple[Family, ...]] = (
         ("route", "upstream", "error"),
         "Errors of upstreams, by their RFC 9209 name.",
         "What is wrong with an upstream, in the terms of RFC 9209?",
-        lambda totals: totals.upstream_errors.items(),
+        _upstream_errors,
     ),
     Counts(
         "config_reloads",

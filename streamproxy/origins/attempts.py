@@ -14,7 +14,8 @@ moment the first attempt begins: connects that fail, pauses and what Retry-After
 exchange hears of one step only, which begins it; `_Progress` keeps the exchange's own facts from then on. Each part of
 the body that comes begins ``first_byte`` anew: a request is ready to be sent when its last part is there. Behind the
 gate ``idle`` holds. ``first_event`` is each attempt's own: `_Attempts.say_nothing` cancels what the attempt waits for,
-and `_Attempts._reason` tells that cancellation from all others.
+and `_Attempts._reason` tells that cancellation from all others. Without the gate, and where no other attempt is
+possible, its passing is counted and logged, and the request waits on.
 """
 
 from __future__ import annotations
@@ -180,7 +181,10 @@ class _Attempts:
             attempt.opened(response)
             self._response = attempt
             gate = self._gate
-            if gate is not None and gate.held:
+            if gate is not None:
+                if not gate.held:
+                    attempt.alarm, self._alarm = self._alarm, None
+                    return None
                 fault = await self._hold_back(attempt, gate)
         self._disarm()
         return fault
@@ -253,15 +257,17 @@ class _Attempts:
 
     def say_nothing(self) -> None:
         """The time-out has passed: leave the attempt if there can be another, else wait on."""
-        exchange = self._exchange
-        if exchange.interruption is not None or exchange.task is None:
+        exchange, gate = self._exchange, self._gate
+        if exchange.interruption is not None or exchange.task is None or gate is None or _spoke(exchange):
             return
-        step = self._next(FIRST_EVENT)
+        step = self._next(FIRST_EVENT) if gate.held else _STOP
         after = "" if step else ", and the request waits on"
         logger.warning("exchange %s: no event from %s in time%s", exchange.request_id, exchange.endpoint, after)
         if step:
             self._decided = step
             exchange.task.cancel()
+        elif (late := gate.late.get(exchange.upstream)) is not None:
+            late.add()
 
     def _reason(self, error: BaseException) -> BaseException:
         """What ``error`` stands for: HeadTimeout where it is the cancellation that `say_nothing` asked for."""
@@ -278,6 +284,12 @@ class _Attempts:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
+
+
+def _spoke(exchange: Exchange) -> bool:
+    """Whether an exchange whose response is being relayed waits for no first event any more, or never did."""
+    inspector = exchange.inspector
+    return exchange.phase == "body" and (not exchange.streaming or inspector is None or inspector.spoke)
 
 
 def _failure(fault: BaseException | None, response: UpstreamResponse | None) -> str | None:
@@ -312,6 +324,9 @@ class _Progress:
         exchange = self._exchange
         if phase != "connect":
             self.sent = True
+            connected = self._attempts._call.on_connected
+            if connected is not None:
+                connected()
         if phase == "head":
             exchange.sent_at = monotonic()
             self._attempts.request_sent()

@@ -6,12 +6,13 @@ The chunks that came before that are kept and go out first, unchanged. They are 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from streamproxy.client.base import ChunkSource, IteratorSource, Sink
 from streamproxy.dialects.base import Dialect
+from streamproxy.exchange.tally import Tally
 from streamproxy.origins.base import OriginResponse
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import STREAMING, media_type
@@ -22,11 +23,13 @@ MOST: Final = 1 << 20  # bytes that are held back
 @dataclass(frozen=True, slots=True)
 class GatePlan:
     """What a route waits for. ``first_event`` is the time-out in seconds, None for none; ``held`` says that the
-    response is held back until the first event, as ``dialect`` understands it."""
+    response is held back until the first event, as ``dialect`` understands it. ``late`` counts by upstream the requests
+    that wait on behind the time-out."""
 
     dialect: Dialect
     first_event: float | None
     held: bool
+    late: Mapping[str, Tally] = field(default_factory=dict)
 
 
 class HeldSource(ChunkSource):

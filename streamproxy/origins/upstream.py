@@ -6,9 +6,11 @@ attempts than one, and fallbacks, are in `streamproxy.origins.attempts`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -16,7 +18,7 @@ from streamproxy.client.base import IteratorSource, Response
 from streamproxy.dialects.request import Peeked, model_edit, usage_edit
 from streamproxy.errors import BadResponse, UpstreamReportedError
 from streamproxy.exchange.call import Call
-from streamproxy.exchange.exchange import Exchange
+from streamproxy.exchange.exchange import Exchange, Phase
 from streamproxy.exchange.target import Target
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.origins.gate import HeldSource
@@ -70,7 +72,7 @@ class UpstreamResponse(OriginResponse):
     ``roster`` hears how the attempt went; it is None where there is one endpoint for ever.
     """
 
-    __slots__ = ("_endpoint", "_exchange", "_roster", "_stream")
+    __slots__ = ("_endpoint", "_exchange", "_roster", "_stream", "alarm")
 
     def __init__(self, endpoint: Endpoint, roster: Roster | None, exchange: Exchange) -> None:
         # What the base has is set by `opened`.
@@ -78,6 +80,7 @@ class UpstreamResponse(OriginResponse):
         self._roster = roster
         self._exchange = exchange
         self._stream: AbstractAsyncContextManager[Response] | None = None
+        self.alarm: asyncio.TimerHandle | None = None  # stopped when the response is let go of
 
     def begin(self, request: UpstreamRequest, content: Any) -> AbstractAsyncContextManager[Response]:
         """Take a place at the endpoint. Returns the request to enter; then `opened` or `failed` has to be called."""
@@ -140,6 +143,8 @@ class UpstreamResponse(OriginResponse):
     async def aclose(self, fault: BaseException | None) -> None:
         stream, endpoint, roster, body = self._stream, self._endpoint, self._roster, self.body
         assert stream is not None
+        if self.alarm is not None:
+            self.alarm.cancel()
         endpoint.streams -= 1
         if roster is not None:
             failure = fault if isinstance(fault, UpstreamReportedError) else self._exchange.failure
@@ -198,6 +203,8 @@ class UpstreamOrigin(Origin):
         extensions = plan.extensions.copy()
         extensions["target"] = self._target(downstream.target)
         extensions["progress"] = call.timer.progress
+        if call.on_connected is not None:
+            extensions["progress"] = partial(_progress, call)
         if downstream.direct is not None:
             extensions["informational"] = downstream.informational
             if plan.trailers:
@@ -261,6 +268,13 @@ class UpstreamOrigin(Origin):
             trace.opened_at, trace.target = monotonic(), self._target(call.downstream.target)
             headers = trace.carry(headers)
         return self._plan.upstream_edit.apply(self._plan.edit.apply(headers))
+
+
+def _progress(call: Call, phase: Phase) -> None:
+    """A step of a request whose connection somebody waits for."""
+    call.timer.progress(phase)
+    if phase != "connect" and call.on_connected is not None:
+        call.on_connected()
 
 
 async def switched(response: UpstreamResponse, key: bytes) -> UpstreamResponse:

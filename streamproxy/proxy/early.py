@@ -26,7 +26,7 @@ from streamproxy.exchange.call import Call
 from streamproxy.exchange.date import http_date
 from streamproxy.exchange.timer import FOREVER
 from streamproxy.formats.sse import KeepaliveShape
-from streamproxy.origins.base import OriginResponse
+from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.wire.headers import NO_EDIT, Edit, ResponseFields
 from streamproxy.wire.media import EVENT_STREAM, accepts_event_stream, media_type
 
@@ -58,9 +58,13 @@ def wants_events(call: Call, plan: EarlyPlan) -> bool:
 
 
 class EarlyHead:
-    """The early head of one request, which is due from the beginning on. ``sent`` says that it has been begun."""
+    """The early head of one request, which is due from the beginning on.
 
-    __slots__ = ("_call", "_dialect", "_plan", "_task", "last_at", "sent")
+    ``sent`` says that it has been begun, ``opening`` is the origin that is waited for: a head that goes out in the
+    queue, before there is one, does not name the stream.
+    """
+
+    __slots__ = ("_call", "_dialect", "_plan", "_task", "last_at", "opening", "sent")
 
     def __init__(self, call: Call, plan: EarlyPlan, dialect: Dialect) -> None:
         self._call = call
@@ -68,6 +72,7 @@ class EarlyHead:
         self._dialect = dialect
         self._task: asyncio.Task[None] | None = None
         self.sent = False
+        self.opening: Origin | None = None
         self.last_at = 0.0  # when the last comment went out
         call.timer.early(self._due)
 
@@ -99,7 +104,10 @@ class EarlyHead:
     def _open(self) -> Any:
         """Send the head; returns what to wait for, or None."""
         call, plan = self._call, self._plan
-        fields = ResponseFields([(b"content-type", EVENT_STREAM)])
+        origin, named = self.opening, []
+        if origin is not None and not origin.replays(call):
+            named = origin.early_fields(call)
+        fields = ResponseFields([(b"content-type", EVENT_STREAM), *named])
         if plan.anti_buffering:
             fields.unbuffer()
         fields.pass_on(call.exchange.request_id.encode(), http_date())

@@ -151,6 +151,8 @@ class Handler:
                         place = await _place(plan, plan.admission, call)
                     if plan.peek is not None and self._chooser is None and plan.early is None:
                         await peek(call, plan.peek)
+                    if early is not None:
+                        early.opening = plan.origin
                     response = await plan.origin.open(call)
                     if early is not None and early.stop():
                         unfit, response = response, None

@@ -44,6 +44,7 @@ class Roster:
         self._outliers = Outliers(outlier) if outlier is not None else None
         self.error_events = outlier is not None and outlier.error_events  # they count as failures
         self._clock = clock
+        self.watchers: list[Callable[[], None]] = []  # called when an endpoint may be available again
         self._starting: list[Endpoint] = []  # in their slow start
         self._ejections: dict[Endpoint, asyncio.TimerHandle] = {}
         self._leaving: set[Endpoint] = set()
@@ -53,6 +54,9 @@ class Roster:
     def _settle(self) -> None:
         self.available = [endpoint for endpoint in self.endpoints if endpoint.up]
         self.only = self.available[0] if len(self.available) == 1 else None
+        if self.available:
+            for call in list(self.watchers):
+                call()
 
     def fresh(self) -> list[Endpoint]:
         """`available`, with the shares of this moment."""

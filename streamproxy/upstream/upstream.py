@@ -9,7 +9,7 @@ by `streamproxy.origins.upstream`. With one endpoint that can never be another, 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from streamproxy.config import model
 from streamproxy.config.model import Hash, Load, Prefix
@@ -89,6 +89,14 @@ class Upstream:
             raise DestinationUnavailable()
         key = self._key(headers, exchange.query, exchange.client) if self._key is not None else exchange.affinity
         return self._balancer.pick(candidates, key)
+
+    def watch(self, call: Callable[[], None]) -> None:
+        """Call ``call`` whenever an endpoint may be available again, until `unwatch`."""
+        self._roster.watchers.append(call)
+
+    def unwatch(self, call: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._roster.watchers.remove(call)
 
     def has_untried(self, tried: Sequence[Endpoint]) -> bool:
         """Whether an endpoint is available that is not among these."""

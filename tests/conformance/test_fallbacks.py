@@ -12,6 +12,7 @@ from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
 from tests.doubles.client import fetch
 from tests.doubles.stack import Config, route
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Script, answering, response, stream_head, streaming
 
 UNAVAILABLE = response(b"later", status="503 Service Unavailable")
@@ -148,6 +149,66 @@ async def test_without_another_attempt_a_late_first_event_is_waited_for(stack: S
     assert not asking.done()
     go.set()
     assert (await asking).body == b"data: 1\n\n"
+
+
+@pytest.mark.parametrize("until_event", ["head", "first_event"])
+async def test_a_late_first_event_is_counted_and_logged(
+    stack: StartStack, serve: Serve, caplog: pytest.LogCaptureFixture, until_event: str
+) -> None:
+    go = asyncio.Event()
+
+    async def late(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(stream_head())
+        await conn.send_chunk(b": waiting\n\n")
+        await go.wait()
+        await conn.send_chunk(b"data: 1\n\n")
+        await conn.send_chunk(b"")
+
+    slow = await serve(late)
+    routes = [route("main", timeouts={"first_event": "20ms"}, retry={"until": until_event})]
+    proxy = await stack(routes, upstreams=upstreams(main=slow.url))
+    asking = asyncio.create_task(fetch(proxy.url))
+    labels = {"upstream": "main", "error": "http_response_timeout"}
+    await until(lambda: proxy.metric("streamproxy_upstream_errors_total", **labels) == 1)
+    go.set()
+    assert (await asking).body == b": waiting\n\ndata: 1\n\n"
+    assert (await proxy.end_of()).end == "complete"
+    assert "and the request waits on" in caplog.text
+
+
+async def test_a_first_event_in_time_is_not_counted(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    go = asyncio.Event()
+
+    async def prompt(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(stream_head())
+        await conn.send_chunk(b"data: 1\n\n")
+        await go.wait()
+        await conn.send_chunk(b"")
+
+    async def late(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(stream_head())
+        await go.wait()
+        await conn.send_chunk(b"")
+
+    first, second = await serve(prompt), await serve(late)
+    limits = {"first_event": "200ms"}
+    routes = [
+        route("prompt", path="/prompt", timeouts=limits),
+        route("late", path="/late", timeouts=limits),
+    ]
+    proxy = await stack(routes, upstreams=upstreams(prompt=first.url, late=second.url))
+    client, other = await dial(proxy.url), await dial(proxy.url)
+    await client.request("/prompt")
+    await client.read_head()
+    await client.read_body_until(b"\n\n")
+    await other.request("/late")
+    await until(lambda: proxy.metric("streamproxy_upstream_errors_total", upstream="late") == 1)
+    assert proxy.metric("streamproxy_upstream_errors_total", upstream="prompt") == 0
+    go.set()
+    assert (await client.read_rest()).complete
 
 
 async def test_an_answer_that_is_no_stream_passes_the_gate(stack: StartStack, serve: Serve) -> None:

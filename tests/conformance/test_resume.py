@@ -488,3 +488,31 @@ async def test_a_cursor_needs_no_model_and_finds_the_route_that_keeps_its_stream
         assert stranger.status == 404
         assert b"model" not in stranger.body
     assert len(upstream.requests) == 2
+
+
+@pytest.mark.parametrize("extra", [{}, {"share": {}}], ids=["alone", "shared"])
+async def test_a_head_that_is_sent_early_names_the_stream(
+    stack: StartStack, serve: Serve, dial: Connect, extra: Config
+) -> None:
+    async def late(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.stall()
+        await conn.send(stream_head())
+        await conn.send_chunk(event(1))
+        await conn.send_chunk(b"")
+
+    upstream = await serve(late)
+    early = {"interval": "50ms", "before_headers": "50ms"}
+    proxy = await stack([resumable(upstream.url) | {"keepalive": early, **extra}])
+    first = await dial(proxy.url)
+    await first.request("/v1", headers=[*KEY, ("Accept", "text/event-stream")])
+    head = await first.read_head()
+    assert (head.get("x-stream-cursor") or b"").endswith(b"/0")
+    await first.read_body_until(b": keepalive\n\n")
+    upstream.connections[0].go.set()
+    assert (await first.read_body_until(event(1))).endswith(event(1))
+    second = await dial(proxy.url)
+    await second.request("/v1", headers=[*KEY, cursor(head.get("x-stream-cursor"), 0)])
+    assert (await second.read_head()).status == 200
+    assert await second.read_body_until(event(1)) == event(1)
+    assert len(upstream.connections) == 1

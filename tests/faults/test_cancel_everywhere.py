@@ -294,3 +294,28 @@ async def run_struck_at_send(app: Application, n: int, how: str) -> int:
         task.exception()
     assert not app.ledger.live
     return len(client.sent)
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+async def test_a_cancellation_in_the_wait_for_an_endpoint_leaves_nothing(
+    leaks: LeakCheck, serve: Serve, how: str
+) -> None:
+    dead = await serve(answer)
+    dead.stop_listening()
+    config = {
+        "log": {"access": "off"},
+        "routes": [{"path": "/*", "upstream": "up", "timeouts": {"available": "30ms"}}],
+        "upstreams": {"up": {"endpoints": [dead.url], "client": "native"}},
+    }
+    app = create_app(parse_config(json.dumps(config), name="test"))
+    ended: list[Any] = []
+    app.ledger.observers.append(ended.append)
+    (upstream,) = app.deployment.upstreams.values()
+    struck = 0
+    while await run_struck_at(app, struck, how):
+        assert not upstream._roster.watchers, "nobody stands in line"
+        struck += 1
+    assert struck > 3
+    assert ended[-1].error.error == "destination_unavailable"
+    assert not upstream._roster.watchers
+    await app.deployment.aclose()

@@ -297,7 +297,6 @@ def test_health_and_ejection_take_what_is_allowed(line: str) -> None:
         "upstream: [{name: http://a}, {name: nowhere}]",
         "upstream: {shares: [{name: http://a, weight: 0}]}",
         "upstream: [{name: http://a}, {name: http://a}]",
-        "upstream: http://a, timeouts: {first_event: 5s}",
     ],
 )
 def test_upstreams_that_cannot_answer_are_refused(keys: str) -> None:
