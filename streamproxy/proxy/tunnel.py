@@ -49,6 +49,7 @@ from streamproxy.wire.websocket import (
 )
 
 _GRACE: Final = 1.0  # seconds for the ends to close their connections, or to answer our Close frames
+_ANSWER: Final = 5.0  # seconds for a client to answer the Close of an upstream that has ended its direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +248,11 @@ class Tunnel:
         direction.target.write_eof()
         if self._up.ended and self._down.ended:
             self._finish(fault)
-        elif direction.masked and direction.walker.closed and self._grace is None:
-            # It waits for an answer no more.
-            self._grace = self._loop.call_later(_GRACE, partial(self._finish, fault))
+        elif direction.walker.closed and self._grace is None:
+            # It waits for an answer no more; one may still be on its way.
+            self._grace = self._loop.call_later(
+                _GRACE if direction.masked else _ANSWER, partial(self._finish, ClientDisconnected())
+            )
 
     @property
     def _in_order(self) -> bool:
@@ -260,6 +263,8 @@ class Tunnel:
         if self._plan.continue_on_disconnect and not self._in_order and not self._done.done():
             downstream.gone = True
             self._up.ended = True
+            if self._down.ended:
+                self._finish(ClientDisconnected())
         else:
             self._finish(ClientDisconnected())
 
@@ -313,6 +318,8 @@ class Tunnel:
         if left <= 0.0:
             left = interval
             for direction in (self._down, self._up):
+                if not direction.target.pingable:
+                    continue
                 if direction.open and not (direction is self._down and self._call.downstream.gone):
                     direction.control(PING, b"")
         self._pinger = self._loop.call_later(max(left, 0.001), self._ping)
