@@ -32,7 +32,7 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 
-from streamproxy.errors import BadResponse, ClientLeft
+from streamproxy.errors import BadResponse, ClientLeft, ExchangeAborted
 from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.wire.websocket import VERSION
@@ -61,11 +61,18 @@ async def relay_messages(app: App, scope: Scope, receive: Receive, send: Send) -
     Raises what the application raises; the server then ends the socket.
     """
     connection = _Handshake(scope, receive, send)
+    aborted: ExchangeAborted | None = None
     try:
-        await app(_as_request(scope, connection), connection.receive, connection.send)
+        # Nothing waits in a handler of exceptions: compiled code may not.
+        try:
+            await app(_as_request(scope, connection), connection.receive, connection.send)
+        except ExchangeAborted as error:
+            aborted = error
         await connection.flush()
     finally:
         connection.close()
+    if aborted is not None:
+        raise aborted
 
 
 def _as_request(scope: Scope, connection: DownstreamConnection) -> Scope:

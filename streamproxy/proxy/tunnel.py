@@ -28,9 +28,9 @@ from typing import Final
 from streamproxy.errors import (
     ClientDisconnected,
     ExchangeError,
-    ReadTimeout,
     ResponseIncomplete,
     StoppedByShutdown,
+    UpstreamWriteTimeout,
     WriteTimeout,
 )
 from streamproxy.exchange.call import Call
@@ -171,6 +171,8 @@ class Tunnel:
                 fault = error
             if fault is not None and isinstance(self._call.exchange.interruption, StoppedByShutdown):
                 await self._farewell()
+            elif fault is not None:
+                self._announce()
             elif fault is None and self._fault is None:
                 await self._flush()
         finally:
@@ -247,7 +249,7 @@ class Tunnel:
             self._fault = fault
         direction.target.write_eof()
         if self._up.ended and self._down.ended:
-            self._finish(fault)
+            self._finish(ClientDisconnected() if self._call.downstream.gone else fault)
         elif direction.walker.closed and self._grace is None:
             # It waits for an answer no more; one may still be on its way.
             self._grace = self._loop.call_later(
@@ -337,6 +339,15 @@ class Tunnel:
         if not self._in_order:
             await asyncio.wait([self._done], timeout=_GRACE)
 
+    def _announce(self) -> None:
+        """It is ended from outside: say so to both ends, if a frame may stand there now. Nobody's answer is awaited."""
+        interruption = self._call.exchange.interruption
+        if interruption is None or isinstance(interruption, ClientDisconnected):
+            return
+        for direction in (self._down, self._up):
+            if direction.open:
+                direction.control(CLOSE, close_payload(GOING_AWAY))
+
     async def _flush(self) -> None:
         """Let the upstream take what was written last, such as the client's Close, before its connection is closed."""
         if not self._upstream_gone.done():
@@ -347,7 +358,7 @@ class Tunnel:
         """Why it was ended from outside. The timer knows one `write`, and which end took nothing is known here."""
         exchange = self._call.exchange
         if isinstance(exchange.interruption, WriteTimeout) and not self._down.blocked_since:
-            exchange.interruption = ReadTimeout("The upstream took nothing for too long")
+            exchange.interruption = UpstreamWriteTimeout()
         if isinstance(exchange.interruption, StoppedByShutdown):
             return exchange.interruption
         return fault
