@@ -29,6 +29,7 @@ from streamproxy.exchange.target import target_of
 from streamproxy.observe.ended import Ended
 from streamproxy.observe.log import flush
 from streamproxy.observe.metrics import Metrics
+from streamproxy.proxy.messages import relay_messages
 from streamproxy.routing.route import ProxyRouter
 from streamproxy.upstream.retired import Retired
 from streamproxy.upstream.sessions import SessionTable
@@ -119,7 +120,7 @@ class Application(Control, Starlette):
         return app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             # ASGI allows any iterable of any pairs; compiled code takes a list of tuples only.
             scope["headers"] = [(name, value) for name, value in scope["headers"]]
         await super().__call__(scope, receive, send)
@@ -137,8 +138,7 @@ class Application(Control, Starlette):
 
     async def _default(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
+            await relay_messages(self.router, scope, receive, send)
         else:
             await self.deployment.not_found.handle(target_of(scope), scope, receive, send)
 

@@ -35,6 +35,7 @@ header, the access log and the metrics. One place, this tree, goes from an excep
         │   ├── BadResponse             502 http_protocol_error
         │   ├── ResponseIncomplete      after the head: http_response_incomplete
         │   ├── ReadTimeout             after the head: connection_read_timeout
+        │   ├── UpstreamWriteTimeout    a tunnel's upstream takes nothing: connection_write_timeout
         │   └── UpstreamReportedError   its stream said so itself: 502 (429, 529) upstream_error
         ├── ClientError             the client left, or takes nothing
         │   ├── ClientDisconnected      499, never sent
@@ -266,6 +267,10 @@ class ResponseIncomplete(UpstreamError):
 
 class ReadTimeout(UpstreamError):
     error, status, title, end = "connection_read_timeout", 504, "The upstream went silent", "timeout"
+
+
+class UpstreamWriteTimeout(UpstreamError):
+    error, status, title, end = "connection_write_timeout", 504, "The upstream took nothing for too long", "timeout"
 
 
 class UpstreamReportedError(UpstreamError):

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-from streamproxy.errors import BadRequest
+from streamproxy.errors import ExchangeError
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.wire.headers import Headers
 
@@ -50,7 +50,7 @@ class DownstreamConnection:
     target: bytes
     has_body: bool
     on_disconnect: Callable[[], None] | None
-    fault: BadRequest | None
+    fault: ExchangeError | None
     disconnected: bool
     task: asyncio.Task[None]
     wants_websocket: bool

@@ -25,6 +25,11 @@ class ByteStream:
         """
         raise NotImplementedError
 
+    @property
+    def pingable(self) -> bool:
+        """Whether a ping that is written reaches the peer itself, and the peer's answer comes back."""
+        return True
+
     def write(self, data: bytes) -> bool:
         """Send. Returns False when more waits for the peer than may; the caller then awaits `drained`.
 

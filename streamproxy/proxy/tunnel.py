@@ -28,9 +28,9 @@ from typing import Final
 from streamproxy.errors import (
     ClientDisconnected,
     ExchangeError,
-    ReadTimeout,
     ResponseIncomplete,
     StoppedByShutdown,
+    UpstreamWriteTimeout,
     WriteTimeout,
 )
 from streamproxy.exchange.call import Call
@@ -49,6 +49,7 @@ from streamproxy.wire.websocket import (
 )
 
 _GRACE: Final = 1.0  # seconds for the ends to close their connections, or to answer our Close frames
+_ANSWER: Final = 5.0  # seconds for a client to answer the Close of an upstream that has ended its direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,8 @@ class Tunnel:
                 fault = error
             if fault is not None and isinstance(self._call.exchange.interruption, StoppedByShutdown):
                 await self._farewell()
+            elif fault is not None:
+                self._announce()
             elif fault is None and self._fault is None:
                 await self._flush()
         finally:
@@ -246,10 +249,12 @@ class Tunnel:
             self._fault = fault
         direction.target.write_eof()
         if self._up.ended and self._down.ended:
-            self._finish(fault)
-        elif direction.masked and direction.walker.closed and self._grace is None:
-            # It waits for an answer no more.
-            self._grace = self._loop.call_later(_GRACE, partial(self._finish, fault))
+            self._finish(ClientDisconnected() if self._call.downstream.gone else fault)
+        elif direction.walker.closed and self._grace is None:
+            # It waits for an answer no more; one may still be on its way.
+            self._grace = self._loop.call_later(
+                _GRACE if direction.masked else _ANSWER, partial(self._finish, ClientDisconnected())
+            )
 
     @property
     def _in_order(self) -> bool:
@@ -260,6 +265,8 @@ class Tunnel:
         if self._plan.continue_on_disconnect and not self._in_order and not self._done.done():
             downstream.gone = True
             self._up.ended = True
+            if self._down.ended:
+                self._finish(ClientDisconnected())
         else:
             self._finish(ClientDisconnected())
 
@@ -313,6 +320,8 @@ class Tunnel:
         if left <= 0.0:
             left = interval
             for direction in (self._down, self._up):
+                if not direction.target.pingable:
+                    continue
                 if direction.open and not (direction is self._down and self._call.downstream.gone):
                     direction.control(PING, b"")
         self._pinger = self._loop.call_later(max(left, 0.001), self._ping)
@@ -330,6 +339,15 @@ class Tunnel:
         if not self._in_order:
             await asyncio.wait([self._done], timeout=_GRACE)
 
+    def _announce(self) -> None:
+        """It is ended from outside: say so to both ends, if a frame may stand there now. Nobody's answer is awaited."""
+        interruption = self._call.exchange.interruption
+        if interruption is None or isinstance(interruption, ClientDisconnected):
+            return
+        for direction in (self._down, self._up):
+            if direction.open:
+                direction.control(CLOSE, close_payload(GOING_AWAY))
+
     async def _flush(self) -> None:
         """Let the upstream take what was written last, such as the client's Close, before its connection is closed."""
         if not self._upstream_gone.done():
@@ -340,7 +358,7 @@ class Tunnel:
         """Why it was ended from outside. The timer knows one `write`, and which end took nothing is known here."""
         exchange = self._call.exchange
         if isinstance(exchange.interruption, WriteTimeout) and not self._down.blocked_since:
-            exchange.interruption = ReadTimeout("The upstream took nothing for too long")
+            exchange.interruption = UpstreamWriteTimeout()
         if isinstance(exchange.interruption, StoppedByShutdown):
             return exchange.interruption
         return fault

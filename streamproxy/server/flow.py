@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from streamproxy.server.peer import PeerWatch
+from streamproxy.exchange.peer import PeerWatch
 
 WRITE_LIMIT: Final = 32 * 1024  # bytes
 

@@ -6,6 +6,7 @@ Raw peers on both sides, so that every byte is known; the ``websockets`` library
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 
@@ -21,6 +22,7 @@ from streamproxy.wire.websocket import accept_of
 from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient
+from tests.doubles.connection import PeerEnded
 from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, answering, response
@@ -363,8 +365,98 @@ async def test_the_operator_can_end_one(stack: StartStack, serve: Serve, dial: C
     proxy = await stack(upstream.url)
     client = await tunnel(proxy, dial)
     next(iter(proxy.app.ledger.live.values())).interrupt(StoppedByOperator())
-    await client.wait_ended()
+    assert (await client.read_all())[0] == b"\x88\x02\x03\xe9"
     assert (await proxy.end_of()).end == "cancelled"
+
+
+async def test_a_time_out_is_announced_between_frames_only(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    async def talk(conn: Conn) -> None:
+        await conn.send(WORLD[:3])
+        heard.set_result((await conn.read_all())[0])
+
+    heard: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+    upstream = await serve(switching(talk))
+    proxy = await stack([route(upstream.url, timeouts={"idle": "300ms"})])
+    client = await tunnel(proxy, dial)
+    assert (await client.read_all())[0] == WORLD[:3]
+    assert (await heard)[:2] == b"\x88\x82"
+    assert (await proxy.end_of()).end == "timeout"
+
+
+async def test_a_client_that_never_answers_a_close_is_not_kept(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    async def talk(conn: Conn) -> None:
+        await conn.send(UPSTREAM_CLOSE)
+        conn.half_close()
+        await conn.read_all()
+
+    upstream = await serve(switching(talk))
+    proxy = await stack(upstream.url)
+    client = await tunnel(proxy, dial)
+    assert await client.read_exactly(4) == UPSTREAM_CLOSE
+    assert (await proxy.end_of()).end == "client_disconnect"
+
+
+async def test_a_lost_upstream_is_noticed_while_the_client_takes_nothing(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    async def talk(conn: Conn) -> None:
+        with contextlib.suppress(PeerEnded):
+            while True:
+                await conn.send(bytes(1_000_000))
+
+    upstream = await serve(switching(talk))
+    proxy = await stack(upstream.url)
+    client = await tunnel(proxy, dial)
+    client.stop_reading()
+    exchange = next(iter(proxy.app.ledger.live.values()))
+    await until(lambda: exchange.blocked_since, "the client to be waited for")
+    (await upstream.connection()).reset()
+    assert (await proxy.end_of()).end == "upstream_truncated"
+    client.reset()
+
+
+async def test_an_upstream_that_takes_nothing_is_given_up(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    upstream = await serve(switching(stalled))
+    proxy = await stack([route(upstream.url, timeouts={"write": "300ms"})])
+    client = await tunnel(proxy, dial)
+    (await upstream.connection()).stop_reading()
+
+    async def flood() -> None:
+        with contextlib.suppress(PeerEnded):
+            await client.send(b"\x82\xff" + (1 << 30).to_bytes(8, "big") + MASK)
+            while True:
+                await client.send(bytes(1_000_000))
+
+    flooding = asyncio.ensure_future(flood())
+    ended = await proxy.end_of()
+    assert (ended.end, ended.error.error, ended.error.title) == (
+        "timeout",
+        "connection_write_timeout",
+        "The upstream took nothing for too long",
+    )
+    await flooding
+
+
+async def test_a_route_that_continues_reads_on_after_the_client_left(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    go = asyncio.Event()
+
+    async def talk(conn: Conn) -> None:
+        await go.wait()
+        await conn.send(WORLD + UPSTREAM_CLOSE)
+        conn.close()
+
+    upstream = await serve(switching(talk))
+    proxy = await stack([route(upstream.url, on_disconnect="continue")])
+    client = await tunnel(proxy, dial)
+    exchange = next(iter(proxy.app.ledger.live.values()))
+    client.reset()
+    await until(lambda: exchange.task is None or proxy.engine.connections == 0, "the client's leaving to be noticed")
+    assert proxy.app.ledger.live
+    go.set()
+    ended = await proxy.end_of()
+    assert (ended.end, ended.events) == ("client_disconnect", 1)
 
 
 async def test_a_drain_closes_between_frames_and_waits_for_the_answers(

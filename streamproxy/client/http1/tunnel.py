@@ -2,7 +2,8 @@
 
 Theory of operation. The connection passes on what the loop tells it; reading is held until `start`. A direction ends
 with `write_eof` or with the upstream's end; once both have ended the transport is closed. Over TLS the end of one
-direction ends both.
+direction ends both. While the tunnel's owner has paused reading, the kernel is asked for a reset now and then: the
+transport would not hear of one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 
 from streamproxy.client.secure import TlsTransport
+from streamproxy.exchange.peer import PeerWatch
 from streamproxy.exchange.stream import ByteStream
 
 
@@ -30,6 +32,7 @@ class Tunnel(ByteStream):
         "_paused",
         "_started",
         "_transport",
+        "_watch",
         "_write_paused",
     )
 
@@ -45,6 +48,7 @@ class Tunnel(ByteStream):
         self._eof_sent = False
         self._lost = lost
         self._write_paused = False
+        self._watch: PeerWatch | None = None  # made when reading is first paused
         self._drained: asyncio.Future[None] | None = None
         self._on_data: Callable[[bytes], None] | None = None
         self._on_eof: Callable[[], None] | None = None
@@ -85,12 +89,23 @@ class Tunnel(ByteStream):
             self._paused = True
             if self._started and not self._lost:
                 self._transport.pause_reading()
+                self._watch_peer()
 
     def resume(self) -> None:
         if self._paused:
             self._paused = False
+            if self._watch is not None:
+                self._watch.stop()
             if self._started and not self._lost:
                 self._transport.resume_reading()
+
+    def _watch_peer(self) -> None:
+        if self._watch is None:
+            connection = self._transport.get_extra_info("socket")
+            if connection is None:
+                return
+            self._watch = PeerWatch(self._loop, connection.fileno(), self.abort, half_close=True)
+        self._watch.start()
 
     def write_eof(self) -> None:
         if self._eof_sent or self._lost:
@@ -136,6 +151,8 @@ class Tunnel(ByteStream):
     def connection_lost(self) -> None:
         """Nothing can pass any more."""
         self._lost = True
+        if self._watch is not None:
+            self._watch.close()
         self._settle()
         if self._started:
             self._tell_lost()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from typing import Any
 
 import h11
@@ -55,6 +56,7 @@ class HypercornEngine:
         self._config.errorlog = None
         self._config.h11_max_incomplete_size = settings.max_header_size
         self._config.keep_alive_timeout = settings.keepalive_timeout
+        self._config.websocket_max_message_size = sys.maxsize
         self._context = WorkerContext(None)
         self._state: dict[str, Any] = {}
         self._servers: list[asyncio.Server] = []

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from streamproxy.server.peer import PeerWatch, has_left
+from streamproxy.exchange.peer import PeerWatch, has_left
 
 
 def pair(family: int) -> tuple[socket.socket, socket.socket]:
