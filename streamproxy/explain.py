@@ -226,6 +226,9 @@ class _Explainer:
     async def _sent(self, section: model.Route, call: Call) -> AsyncIterator[str]:
         """The request as it would go to the upstream that is asked first."""
         own = self._origin(section)
+        if own.replays(call):
+            yield "replayed: what is kept of the stream that the cursor names, and the upstream is not asked"
+            return
         if isinstance(own, EventsOrigin):
             try:
                 channel = own.channel(call)
