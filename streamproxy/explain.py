@@ -21,6 +21,8 @@ from streamproxy.errors import ExchangeError, NoModel, NotImplementedHere
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.target import Target
+from streamproxy.origins.base import Origin
+from streamproxy.origins.redis import EventsOrigin
 from streamproxy.origins.upstream import UpstreamRequest
 from streamproxy.proxy.choose import Candidate
 from streamproxy.proxy.handle import Handler, RoutePlan, answer_here
@@ -198,6 +200,9 @@ class _Explainer:
             value = getattr(section, name)
             yield f"{name}: " + ("off" if value is None else _settings(value))
 
+    def _origin(self, section: model.Route) -> Origin:
+        return next(one.plan.origin for _, one in self._deployment.candidates if one.plan.name == section.name)
+
     def _upstreams(self, section: model.Route) -> Iterator[str]:
         shares = section.shares
         total = sum(share.weight for share in shares)
@@ -209,6 +214,9 @@ class _Explainer:
 
     def _upstream(self, kind: str, name: str, part: str) -> Iterator[str]:
         settings = self._config.upstreams[name]
+        if settings.redis is not None:
+            yield f"{kind}: {name}, events of a Redis ({settings.redis.kind} {settings.redis.channel})"
+            return
         yield f"{kind}: {name}{part}, balance {_plain(settings.balance)}"
         for endpoint in settings.endpoints:
             where = f" over {endpoint.socket}" if endpoint.socket is not None else ""
@@ -217,6 +225,17 @@ class _Explainer:
 
     async def _sent(self, section: model.Route, call: Call) -> AsyncIterator[str]:
         """The request as it would go to the upstream that is asked first."""
+        own = self._origin(section)
+        if own.replays(call):
+            yield "replayed: what is kept of the stream that the cursor names, and the upstream is not asked"
+            return
+        if isinstance(own, EventsOrigin):
+            try:
+                channel = own.channel(call)
+                yield f"reads: {channel.decode('utf-8', 'backslashreplace')}"
+            except ExchangeError as error:
+                yield "refused: " + _said(error)
+            return
         name = max(section.shares, key=lambda share: share.weight).name
         origin = self._deployment.upstream_origin(section, name)
         before = call.downstream.body.whole() if call.downstream.body is not None else None

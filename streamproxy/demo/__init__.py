@@ -6,8 +6,9 @@ Nothing here needs a file, a key or the network::
     demo_config     the proxy's configuration for it, in the format of any other configuration file
     banner          commands to try, for the terminal
 
-The upstream speaks the streaming forms of OpenAI's and Anthropic's APIs well enough for their own SDKs, and has one
-endpoint for each way in which a stream can be long, late or broken. Its answers depend on the request alone (and, for
+The upstream speaks the APIs of OpenAI (completions and Responses), Anthropic, Gemini and Ollama well enough for their
+own SDKs, with a model that fails inside its stream, says how much it has to do as vLLM does, and has one endpoint for
+each way in which a stream can be long, late, mute or broken. Its answers depend on the request alone (and, for
 the clock, on the time), so that what is measured through the proxy can be compared with what went in.
 """
 

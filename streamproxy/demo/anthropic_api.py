@@ -10,24 +10,32 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from streamproxy.demo.call import EVENT_STREAM, Call, Refused, sse
-from streamproxy.demo.completion import Completion, complete
+from streamproxy.demo.completion import FAILURE, Completion, Form, complete
 
 Json = dict[str, object]
+
+_FORM = Form("messages", ("max_tokens",))
 
 
 async def messages(call: Call, token_delay: float) -> None:
     """Answer one message; its tokens come ``token_delay`` seconds apart when it is streamed."""
     try:
-        completion = complete(await call.document(), "max_tokens")
+        completion = complete(await call.document(), _FORM)
     except Refused as refusal:
         kind = "request_too_large" if refusal.status == 413 else "invalid_request_error"
         await call.answer(refusal.status, {"type": "error", "error": {"type": kind, "message": refusal.message}})
         return
-    if completion.stream:
+    if completion.fails and not completion.stream:
+        await call.answer(529, _failure())
+    elif completion.stream:
         await call.stream(EVENT_STREAM, _events(completion, token_delay))
     else:
         text: Json = {"type": "text", "text": completion.text}
         await call.answer(200, _message(completion, [text], _reason(completion), len(completion.tokens)))
+
+
+def _failure() -> Json:
+    return {"type": "error", "error": {"type": "overloaded_error", "message": FAILURE}}
 
 
 def _reason(completion: Completion) -> str:
@@ -57,6 +65,9 @@ async def _events(completion: Completion, token_delay: float) -> AsyncGenerator[
     for token in completion.tokens:
         await asyncio.sleep(token_delay)
         yield event("content_block_delta", index=0, delta={"type": "text_delta", "text": token})
+    if completion.fails:
+        yield sse(_failure(), event="error")
+        return
     yield event("content_block_stop", index=0)
     delta = {"stop_reason": _reason(completion), "stop_sequence": None}
     yield event("message_delta", delta=delta, usage={"output_tokens": len(completion.tokens)})

@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
+from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
+
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 MAX_DOCUMENT = 1 << 20  # bytes of a request body that is read as one document
@@ -56,13 +58,19 @@ class Call:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self._fields: Fields = tuple(scope["headers"])
-        self._query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        self._query: dict[str, str] = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         self._receive = receive
         self._send = send
+        extensions = scope.get("extensions") or {}
+        self.connection: DownstreamConnection | None = extensions.get(CONNECTION)  # on a server of our own
 
     def header(self, name: bytes) -> bytes:
         """The first value of a field (lower-case name), or nothing."""
         return next((value for key, value in self._fields if key == name), b"")
+
+    def text(self, name: str) -> str:
+        """A query parameter, or nothing."""
+        return self._query.get(name, "")
 
     def seconds(self, name: str, default: float) -> float:
         """A query parameter in seconds, 0 to an hour. Raises Refused (400) for anything else."""
@@ -112,6 +120,13 @@ class Call:
         length = (b"content-length", b"%d" % len(body))
         await self._start(status, ((b"content-type", JSON), length, *fields))
         await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+
+    async def answer_text(self, text: str) -> None:
+        """Answer 200 with plain text."""
+        body = text.encode()
+        length = (b"content-length", b"%d" % len(body))
+        await self._start(200, ((b"content-type", b"text/plain; charset=utf-8"), length))
+        await self._send({"type": "http.response.body", "body": body})
 
     async def stream(self, content_type: bytes, chunks: AsyncGenerator[bytes, None], *, fields: Fields = ()) -> None:
         """Answer 200 with a body that is sent chunk by chunk as ``chunks`` makes it.

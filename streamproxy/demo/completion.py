@@ -1,7 +1,8 @@
-"""What both LLM APIs of the demo share: reading a request, and the answer that it gets.
+"""What the LLM APIs of the demo share: reading a request, and the answer that it gets.
 
 The "model" answers every prompt with the same short text about streams, a word at a time. A token is a word: usage
-counts the words of the prompt and of the answer, so that it can be checked by eye.
+counts the words of the prompt and of the answer, so that it can be checked by eye. The model `FAILING` fails after
+`TOKENS_BEFORE_FAILURE` tokens, in the way of the API that it is asked by.
 """
 
 from __future__ import annotations
@@ -14,12 +15,26 @@ from typing import Any, NamedTuple
 from streamproxy.demo.call import Refused
 
 MODEL = "demo-1"
+MODELS = (MODEL, "demo-2")
+FAILING = "demo-fails"
+TOKENS_BEFORE_FAILURE = 5
+FAILURE = "The engine of the demo has failed on purpose"
 TEXT = (
     "A stream brings an answer while it is still being made. Each word leaves the model, passes the proxy and reaches "
     "you at once; nothing waits for a fuller buffer or for a timer. While the model thinks, a comment keeps the line "
     "open, and only ever between two events. When you leave, the work behind the stream ends with you."
 )
 TOKENS = tuple(re.findall(r"\S+ ?", TEXT))
+
+
+class Form(NamedTuple):
+    """How an API writes its requests: where the prompt is, and where the most tokens of the answer."""
+
+    prompt: str  # its key; a list of messages, or a text where ``text`` says so
+    limits: tuple[str, ...] = ()
+    inside: str = ""  # the key of the mapping that the limits are in, where they are in one
+    text: bool = False
+    streams: bool = False  # unless the request says otherwise
 
 
 class Completion(NamedTuple):
@@ -39,13 +54,18 @@ class Completion(NamedTuple):
     @property
     def cut(self) -> bool:
         """Whether the limit of the request ended the text."""
-        return len(self.tokens) < len(TOKENS)
+        return len(self.tokens) < len(TOKENS) and not self.fails
+
+    @property
+    def fails(self) -> bool:
+        """Whether the engine fails behind the last of the tokens."""
+        return self.model == FAILING
 
 
-def complete(body: bytes, *limits: str) -> Completion:
-    """The completion for a request body; ``limits`` are the API's names for the most tokens it may have.
+def complete(body: bytes, form: Form) -> Completion:
+    """The completion for a request body in the form of an API.
 
-    Raises Refused (400) for a body that is not a JSON object, or has no messages or an impossible limit.
+    Raises Refused (400) for a body that is not a JSON object, or has no prompt or an impossible limit.
     """
     try:
         request = json.loads(body)
@@ -53,21 +73,31 @@ def complete(body: bytes, *limits: str) -> Completion:
         raise Refused(400, "The request body is not valid JSON") from None
     if not isinstance(request, dict):
         raise Refused(400, "The request body is not a JSON object")
-    messages = request.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise Refused(400, "messages is a list of at least one message", param="messages")
-    if not all(isinstance(message, dict) for message in messages):
-        raise Refused(400, "Every message is an object with a role and a content", param="messages")
     options = request.get("stream_options")
     model = request.get("model")
+    model = model if isinstance(model, str) and model else MODEL
+    limits = request.get(form.inside) if form.inside else request
+    most = _limit(limits if isinstance(limits, dict) else {}, form.limits)
     return Completion(
         id=hashlib.sha256(body).hexdigest()[:24],
-        model=model if isinstance(model, str) and model else MODEL,
-        tokens=TOKENS[: _limit(request, limits)],
-        prompt_tokens=_words(request.get("system")) + sum(_words(message.get("content")) for message in messages),
-        stream=request.get("stream") is True,
+        model=model,
+        tokens=TOKENS[: min(most, TOKENS_BEFORE_FAILURE) if model == FAILING else most],
+        prompt_tokens=_words(request.get("system")) + _prompt(request, form),
+        stream=request.get("stream", form.streams) is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
     )
+
+
+def _prompt(request: dict[str, Any], form: Form) -> int:
+    """The words of the prompt. Raises Refused."""
+    prompt, name = request.get(form.prompt), form.prompt
+    if form.text and isinstance(prompt, str) and prompt:
+        return _words(prompt)
+    if not isinstance(prompt, list) or not prompt:
+        raise Refused(400, f"{name} is a list of at least one message", param=name)
+    if not all(isinstance(message, dict) for message in prompt):
+        raise Refused(400, "Every message is an object with a role and a content", param=name)
+    return sum(_words(message.get("content")) + _words(message.get("parts")) for message in prompt)
 
 
 def _limit(request: dict[str, Any], names: tuple[str, ...]) -> int:

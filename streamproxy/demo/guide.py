@@ -5,18 +5,54 @@ from __future__ import annotations
 import json
 
 _CONFIG = """\
-# The demo's configuration: one upstream, and a route for each kind of stream.
+# The demo's configuration: one upstream of two endpoints, and a route for each kind of stream.
 server:
   listen: {listen}
 admin:
   listen: {admin}
 upstreams:
   demo:
-    endpoints: [{upstream}]
+    endpoints: {upstreams}
+    balance: least_load         # by what the engines say of themselves
+    load: {{source: vllm}}
+    outlier: off                # its failures are on purpose
+    models: {{gpt-4o: demo-2}}    # what this upstream calls the models of requests
 routes:
-  - name: llm
+  - name: second-model          # chosen by the model that the body names
     path: [/v1/chat/completions, /v1/messages]
     methods: [POST]
+    models: [demo-2, gpt-4o]
+    protocol: auto
+    usage: ask
+    upstream: demo
+  - name: llm                   # five APIs: errors in their own form, ends, failures and tokens understood
+    path:
+      - /v1/chat/completions
+      - /v1/completions
+      - /v1/responses
+      - /v1/messages
+      - /v1beta/models/*
+      - /api/chat
+      - /api/generate
+    methods: [POST]
+    protocol: auto
+    usage: ask
+    keepalive: {{ndjson: on}}
+    upstream: demo
+  - name: resumable             # a stream that outlives its client's connection
+    path: /kept/v1/chat/completions
+    methods: [POST]
+    protocol: openai
+    rewrite: {{strip_prefix: /kept}}
+    resume: {{ids: on}}
+    upstream: demo
+  - name: mute                  # an endpoint that sends its head and then nothing: another one is asked, then 504
+    path: /mute
+    upstream: demo
+    retry: {{attempts: 2, on: [first_event], until: first_event}}
+    timeouts: {{first_event: 1s, idle: 3s}}
+  - name: ws
+    path: /ws
     upstream: demo
   - name: models
     path: /v1/models
@@ -58,6 +94,21 @@ streamproxy demo: an LLM-like upstream behind the proxy at {base}. Commands to t
   A message, token by token (Anthropic's API):
     curl -N {base}/v1/messages -H 'content-type: application/json' -d '{anthropic_stream}'
 
+  The same from OpenAI's Responses and text completions, Gemini, and Ollama's chat and generate:
+    curl -N {base}/v1/responses -H 'content-type: application/json' -d '{responses}'
+    curl -N {base}/v1/completions -H 'content-type: application/json' -d '{text}'
+    curl -N '{base}/v1beta/models/demo-1:streamGenerateContent?alt=sse' -d '{gemini}'
+    curl -N {base}/api/chat -d '{ollama}'
+    curl -N {base}/api/generate -d '{ollama_text}'
+
+  A model that the upstream calls demo-2, and one that fails inside its stream: see the log and gen_ai_ metrics.
+    curl -N {base}/v1/chat/completions -H 'content-type: application/json' -d '{alias}'
+    curl -N {base}/v1/chat/completions -H 'content-type: application/json' -d '{failing}'
+
+  A stream that can be taken up again: break it off with Ctrl-C, then ask with the last id that came.
+    curl -N {base}/kept/v1/chat/completions -H 'content-type: application/json' -d '{kept}'
+    curl -N {base}/kept/v1/chat/completions -H "last-event-id: $ID"
+
   A clock of server-sent events, for ever, and where a client that comes back goes on:
     curl -N {base}/events
     curl -N '{base}/events?count=3' -H 'last-event-id: 41'
@@ -67,6 +118,12 @@ streamproxy demo: an LLM-like upstream behind the proxy at {base}. Commands to t
 
   A first token that is 7 seconds late: comments keep the line open every 2 seconds.
     curl -N '{base}/slow?delay=7'
+
+  An engine that sends its head and then nothing: the other endpoint is tried, and then the answer is 504.
+    curl -i {base}/mute
+
+  A WebSocket that echoes: any client for them, or the handshake with curl.
+    curl -isN --max-time 1 {base}/ws -H 'connection: upgrade' -H 'upgrade: websocket' {handshake}
 
   A stream that dies: curl reports it, or the proxy says so in a last event.
     curl -N {base}/broken
@@ -82,23 +139,40 @@ streamproxy demo: an LLM-like upstream behind the proxy at {base}. Commands to t
 """
 
 
-def demo_config(upstream_url: str, listen: str = "127.0.0.1:8080", admin: str = "127.0.0.1:9090") -> str:
+_HANDSHAKE = "-H 'sec-websocket-version: 13' -H 'sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=='"
+
+
+def demo_config(*upstream_urls: str, listen: str = "127.0.0.1:8080", admin: str = "127.0.0.1:9090") -> str:
     """The demo's configuration, as the YAML text of a configuration file.
 
-    ``upstream_url`` is the base URL at which `upstream_app` is served; ``listen`` and ``admin`` are the listeners'
+    ``upstream_urls`` are the base URLs at which `upstream_app` is served; ``listen`` and ``admin`` are the listeners'
     addresses in the form of ``server.listen``.
     """
     # A JSON string is a YAML string whatever is in it: "[::1]:8080" would be a list otherwise.
-    return _CONFIG.format(listen=json.dumps(listen), admin=json.dumps(admin), upstream=json.dumps(upstream_url))
+    return _CONFIG.format(listen=json.dumps(listen), admin=json.dumps(admin), upstreams=json.dumps(upstream_urls))
 
 
 def banner(base_url: str, admin_url: str) -> str:
     """What the terminal shows when the demo serves: commands that work, line by line, against these two base URLs."""
-    prompt = {"messages": [{"role": "user", "content": "What is a stream?"}]}
+    question = "What is a stream?"
+    prompt = {"messages": [{"role": "user", "content": question}]}
+    streamed = {"stream": True, "model": "demo-1"}
+    bodies = {
+        "openai_stream": {"model": "demo-1", "stream": True, **prompt},
+        "openai_whole": {"model": "demo-1", "max_tokens": 7, **prompt},
+        "anthropic_stream": {"model": "demo-1", "max_tokens": 100, "stream": True, **prompt},
+        "responses": {**streamed, "input": question},
+        "text": {**streamed, "prompt": question},
+        "gemini": {"contents": [{"role": "user", "parts": [{"text": question}]}]},
+        "ollama": {"model": "demo-1", **prompt},
+        "ollama_text": {"model": "demo-1", "prompt": question},
+        "alias": {"stream": True, "model": "gpt-4o", **prompt},
+        "failing": {"stream": True, "model": "demo-fails", **prompt},
+        "kept": {**streamed, **prompt},
+    }
     return _BANNER.format(
         base=base_url.rstrip("/"),
         admin=admin_url.rstrip("/"),
-        openai_stream=json.dumps({"model": "demo-1", "stream": True, **prompt}),
-        openai_whole=json.dumps({"model": "demo-1", "max_tokens": 7, **prompt}),
-        anthropic_stream=json.dumps({"model": "demo-1", "max_tokens": 100, "stream": True, **prompt}),
+        handshake=_HANDSHAKE,
+        **{name: json.dumps(body) for name, body in bodies.items()},
     )

@@ -1,7 +1,9 @@
-"""OpenAI's chat completions: ``POST /v1/chat/completions``, streamed and whole, and ``GET /v1/models``.
+"""OpenAI's completions, of chats and of texts, streamed and whole, and ``GET /v1/models``.
 
 A stream is a sequence of ``chat.completion.chunk`` objects, the role first, then the text in deltas, then the reason
-why it ended, then the usage where ``stream_options.include_usage`` asked for it, and ``data: [DONE]``.
+why it ended, then the usage where ``stream_options.include_usage`` asked for it, and ``data: [DONE]``. A stream of
+``POST /v1/completions`` is the same without roles. An engine that fails says so in a chunk, with the end marker behind
+it, as vLLM's does.
 """
 
 from __future__ import annotations
@@ -11,42 +13,66 @@ import time
 from collections.abc import AsyncGenerator
 
 from streamproxy.demo.call import EVENT_STREAM, Call, Refused, sse
-from streamproxy.demo.completion import MODEL, Completion, complete
+from streamproxy.demo.completion import FAILURE, MODELS, Completion, Form, complete
 
 Json = dict[str, object]
+
+_CHAT = Form("messages", ("max_tokens", "max_completion_tokens"))
+_TEXT = Form("prompt", ("max_tokens",), text=True)
 
 
 async def chat_completions(call: Call, token_delay: float) -> None:
     """Answer one chat completion; its tokens come ``token_delay`` seconds apart when it is streamed."""
+    await _answer(call, _CHAT, token_delay)
+
+
+async def completions(call: Call, token_delay: float) -> None:
+    """Answer one text completion, as `chat_completions` does."""
+    await _answer(call, _TEXT, token_delay)
+
+
+async def _answer(call: Call, form: Form, token_delay: float) -> None:
     try:
-        completion = complete(await call.document(), "max_tokens", "max_completion_tokens")
+        completion = complete(await call.document(), form)
     except Refused as refusal:
-        await call.answer(refusal.status, _error(refusal))
+        await call.answer(refusal.status, error(refusal))
         return
-    created = int(time.time())
-    if completion.stream:
-        await call.stream(EVENT_STREAM, _chunks(completion, created, token_delay))
+    writer = _Writer(completion, chat=form is _CHAT)
+    if completion.fails and not completion.stream:
+        await call.answer(500, _failure())
+    elif completion.stream:
+        await call.stream(EVENT_STREAM, writer.chunks(token_delay))
     else:
-        await call.answer(200, _whole(completion, created))
+        await call.answer(200, writer.whole())
 
 
 async def models(call: Call) -> None:
-    """List the one model, in an object that both OpenAI's and Anthropic's SDKs read."""
-    model = {
-        "id": MODEL,
+    """List the models, in an object that both OpenAI's and Anthropic's SDKs read."""
+    listed = [_model(name) for name in MODELS]
+    document = {"object": "list", "data": listed, "has_more": False, "first_id": MODELS[0], "last_id": MODELS[-1]}
+    await call.answer(200, document)
+
+
+def _model(name: str) -> Json:
+    return {
+        "id": name,
         "object": "model",
         "created": 1735689600,
         "owned_by": "streamproxy",
         "type": "model",
-        "display_name": "Demo 1",
+        "display_name": name.replace("-", " ").capitalize(),
         "created_at": "2025-01-01T00:00:00Z",
     }
-    await call.answer(200, {"object": "list", "data": [model], "has_more": False, "first_id": MODEL, "last_id": MODEL})
 
 
-def _error(refusal: Refused) -> Json:
-    error = {"message": refusal.message, "type": "invalid_request_error", "param": refusal.param, "code": None}
-    return {"error": error}
+def error(refusal: Refused) -> Json:
+    """The body of a refusal."""
+    said = {"message": refusal.message, "type": "invalid_request_error", "param": refusal.param, "code": None}
+    return {"error": said}
+
+
+def _failure() -> Json:
+    return {"error": {"message": FAILURE, "type": "InternalServerError", "param": None, "code": 500}}
 
 
 def _usage(completion: Completion) -> Json:
@@ -58,39 +84,51 @@ def _reason(completion: Completion) -> str:
     return "length" if completion.cut else "stop"
 
 
-def _whole(completion: Completion, created: int) -> Json:
-    message = {"role": "assistant", "content": completion.text, "refusal": None}
-    return {
-        "id": f"chatcmpl-{completion.id}",
-        "object": "chat.completion",
-        "created": created,
-        "model": completion.model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(completion)}],
-        "usage": _usage(completion),
-    }
+class _Writer:
+    """Writes one completion as a chat's or as a text's."""
 
-
-async def _chunks(completion: Completion, created: int, token_delay: float) -> AsyncGenerator[bytes, None]:
-    def chunk(choices: list[Json], usage: Json | None = None) -> bytes:
-        document: Json = {
-            "id": f"chatcmpl-{completion.id}",
-            "object": "chat.completion.chunk",
-            "created": created,
+    def __init__(self, completion: Completion, *, chat: bool) -> None:
+        self._completion = completion
+        self._chat = chat
+        self._head: Json = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{completion.id}",
+            "object": "chat.completion" if chat else "text_completion",
+            "created": int(time.time()),
             "model": completion.model,
-            "choices": choices,
         }
-        if completion.include_usage:  # null in every chunk but the last, as the API has it
+
+    def whole(self) -> Json:
+        """The answer to a request that does not stream."""
+        completion = self._completion
+        message = {"role": "assistant", "content": completion.text, "refusal": None}
+        said: Json = {"message": message} if self._chat else {"text": completion.text}
+        choice = {"index": 0, **said, "logprobs": None, "finish_reason": _reason(completion)}
+        return self._head | {"choices": [choice], "usage": _usage(completion)}
+
+    async def chunks(self, token_delay: float) -> AsyncGenerator[bytes, None]:
+        """The events of a stream."""
+        completion = self._completion
+        if self._chat:
+            self._head["object"] = "chat.completion.chunk"
+            yield self._chunk(self._choice("", role="assistant"))
+        for token in completion.tokens:
+            await asyncio.sleep(token_delay)
+            yield self._chunk(self._choice(token))
+        if completion.fails:
+            yield sse(_failure())
+        else:
+            yield self._chunk(self._choice(None, _reason(completion)))
+            if completion.include_usage:
+                yield self._chunk([], _usage(completion))
+        yield b"data: [DONE]\n\n"
+
+    def _chunk(self, choices: list[Json], usage: Json | None = None) -> bytes:
+        document = self._head | {"choices": choices}
+        if self._completion.include_usage:  # null in every chunk but the last, as the API has it
             document["usage"] = usage
         return sse(document)
 
-    def choice(delta: Json, reason: str | None = None) -> list[Json]:
-        return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}]
-
-    yield chunk(choice({"role": "assistant", "content": ""}))
-    for token in completion.tokens:
-        await asyncio.sleep(token_delay)
-        yield chunk(choice({"content": token}))
-    yield chunk(choice({}, _reason(completion)))
-    if completion.include_usage:
-        yield chunk([], _usage(completion))
-    yield b"data: [DONE]\n\n"
+    def _choice(self, text: str | None, reason: str | None = None, **first: str) -> list[Json]:
+        delta: Json = {**first} if text is None else {**first, "content": text}
+        said: Json = {"delta": delta} if self._chat else {"text": text or ""}
+        return [{"index": 0, **said, "logprobs": None, "finish_reason": reason}]

@@ -1,4 +1,4 @@
-"""The demo's other endpoints: a clock, lines of JSON, a late start, a broken end, a long download, an upload."""
+"""The demo's other endpoints: a clock, lines of JSON, late, mute and broken streams, a long download, an upload."""
 
 from __future__ import annotations
 
@@ -49,6 +49,16 @@ async def slow(call: Call, token_delay: float) -> None:
             await asyncio.sleep(token_delay)
 
     await call.stream(EVENT_STREAM, late())
+
+
+async def mute(call: Call) -> None:
+    """A stream whose head comes at once and which then says nothing, until its client leaves."""
+
+    async def nothing() -> AsyncGenerator[bytes, None]:
+        await asyncio.Event().wait()
+        yield b""
+
+    await call.stream(EVENT_STREAM, nothing())
 
 
 async def broken(call: Call, token_delay: float) -> None:

@@ -52,18 +52,23 @@ class EventsOrigin(Origin):
 
     async def open(self, call: Call) -> OriginResponse:
         plan, events, downstream = self._plan, self._events, call.downstream
-        if downstream.method != "GET":
-            raise MethodRefused()
-        target = downstream.target
-        # A token's name is the channel's; tokens without one are refused when the configuration is read.
-        principal = call.exchange.principal.removeprefix("token:")
-        channel = plan.channel.expand(ChannelRequest(principal, target.path, target.query or b"", downstream.headers))
+        channel = self.channel(call)
         if plan.max_clients is not None and events.clients >= plan.max_clients:
             raise LimitReached("Too many clients read events", retry_after=5.0)
         call.exchange.phase = "head"
         call.timer.waits_for(HEAD, call.exchange.started_at)
-        last_id = _last_event_id(downstream.headers, target.query) if plan.resumes else b""
+        last_id = _last_event_id(downstream.headers, downstream.target.query) if plan.resumes else b""
         return EventsResponse(await events.subscribe(channel, plan.buffer, last_id))
+
+    def channel(self, call: Call) -> bytes:
+        """The channel that a request reads. Raises an ExchangeError for one that can't read any."""
+        if call.downstream.method != "GET":
+            raise MethodRefused()
+        target = call.downstream.target
+        # A token's name is the channel's; tokens without one are refused when the configuration is read.
+        principal = call.exchange.principal.removeprefix("token:")
+        request = ChannelRequest(principal, target.path, target.query or b"", call.downstream.headers)
+        return self._plan.channel.expand(request)
 
 
 def _last_event_id(headers: Headers, query: bytes | None) -> bytes:

@@ -1,4 +1,4 @@
-"""`streamproxy demo`: the embedded upstream and the proxy before it, in one process."""
+"""`streamproxy demo`: the embedded upstream with its endpoints and the proxy before it, in one process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from streamproxy.config import Address, parse_config
-from streamproxy.demo import banner, demo_config, upstream_app
+from streamproxy.demo import DemoUpstream, banner, demo_config
 from streamproxy.errors import StreamproxyError
 from streamproxy.process.engine import loop_factory
 from streamproxy.process.lifecycle import Launch
@@ -15,6 +15,8 @@ from streamproxy.process.serve import serve
 from streamproxy.server.engines import EngineSettings, UvicornEngine
 from streamproxy.server.sockets import bind, url_of
 
+_ENDPOINTS = 2
+
 
 def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
     """Serve the demo until a signal ends it. Raises StreamproxyError when an address is in use or ``admin`` is off."""
@@ -22,22 +24,25 @@ def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
         raise StreamproxyError(
             "the demo shows its admin listener: give --admin a host:port, with port 0 for a free one"
         )
-    upstream = bind(Address(host="127.0.0.1", port=0))
-    config = parse_config(demo_config(url_of(upstream), listen=listen, admin=admin), name="demo")
+    upstreams = [bind(Address(host="127.0.0.1", port=0)) for _ in range(_ENDPOINTS)]
+    config = parse_config(demo_config(*map(url_of, upstreams), listen=listen, admin=admin), name="demo")
     listeners = ListenerSet()
     listeners.main += [bind(address) for address in config.server.listen]
     listeners.admin += [bind(address) for address in config.admin.listen]
 
     async def serve_both() -> None:
         settings = EngineSettings(65536, 30.0, 75.0, 1.0, 10000, lambda status, reason: None)
-        engine = UvicornEngine(upstream_app, [upstream], settings)
-        await engine.start()
+        # An application each: every endpoint counts its own requests.
+        engines = [UvicornEngine(DemoUpstream(), [upstream], settings) for upstream in upstreams]
+        for engine in engines:
+            await engine.start()
         say(banner(url_of(listeners.main[0]), url_of(listeners.admin[0])))
         try:
             await serve(config, Launch(listeners, say))
         finally:
-            engine.drain()
-            await engine.stop()
+            for engine in engines:
+                engine.drain()
+                await engine.stop()
 
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:

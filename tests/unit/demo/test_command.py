@@ -15,6 +15,7 @@ import pytest
 from tests.doubles.parts import require
 
 ANY_PORT = "127.0.0.1:0"
+TIMED_OUT = 28  # curl: the operation timed out
 TRANSFER_CLOSED = 18  # curl: the transfer closed with outstanding read data remaining
 
 
@@ -86,6 +87,50 @@ async def test_a_late_first_token_is_preceded_by_comments(demo: Demo) -> None:
     assert status == 0
     assert body.startswith(b': keepalive\n\ndata: {"token":"A "}\n\n')
     assert body.count(b": keepalive") == 1
+
+
+async def test_the_further_apis_and_models_work_as_printed(demo: Demo) -> None:
+    async def output(pattern: str) -> bytes:
+        outcome = await run(demo.command(pattern))
+        assert outcome.status == 0, pattern
+        return outcome.output
+
+    ends = {
+        "/v1/responses": b'"status":"completed"',
+        "/v1/completions": b"data: [DONE]\n\n",
+        "streamGenerateContent": b'"finishReason":"STOP"',
+        "/api/chat": b'"done":true',
+        "/api/generate": b'"done":true',
+        "gpt-4o": b'"model":"demo-2"',
+        "demo-fails": b'data: {"error":{',
+    }
+    for end, text in zip(ends.values(), await asyncio.gather(*map(output, ends)), strict=True):
+        assert end in text
+    metrics = await output("/metrics")
+    assert b"gen_ai_client_token_usage_sum{" in metrics
+    assert b'streamproxy_error_events_total{route="llm",upstream="demo"' in metrics
+
+
+async def test_a_stream_is_taken_up_again_where_it_was_left(demo: Demo) -> None:
+    first = await run(demo.command("/kept/.* -d"))
+    cursors = re.findall(rb"^id: (.+)$", first.output, re.MULTILINE)
+    command = demo.command("/kept/.*last-event-id").replace("$ID", cursors[4].decode())
+    again = await run(command)
+    assert first.output.endswith(b"\n\n" + again.output)
+    assert again.output.count(b"data: ") == len(cursors) - 5
+
+
+async def test_a_mute_engine_is_given_up_for_another_and_then_answered_with_504(demo: Demo) -> None:
+    status, answer = await run(demo.command("/mute"))
+    assert status == 0
+    assert answer.startswith(b"HTTP/1.1 504 ")
+
+
+async def test_a_websocket_is_switched_to(demo: Demo) -> None:
+    status, answer = await run(demo.command("/ws"))
+    assert status == TIMED_OUT
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    assert b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in answer
 
 
 async def test_a_stream_that_dies_looks_dead(demo: Demo) -> None:

@@ -32,17 +32,18 @@ def test_every_path_of_the_upstream_has_a_route() -> None:
     routed = {
         path for route in parse_config(demo_config("http://127.0.0.1:1"), name="demo").routes for path in route.path
     }
-    assert routed == DemoUpstream().routes.keys() | {"/told/broken"}
+    assert routed == DemoUpstream().routes.keys() | {"/told/broken", "/kept/v1/chat/completions"}
 
 
 def test_every_path_of_the_upstream_is_in_the_banner() -> None:
     text = banner("http://proxy/", "http://admin/")
-    named = set(re.findall(r"http://proxy(/[a-z0-9/]*)", text))
-    assert named == (DemoUpstream().routes.keys() - {"/v1/models"}) | {"/told/broken"}
+    named = {path.replace("/demo-1:", "/*") for path in re.findall(r"http://proxy(/[a-z0-9/]*(?:-1:)?)", text)}
+    own = {"/told/broken", "/kept/v1/chat/completions"}
+    assert named == (DemoUpstream().routes.keys() - {"/v1/models"}) | own
     assert "http://proxy//" not in text
 
 
 def test_every_document_in_the_banner_is_json() -> None:
     bodies = [words[words.index("-d") + 1] for words in map(shlex.split, COMMANDS) if "-d" in words]
-    assert len(bodies) == 3
-    assert all(json.loads(body)["messages"] for body in bodies)
+    assert len(bodies) == 11
+    assert all(json.loads(body).keys() & {"messages", "prompt", "input", "contents"} for body in bodies)

@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from streamproxy.demo.completion import MODEL, TEXT, TOKENS
+from streamproxy.demo.completion import MODEL, MODELS, TEXT, TOKENS
 
 PROMPT = [{"role": "user", "content": "What is a stream?"}]
 
@@ -45,9 +45,9 @@ async def test_openai_raises_its_own_exception_for_a_bad_request(chat: openai.As
     assert caught.value.param == "messages"
 
 
-async def test_both_list_the_model(chat: openai.AsyncOpenAI, claude: anthropic.AsyncAnthropic) -> None:
-    assert [model.id async for model in chat.models.list()] == [MODEL]
-    assert [model.display_name async for model in claude.models.list()] == ["Demo 1"]
+async def test_both_list_the_models(chat: openai.AsyncOpenAI, claude: anthropic.AsyncAnthropic) -> None:
+    assert [model.id async for model in chat.models.list()] == list(MODELS)
+    assert [model.display_name async for model in claude.models.list()] == ["Demo 1", "Demo 2"]
 
 
 async def test_anthropic_reads_a_stream_with_its_usage(claude: anthropic.AsyncAnthropic) -> None:

@@ -43,6 +43,7 @@ routes:
 """
 CACHED = "  cached: {endpoints: [http://127.0.0.1:8003, http://127.0.0.1:8004], balance: {prefix: {}}}\n"
 TEXT = CONFIG.replace("routes:\n", CACHED + "routes:\n")
+RESUMED = "routes: [{path: /v1/*, methods: [POST], upstream: 'http://127.0.0.1:8000', resume: {}}]"
 CHAT = '{"model":"gpt-4o","stream":true}'
 HANDSHAKE = (
     "Connection: Upgrade",
@@ -167,6 +168,24 @@ async def test_a_conversation_names_the_one_endpoint_that_has_its_prefix() -> No
         for _ in range(8)
     }
     assert len(asked_of) == 1
+
+
+async def test_a_cursor_is_answered_from_what_is_kept() -> None:
+    lines, _ = await said("GET", "/v1/chat", "Last-Event-ID: " + "a" * 24 + "/5", text=RESUMED)
+    assert any(line.startswith("replayed: ") for line in lines)
+    assert not any(line.startswith("request to") for line in lines)
+
+
+async def test_events_of_a_redis_name_the_channel_that_is_read() -> None:
+    text = """
+upstreams: {news: {redis: {url: "redis://u:secret@127.0.0.1:6379", channel: "user:{query.id}"}}}
+routes: [{path: /events, upstream: news}]
+"""
+    lines, _ = await said("GET", "/events?id=5", text=text)
+    assert lines[1:3] == ["upstream: news, events of a Redis (pubsub user:{query.id})", "reads: user:5"]
+    assert "secret" not in "\n".join(lines)
+    assert (await said("GET", "/events", text=text)).lines[2].startswith("refused: 400")
+    assert (await said("POST", "/events?id=5", text=text)).lines[2].startswith("refused: 405")
 
 
 async def test_nothing_is_contacted(monkeypatch: pytest.MonkeyPatch) -> None:
