@@ -65,6 +65,7 @@ class Http2Stream(RequestCycle):
     __slots__ = (
         "_bodyless",
         "_connection",
+        "_drainers",
         "_given",
         "_head",
         "_high",
@@ -73,7 +74,6 @@ class Http2Stream(RequestCycle):
         "_method",
         "_plain",
         "_session",
-        "_waiter",
         "behind_body",
         "end_alone",
         "ended",
@@ -99,7 +99,7 @@ class Http2Stream(RequestCycle):
         self._bodyless = False  # the response has no body: what is sent of one is dropped
         self._left = _UNSIZED  # bytes that Content-Length still promises
         self._plain = False  # every chunk is sent as it is
-        self._waiter: asyncio.Future[None] | None = None
+        self._drainers: list[asyncio.Future[None]] = []  # a body and a keepalive may wait side by side
         self.ended = False
         self.end_alone = False
 
@@ -138,9 +138,11 @@ class Http2Stream(RequestCycle):
 
     def wake(self) -> None:
         """Look again whether the client's side takes more."""
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if self._drainers:
+            drainers, self._drainers = self._drainers, []
+            for waiter in drainers:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     @property
     def below(self) -> bool:
@@ -262,7 +264,7 @@ class Http2Stream(RequestCycle):
     async def _drain(self, more: bool) -> None:
         while not self.disconnected and not self.below:
             waiter: asyncio.Future[None] = self._loop.create_future()
-            self._waiter = waiter
+            self._drainers.append(waiter)
             self._connection.blocked[self.id] = self
             await waiter
         if self.disconnected:

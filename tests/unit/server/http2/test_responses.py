@@ -420,6 +420,28 @@ async def test_a_client_that_goes_away_has_left_every_stream(start: Start, h2: C
         await left.acquire()
 
 
+async def test_all_who_wait_for_a_stream_to_drain_are_told(start: Start, h2: Connect) -> None:
+    waiting = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        down = connection_of(scope)
+        down.begin(200, [])
+        while down.push(b"x" * 8192, b""):
+            pass
+        drains = [asyncio.ensure_future(down.drained()) for _ in range(2)]
+        asyncio.get_running_loop().call_soon(waiting.set)
+        await asyncio.gather(*drains)
+        down.write(b"end", False)
+
+    client = await h2((await start(app)).url, window=0)
+    stream = await client.request()
+    await waiting.wait()
+    client.grant(stream, 1 << 20)
+    client.grant(0, 1 << 20)
+    answer = await client.response(stream)
+    assert (answer.body[-3:], answer.ended) == (b"end", True)
+
+
 async def test_a_client_that_takes_no_bytes_holds_each_stream_to_its_limit(start: Start, h2: Connect) -> None:
     """TCP itself is full: what is held is held in the streams' queues, whatever the windows say."""
     full = asyncio.Semaphore(0)
