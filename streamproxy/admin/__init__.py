@@ -1,1 +1,1 @@
-"""The admin listener: health, metrics, the live streams."""
+"""The admin listener: health, metrics, live streams."""

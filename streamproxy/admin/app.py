@@ -1,10 +1,10 @@
-"""The admin application: health, metrics, and the live streams with a stop button, as data and as a page.
+"""The admin application: health, metrics, and the live streams as data and as a page, with a stop button.
 
-It knows the proxy as a `Control`, and changes nothing but by stopping an exchange and by a reload. Long answers are
-built in pieces, and other tasks run between them: a look at ten thousand streams must not delay those streams.
+It accesses the proxy through `Control`, and its only actions are to stop an exchange and to reload. Long responses are
+built in pieces between which other tasks run: listing ten thousand streams must not delay those streams.
 
-It listens on loopback unless configured otherwise, and may ask for a token. `streamproxy.admin.visitors` says who is
-let in.
+It listens on loopback by default and may require a token. `streamproxy.admin.visitors` decides which requests are
+accepted.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from streamproxy.admin.visitors import KnownHost, SameOrigin, TokenRequired
 from streamproxy.control import Control
 from streamproxy.observe.access_log import encode, record
 
-_BATCH = 100  # streams encoded at a time: about a millisecond
+_BATCH = 100  # streams encoded at a time
 
 
 class Admin(Starlette):
-    """The admin application, for a listener of its own or mounted under a prefix. Errors are problem+json.
+    """The admin application, for its own listener or mounted under a prefix. Errors are problem+json.
 
-    Call `aclose` before stopping the server that runs it: the streams of the live view end only then.
+    Call `aclose` before stopping its server: the streams of the live view end only then.
     """
 
     def __init__(self, control: Control) -> None:
@@ -46,12 +46,12 @@ class Admin(Starlette):
         self.router.redirect_slashes = False
 
     async def aclose(self) -> None:
-        """End all streams of the live view."""
+        """Ends all streams of the live view."""
         await self.feed.aclose()
 
 
 def create_admin(control: Control) -> Admin:
-    """The admin application of a proxy."""
+    """Creates the admin application of a proxy."""
     return Admin(control)
 
 
@@ -61,14 +61,14 @@ def _guard(control: Control) -> list[Middleware]:
 
 def _routes(endpoints: _Endpoints, view: _View, guard: list[Middleware]) -> list[Route]:
     return [
-        # By any name and without a token: scrapers and load balancers ask for these by the name of a service.
+        # Under any Host and without a token: scrapers and load balancers use the name of a service.
         Route("/metrics", endpoints.metrics, methods=["GET"]),
         Route("/healthz", endpoints.healthz, methods=["GET"]),
         Route("/readyz", endpoints.readyz, methods=["GET"]),
         Route("/", view.page, methods=["GET"], middleware=guard),
         Route("/streams", endpoints.streams, methods=["GET"], middleware=guard),
         Route("/streams/live", view.live, methods=["GET"], middleware=guard),
-        # A client's request id may have slashes.
+        # A client's request id may contain slashes.
         Route("/streams/{id:path}", endpoints.stop, methods=["DELETE"], middleware=guard),
         Route("/config", endpoints.config, methods=["GET"], middleware=guard),
         Route("/reload", endpoints.reload, methods=["POST"], middleware=guard),
@@ -103,7 +103,7 @@ class _Endpoints:
     async def streams(self, request: Request) -> Response:
         await self._control.refresh(streams=True)
         ledger = self._control.ledger
-        ids = list(ledger.live)  # in the order of their beginning
+        ids = list(ledger.live)  # in the order of their start
         rows: list[str] = []
         for start in range(0, len(ids), _BATCH):
             now = time.monotonic()
@@ -138,7 +138,7 @@ class _Endpoints:
 
 
 class _View:
-    """The page, and the stream of updates that it shows and `streamproxy top` shows too."""
+    """The page, and the stream of updates for the page and for `streamproxy top`."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed

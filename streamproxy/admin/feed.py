@@ -1,18 +1,18 @@
-"""The live view of the admin listener: one update a second, built once for all viewers, and only while there are any.
+"""The live view of the admin listener: one update a second, built once for all viewers, and only if there are any.
 
-Theory of operation. A `Viewer` is one open stream of updates; it joins the `Feed` and leaves it. While there is a
-viewer the feed has one task, which takes a sample when the next viewer is due, makes one update for each distinct view,
+Theory of operation. A `Viewer` is one open stream of updates; it joins and leaves the `Feed`. While there are viewers,
+the feed runs one task. The task takes a sample when the next viewer is due, builds one update for each distinct view,
 and puts it into the viewers' slots::
 
     no viewer ──join──▶ task: wait until due ──▶ sample ──▶ an update for each view ─┐
          ▲                       ▲───────────────────────────────────────────────────┘
          └────────the last leaves, or aclose────────
 
-A slot holds one update, the newest: a viewer that is slow skips some. Viewers of one interval are due at the same
-moments, whenever they came.
+A slot holds only the newest update, so a slow viewer skips some. Viewers with the same interval are due at the same
+times, whenever they joined.
 
-A stream of updates ends by itself after `LIFETIME`, and a browser comes back at once. Some servers wait for their
-connections before they tell an application that they stop; with a viewer that never ends they would wait for ever.
+A stream of updates ends after `LIFETIME`, and a browser reconnects at once. Some servers wait for their connections
+before they tell an application to stop, and would wait forever for a viewer that never ends.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from streamproxy.observe.access_log import encode
 logger = logging.getLogger("streamproxy.admin")
 
 INTERVAL = 1.0  # seconds between two updates, unless a viewer asks for another
-SHORTEST, LONGEST = 0.25, 60.0  # what it may ask for
-LIFETIME = 20.0  # seconds that a stream of updates lasts
+SHORTEST, LONGEST = 0.25, 60.0  # the allowed intervals
+LIFETIME = 20.0  # seconds until a stream of updates ends
 MOST_VIEWERS = 100
-MOST_STREAMS = 200  # that a viewer is shown
-_PAUSE = 0.1  # seconds between two samples, at least
+MOST_STREAMS = 200  # streams shown to a viewer
+_PAUSE = 0.1  # the least seconds between two samples
 
 
 class Viewer:
-    """One open stream of updates: what it wants to see, and the update it has not been sent yet."""
+    """One open stream of updates: its view, and the update that was not sent yet."""
 
     def __init__(self, view: View, interval: float) -> None:
         self.view = view
@@ -53,7 +53,7 @@ class Viewer:
         self._change = asyncio.Event()
 
     def put(self, update: bytes, now: float) -> None:
-        """Here is an update; the next one is due at the next multiple of the interval."""
+        """Sets the next update; the one after it is due at the next multiple of the interval."""
         self._update = update
         self.due = (math.floor(now / self.interval) + 1) * self.interval
         if now >= self.until:
@@ -61,12 +61,12 @@ class Viewer:
         self._change.set()
 
     def close(self) -> None:
-        """There will be no more updates."""
+        """Ends the stream of updates."""
         self._closed = True
         self._change.set()
 
     async def next(self) -> bytes | None:
-        """The next update, waited for; None at the end."""
+        """Waits for the next update and returns it; None at the end."""
         while self._update is None:
             if self._closed:
                 return None
@@ -77,7 +77,7 @@ class Viewer:
 
 
 class Feed:
-    """Hands out the updates that ``overviews`` makes."""
+    """Distributes the updates built by ``overviews``."""
 
     def __init__(self, overviews: Overviews) -> None:
         self._overviews = overviews
@@ -88,11 +88,11 @@ class Feed:
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another viewer, or never will be."""
+        """Whether no further viewer can join, now or ever."""
         return self._closed or len(self._viewers) >= MOST_VIEWERS
 
     def join(self, view: View, interval: float) -> Viewer:
-        """A viewer that is due at once."""
+        """Returns a new viewer, which is due at once."""
         viewer = Viewer(view, interval)
         self._viewers.add(viewer)
         self._joined.set()
@@ -101,14 +101,14 @@ class Feed:
         return viewer
 
     def leave(self, viewer: Viewer) -> None:
-        """A viewer is gone; when it was the last one nothing runs any more."""
+        """Removes a viewer; after the last one nothing runs."""
         self._viewers.discard(viewer)
         if not self._viewers and self._task is not None:
             self._task.cancel()
             self._task = None
 
     async def aclose(self) -> None:
-        """End all streams of updates; none can begin after that."""
+        """Ends all streams of updates; none can start after that."""
         self._closed = True
         task, self._task = self._task, None
         self._end_all()
@@ -146,7 +146,7 @@ class Feed:
             await asyncio.sleep(0)
 
     async def _wait(self) -> None:
-        """Until a viewer is due, or another one has come."""
+        """Waits until a viewer is due, or another one joins."""
         delay = min((viewer.due for viewer in self._viewers), default=math.inf) - time.monotonic()
         try:
             async with asyncio.timeout(max(0.0, min(delay, LONGEST))):
@@ -156,10 +156,10 @@ class Feed:
 
 
 def parse_view(query: Mapping[str, str]) -> tuple[View, float]:
-    """The view that a query asks for, and its interval in seconds. Raises ValueError with what is allowed.
+    """Parses a view and its interval in seconds from a query. Raises ValueError that names the allowed values.
 
-    ``sort`` is age, bytes, events or rate; ``order`` is desc (the oldest, the most) or asc; ``route`` leaves only one
-    route's streams; ``limit`` is how many are shown at most.
+    ``sort`` is age, bytes, events or rate; ``order`` is desc (the oldest or most) or asc; ``route`` selects the streams
+    of one route; ``limit`` is the maximum number of streams.
     """
     sorts: dict[str, Sort] = {name: name for name in SORTS}
     sort, order = query.get("sort", "age"), query.get("order", "desc")
@@ -183,7 +183,7 @@ def _number(query: Mapping[str, str], name: str, default: float, bounds: tuple[f
 
 
 class LiveResponse(Response):
-    """A stream of updates as server-sent events. It ends when the client leaves, and when the feed ends it."""
+    """Sends updates as server-sent events until the client leaves or the feed ends."""
 
     media_type = "text/event-stream"
 
@@ -216,7 +216,7 @@ class LiveResponse(Response):
 
 
 async def _until_left(receive: Receive, viewer: Viewer) -> None:
-    """Servers drop what is sent to a client that has left without a word, so it is watched for."""
+    """Waits until the client has left. Servers silently drop what is sent to it, so this must be detected."""
     while (await receive())["type"] != "http.disconnect":
         pass
     viewer.close()

@@ -1,4 +1,4 @@
-"""Makes the updates of the live view: one overview for all viewers, and the streams that each view shows."""
+"""Builds the updates of the live view: one overview for all viewers, and the streams of each view."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from streamproxy.version import __version__
 
 MOST_ROUTES = 100
 MOST_ENDPOINTS = 200
-_BATCH = 10  # routes between two turns of the event loop
+_BATCH = 10  # routes between two iterations of the event loop
 
 
 class Shown(NamedTuple):
-    """One sample, and the part of it that every viewer is shown."""
+    """One sample, and the overview that is the same for every viewer."""
 
     sample: Sample
     overview: Overview
 
 
 class Overviews:
-    """Makes the overviews of one proxy."""
+    """Builds the overviews of one proxy."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
         self._sampler = Sampler(control.ledger, control.metrics)
 
     async def look(self) -> Shown:
-        """Take a sample for all viewers. One caller at a time."""
+        """Takes a sample for all viewers. One caller at a time."""
         await self._control.refresh(streams=True)
         sample = await self._sampler.take()
         names = first_routes(sample)
@@ -71,6 +71,6 @@ class Overviews:
         return Shown(sample, overview)
 
     def update(self, shown: Shown, view: View) -> Update:
-        """What a sample shows to the viewers of one view."""
+        """Returns the update of a sample for the viewers of one view."""
         sample = shown.sample
         return {**shown.overview, "matching": matching(sample, view), "streams": first_streams(sample, view)}

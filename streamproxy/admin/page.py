@@ -1,7 +1,7 @@
-"""The page of the admin listener: one document with its style and its program inside, which loads nothing.
+"""The page of the admin listener: one document with inline style and script that loads nothing.
 
-Its Content-Security-Policy names the digests of the two, so that nothing else can run, and forbids the ways by which
-text could become markup: whatever a client puts into a path or an id stays text.
+Its Content-Security-Policy allows only these two by their digests, and forbids everything that could turn text into
+markup: whatever a client puts into a path or an id stays text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _asset(name: str) -> str:
 
 
 def _digest(source: str) -> str:
-    """The source expression of an inline element (CSP 3, section 2.3.1)."""
+    """Returns the source expression of an inline element (CSP 3, section 2.3.1)."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
@@ -42,5 +42,5 @@ PAGE_HEADERS = {
 
 
 def page() -> bytes:
-    """The document, in UTF-8."""
+    """Returns the document in UTF-8."""
     return _DOCUMENT

@@ -1,4 +1,4 @@
-"""How the admin application says that something is wrong: problem+json (RFC 9457)."""
+"""Error responses of the admin application: problem+json (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NO_STORE = {"cache-control": "no-store"}
 def problem(
     status: int, detail: str, headers: dict[str, str] | None = None, *, problems: list[str] | None = None
 ) -> JSONResponse:
-    """The response for a status, with ``problems`` as a member of our own."""
+    """Returns the response for a status, with ``problems`` as an extension member."""
     content: dict[str, object] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
     content["detail"] = detail
     if problems is not None:

@@ -1,13 +1,13 @@
-"""A snapshot of everything that goes on, compared with earlier ones: rates, and the last minute.
+"""Snapshots of all exchanges, compared with earlier ones for rates and for the last minute.
 
-Theory of operation. `Sampler.take` copies the totals of the exchanges that have ended and lists the live ones, both in
-one moment; then it adds the live ones to the copy in pieces, and other tasks run between them. An exchange that ends
-meanwhile is still in the list and keeps its numbers, and one that begins meanwhile is in neither. So each is counted
-once, and no counter ever goes back.
+Theory of operation. `Sampler.take` copies the totals of ended exchanges and lists the live ones at one time. Then it
+adds the live ones to the copy in batches, between which other tasks run. An exchange that ends meanwhile is still in
+the list and keeps its numbers, and one that begins meanwhile is in neither. So each exchange counts once, and no
+counter ever decreases.
 
-The sampler does nothing by itself. Rates are over the time since the last snapshot, and unknown when there is none or
-it is old. The last minute is known as far as snapshots of it were taken. Of earlier snapshots only numbers are kept,
-never exchanges.
+The sampler does nothing on its own. Rates are relative to the last snapshot, and unknown if it is missing or too old.
+The last minute is known as far as it is covered by snapshots. Only the numbers of earlier snapshots are kept, no
+exchanges.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from streamproxy.observe.series import Series, Totals
 
 WINDOW = 60.0  # seconds
 _STEP = 5.0  # seconds between the snapshots that are kept for the window
-_STALE = 90.0  # seconds after which a snapshot is too old for a rate
-_BATCH = 200  # exchanges between two turns of the event loop
+_STALE = 90.0  # seconds after which a snapshot is too old for rates
+_BATCH = 200  # exchanges between two iterations of the event loop
 
 
 class Rates(NamedTuple):
-    """How often something happens in a second."""
+    """Rates per second."""
 
     requests: float
     events: float
@@ -38,9 +38,9 @@ class Rates(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The numbers of one moment, in seconds of the monotonic clock.
+    """The numbers at one time, in seconds of the monotonic clock.
 
-    ``series`` is by the route, ``requests`` counts a route's finished ones, ``events`` those of each live exchange by
+    ``series`` is by route, ``requests`` counts a route's finished requests, ``events`` those of each live exchange by
     its id.
     """
 
@@ -53,8 +53,8 @@ class Snapshot(NamedTuple):
 class Sample:
     """A snapshot with its live exchanges, and the two earlier snapshots that it is compared with.
 
-    ``before`` is the previous one, for the rates; ``base`` is the oldest one of the last minute. ``running`` counts the
-    live exchanges of each route; ``upstreams`` has the names of the upstreams that a route has used.
+    ``before`` is the previous snapshot, for the rates; ``base`` is the oldest one of the last minute. ``running``
+    counts the live exchanges of each route; ``upstreams`` holds the names of the upstreams that a route has used.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Sample:
         return 0.0 if self.base is None else self.now.at - self.base.at
 
     def event_rate(self, exchange: Exchange) -> float:
-        """Events a second of a live exchange, since the previous snapshot or since it began."""
+        """Returns the events per second of a live exchange, since the previous snapshot or since it began."""
         now, before = self.now, self.before
         count, since = now.events.get(exchange.id, 0), exchange.started_at
         if before is not None and exchange.id in before.events:
@@ -85,7 +85,7 @@ class Sample:
         return max(0, count) / max(now.at - since, 0.001)
 
     def rates(self, route: str) -> Rates | None:
-        """The rates of a route; None when there is no previous snapshot."""
+        """Returns the rates of a route, or None if there is no previous snapshot."""
         if self.before is None:
             return None
         seconds = max(self.now.at - self.before.at, 0.001)
@@ -101,7 +101,7 @@ _NOTHING = Series()
 
 
 class Sampler:
-    """Takes snapshots, and keeps the numbers that later ones are compared with."""
+    """Takes snapshots, and keeps the numbers for later comparisons."""
 
     def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
         self._ledger = ledger
@@ -110,7 +110,7 @@ class Sampler:
         self._kept: deque[Snapshot] = deque()  # one every _STEP seconds, without events
 
     async def take(self) -> Sample:
-        """Take a snapshot now. One caller at a time."""
+        """Takes a snapshot. One caller at a time."""
         at, totals, live = time.monotonic(), self._metrics.finished(), list(self._ledger.live.values())
         events: dict[str, int] = {}
         for start in range(0, len(live), _BATCH):
@@ -127,7 +127,7 @@ class Sampler:
         return Sample(snapshot, totals, live, before=before, base=self._keep(snapshot))
 
     def _keep(self, snapshot: Snapshot) -> Snapshot | None:
-        """Keep a snapshot for the window, and return the oldest one in it."""
+        """Keeps a snapshot for the window, and returns the oldest one in it."""
         kept = self._kept
         while kept and snapshot.at - kept[0].at > WINDOW:
             kept.popleft()
@@ -138,7 +138,7 @@ class Sampler:
 
 
 def _by_route(totals: Totals) -> dict[str, Series]:
-    """The series of each route; a reload may have given a route another upstream."""
+    """Returns the series of each route. After a reload, a route may have several upstreams."""
     series: dict[str, Series] = {}
     for (route, _), one in totals.series.items():
         if route not in series:

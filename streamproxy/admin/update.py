@@ -1,7 +1,7 @@
-"""The parts of an update: what one sample shows, as plain data.
+"""The parts of an update, as plain data from one sample.
 
-Nothing here grows with the number of streams but the search for the first of them, so that an update has the same size
-with ten thousand streams as with fifty.
+Apart from selecting the first streams, no work grows with the number of streams, and an update has the same size with
+ten thousand streams as with fifty.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ Sort = Literal["age", "bytes", "events", "rate"]
 
 SORTS: tuple[Sort, ...] = ("age", "bytes", "events", "rate")
 QUANTILES = (0.5, 0.9, 0.99)
-DISTRIBUTIONS = ("ttfb", "upstream_ttfb", "chunk_gap", "stream_duration", "queue")  # slots of a Series
+DISTRIBUTIONS = ("ttfb", "upstream_ttfb", "chunk_gap", "stream_duration", "queue")  # attributes of a Series
 
 
 class View(NamedTuple):
-    """Which streams a viewer wants to see: the first ``limit`` of a route, or of all of them.
+    """The streams that a viewer asks for: the first ``limit`` of one route or of all routes.
 
-    The first are the oldest, or those with the most bytes, events or events a second; with ``ascending`` it is the
-    other way round.
+    The order is by age (oldest first), bytes, events or events per second (most first); ``ascending`` reverses it.
     """
 
     sort: Sort = "age"
@@ -37,7 +36,7 @@ class View(NamedTuple):
 
 
 class Quantiles(TypedDict):
-    """How many observations a histogram has, and their quantiles in seconds; None without any."""
+    """The number of observations of a histogram, and their quantiles in seconds; None without observations."""
 
     count: int
     p50: float | None
@@ -46,8 +45,10 @@ class Quantiles(TypedDict):
 
 
 class Sums(TypedDict):
-    """All routes together, or one: ``live`` exchanges, of which ``active`` stream and ``waiting`` are in the queue.
-    Rates are None when unknown."""
+    """The sums of all routes, or of one route.
+
+    Of the ``live`` exchanges, ``active`` are streaming and ``waiting`` are in the queue. Rates are None if unknown.
+    """
 
     live: int
     active: int
@@ -59,8 +60,11 @@ class Sums(TypedDict):
 
 
 class RouteRow(Sums):
-    """One route. ``start`` and ``window`` have the quantiles of those DISTRIBUTIONS that have observations, since the
-    start and over the last minute."""
+    """One route.
+
+    ``start`` and ``window`` have the quantiles of the non-empty DISTRIBUTIONS, since the start and over the last
+    minute.
+    """
 
     route: str
     upstream: str
@@ -73,7 +77,7 @@ class EndpointRow(TypedDict):
     endpoint: str
     up: bool
     streams: int
-    load: dict[str, float] | None  # what its engine says: running, waiting, cache
+    load: dict[str, float] | None  # as reported by the engine: running, waiting, cache
 
 
 class UpstreamRow(TypedDict):
@@ -85,9 +89,11 @@ class UpstreamRow(TypedDict):
 
 
 class Overview(TypedDict):
-    """What every viewer is shown. ``time`` is in seconds since the epoch; ``reload`` is what was wrong with the
-    configuration when it was last read again; ``window`` is how many seconds of the last minute are known. ``ended``
-    are the last ends, ``ends`` counts them by their word since the start. The ``hidden_`` ones were left out.
+    """The part of an update that is the same for every viewer.
+
+    ``time`` is in seconds since the epoch. ``reload`` lists what was wrong at the last reload. ``window`` is how many
+    seconds of the last minute are known. ``ended`` are the last ended exchanges, and ``ends`` counts all by how they
+    ended. The ``hidden_`` numbers count rows that were left out.
     """
 
     time: float
@@ -107,24 +113,27 @@ class Overview(TypedDict):
 
 
 class Update(Overview):
-    """What a viewer of one view is shown. ``streams`` have the fields of the access log so far, ``id``, and ``rate`` in
-    events a second; they are the first of ``matching`` ones."""
+    """An update for the viewers of one view.
+
+    ``streams`` have the access-log fields so far, ``id``, and ``rate`` in events per second. They are the first of
+    ``matching`` streams.
+    """
 
     matching: int
     streams: list[dict[str, Any]]
 
 
 def quantile(bounds: Sequence[float], counts: Sequence[int], q: float) -> float | None:
-    """The ``q``-quantile of a histogram with these upper bounds, and one more count for what is above them.
+    """Returns the ``q``-quantile of a histogram with these upper bounds; the last count is that above all bounds.
 
-    As Prometheus' ``histogram_quantile``: observations lie evenly in their bucket, and those above the highest bound
-    on it. None without an observation.
+    As in Prometheus' ``histogram_quantile``, observations are assumed to be evenly distributed in their bucket, and
+    those above the highest bound to equal it. None without observations.
     """
     return _quantile(bounds, [(number, count) for number, count in enumerate(counts) if count], q)
 
 
 def _quantile(bounds: Sequence[float], buckets: Sequence[tuple[int, int]], q: float) -> float | None:
-    """`quantile` of the buckets that something is in, in their order, by their numbers."""
+    """Returns the `quantile` of the non-empty buckets, given as (number, count) in order."""
     if not buckets:
         return None
     rank, below = q * sum(count for _, count in buckets), 0
@@ -137,7 +146,7 @@ def _quantile(bounds: Sequence[float], buckets: Sequence[tuple[int, int]], q: fl
 
 
 def quantiles(now: Histogram, then: Histogram | None = None) -> Quantiles:
-    """Those of a histogram, or of the observations that it got since it was ``then``."""
+    """Returns the quantiles of a histogram, or of its observations since ``then``."""
     counts = now.counts
     if then is not None:
         counts = {number: count - then.counts.get(number, 0) for number, count in counts.items()}
@@ -147,7 +156,7 @@ def quantiles(now: Histogram, then: Histogram | None = None) -> Quantiles:
 
 
 def first_streams(sample: Sample, view: View) -> list[dict[str, Any]]:
-    """The streams that a view shows, in its order."""
+    """Returns the streams of a view, in its order."""
     candidates: Iterable[Exchange] = sample.live
     if view.route is not None:
         candidates = (exchange for exchange in sample.live if exchange.route == view.route)
@@ -172,13 +181,13 @@ def _key(sample: Sample, sort: Sort) -> Callable[[Exchange], float]:
 
 
 def first_routes(sample: Sample) -> list[str]:
-    """The routes that there is something to say of, those with most live exchanges first."""
+    """Returns the routes with any numbers, those with the most live exchanges first."""
     names = set(sample.upstreams) | set(sample.running)
     return sorted(names, key=lambda name: (-sample.running[name], -sample.now.requests[name], name))
 
 
 def route_row(sample: Sample, name: str) -> RouteRow:
-    """One route; takes about 0.1 ms."""
+    """Returns the row of one route."""
     series, rates = sample.now.series.get(name), sample.rates(name)
     return {
         "route": name,
@@ -208,14 +217,14 @@ def _distributions(now: Snapshot, then: Snapshot | None, route: str) -> dict[str
 
 
 def _load_of(totals: Totals, upstream: str, endpoint: str) -> dict[str, float] | None:
-    """What an engine says of itself, by kind; None where nothing was read."""
+    """Returns the load reported by an engine, or None if there is no reading."""
     kinds = ("running", "waiting", "cache")
     levels = {kind: totals.levels.get(("endpoint_load", upstream, endpoint, kind)) for kind in kinds}
     return {kind: level for kind, level in levels.items() if level is not None} or None
 
 
 def endpoint_rows(sample: Sample) -> list[EndpointRow]:
-    """The endpoints in the order of the configuration, but those that are down first."""
+    """Returns the endpoints in the order of the configuration, but with those that are down first."""
     rows: list[EndpointRow] = [
         {
             "upstream": upstream,
@@ -230,7 +239,7 @@ def endpoint_rows(sample: Sample) -> list[EndpointRow]:
 
 
 def upstream_rows(sample: Sample) -> list[UpstreamRow]:
-    """The upstreams with their connections."""
+    """Returns the upstreams with their connections."""
     connections = sample.totals.connections
     names = dict.fromkeys(name for name, _ in connections)
     return [
@@ -239,12 +248,12 @@ def upstream_rows(sample: Sample) -> list[UpstreamRow]:
 
 
 def matching(sample: Sample, view: View) -> int:
-    """How many live exchanges the view's route leaves."""
+    """Returns the number of live exchanges of the view's route."""
     return len(sample.live) if view.route is None else sample.running[view.route]
 
 
 def sums(sample: Sample) -> Sums:
-    """All routes together."""
+    """Returns the sums of all routes."""
     each = [rates for name in sample.now.requests.keys() | sample.now.series.keys() if (rates := sample.rates(name))]
     known = Rates(*map(sum, zip(*each, strict=True))) if each else None
     if known is None and sample.before is not None:

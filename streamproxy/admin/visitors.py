@@ -1,17 +1,16 @@
-"""Who may ask the admin application: whoever reaches it and has its token, if it has one, but no foreign web page.
+"""Access control of the admin application: clients need the token, if there is one; foreign web pages have no access.
 
-A browser on the operator's machine reaches what the operator reaches. A foreign web page may use it in two ways, and
-each is closed by what browsers say about themselves:
+A browser on the operator's machine can reach everything that the operator can. A foreign web page can abuse this in two
+ways. Each is prevented by what browsers send:
 
-- It asks the admin listener's own address. The browser then names the page's origin, and keeps the answer from the
-  page; a request that changes something must not come from another origin (`SameOrigin`).
-- Its own name is made to lead to the listener's address after the page has been loaded (DNS rebinding), so that both
-  are one origin for the browser. But the name is in the Host field, so that must be a name that nobody else can own,
-  or one that is known here (`KnownHost`). Origin and Sec-Fetch-* don't help: a browser sends neither with a GET of such
-  a page.
+- It sends requests to the address of the admin listener. The browser then adds the origin of the page, and hides the
+  response from it. Requests that change something must not come from another origin (`SameOrigin`).
+- It points its own name at the listener's address after the page was loaded (DNS rebinding), so that both have the same
+  origin for the browser. But the Host field then contains that name. So Host must be a name that nobody else can own,
+  or a configured one (`KnownHost`). Origin and Sec-Fetch-* do not help here: browsers omit both in such GET requests.
 
-Programs may call the listener what they like where nothing that matters can be learned: scrapers and load balancers ask
-for metrics and health by the name of a service, and without a token.
+Health and metrics are served under any name and without a token, since they reveal nothing sensitive: scrapers and load
+balancers request them by the name of a service.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ _SINGLE_LABEL = re.compile(rb"[A-Za-z0-9_-]+")
 
 
 class KnownHost:
-    """Refuses a request whose Host is neither an address, nor a single label, nor one of the names of ``hosts``.
+    """Refuses a request whose Host is not an address, a single label, or one of the names in ``hosts``.
 
-    Nobody can have a page under a name without a dot, such as that of a container: the DNS has no addresses at its
-    top (RFC 7085). A unix socket has no name, and no browser asks it. A request without a Host is no browser's either.
+    Nobody can serve a page under a name without a dot, such as that of a container: the DNS has no addresses at its top
+    level (RFC 7085). A Unix socket has no name and browsers cannot connect to it. Browsers always send Host.
     """
 
     def __init__(self, app: ASGIApp, hosts: Callable[[], Hosts]) -> None:
@@ -60,7 +59,7 @@ def _is_unix(scope: Scope) -> bool:
 
 
 def _is_own(host: str) -> bool:
-    """Whether it is an address or a single label."""
+    """Whether a host is an address or a single label."""
     bare = bare_host(host.encode("latin-1"))
     if _SINGLE_LABEL.fullmatch(bare):
         return True
@@ -72,9 +71,9 @@ def _is_own(host: str) -> bool:
 
 
 class SameOrigin:
-    """Refuses requests of other origins that could change something.
+    """Refuses requests from other origins that could change something.
 
-    Browsers send Origin with every such request, and Sec-Fetch-Site; curl and the like send neither.
+    Browsers send Origin or Sec-Fetch-Site with every such request; other clients, such as curl, send neither.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -102,10 +101,10 @@ def _cross_origin(request: Request) -> bool:
 
 
 class TokenRequired:
-    """Refuses a request without the admin token, where there is one (RFC 6750).
+    """Refuses requests without the admin token, if one is configured (RFC 6750).
 
-    A browser that navigates to the page can't send the token. The 401 that it gets is the page itself, which holds no
-    data: it asks for the token and sends it with its own requests.
+    A browser that navigates to the page cannot send the token, so its 401 response is the page itself, which contains
+    no data: the page asks for the token and sends it with its own requests.
     """
 
     def __init__(self, app: ASGIApp, control: Control) -> None:
@@ -115,7 +114,7 @@ class TokenRequired:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         tokens = _bearer_tokens(request)
-        # More than one: which one counts would be anybody's guess.
+        # Several credentials are ambiguous.
         if not self._control.needs_token or (len(tokens) == 1 and self._control.admits(tokens[0])):
             await self._app(scope, receive, send)
             return

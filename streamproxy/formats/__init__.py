@@ -1,1 +1,1 @@
-"""Event streams and newline-delimited JSON: boundaries and keepalives. No I/O."""
+"""Event streams and newline-delimited JSON: boundaries, keepalives and inspectors. No I/O."""

@@ -1,8 +1,8 @@
-"""The byte order mark of an event stream that something was sent before.
+"""Removes the byte order mark of an event stream to which the proxy has already sent something.
 
-A byte order mark counts only at the very start of a stream (WHATWG HTML, section 9.2.6, "Interpreting an event
-stream"). Anywhere else it is a part of a line, whose field has an unknown name then. So one that comes after a
-keepalive is taken out.
+A byte order mark has a meaning only at the very start of a stream (WHATWG HTML, section 9.2.6, "Interpreting an event
+stream"). Anywhere else it becomes part of a line, whose field name is then unknown. So a mark that would follow a
+keepalive is removed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _MARK: Final = b"\xef\xbb\xbf"
 
 
 class BomFilter:
-    """Takes one byte order mark off the beginning of a body. ``done`` says that the rest passes as it is."""
+    """Removes one byte order mark from the beginning of a body. ``done`` means that the rest passes unchanged."""
 
     __slots__ = ("_held", "done")
 
@@ -22,7 +22,7 @@ class BomFilter:
         self.done = False
 
     def feed(self, chunk: bytes) -> bytes:
-        """What of the body so far may go on."""
+        """Returns the part of the body so far that may be forwarded."""
         if self.done:
             return chunk
         begun = self._held + chunk
@@ -34,7 +34,7 @@ class BomFilter:
         return begun.removeprefix(_MARK)
 
     def finish(self) -> bytes:
-        """What was held when the body ended: it was no mark."""
+        """Returns the bytes held when the body ended, which were not a mark."""
         held, self._held = self._held, b""
         self.done = True
         return held

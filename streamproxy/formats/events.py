@@ -1,13 +1,12 @@
-r"""Inspectors that read the events of a stream: the data of server-sent events, the lines of newline-delimited JSON.
+r"""Inspectors that read the events of a stream: the data of server-sent events, and lines of newline-delimited JSON.
 
-Theory of operation. An inspector *listens* or it does not. One that does not listen costs what the tracker below it
-costs. One that listens is given every event, or, where ``skips`` says that nothing in a chunk of whole events can
-matter, none of that chunk. What is held is the unfinished event, up to `LIMIT`; an event that is longer goes by unread
-and sets ``unread``. What an inspector is given does not depend on how the bytes were split, but for events that
-``skips`` lets it pass over.
+Theory of operation. An inspector either *listens* or not. If it does not, it costs no more than the tracker it is based
+on. If it listens, it receives every event, except for chunks of whole events in which ``skips`` finds nothing relevant.
+An unfinished event is held up to `LIMIT` bytes; a longer one is not read and sets ``unread``. Apart from skipped
+events, the result does not depend on how the bytes were split into chunks.
 
-At the end of the stream an event or a line that has all but its end is read like a whole one, though it is not
-counted: many a server forgets the last line end, and its end marker has come all the same.
+At the end of the stream, an event or line without its terminator is read like a complete one, but not counted: many
+servers omit the last line end, and the end marker has arrived all the same.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from streamproxy.formats.ndjson import LineCounter
 from streamproxy.formats.sse import SseTracker, whole_events
 
 LIMIT: Final = 1 << 20
-_MANY: Final = 1024  # bytes of a chunk that may hold several events
+_MANY: Final = 1024  # bytes from which a chunk may hold several events
 _CR: Final = 13
 _FIELD: Final = 16  # more than a byte order mark and "data: "
 
 
 class EventInspector(SseTracker):
-    """Gives the data of each server-sent event to ``on_event``."""
+    """Passes the data of each server-sent event to ``on_event``."""
 
     __slots__ = ("_data", "_size", "listening", "unread")
 
@@ -38,15 +37,15 @@ class EventInspector(SseTracker):
         self._size = 0
 
     def on_event(self, data: bytes) -> None:
-        """An event has ended: its ``data`` lines, joined with LF."""
+        """Called at the end of each event with its ``data`` lines, joined by LF."""
         raise NotImplementedError
 
     def skips(self, chunk: bytes) -> bool:
-        """Whether nothing in these whole events can matter. Asked while listening."""
+        """Whether nothing in these whole events is relevant. Called while listening."""
         return False
 
     def feed(self, chunk: bytes) -> None:
-        """Take note of the next bytes of the stream."""
+        """Follows the next bytes of the stream."""
         if _CR in chunk:
             self._feed_any(chunk)
         elif self._whole and chunk[-2:] == b"\n\n":
@@ -69,7 +68,7 @@ class EventInspector(SseTracker):
             self._read_blocks(chunk)
 
     def _feed_cut(self, chunk: bytes) -> None:
-        """Of many events only the first and the last may be unfinished."""
+        """Splits a chunk of many events, of which only the first and the last may be unfinished."""
         begin = 0
         if not self._whole:
             begin = chunk.find(b"\n\n") + 2
@@ -87,7 +86,7 @@ class EventInspector(SseTracker):
         self._whole = not (self._mid_line or self._in_event or self._after_cr or self._start)
 
     def finish(self) -> ExchangeError | None:
-        """The stream has ended."""
+        """Handles the end of the stream."""
         if self.listening:
             if self._line:
                 self._end_line(bytes(self._line))
@@ -96,7 +95,7 @@ class EventInspector(SseTracker):
         return None
 
     def deafen(self) -> None:
-        """Listen no more, and hold nothing."""
+        """Stops listening, and drops what is held."""
         self.listening = False
         self._keep = 8  # enough for the name of a field
         self._data.clear()
@@ -148,7 +147,7 @@ class EventInspector(SseTracker):
 
 
 class LineInspector(LineCounter):
-    """Gives each line of newline-delimited JSON to ``on_line``."""
+    """Passes each line of newline-delimited JSON to ``on_line``."""
 
     __slots__ = ("_line", "listening", "unread")
 
@@ -159,15 +158,15 @@ class LineInspector(LineCounter):
         self._line = bytearray()
 
     def on_line(self, line: bytes) -> None:
-        """A line that is not blank has ended."""
+        """Called at the end of each line that is not blank."""
         raise NotImplementedError
 
     def skips(self, chunk: bytes) -> bool:
-        """Whether nothing in these whole lines can matter. Asked while listening."""
+        """Whether nothing in these whole lines is relevant. Called while listening."""
         return False
 
     def feed(self, chunk: bytes) -> None:
-        """Take note of the next bytes of the stream."""
+        """Follows the next bytes of the stream."""
         if not self.listening:
             super().feed(chunk)
             return
@@ -179,13 +178,13 @@ class LineInspector(LineCounter):
             self._read_lines(chunk)
 
     def finish(self) -> ExchangeError | None:
-        """The stream has ended."""
+        """Handles the end of the stream."""
         if self.listening:
             self._end_line(b"")
         return super().finish()
 
     def deafen(self) -> None:
-        """Listen no more, and hold nothing."""
+        """Stops listening, and drops what is held."""
         self.listening = False
         self._line.clear()
 

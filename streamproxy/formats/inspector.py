@@ -1,8 +1,8 @@
-"""What passes inside a response, seen and never changed: the base of every inspector.
+"""The base class of inspectors, which observe a response body without changing it.
 
-An inspector is fed each chunk as it goes by. It keeps no more than an unfinished event, and it says where the stream
-stands: whether something may be inserted here, how many events have gone by, and, for the formats of LLM APIs, what
-the stream has said of itself.
+An inspector is fed each chunk as it passes and holds no more than one unfinished event. It reports the position in the
+stream: whether something may be inserted, how many events have passed and, for the formats of LLM APIs, what the stream
+reported about itself.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from streamproxy.errors import ExchangeError
 
 
 class Usage(NamedTuple):
-    """Tokens of one exchange, as its API reported them; None for a number that it did not report.
+    """The tokens of one exchange, as reported by its API; None for a number that was not reported.
 
-    ``input`` holds what was read from a cache and written to it too, ``output`` holds reasoning.
+    ``input`` includes tokens read from and written to a cache, ``output`` includes reasoning.
     """
 
     input: int | None = None
@@ -26,13 +26,13 @@ class Usage(NamedTuple):
 
 
 class Inspector:
-    """Follows one response body. Subclasses override what they know better.
+    """Observes one response body. Subclasses override what their format defines.
 
-    ``events`` counts what a client would dispatch: blocks with a ``data`` field, or lines. ``saw_id`` says whether an
-    ``id`` field has gone by. ``spoke`` is set by the first event that says something (`timeouts.first_event`).
-    ``failure`` is what the stream itself reported; it never counts as speaking. ``model``, ``finish_reason`` and
-    ``usage`` are what the stream said of itself, if anything. ``provider`` and ``operation`` are the names that
-    OpenTelemetry's GenAI conventions have for a recognised API; they are empty for any other body.
+    ``events`` counts the events that a client would dispatch: blocks with a ``data`` field, or lines. ``saw_id`` is
+    whether an ``id`` field has passed. ``spoke`` is set by the first event with content (`timeouts.first_event`).
+    ``failure`` is an error that the stream itself reported; it does not count as content. ``model``, ``finish_reason``
+    and ``usage`` are what the stream reported about itself, if anything. ``provider`` and ``operation`` are the names
+    of OpenTelemetry's GenAI conventions for a recognised API, and empty for any other body.
     """
 
     __slots__ = (
@@ -60,12 +60,12 @@ class Inspector:
 
     @property
     def between_events(self) -> bool:
-        """Whether something may be inserted here without touching an event."""
+        """Whether something may be inserted here without splitting an event."""
         return False
 
     def feed(self, chunk: bytes) -> None:
-        """Take note of the next bytes of the body."""
+        """Follows the next bytes of the body."""
 
     def finish(self) -> ExchangeError | None:
-        """The body has ended in good order. Returns why it is incomplete all the same: its end marker is missing."""
+        """Handles the normal end of the body. Returns an error if the body is incomplete: its end marker is missing."""
         return None

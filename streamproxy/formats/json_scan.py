@@ -1,17 +1,16 @@
-r"""Finds members at the top level of a JSON object while its bytes come, and decodes nothing else.
+r"""Finds members at the top level of a JSON object as its bytes arrive, and decodes nothing else.
 
-Theory of operation (RFC 8259). The scanner stands in one of a few places: before the object, before or inside a key,
-before the colon, before or inside a value, behind a value, behind the object. The top level is held to the grammar.
-What is nested in a value is skipped: brackets are matched by kind, strings are stepped over, and between them only
-white space, commas, colons, numbers and the letters of the literals may stand, so that no dialect of JSON with
-comments or other quotes is misread. A chunk may end anywhere; what is kept across chunks is an unfinished key, the
-values that are wanted as far as ``keep`` allows, and the open brackets.
+Theory of operation (RFC 8259). The scanner is in one of a few states: before the object, before or inside a key, before
+the colon, before or inside a value, after a value, after the object. The top level must follow the grammar. Nested
+values are skipped: brackets are matched by kind and strings are stepped over. Between them only white space, commas,
+colons, numbers and the letters of the literals may occur, so that JSON dialects with comments or other quotes are never
+misread. A chunk may end anywhere. Kept across chunks are an unfinished key, wanted values up to ``keep`` bytes, and the
+open brackets.
 
-The work is done by ``find``, ``translate`` and a few regular expressions, a step for each string and not for each
-byte.
+``find``, ``translate`` and a few regular expressions do the work, with one step for each string and not for each byte.
 
-Two JSON parsers may disagree about which of two members of one name counts, and some compare names without regard to
-case. So a second member whose name is one of ``unique`` in any case is an outcome of its own.
+JSON parsers differ in which of two members with the same name they use, and some ignore case. So a second member whose
+name equals one of ``unique`` in any case has an outcome of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from typing import Final, Literal, NamedTuple
 
 Verdict = Literal["more", "done", "not_json", "duplicate"]
 
-DEPTH: Final = 500  # brackets; parsers refuse more sooner or later
-_LONGEST_KEY: Final = 1024  # bytes; no longer one is wanted
+DEPTH: Final = 500  # nested brackets; parsers have similar limits
+_LONGEST_KEY: Final = 1024  # bytes; no wanted key is longer
 
 _BEFORE, _FIRST_KEY, _KEY, _IN_KEY, _COLON, _VALUE, _STRING, _NESTED, _SCALAR, _COMMA, _BEHIND = range(11)
 
@@ -34,11 +33,11 @@ _SCALAR_WHOLE: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
 _ALLOWED: Final = b" \t\r\n,:0123456789+-.eEtrufalsn"  # between strings and brackets
 _COMMON: Final = frozenset({b":", b",", b": ", b", "})
-# A run of short strings, alone or in objects and arrays without others inside: one step instead of one for each. What
-# it steps over is balanced, so that no bracket of it counts.
+# A run of short strings, alone or in objects and arrays without nested ones: one step instead of one for each string.
+# Its brackets are balanced, so they need not be counted.
 _SHORT: Final = 32
-_ENOUGH: Final = 8  # short strings in a row before this is tried
-_WORTH: Final = 256  # bytes; a run that is shorter costs more than it saves
+_ENOUGH: Final = 8  # consecutive short strings before this is tried
+_WORTH: Final = 256  # bytes; a shorter run costs more than it saves
 _FLAT: Final = rb'(?:[ \t\r\n,:0-9+\-.eEtrufalsn]++|"[^"\\]{0,32}+")*+'
 _DENSE: Final = re.compile(
     rb'(?:[ \t\r\n,:0-9+\-.eEtrufalsn]++|"[^"\\]{0,32}+"|\{' + _FLAT + rb"\}|\[" + _FLAT + rb"\])*+"
@@ -51,7 +50,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 class Member(NamedTuple):
-    """Where a member's value stands in the body, and its bytes; None where they are more than are kept."""
+    """The position of a member's value in the body, and its bytes; None if there are more than are kept."""
 
     start: int
     end: int
@@ -59,12 +58,12 @@ class Member(NamedTuple):
 
 
 class MemberScanner:
-    """Takes a body chunk by chunk and finds the members that are wanted.
+    """Finds the wanted members of a body that arrives in chunks.
 
-    ``verdict`` is ``more`` until the outcome is known: ``done``, ``not_json`` for what is no JSON object, or
-    ``duplicate``. Of several members of one name that is not unique the last counts. While a unique name is wanted, the
-    body is read to its end; else no further than to the last wanted member. With ``element`` the object is part of
-    something longer: the verdict is ``done`` at its closing bracket, and ``end`` is the position behind it.
+    ``verdict`` is ``more`` until the outcome is known: ``done``, ``not_json`` if the body is not a JSON object, or
+    ``duplicate``. Of several members with the same name that is not unique, the last counts. While a unique name is
+    wanted, the body is read to its end; otherwise only up to the last wanted member. With ``element``, the object is
+    part of a longer text: the verdict is ``done`` at its closing bracket, and ``end`` is the position after it.
     """
 
     __slots__ = (
@@ -101,9 +100,9 @@ class MemberScanner:
         self._keep = keep
         self._seen: set[bytes] = set()
         self._place = _BEFORE
-        self._offset = 0  # of the chunk in the body
+        self._offset = 0  # the position of the chunk in the body
         self._key = b""
-        self._start = 0  # of the value in the body
+        self._start = 0  # the position of the value in the body
         self._capture = False
         self._value = bytearray()
         self._in_string = False
@@ -111,7 +110,7 @@ class MemberScanner:
         self._stack = bytearray()
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes of the body. Returns whether more are wanted."""
+        """Takes the next bytes of the body. Returns whether more are wanted."""
         position = 0
         end = len(chunk)
         while position < end and self.verdict == "more":
@@ -130,17 +129,17 @@ class MemberScanner:
         return self.verdict == "more"
 
     def finish(self) -> Verdict:
-        """The body has ended. Returns the verdict, which is not ``more`` any longer."""
+        """Handles the end of the body. Returns the verdict, which is no longer ``more``."""
         if self.verdict == "more":
             self.verdict = "done" if self._place == _BEHIND else "not_json"
         return self.verdict
 
     def _between(self, chunk: bytes, position: int) -> int:
-        """A place where white space and one character of structure stand."""
+        """Handles a position where white space and one structural character are expected."""
         if self._place == _BEFORE and self._offset + position < len(_BOM):
             at = self._offset + position
             if chunk[position] == _BOM[at]:
-                self._escaped = True  # inside of a byte order mark
+                self._escaped = True  # inside a byte order mark
                 return position + 1
             if at and self._escaped:
                 return self._fail(position)
@@ -219,7 +218,7 @@ class MemberScanner:
         return self._end_value(end)
 
     def _string_end(self, chunk: bytes, position: int) -> int:
-        """The position behind the closing quote of the string that goes on at ``position``, or -1."""
+        """Returns the position after the closing quote of the string that continues at ``position``, or -1."""
         if self._escaped:
             self._escaped = False
             position += 1
@@ -233,7 +232,7 @@ class MemberScanner:
             if quote == position or chunk[quote - 1] != _BACKSLASH:
                 return quote + 1
             if quote - 1 == position or chunk[quote - 2] != _BACKSLASH:
-                position = quote + 1  # the usual case: one backslash, that of this quote
+                position = quote + 1  # the usual case: one backslash, which escapes this quote
                 continue
             text = chunk[position:quote]
             if (len(text) - len(text.rstrip(b"\\"))) % 2 == 0:
@@ -290,9 +289,9 @@ class MemberScanner:
         return len(chunk)
 
     def _dense(self, chunk: bytes, position: int) -> int:
-        """The position behind the run that begins here, through the end of the object or array that it began in.
+        """Returns the position after the run that begins here, up to the end of its object or array.
 
-        -1 for what is no JSON. The value itself is not ended.
+        Returns -1 for invalid JSON. The value itself is not ended.
         """
         position = _run(chunk, position)
         if position < len(chunk) and chunk[position] in _CLOSES and len(self._stack) > 1:
@@ -302,9 +301,9 @@ class MemberScanner:
         return position
 
     def _brackets(self, between: bytes) -> int:
-        """Match the brackets of what stands between two strings.
+        """Matches the brackets in the text between two strings.
 
-        Returns the position behind the one that closes the value, 0 while the value goes on, -1 for what is no JSON.
+        Returns the position after the bracket that closes the value, 0 if the value continues, -1 for invalid JSON.
         """
         stack = self._stack
         for count, byte in enumerate(between.translate(None, _ALLOWED), 1):
@@ -346,7 +345,7 @@ def _run(chunk: bytes, position: int) -> int:
 
 
 def _position_behind(between: bytes, count: int) -> int:
-    """The position behind the bracket number ``count``."""
+    """Returns the position after bracket number ``count``."""
     position = 0
     for match in _BRACKET.finditer(between):
         count -= 1

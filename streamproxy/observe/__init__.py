@@ -1,1 +1,1 @@
-"""What is seen of the exchanges from outside: metrics, the access log, the program's own log."""
+"""Observability: metrics, traces, the access log and the program's own log."""

@@ -1,11 +1,10 @@
-"""The access log: one line an exchange, written at its end.
+"""The access log: one line for each exchange, written at its end.
 
-`record` returns the fields; the log writes them as JSON or for a reader, and the admin listener shows those of the
-live exchanges. Whatever a client put into its request, a line stays one line and carries no control character: JSON
-escapes everything outside printable ASCII, and so does the console form. Values of queries are hidden, since tokens
-travel in them.
+`record` returns the fields. The log writes them as JSON or for a console, and the admin listener shows those of live
+exchanges. Whatever a request contains, a line stays a single line without control characters: both forms escape
+everything outside printable ASCII. Values of queries are hidden, since they may be tokens.
 
-Lines go straight to the handler's `LineWriter`: a record of `logging` would cost more than the line.
+Lines go directly to the handler's `LineWriter`, because a `logging` record would cost more than the line.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ FIELDS = (
     "error",
     "trace_id",
 )
-# Only where they apply, behind the others.
+# Fields that are only written if they apply, after the others.
 OPTIONAL_FIELDS = (
     "protocol",
     "attempts",
@@ -61,8 +60,8 @@ OPTIONAL_FIELDS = (
     "reasoning_tokens",
     "finish",
 )
-EXIT_PATIENCE = 1.0  # seconds for the reader of the log to take the last lines of a process
-_BARE = frozenset({"time", "request_id", "client", "method", "path", "status", "end"})  # clear without their names
+EXIT_PATIENCE = 1.0  # seconds for the reader of the log to read the last lines of a process
+_BARE = frozenset({"time", "request_id", "client", "method", "path", "status", "end"})  # shown without their names
 _RED, _YELLOW, _GREEN, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
 
 encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
@@ -70,11 +69,11 @@ _quote = json.encoder.encode_basestring_ascii
 
 
 def record(exchange: Exchange, now: float, *, live: bool = False) -> Record:
-    """The access-log fields of an exchange, in their order.
+    """Returns the access-log fields of an exchange, in order.
 
-    ``now`` is the time of its end, or the present time for a ``live`` one, in seconds of the monotonic clock. ``time``
-    is when the request came, in UTC. What has not happened or does not apply is None, and a field of `OPTIONAL_FIELDS`
-    is left out; a live exchange has no ``end``. An exchange that ended before a status was sent has 499.
+    ``now`` is the time of its end, or the present time for a ``live`` exchange, in seconds of the monotonic clock.
+    ``time`` is when the request arrived, in UTC. Fields that do not apply are None, and fields of `OPTIONAL_FIELDS` are
+    then left out; a live exchange has no ``end``. An exchange that ended before a status was sent has status 499.
     """
     error = exchange.error
     fields: Record = {
@@ -105,7 +104,7 @@ def record(exchange: Exchange, now: float, *, live: bool = False) -> Record:
 
 
 def _optional(exchange: Exchange) -> Record:
-    """The fields that only some exchanges have."""
+    """Returns the fields that only some exchanges have."""
     usage = exchange.usage
     values = (
         exchange.protocol or None,
@@ -123,10 +122,10 @@ def _optional(exchange: Exchange) -> Record:
 
 
 def hide_values(query: bytes) -> str:
-    """A raw query with its names kept and every value hidden: ``token=***&x=***``.
+    """Returns a query with every value hidden: ``token=***&x=***``.
 
-    A part without ``=`` may be a value as well as a name, and is hidden whole. Never raises; the result may hold any
-    character up to U+00FF, as the query may.
+    A part without ``=`` may be a value, so it is hidden completely. Never raises; the result may contain any character
+    up to U+00FF, as the query may.
     """
     parts = query.split(b"&")
     return "&".join([_hide(part) for part in parts])
@@ -140,14 +139,14 @@ def _hide(part: bytes) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` as one line of printable ASCII, other characters escaped as in a Python string."""
+    """Returns ``text`` as one line of printable ASCII; other characters are escaped as in Python strings."""
     if text.isascii() and text.isprintable():
         return text
     return text.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def timestamp(wall: float) -> str:
-    """RFC 3339 in UTC, with milliseconds, of seconds since the epoch."""
+    """Formats seconds since the epoch by RFC 3339, in UTC with milliseconds."""
     whole = int(wall)
     return f"{_second(whole)}.{int((wall - whole) * 1000):03d}Z"
 
@@ -162,7 +161,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def json_line(exchange: Exchange, now: float) -> str:
-    """The `record` of an exchange that has ended, as one JSON object; half the cost of encoding the dictionary."""
+    """Returns the `record` of an ended exchange as a JSON object. It is cheaper than encoding the dictionary."""
     x, error = exchange, exchange.error
     path = f"{x.path}?{hide_values(x.query)}" if x.query else x.path
     return (
@@ -178,11 +177,11 @@ def json_line(exchange: Exchange, now: float) -> str:
 
 
 def _more(exchange: Exchange) -> str:
-    """The optional fields behind the others."""
+    """Returns the optional fields, which follow the others."""
     x = exchange
     if x.operation or x.stream or x.model or x.usage is not None or x.finish_reason:
         fields = encode(_optional(x))[1:-1]
-        return f",{fields}" if fields else ""  # recognised, and nothing was read of it
+        return f",{fields}" if fields else ""  # recognised, but nothing was read
     protocol = f',"protocol":"{x.protocol}"' if x.protocol else ""
     return f'{protocol},"attempts":{x.attempts}' if x.attempts else protocol
 
@@ -201,7 +200,7 @@ def _number(seconds: float | None) -> str:
 
 
 def console_line(fields: Record, *, colour: bool) -> str:
-    """The `record` of an exchange for a reader, in its order; what is None or zero is left out."""
+    """Returns the `record` of an exchange for a console, in order; fields that are None or zero are left out."""
     words = []
     for name, value in fields.items():
         if value is None or value == 0:
@@ -222,9 +221,9 @@ def _paint(fields: Record) -> str:
 
 
 class AccessHandler(logging.StreamHandler[TextIO]):
-    """Where access lines go, on the logger ``streamproxy.access``; other records of that logger go there too.
+    """The handler of access lines, on the logger ``streamproxy.access``; it also writes other records of that logger.
 
-    ``writer`` is one that is used for this stream already.
+    ``writer`` is an existing writer for this stream, if there is one.
     """
 
     def __init__(
@@ -236,28 +235,29 @@ class AccessHandler(logging.StreamHandler[TextIO]):
         self._colour = colour
 
     def write(self, exchange: Exchange) -> None:
-        """Write the line of an exchange that has ended. A log that can't be written costs no exchange."""
+        """Writes the line of an ended exchange. A write error does not affect the exchange."""
         now = exchange.ended_at or time.monotonic()
         line = json_line(exchange, now) if self._json else console_line(record(exchange, now), colour=self._colour)
         self.writer.write(line, now)
 
     def emit(self, entry: logging.LogRecord) -> None:
-        """Write a record of `logging`."""
+        """Writes a record of `logging`."""
         try:
             self.writer.write(printable(self.format(entry)), time.monotonic())
         except Exception:
             self.handleError(entry)
 
     def flush(self) -> None:
-        """Write what was gathered; at the end of the process `logging` calls this."""
+        """Writes the buffered lines; `logging` calls this at the end of the process."""
         self.writer.flush(EXIT_PATIENCE)
 
 
 class AccessLog:
     """Writes a line for each exchange that ends; `observe` is an observer of the ledger.
 
-    Where `streamproxy.observe.log.configure` has put an `AccessHandler`, it gets the exchange as it is. A program
-    that embeds the proxy and configures nothing gets the JSON lines as records of ``streamproxy.access``, level info.
+    An `AccessHandler` installed by `streamproxy.observe.log.configure` receives the exchange itself. A program that
+    embeds the proxy without this configuration receives the JSON lines as records of ``streamproxy.access`` at level
+    info.
     """
 
     def observe(self, exchange: Exchange) -> None:

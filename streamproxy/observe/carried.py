@@ -1,8 +1,8 @@
-"""Totals as plain data, for another process of perhaps another version.
+"""Converts totals to plain data, for another process that may run another version.
 
-Numbers go by their names: the other side drops a name that it does not know, and what it is not told stays 0. A
-histogram says the upper bounds of the buckets that something is in; one with a bound that the other side does not have
-is dropped, since its counts can't be told apart again.
+Numbers are identified by their names: the receiver drops unknown names, and missing numbers stay 0. A histogram lists
+the upper bounds of its non-empty buckets. A histogram with a bound that the receiver does not have is dropped, since
+its counts cannot be assigned.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _COUNTERS = ("requests", "disconnects", "upstream_errors", "connections")
 
 
 def attributes(kind: type) -> tuple[str, ...]:
-    """The names of what the objects of a class have. mypyc, which compiles some classes, drops their ``__slots__``."""
+    """Returns the attribute names of a class. mypyc, which compiles some classes, drops their ``__slots__``."""
     names: tuple[str, ...] = getattr(kind, "__slots__", ()) or vars(kind)["__mypyc_attrs__"]
     return names
 
@@ -28,7 +28,7 @@ _GENAI = tuple(name for name in attributes(GenAi) if name != "tokens")
 
 
 def pack(totals: Totals) -> dict[str, Any]:
-    """Totals as what JSON knows."""
+    """Returns totals as JSON-compatible data."""
     return {
         "series": [[*pair, _packed(series)] for pair, series in totals.series.items()],
         "endpoints": [[*key, up, streams] for key, (up, streams) in totals.endpoints.items()],
@@ -41,7 +41,7 @@ def pack(totals: Totals) -> dict[str, Any]:
 
 
 def unpack(data: dict[str, Any]) -> Totals:
-    """The totals that were packed. Raises ValueError, KeyError or TypeError for anything else."""
+    """Returns the packed totals. Raises ValueError, KeyError or TypeError for anything else."""
     totals = Totals()
     for route, upstream, packed in data.get("series", ()):
         totals.series[str(route), str(upstream)] = _unpacked(packed)
@@ -93,7 +93,7 @@ def _unpacked_genai(packed: dict[str, Any]) -> GenAi:
 
 
 def _histogram(histogram: Histogram) -> dict[str, Any]:
-    """The upper bounds of the buckets with something in them, their counts and that of what is above all bounds."""
+    """Returns the upper bounds of the non-empty buckets, their counts, and the count above all bounds."""
     bounds, numbers = histogram.scale.bounds, sorted(histogram.counts)
     within = [number for number in numbers if number < len(bounds)]
     above = histogram.counts.get(len(bounds), 0)

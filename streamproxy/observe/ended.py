@@ -1,8 +1,8 @@
-"""The exchanges that ended last, for the operator to see why.
+"""Recently ended exchanges, so that the operator can see why they ended.
 
-`Ended` observes the ledger. What it keeps of an exchange that went wrong are plain values: the exchange itself would
-keep its error alive, and with the error's traceback every frame that the error went through. Those that went well have
-a place of their own, so that however many they are they don't push out those that did not.
+`Ended` observes the ledger. Failed exchanges are kept as plain values: an exchange would keep its error alive, and the
+error's traceback every frame it passed through. Successful exchanges are kept separately, so that they cannot displace
+the failed ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEPT_OTHERS = 60
 
 
 class Ending(NamedTuple):
-    """One exchange that has ended, the ``number``-th. Times are seconds, ``ended_at`` of the monotonic clock."""
+    """An ended exchange; ``number`` counts the ends. Times are in seconds, ``ended_at`` of the monotonic clock."""
 
     number: int
     ended_at: float
@@ -44,28 +44,28 @@ class Ending(NamedTuple):
 
 
 class Endings(Protocol):
-    """What is shown of the exchanges that have ended; ``counts`` is by the word of the access log."""
+    """The view of ended exchanges; ``counts`` is by the ``end`` field of the access log."""
 
     @property
     def counts(self) -> Counter[str]: ...
 
     def newest(self, now: float) -> list[dict[str, Any]]:
-        """The last ones as `rows`."""
+        """Returns the newest ones as `rows`."""
         ...
 
 
 class Ended:
-    """The last exchanges that ended, and how many ended in which way."""
+    """The last ended exchanges, and the number of exchanges by how they ended."""
 
     def __init__(self) -> None:
         self._number = 0
         self._failed: Counter[str] = Counter()
-        # Those that went well hold no traceback: they are kept as they are, and converted when they are shown.
+        # Successful exchanges hold no traceback: they are kept unchanged, and converted when shown.
         self._complete: deque[tuple[int, float, Exchange]] = deque(maxlen=KEPT_COMPLETE)
         self._others: deque[Ending] = deque(maxlen=KEPT_OTHERS)
 
     def observe(self, exchange: Exchange) -> None:
-        """Keep what is to be seen of an exchange that has ended; an observer of the ledger."""
+        """Keeps the shown facts of an ended exchange; an observer of the ledger."""
         now = exchange.ended_at or time.monotonic()
         self._number = number = self._number + 1
         if exchange.error is None:
@@ -76,24 +76,24 @@ class Ended:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many exchanges ended in which way."""
+        """Returns the number of exchanges by how they ended."""
         counts = self._failed.copy()
         if complete := self._number - counts.total():
             counts["complete"] = complete
         return counts
 
     def kept(self) -> Iterable[Ending]:
-        """What is kept, the latest end first."""
+        """Returns the kept exchanges, newest first."""
         complete = (_ending(*one) for one in reversed(self._complete))
         return heapq.merge(complete, reversed(self._others), key=lambda one: -one.number)
 
     def newest(self, now: float) -> list[dict[str, Any]]:
-        """What is kept, the latest end first, as `rows`."""
+        """Returns the kept exchanges as `rows`, newest first."""
         return rows(self.kept(), now)
 
 
 def rows(endings: Iterable[Ending], now: float) -> list[dict[str, Any]]:
-    """Fields of the access log, ``number``, which counts the ends, and ``ago``, the seconds since the end."""
+    """Returns access-log fields, with ``number``, which counts the ends, and ``ago``, the seconds since the end."""
     return [_row(one, now) for one in endings]
 
 

@@ -1,4 +1,4 @@
-"""Every metric, declared once: its name, its labels, the question it answers, and where its numbers are."""
+"""The declarations of all metrics: name, labels, the question it answers, and the source of its numbers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Histograms = Iterable[tuple[Labels, Histogram]]
 
 
 class Counts(NamedTuple):
-    """A counter: its name without ``_total``, its labels, and how its samples are read from the totals.
+    """A counter: its name without ``_total``, its labels, and the function that reads its samples from the totals.
 
-    ``help`` is for the exposition, ``question`` for docs/metrics.md.
+    ``help`` appears in the exposition, ``question`` in docs/metrics.md.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Counts(NamedTuple):
 
 
 class Gauges(NamedTuple):
-    """A gauge."""
+    """A gauge; see `Counts` for its fields."""
 
     name: str
     labels: Labels
@@ -38,7 +38,7 @@ class Gauges(NamedTuple):
 
 
 class Distributions(NamedTuple):
-    """A histogram; its bounds are the shown ones of the `Histogram` that is read."""
+    """A histogram. Its bounds are the published ones of the `Histogram` that is read."""
 
     name: str
     labels: Labels
@@ -79,7 +79,7 @@ def _requests(totals: Totals) -> Numbers:
 
 
 def _counted(name: str) -> Callable[[Totals], Numbers]:
-    """What `Totals.counts` has under this name."""
+    """Reads the counter of this name from `Totals.counts`."""
     return lambda totals: ((key[1:], count) for key, count in totals.counts.items() if key[0] == name)
 
 
@@ -92,7 +92,7 @@ def _upstream_errors(totals: Totals) -> Numbers:
 
 
 def _level(name: str) -> Callable[[Totals], Numbers]:
-    """What `Totals.levels` has under this name."""
+    """Reads the gauge of this name from `Totals.levels`."""
     return lambda totals: ((key[1:], level) for key, level in totals.levels.items() if key[0] == name)
 
 
@@ -315,7 +315,7 @@ _OURS: Final[tuple[Family, ...]] = (
     ),
 )
 
-# Names of OpenTelemetry's GenAI conventions, which have no prefix of ours.
+# Names from OpenTelemetry's GenAI conventions, which do not have our prefix.
 _GENAI: Final[tuple[Distributions, ...]] = (
     Distributions(
         "gen_ai_client_operation_time_to_first_chunk_seconds",
@@ -347,10 +347,10 @@ _GENAI: Final[tuple[Distributions, ...]] = (
     ),
 )
 
-# Families that nothing feeds yet. They show as soon as something does; the part of the proxy that comes to feed one
-# takes its name out of here, and docs/metrics.md and the dashboard must have it then.
+# Families that nothing feeds yet. They appear once something feeds them; the change that does so removes the name here,
+# and docs/metrics.md and the dashboard must then include it.
 PENDING: Final[frozenset[str]] = frozenset()
-# By their full names, without ``_total``.
+# Full names without ``_total``.
 BY_NAME: Final[dict[str, Family]] = {
     **{"streamproxy_" + family.name: family for family in _OURS},
     **{family.name: family for family in _GENAI},

@@ -1,18 +1,17 @@
-"""Lines to a stream, gathered, and without ever waiting for whoever reads them.
+"""Buffers lines for a stream, and never blocks on its reader.
 
-Theory of operation. A line that comes while nothing was written for `GATHER` seconds goes out at the end of the loop's
-turn, with the others of that turn; while lines keep coming they are gathered for `GATHER` seconds, or until there are
-`BIG` bytes of them. Outside of an event loop each line is written at once::
+Theory of operation. After a pause of `GATHER` seconds, a line is written at the end of the current loop iteration,
+together with the others of that iteration. While lines keep coming they are buffered for `GATHER` seconds, or until
+there are `BIG` bytes. Outside of an event loop each line is written at once::
 
     idle ──write──▶ gathering ──turn, time or size──▶ written ──▶ idle
                         ▲                                │ the reader is slow
                         └───────── `RETRY` seconds ──────┴──▶ held
 
-A pipe, a socket or a terminal is asked whether it takes bytes before each write, and given at most `PIECE` bytes then:
-a pipe that says that it is writable takes so many without blocking, and as one piece, so that the lines of several
-processes on one pipe stay whole. What a slow reader has not taken is held, up to `MOST` bytes; further lines are
-dropped, and counted in the program's own log. A reader that is gone, or a disk that is full, costs lines and nothing
-else.
+A pipe, socket or terminal is polled before each write, and then receives at most `PIECE` bytes. A writable pipe accepts
+this many without blocking and in one piece, so lines of several processes on one pipe stay intact. What a slow reader
+has not accepted is held, up to `MOST` bytes; further lines are dropped, and the number is logged in the program's own
+log. A reader that is gone or a full disk only costs lines.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ MOST: Final = 1024 * 1024
 
 
 class LineWriter:
-    """Writes lines of ASCII to ``stream``. Not for several threads."""
+    """Writes lines of ASCII to ``stream``. Not thread-safe."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self._fd, self._poll = _descriptor(stream)
         self._lines: list[str] = []
-        self._size = 0  # bytes of the lines
-        self._held = b""  # what the reader did not take
+        self._size = 0  # bytes in the lines
+        self._held = b""  # not yet accepted by the reader
         self._dropped = 0
         self._due = False  # a callback of the loop will flush
         self._written_at = 0.0
 
     def write(self, line: str, now: float) -> None:
-        """Write a line, which has no end of line of its own; ``now`` is the time of the monotonic clock."""
+        """Writes a line without its line end; ``now`` is the time of the monotonic clock."""
         if self._size + len(self._held) > MOST:
             self._dropped += 1
             return
@@ -81,7 +80,7 @@ class LineWriter:
             asyncio.get_running_loop().call_later(RETRY, self._fire)
 
     def flush(self, patience: float = 0.0) -> None:
-        """Write what there is, as far as the reader takes it within ``patience`` seconds. Never raises."""
+        """Writes what is buffered, as far as the reader accepts it within ``patience`` seconds. Never raises."""
         if not self._lines and not self._held:
             return
         text = "\n".join(self._lines) + "\n" if self._lines else ""
@@ -103,7 +102,7 @@ class LineWriter:
             self._dropped = 0
 
     def _write(self, fd: int, data: bytes, until: float) -> bytes:
-        """Write to a descriptor; returns what was not taken."""
+        """Writes to a descriptor; returns the bytes that were not accepted."""
         if self.stream.closed:
             raise ValueError("the stream is closed")
         view, poll = memoryview(data), self._poll
@@ -123,10 +122,10 @@ class LineWriter:
 
 
 def _descriptor(stream: TextIO) -> tuple[int | None, select.poll | None]:
-    """The descriptor behind a stream, None if there is none. For all but files, also what tells if it takes bytes."""
+    """Returns the descriptor of a stream, or None, and a poll object unless it is a regular file."""
     try:
         fd = stream.fileno()
-        stream.flush()  # what others have written comes first
+        stream.flush()  # text written earlier comes first
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return fd, None
     except (OSError, ValueError, AttributeError, io.UnsupportedOperation):

@@ -1,8 +1,8 @@
-"""The program's own log, and what of its server's is kept.
+"""The program's own log, and which records of the ASGI server it includes.
 
-Loggers are named ``streamproxy`` and ``streamproxy.*`` and write to stderr; access lines go to stdout. The servers'
-own access logs are silenced, and an exchange that was aborted on purpose is not reported as a crash of the
-application, which is how uvicorn and hypercorn take it.
+Loggers are named ``streamproxy`` and ``streamproxy.*`` and write to stderr; access lines go to stdout. The servers' own
+access logs are disabled. An exchange aborted on purpose is not logged as a crash of the application, although uvicorn
+and hypercorn treat it as one.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def configure(
     stdout: TextIO | None = None,
     stderr: TextIO | None = None,
 ) -> AccessLog | None:
-    """Set up the loggers; returns the access log to observe the ledger with, or None when ``access`` is off.
+    """Sets up the loggers. Returns the access log, an observer for the ledger, or None if ``access`` is off.
 
-    May be called again, for another configuration. Loggers of a server, of asyncio and of OpenTelemetry that have no
-    handler write here too; those that are configured already are left as they are, but for the two rules
-    above. ``auto`` is console for a stream that is a terminal, else json. The streams default to those of ``sys``.
+    May be called again for another configuration. Loggers of a server, of asyncio and of OpenTelemetry that have no
+    handler also write here. Loggers that are already configured are unchanged, except for the two rules above. ``auto``
+    is console for a terminal, otherwise json. The streams default to those of ``sys``.
     """
     out, err = stdout or sys.stdout, stderr or sys.stderr
     handler = _Handler(err)
@@ -67,16 +67,16 @@ def configure(
 
 
 def flush() -> None:
-    """Write the access lines that were gathered, as far as their reader takes them now."""
+    """Writes the buffered access lines, as far as their reader accepts them now."""
     for handler in ACCESS_LOGGER.handlers:
         if isinstance(handler, AccessHandler):
             handler.writer.flush()
 
 
 def quiet_aborts() -> None:
-    """Keep the ASGI servers from logging an exchange that was aborted on purpose as a crash."""
+    """Keeps the ASGI servers from logging an exchange aborted on purpose as a crash."""
     for name in _ERROR_LOGGERS:
-        logging.getLogger(name).addFilter(_not_an_abort)  # a filter is held once, however often it is added
+        logging.getLogger(name).addFilter(_not_an_abort)  # adding the same filter again has no effect
 
 
 def _take_over(handler: logging.Handler) -> None:
@@ -90,11 +90,11 @@ def _take_over(handler: logging.Handler) -> None:
     for name in _ACCESS_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()
-        logger.propagate = False  # uvicorn asks hasHandlers() and then spares itself the line
+        logger.propagate = False  # uvicorn checks hasHandlers() before it formats the line
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Marks the handler of an earlier call."""
+    """Marks a handler added by an earlier call."""
 
 
 def _replace_handler(logger: logging.Logger, handler: logging.Handler) -> None:
@@ -119,7 +119,7 @@ def _traceback(entry: logging.LogRecord) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record: time, level, logger, message, and traceback when there is one."""
+    """One JSON object per record: time, level, logger, message, and traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: Record = {
@@ -134,7 +134,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleFormatter(logging.Formatter):
-    """One line a record for a reader, and the traceback below it; a message can't break out of its line."""
+    """One line per record, followed by its traceback; a message cannot break out of its line."""
 
     def __init__(self, colour: bool) -> None:
         super().__init__()

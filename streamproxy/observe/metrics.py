@@ -1,11 +1,11 @@
 """The metrics of one process, and their exposition.
 
-`Metrics` observes the ledger: each exchange that ends is added to the totals. A scrape copies the totals, adds the
-live exchanges and the state of the upstreams, and renders the copy through prometheus_client; the tables of
-``families.py`` say what each series is called and where its numbers are. No prometheus_client object is touched while
-a request is served: its counters cost many times what adding to a slot does.
+`Metrics` observes the ledger: each exchange that ends is added to the totals. A scrape copies the totals, adds the live
+exchanges and the state of the upstreams, and renders the copy with prometheus_client. ``families.py`` defines the name
+of each series and the source of its numbers. Serving a request touches no prometheus_client object, since its counters
+are far more expensive than slots.
 
-A snapshot is taken on the event loop without an await, so that no exchange ends between copying and adding.
+A snapshot is taken on the event loop without an await, so that no exchange ends between the copy and the addition.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _EOF = b"# EOF\n"
 
 
 class LoadView(Protocol):
-    """What the metrics show of a reading of an engine."""
+    """The load of an engine, as shown in the metrics."""
 
     @property
     def running(self) -> float: ...
@@ -48,7 +48,7 @@ class LoadView(Protocol):
 
 
 class EndpointView(Protocol):
-    """What the metrics show of one endpoint."""
+    """An endpoint, as shown in the metrics."""
 
     @property
     def url(self) -> str: ...
@@ -65,7 +65,7 @@ class EndpointView(Protocol):
 
 
 class UpstreamView(Protocol):
-    """What the metrics show of one upstream."""
+    """An upstream, as shown in the metrics."""
 
     @property
     def name(self) -> str: ...
@@ -76,9 +76,9 @@ class UpstreamView(Protocol):
 class Metrics:
     """The metrics of one process.
 
-    ``upstreams`` is called at each scrape for the upstreams in force; ``engine`` is the name of the ASGI server, for
-    ``streamproxy_build_info``, set by the code that starts it: an application under a server of its own has no such
-    label. ``process`` collects the ``process_*`` series, where they are not those of this process.
+    ``upstreams`` returns the current upstreams; it is called at each scrape. ``engine`` is the name of the ASGI server
+    for ``streamproxy_build_info``. The code that starts the server sets it; an application under another server has no
+    such label. ``process`` collects the ``process_*`` series if they are not those of this process.
     """
 
     def __init__(
@@ -93,44 +93,45 @@ class Metrics:
         self._upstreams = upstreams
         self.engine = engine
         self._totals = Totals()
-        self.observe: Observer = self._totals.finish  # counts an exchange that has ended
+        self.observe: Observer = self._totals.finish  # counts an ended exchange
         self._inherited: Totals | None = None
         self._process = process or ProcessCollector(registry=None)
 
     def declare(self, pairs: Iterable[Pair], models: Iterable[str] = ()) -> None:
-        """Show the series of a configuration's (route, upstream) names, from 0; ``models`` are the names of models
-        that it has, the only ones that may be the value of a label.
+        """Adds the series of a configuration's (route, upstream) names with value 0.
 
-        Those of an earlier configuration stay, as counters must.
+        ``models`` are the configured model names, the only ones that may become label values.
+
+        Series of earlier configurations stay, as counters must.
         """
         self._totals.declare(pairs)
         self._ledger.gaps.models.update(models)
 
     def tally(self, name: str, *labels: str) -> Tally:
-        """The counter of a family of `FAMILIES`, for what is no exchange's end; see `Tallies.of`."""
+        """Returns a counter of a family of `FAMILIES` for events other than an exchange's end; see `Tallies.of`."""
         return self._ledger.tallies.of(name, *labels)
 
     def rejected(self, status: int) -> None:
-        """Count a request that the HTTP protocol refused with ``status`` before there was an exchange."""
+        """Counts a request that the HTTP protocol refused with ``status`` before an exchange existed."""
         self._totals.reject(status)
 
     def reloaded(self, ok: bool) -> None:
-        """Count a configuration that was read while the proxy ran."""
+        """Counts a configuration that was read while the proxy ran."""
         self._totals.reloads["ok" if ok else "error"] += 1
 
     def inherit(self, totals: Totals) -> None:
-        """Show these of the process before this one too, in place of those that it was known to have."""
+        """Includes the totals of the previous process, replacing those of the last call."""
         self._inherited = totals
 
     def settle_inherited(self) -> None:
-        """The process before this one is gone: what it has counted stays."""
+        """Keeps the counts of the previous process, which has exited."""
         if self._inherited is not None:
             self._inherited.settle()
             self._totals.merge(self._inherited)
             self._inherited = None
 
     def _counted(self) -> Totals:
-        """A copy of what does not change while an exchange runs."""
+        """Returns a copy of the numbers that do not change while an exchange runs."""
         totals = self._totals.copy()
         totals.add_gaps(self._ledger.gaps)
         for labelled, tally in self._ledger.tallies.tallies.items():
@@ -140,14 +141,14 @@ class Metrics:
         return totals
 
     def snapshot(self) -> Totals:
-        """The numbers of this moment, live exchanges among them; can be pickled, and merged with others."""
+        """Returns the current numbers including live exchanges; can be pickled, and merged with others."""
         totals, now = self.finished(), time.monotonic()
         for exchange in self._ledger.live.values():
             totals.progress(exchange, now)
         return totals
 
     def finished(self) -> Totals:
-        """A `snapshot` without the live exchanges; the caller adds those that are live now, in batches."""
+        """Returns a `snapshot` without the live exchanges; the caller adds live ones in batches."""
         totals = self._counted()
         for levels in self._ledger.tallies.levels:
             for labelled, level in levels():
@@ -162,11 +163,11 @@ class Metrics:
         return totals
 
     def exposition(self, accept: str = "") -> tuple[Iterator[bytes], str]:
-        """The pieces of the exposition, and its content type.
+        """Returns the pieces of the exposition, and its content type.
 
-        The numbers are those of the moment of the call; each piece is rendered when it is asked for and takes well
-        under a millisecond for a handful of routes, so that a caller with many can let the event loop run between.
-        It is OpenMetrics where ``accept``, a field value, names it, else the Prometheus text format.
+        The numbers are those of the time of the call. Each piece is rendered on demand and takes well under a
+        millisecond for a handful of routes, so that a caller with many can let the event loop run in between. The
+        format is OpenMetrics if ``accept``, a field value, names it, otherwise the Prometheus text format.
         """
         totals = self.snapshot()
         types = {media_range.partition(";")[0].strip().lower() for media_range in accept.split(",")}

@@ -1,12 +1,12 @@
-"""The way of spans to a collector: OTLP over HTTP, as binary protobuf.
+"""Exports spans to a collector: OTLP over HTTP with binary protobuf.
 
-https://opentelemetry.io/docs/specs/otlp/#otlphttp. It runs in the thread of the SDK's batch processor, one request a
-batch. A collector that can't be reached, or asks for patience (429, 502, 503, 504), is asked again after a pause, for
-at most `PATIENCE` seconds a batch; then the batch is dropped. The log hears once that spans are lost, and once that
-they are taken again.
+https://opentelemetry.io/docs/specs/otlp/#otlphttp. The exporter runs in the thread of the SDK's batch processor, with
+one request per batch. If the collector is unreachable or asks to retry (429, 502, 503, 504), the request is retried
+after a pause, for at most `PATIENCE` seconds per batch; then the batch is dropped. The log reports once that spans are
+lost, and once that they are accepted again.
 
-The exporters of OpenTelemetry itself read ``OTEL_EXPORTER_*``, proxies and .netrc from the environment, also beside
-explicit settings: a key that was meant for another collector would go to this one. This one reads nothing.
+OpenTelemetry's own exporters read ``OTEL_EXPORTER_*``, proxies and .netrc from the environment, even with explicit
+settings, so a key for another collector could be sent to this one. This exporter reads nothing from the environment.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from streamproxy.version import __version__
 
 logger = logging.getLogger("streamproxy.tracing")
 
-PATIENCE = 10.0  # seconds for a batch, all attempts together
-_PAUSE = 0.5  # seconds before the second attempt; it doubles
+PATIENCE = 10.0  # seconds for all attempts at one batch
+_PAUSE = 0.5  # seconds before the second attempt; doubles each time
 _AGAIN = frozenset({429, 502, 503, 504})
 
 
 class OtlpExporter(SpanExporter):
-    """Posts spans to ``endpoint``, a URL behind which ``/v1/traces`` is put, with ``headers`` on each request."""
+    """Posts spans to ``endpoint``, a URL to which ``/v1/traces`` is appended, with ``headers`` on each request."""
 
     def __init__(self, endpoint: str, headers: Mapping[str, str]) -> None:
         parts = urlsplit(endpoint)
@@ -45,17 +45,17 @@ class OtlpExporter(SpanExporter):
             "User-Agent": f"streamproxy/{__version__}",
             **{name: value.encode() for name, value in headers.items()},
         }
-        self._last = float("inf")  # the end of all attempts, once `hurry` was called
+        self._last = float("inf")  # the end of all attempts, set by `hurry`
         self._hurry = threading.Event()
         self._losing = False
 
     def hurry(self, seconds: float) -> None:
-        """From now on ask once for each batch, and not at all after these ``seconds``."""
+        """From now on, tries each batch once, and stops after ``seconds``."""
         self._last = monotonic() + seconds
         self._hurry.set()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch. Never raises; logs when spans begin to get lost."""
+        """Sends a batch. Never raises; logs when spans begin to be lost."""
         problem = self._send(encode_spans(spans).SerializeToString())
         if problem is None:
             if self._losing:
@@ -68,7 +68,7 @@ class OtlpExporter(SpanExporter):
         return SpanExportResult.FAILURE
 
     def _send(self, body: bytes) -> str | None:
-        """Send, and again if that may help; returns what went wrong in the end, or None."""
+        """Sends with retries; returns the last error, or None."""
         end, pause = monotonic() + PATIENCE, _PAUSE
         while True:
             left = min(end, self._last) - monotonic()
@@ -80,7 +80,7 @@ class OtlpExporter(SpanExporter):
             pause *= 2
 
     def _post(self, body: bytes, timeout: float) -> tuple[str | None, bool]:
-        """Make one request; returns what went wrong, and whether another may succeed."""
+        """Sends one request; returns the error, and whether a retry may succeed."""
         connection = self._connection(timeout)
         try:
             connection.request("POST", self._path, body, self._headers)
@@ -100,5 +100,5 @@ class OtlpExporter(SpanExporter):
         return HTTPConnection(self._host, self._port, timeout=timeout)
 
     def shutdown(self) -> None:
-        """From the SDK: no batch comes any more."""
+        """Called by the SDK after the last batch."""
         self.hurry(0.0)

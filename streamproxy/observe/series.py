@@ -1,15 +1,15 @@
-"""The numbers behind the metrics, in plain slots, ints and dictionaries.
+"""The numbers behind the metrics, in plain slots, integers and dictionaries.
 
-An exchange adds up its own numbers while it runs and is added to the totals once, at its end (`Totals.finish`).
-Whoever wants to see the totals takes a copy and adds the live exchanges to it (`Totals.progress`); the originals are
-not touched, so an exchange can't count twice, and taking a copy changes nothing. There are two kinds of numbers:
+An exchange counts its own numbers while it runs and is added to the totals once, at its end (`Totals.finish`). To read
+the totals, copy them and add the live exchanges to the copy (`Totals.progress`). The originals are unchanged, so no
+exchange counts twice. There are two kinds of numbers:
 
-- *progress* (bytes, events, seconds that a wait has lasted, the time to a first byte that has come) only grows in a
-  live exchange, so that no counter and no sum ever goes back;
-- *ends* (status, the count of a duration, size, disconnects, errors) are known at the end only.
+- *progress* (bytes, events, seconds of waits, the time to the first byte once it was sent) only grows in a live
+  exchange, so that counters and sums never decrease;
+- *ends* (status, duration, size, disconnects, errors) are known only at the end.
 
 The gaps between reads are counted for all streams together in the ledger (`GapHistograms`); only their seconds are
-here. Totals are plain data that can be pickled and merged: those of several processes add up to those of one.
+here. Totals are plain data that can be pickled, and merged across processes.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ OTHER_METHOD: Final = "OTHER"
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 _UPSTREAM_ERRORS: Final = tuple(sorted({kind.error for kind in UpstreamError.__subclasses__()}))
-# Gauges that every process reads from the same place: merged, they are not added up.
+# Gauges that all processes read from the same source: merging does not add them up.
 _SAME_EVERYWHERE: Final = frozenset({"endpoint_load"})
 
-Pair = tuple[str, str]  # the names of a route and of its upstream
+Pair = tuple[str, str]  # the names of a route and its upstream
 
 
 class Series:
-    """Everything that is counted by route and upstream."""
+    """The numbers of one route and upstream."""
 
     __slots__ = (
         "active",
@@ -74,7 +74,7 @@ class Series:
         self.stream_bytes = Histogram(BYTES)
 
     def progress(self, exchange: Exchange, now: float) -> None:
-        """Add a live exchange: what it has, and the seconds of the waits that go on at ``now``."""
+        """Adds a live exchange with its progress so far, including waits that continue at ``now``."""
         self._add(exchange)
         self.active += exchange.phase == "body"
         self.backpressure += exchange.backpressure_until(now) - exchange.backpressure
@@ -89,14 +89,14 @@ class Series:
             self.stream_bytes.sum += exchange.response_bytes
 
     def finish(self, exchange: Exchange) -> None:
-        """Add an exchange that has ended and was settled."""
+        """Adds an exchange that has ended and was settled."""
         self._add(exchange)
         if exchange.phase == "body":
             self.stream_duration.observe(exchange.duration_until(exchange.ended_at))
             self.stream_bytes.observe(exchange.response_bytes)
 
     def _add(self, exchange: Exchange) -> None:
-        """Add what is known of an exchange whether or not it has ended."""
+        """Adds the numbers of an exchange that are the same whether or not it has ended."""
         self.response_bytes += exchange.response_bytes
         self.events += exchange.events
         self.backpressure += exchange.backpressure
@@ -115,7 +115,7 @@ class Series:
         self.chunk_gap.sum += exchange.gap_sum
 
     def merge(self, other: Series) -> None:
-        """Add another's numbers."""
+        """Adds another object's numbers."""
         self.active += other.active
         self.waiting += other.waiting
         self.request_bytes += other.request_bytes
@@ -136,7 +136,7 @@ class Series:
 
 
 class GenAi:
-    """What is counted of recognised streams of models, by operation, provider and model."""
+    """The numbers of recognised model streams, by operation, provider and model."""
 
     __slots__ = ("duration", "first_chunk", "output_chunk", "tokens")
 
@@ -147,7 +147,7 @@ class GenAi:
         self.tokens: dict[str, Histogram] = {}  # by gen_ai.token.type
 
     def progress(self, exchange: Exchange, now: float) -> None:
-        """Add a live exchange."""
+        """Adds a live exchange."""
         self._add(exchange)
         if not exchange.ended_at:
             self.output_chunk.sum += exchange.gap_until(now)
@@ -155,7 +155,7 @@ class GenAi:
             self.first_chunk.sum += exchange.first_event_until(now)
 
     def finish(self, exchange: Exchange) -> None:
-        """Add an exchange that has ended and was settled."""
+        """Adds an exchange that has ended and was settled."""
         self._add(exchange)
         self.duration.observe(max(0.0, exchange.ended_at - exchange.started_at))
         usage = exchange.usage
@@ -180,7 +180,7 @@ class GenAi:
         histogram.observe(tokens)
 
     def merge(self, other: GenAi) -> None:
-        """Add another's numbers."""
+        """Adds another object's numbers."""
         self.first_chunk.add(other.first_chunk.counts, other.first_chunk.sum)
         self.output_chunk.add(other.output_chunk.counts, other.output_chunk.sum)
         self.duration.add(other.duration.counts, other.duration.sum)
@@ -189,7 +189,7 @@ class GenAi:
 
 
 class Totals:
-    """Every number there is, by its labels."""
+    """All numbers, by their labels."""
 
     __slots__ = (
         "connections",
@@ -206,20 +206,20 @@ class Totals:
 
     def __init__(self) -> None:
         self.series: dict[Pair, Series] = {}
-        # Route, method, code. No Counter: adding to one is slow, and this is done for every request.
+        # Route, method, code. Not a Counter: adding to one is slow, and this runs for every request.
         self.requests: dict[tuple[str, str, int], int] = {}
         self.disconnects: Counter[tuple[str, str, str]] = Counter()  # route, side, phase
         self.upstream_errors: Counter[tuple[str, str, str]] = Counter()  # route, upstream, error
         self.reloads: Counter[str] = Counter({"ok": 0, "error": 0})  # result
         self.genai: dict[tuple[str, str, str], GenAi] = {}  # operation, provider, model
-        self.counts: dict[Labelled, int] = {}  # whatever else is counted
+        self.counts: dict[Labelled, int] = {}  # all other counters
         # Gauges; set only on snapshots.
-        self.levels: dict[Labelled, float] = {}  # whatever else has a level
+        self.levels: dict[Labelled, float] = {}  # all other gauges
         self.endpoints: dict[tuple[str, str], tuple[bool, int]] = {}  # upstream, endpoint: up, streams
         self.connections: Counter[tuple[str, str]] = Counter()  # upstream, state
 
     def declare(self, pairs: Iterable[Pair]) -> None:
-        """Make the series of these pairs appear with 0, so that a rate sees their first increase."""
+        """Creates the series of these pairs with value 0, so that a rate sees their first increase."""
         for route, upstream in pairs:
             self.series.setdefault((route, upstream), Series())
             for side in SIDES:
@@ -230,7 +230,7 @@ class Totals:
             self.counts.setdefault(("error_events", route, upstream), 0)
 
     def progress(self, exchange: Exchange, now: float) -> None:
-        """Add a live exchange as it is at ``now``, in seconds of the monotonic clock; only to a copy."""
+        """Adds a live exchange as of ``now``, in seconds of the monotonic clock. Only for copies."""
         if exchange.upstream:
             self._series_of(exchange.route, exchange.upstream).progress(exchange, now)
             if exchange.operation:
@@ -239,7 +239,7 @@ class Totals:
                 self._abandoned(exchange)
 
     def finish(self, exchange: Exchange) -> None:
-        """Add an exchange that has ended and was settled."""
+        """Adds an exchange that has ended and was settled."""
         route, upstream, error = exchange.route or NO_ROUTE, exchange.upstream, exchange.error
         if upstream:
             self._series_of(exchange.route, upstream).finish(exchange)
@@ -261,7 +261,7 @@ class Totals:
                 self.disconnects[route, "upstream", exchange.phase] += 1
 
     def _abandoned(self, exchange: Exchange) -> None:
-        """Add the waits of attempts that others followed."""
+        """Adds the waits of attempts that were retried."""
         assert exchange.abandoned is not None
         for upstream, head, first_byte in exchange.abandoned:
             series = self._series_of(exchange.route, upstream)
@@ -271,11 +271,11 @@ class Totals:
                 series.ttfb.observe(first_byte)
 
     def count(self, labelled: Labelled, number: int = 1) -> None:
-        """Add to a counter of `counts`."""
+        """Adds to a counter of `counts`."""
         self.counts[labelled] = self.counts.get(labelled, 0) + number
 
     def add_gaps(self, gaps: GapHistograms) -> None:
-        """Add the counts of a ledger's gaps; their seconds come with the exchanges."""
+        """Adds a ledger's counts of gaps; their seconds are added with the exchanges."""
         for key, histogram in gaps.histograms.items():
             self._series_of(key.route, key.upstream).chunk_gap.add(histogram.counts, 0.0)
             if key.operation:
@@ -283,20 +283,20 @@ class Totals:
                 self.genai.setdefault(labels, GenAi()).output_chunk.add(histogram.counts, 0.0)
 
     def reject(self, status: int) -> None:
-        """Count a request that was refused before it became an exchange."""
+        """Counts a request that was refused before it became an exchange."""
         self._count((NO_ROUTE, OTHER_METHOD, status))
 
     def _count(self, labels: tuple[str, str, int], count: int = 1) -> None:
         self.requests[labels] = self.requests.get(labels, 0) + count
 
     def copy(self) -> Totals:
-        """The same numbers, apart from these."""
+        """Returns an independent copy."""
         out = Totals()
         out.merge(self)
         return out
 
     def merge(self, other: Totals) -> None:
-        """Add another's numbers, for instance another process's. An endpoint is up when it is up for all."""
+        """Adds the numbers of another process, for example. An endpoint is up if it is up in all of them."""
         for pair, series in other.series.items():
             self.series.setdefault(pair, Series()).merge(series)
         for labels, count in other.requests.items():
@@ -315,7 +315,7 @@ class Totals:
             self.level(labelled, level)
 
     def level(self, labelled: Labelled, level: float) -> None:
-        """Enter a gauge of `levels`. Two of one name and labels add up, but for those that say the same everywhere."""
+        """Sets a gauge of `levels`. Values of the same name and labels add up, except those shared by all processes."""
         had = self.levels.get(labelled)
         if had is None:
             self.levels[labelled] = level
@@ -325,7 +325,7 @@ class Totals:
             self.levels[labelled] = had + level
 
     def settle(self) -> None:
-        """Drop the gauges: what they showed is gone."""
+        """Drops the gauges, whose source no longer exists."""
         for series in self.series.values():
             series.active = series.waiting = 0
         self.endpoints.clear()
@@ -333,7 +333,7 @@ class Totals:
         self.levels.clear()
 
     def endpoint(self, key: tuple[str, str], up: bool, streams: int) -> None:
-        """Enter one endpoint, by the names of its upstream and its URL; those of one URL are shown as one."""
+        """Adds an endpoint by upstream and URL; endpoints with the same URL are shown as one."""
         was_up, had = self.endpoints.get(key, (True, 0))
         self.endpoints[key] = (was_up and up, had + streams)
 

@@ -1,16 +1,16 @@
-"""The two spans of an exchange, made at its end from what it has written down.
+"""Creates the two spans of an exchange at its end.
 
-Names are those of OpenTelemetry's semantic conventions for HTTP (the stable ones:
-https://opentelemetry.io/docs/specs/semconv/http/http-spans/); what they have no word for is ``streamproxy.*``.
-``http.route`` is the name of the route, as in metrics and logs, and ``error.type`` the error's name of RFC 9209.
+Names follow the stable OpenTelemetry semantic conventions for HTTP
+(https://opentelemetry.io/docs/specs/semconv/http/http-spans/); attributes without a convention are ``streamproxy.*``.
+``http.route`` is the name of the route, as in metrics and logs, and ``error.type`` is the RFC 9209 name of the error.
 Values of queries are hidden, as in the access log.
 
-A span has failed where the conventions say so: the SERVER span with a status of 5xx or a response that was cut short,
-the CLIENT span with a status of 4xx or 5xx or an error of the upstream. A client that leaves is no failure.
+A span has failed as defined by the conventions: the SERVER span with a status of 5xx or a truncated response, the
+CLIENT span with a status of 4xx or 5xx or an error of the upstream. A client that leaves is not a failure.
 
-Spans are made as `ReadableSpan` and not by a tracer of the SDK: all there is to say is known at once, a tracer would
-take a lock for each attribute of a span that nothing else sees, and it lets ``OTEL_SDK_DISABLED`` and limits from the
-environment overrule the configuration.
+Spans are created as `ReadableSpan` and not by a tracer of the SDK. All facts are known at once, while a tracer would
+take a lock for each attribute, and would let ``OTEL_SDK_DISABLED`` and limits from the environment override the
+configuration.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SCOPE = InstrumentationScope("streamproxy", __version__, _SCHEMA)
 _UNSET = Status(StatusCode.UNSET)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# Of the batch processor; it would take those that are not given from the environment.
+# Settings of the batch processor, which would read missing ones from the environment.
 _QUEUE, _BATCH, _DELAY_MS, _EXPORT_MS = 4096, 512, 2000.0, 30000.0
 
 Value = str | int | float
@@ -47,7 +47,7 @@ Attributes = dict[str, Value]
 
 
 class SpanSink:
-    """Takes exchanges that have ended, and hands their spans to ``exporter`` in the thread of a batch processor."""
+    """Accepts ended exchanges, and passes their spans to ``exporter`` in the thread of a batch processor."""
 
     def __init__(self, service_name: str, exporter: SpanExporter) -> None:
         self._resource = resource(service_name)
@@ -56,17 +56,17 @@ class SpanSink:
         )
 
     def take(self, exchange: Exchange, now: float) -> None:
-        """Record an exchange that has ended at ``now``, in seconds of the monotonic clock. Never waits."""
+        """Records an exchange that ended at ``now``, in seconds of the monotonic clock. Never blocks."""
         for span in spans_of(exchange, now, self._resource):
             self._processor.on_end(span)
 
     def close(self) -> None:
-        """Send what is left, and take no more. Blocks as long as the exporter does."""
+        """Sends the remaining spans and accepts no more. Blocks as long as the exporter does."""
         self._processor.shutdown()
 
 
 def resource(service_name: str) -> Resource:
-    """What all spans of this process are of; not `Resource.create`, which reads the environment."""
+    """Returns the resource of this process. `Resource.create` is not used, because it reads the environment."""
     return Resource(
         {
             "service.name": service_name,
@@ -81,9 +81,9 @@ def resource(service_name: str) -> Resource:
 
 
 def spans_of(exchange: Exchange, now: float, of: Resource) -> list[ReadableSpan]:
-    """The spans of an exchange that has ended: the SERVER span, and the CLIENT span if the upstream was asked.
+    """Returns the spans of an ended exchange: the SERVER span, and the CLIENT span if a request was sent upstream.
 
-    ``now`` is its end in seconds of the monotonic clock. None at all for an exchange without a trace.
+    ``now`` is its end in seconds of the monotonic clock. An exchange without a trace has no spans.
     """
     trace = exchange.trace
     if trace is None:
@@ -137,7 +137,7 @@ def _context(trace: Trace, span_id: str, *, remote: bool) -> SpanContext:
 
 
 def _wall(exchange: Exchange, at: float) -> int:
-    """A time of the monotonic clock as nanoseconds since the epoch; a float of those would be 256 ns coarse."""
+    """Converts a time of the monotonic clock to nanoseconds since the epoch, without a float's loss of precision."""
     return int(exchange.started_wall * 1e6) * 1000 + int((at - exchange.started_at) * 1e9)
 
 
@@ -156,7 +156,7 @@ def _server_attributes(exchange: Exchange, trace: Trace, route: str) -> Attribut
         ("queue_seconds", exchange.queued),
         ("backpressure_seconds", exchange.backpressure),
     ):
-        if number:  # an attribute is dear to encode, and most exchanges have few of these
+        if number:  # attributes are expensive to encode, and most are 0
             attributes[f"streamproxy.{name}"] = number
     if route:
         attributes["http.route"] = route
@@ -214,7 +214,7 @@ def _end_of(exchange: Exchange) -> Attributes:
 
 @lru_cache(maxsize=1024)
 def _address(scheme: str, authority: str) -> Attributes:
-    """Host and port of an authority; nothing for one that is malformed."""
+    """Returns the host and port of an authority; nothing if it is malformed."""
     try:
         parts = urlsplit(f"//{authority}")
         host, port = parts.hostname, parts.port or _DEFAULT_PORTS.get(scheme)
@@ -227,7 +227,7 @@ def _address(scheme: str, authority: str) -> Attributes:
 
 
 def _status_sent(exchange: Exchange) -> int:
-    """The status that went to the client, 0 if none did: 499 stands for that in logs and metrics only."""
+    """Returns the status sent to the client, or 0 if none was; only logs and metrics show 499."""
     if isinstance(exchange.error, ClientDisconnected) and exchange.phase != "body":
         return 0
     return exchange.status
@@ -243,7 +243,7 @@ def _server_status(exchange: Exchange) -> Status:
 
 
 def _upstream_error(exchange: Exchange) -> ExchangeError | None:
-    """The error, if it is one of the request to the upstream; a client that broke it off has not seen it fail."""
+    """Returns the exchange's error if the upstream caused it. If the client left, the upstream has not failed."""
     return exchange.error if isinstance(exchange.error, UpstreamError | InternalError) else None
 
 

@@ -1,18 +1,17 @@
-"""Tracing: which exchanges are recorded as spans, and where the spans go.
+"""Tracing: decides which exchanges are recorded as spans, and exports the spans.
 
-Theory of operation. Every exchange that is traced makes two spans: a SERVER span for what the client asked, and below
-it a CLIENT span for what the upstream was asked. Nothing is recorded while the exchange runs, since it keeps its own
-facts; only the ids have to be there before the request goes upstream. So a `Trace` with the ids is made by `Tracer` at
-the beginning, its client span's id travels in ``traceparent``, and at the end `SpanExport` makes both spans at once
-from the exchange, with the times that it has.
+Theory of operation. A traced exchange has two spans: a SERVER span for the client's request and, as its child, a CLIENT
+span for the upstream request. Nothing is recorded while the exchange runs, since the exchange itself holds the facts.
+Only the ids must exist before the request goes upstream. So `Tracer` creates a `Trace` with the ids at the beginning,
+the id of the client span is sent in ``traceparent``, and at the end `SpanExport` creates both spans from the exchange.
 
-Who decides: the caller, if it sent a valid ``traceparent``; else ``sample_ratio``. An exchange whose caller does not
-record its trace has no `Trace`, and its fields are passed on as they came. A trace that begins here and is not
-recorded is announced to the upstream as such, so that it does not begin another.
+A valid ``traceparent`` of the caller decides whether a trace is recorded, otherwise ``sample_ratio``. An exchange whose
+caller does not record the trace has no `Trace`, and its fields are passed on unchanged. A new trace that is not
+recorded is announced to the upstream as such, so that the upstream does not start another.
 
-`Tracer` needs no package and belongs to the routes of one configuration. `SpanExport` has the SDK of OpenTelemetry,
-which is imported by `SpanExport.start` and nowhere else; its thread sends the spans in batches, and drops them when it
-has too many. After a reload an exchange's spans go where the new configuration says.
+`Tracer` needs no package and belongs to the routes of one configuration. `SpanExport` uses the OpenTelemetry SDK, which
+is imported only by `SpanExport.start`. The SDK's thread sends the spans in batches, and drops them if there are too
+many. After a reload, spans go where the new configuration says.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ if TYPE_CHECKING:
     from streamproxy.observe.otlp import OtlpExporter
     from streamproxy.observe.spans import SpanSink
 
-FLUSH = 3.0  # seconds for the last spans to be sent
+FLUSH = 3.0  # seconds to send the last spans
 _PACKAGES = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.common.trace_encoder")
 _HALF = 1 << 64
 
 
 class Tracer:
-    """Decides whether an exchange is recorded, and makes the ids of its spans.
+    """Decides whether an exchange is recorded, and creates the ids of its spans.
 
-    ``sample_ratio`` is that of the traces that begin here; ``bits`` returns that many random bits.
+    ``sample_ratio`` applies to traces that begin here; ``bits`` returns the given number of random bits.
     """
 
     def __init__(self, sample_ratio: float, *, bits: Callable[[int], int] = random.getrandbits) -> None:
@@ -52,7 +51,7 @@ class Tracer:
         self._bits = bits
 
     def begin(self, exchange: Exchange, headers: Headers, scheme: str) -> None:
-        """Give an exchange its ``trace_id``, and its ``trace`` unless its caller does not record the trace.
+        """Sets the ``trace_id`` of an exchange, and its ``trace`` unless its caller does not record the trace.
 
         ``headers`` are the client's.
         """
@@ -60,7 +59,7 @@ class Tracer:
         if parent is None:
             number = self._id(128)
             exchange.trace_id = f"{number:032x}"
-            # The same half of the id decides in the samplers of OpenTelemetry (TraceIdRatioBased).
+            # OpenTelemetry's sampler TraceIdRatioBased decides by the same half of the id.
             flags, parent_id = SAMPLED if number % _HALF < self._bound else 0, ""
         else:
             exchange.trace_id, parent_id, flags = parent
@@ -77,14 +76,14 @@ class Tracer:
 
     def _id(self, size: int) -> int:
         while not (number := self._bits(size)):
-            pass  # all zeros is not an id
+            pass  # all zeros is not a valid id
         return number
 
 
 class SpanExport:
-    """Makes the spans of exchanges that have ended, and sends them; `observe` is an observer of the ledger.
+    """Creates and exports the spans of ended exchanges; `observe` is an observer of the ledger.
 
-    Raises StreamproxyError when the packages for it are missing.
+    Raises StreamproxyError if a required package is missing.
     """
 
     def __init__(self, settings: Tracing) -> None:
@@ -95,7 +94,7 @@ class SpanExport:
         self._sink: SpanSink | None = None
 
     async def start(self) -> None:
-        """Begin to send. The SDK is imported in a thread: it takes a good part of a second, and streams go on."""
+        """Starts the export. The SDK is imported in a thread, because this is slow and streams must continue."""
         self._exporter, self._sink = await asyncio.to_thread(self._build)
 
     def _build(self) -> tuple[OtlpExporter, SpanSink]:
@@ -107,12 +106,12 @@ class SpanExport:
         return exporter, SpanSink(settings.service_name, exporter)
 
     def observe(self, exchange: Exchange) -> None:
-        """From the ledger: an exchange has ended."""
+        """Called by the ledger when an exchange has ended."""
         if exchange.trace is not None and exchange.trace.sampled and self._sink is not None:
             self._sink.take(exchange, exchange.ended_at or monotonic())
 
     async def aclose(self) -> None:
-        """Send what is left, for at most `FLUSH` seconds, then give up on it."""
+        """Sends the remaining spans for at most `FLUSH` seconds, then drops them."""
         sink, exporter = self._sink, self._exporter
         self._sink = self._exporter = None
         if sink is None or exporter is None:
@@ -122,10 +121,10 @@ class SpanExport:
         def close() -> None:
             exporter.hurry(FLUSH)
             sink.close()
-            with suppress(RuntimeError):  # the loop has not waited
+            with suppress(RuntimeError):  # the loop did not wait
                 loop.call_soon_threadsafe(sent.set)
 
-        # Not a thread of the loop's own: the end of the process would wait for a look-up of a name that hangs.
+        # Not an executor thread: the end of the process would wait for a name look-up that hangs.
         threading.Thread(target=close, name="last spans", daemon=True).start()
         with suppress(TimeoutError):
             await asyncio.wait_for(sent.wait(), FLUSH + 0.5)

@@ -1,1 +1,1 @@
-"""Which route serves a request."""
+"""Selects the route of a request."""

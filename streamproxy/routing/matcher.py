@@ -14,7 +14,7 @@ _CURSOR_METHODS = frozenset({"GET", "DELETE"})
 
 
 class Matcher:
-    """The conditions of one route, in the form that a request is tested with."""
+    """The conditions of one route, compiled for testing requests."""
 
     def __init__(
         self,
@@ -31,13 +31,13 @@ class Matcher:
         self._prefixes = tuple(path[:-1] for path in normal if path.endswith(b"/*"))
         self._methods = frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
         self._hosts = Hosts(hosts) if hosts else None
-        self._cursors = cursors  # take GET and DELETE with a cursor, whatever the methods
-        self._preflight = preflight  # take the preflights of browsers for what the route takes
+        self._cursors = cursors  # accept GET and DELETE with a cursor, whatever the methods
+        self._preflight = preflight  # accept the preflights of requests that the route accepts
         self._headers = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
-        self.only_path = not (self._methods or hosts or self._headers)  # `rest` takes anything
+        self.only_path = not (self._methods or hosts or self._headers)  # `rest` accepts anything
 
     def path(self, path: bytes) -> bool:
-        """Whether a normal path is one of the route's, or below one of its prefixes."""
+        """Whether a normal path is one of the route's paths, or below one of its prefixes."""
         return path.startswith(self._prefixes) or path in self._exact
 
     def climbs(self, path: bytes) -> bool:
@@ -47,9 +47,9 @@ class Matcher:
         return any(path.startswith(prefix) and climbs(path, prefix[:-1]) for prefix in self._prefixes)
 
     def rest(self, method: str, headers: Headers, query: bytes | None = None) -> bool:
-        """Whether method, Host and headers are the route's. The query may have a cursor in it.
+        """Whether method, Host and headers match the route. The query may contain a cursor.
 
-        A preflight has the Host of the request it is for, and says its method; its headers are not there yet.
+        A preflight has the Host of the request it is for and names its method, but not yet its headers.
         """
         if self._preflight and is_preflight(method, headers):
             method = (first(headers, b"access-control-request-method") or b"").decode("latin-1")

@@ -1,7 +1,7 @@
-"""A configured route as one of Starlette's: matches the raw path, and hands the request to its handler.
+"""Configured routes as Starlette routes: they match the raw path and pass the request to their handler.
 
-Starlette's own routes match the decoded path, where ``%2F`` and ``/`` are the same; a proxy must not mix them up.
-Routes are tried in order and the first that matches serves.
+Starlette's own routes match the decoded path, in which ``%2F`` and ``/`` are the same; a proxy must distinguish them.
+Routes are tried in order, and the first match serves the request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Handler = Callable[[Target, Scope, Receive, Send], Served]
 
 
 class Route(BaseRoute):
-    """One route: ``matcher`` decides, ``handler`` serves."""
+    """One route: ``matcher`` decides whether it serves a request, ``handler`` serves it."""
 
     def __init__(self, name: str, matcher: Matcher, handler: Handler) -> None:
         self.name = name
@@ -32,7 +32,7 @@ class Route(BaseRoute):
         self.matcher = matcher
 
     def takes(self, target: Target, path: bytes, scope: Scope) -> bool:
-        """Whether a request is this route's; ``path`` is the normal form of its target's."""
+        """Whether the route matches a request; ``path`` is the normal form of its target's path."""
         matcher = self.matcher
         if not (
             matcher.path(path) and (matcher.only_path or matcher.rest(scope["method"], scope["headers"], target.query))
@@ -58,15 +58,15 @@ class Route(BaseRoute):
 
 
 def matched_path(target: Target) -> bytes:
-    """The path that routes are matched on. ``OPTIONS *`` belongs to the prefix of everything, ``/*``."""
+    """Returns the path that routes match. ``OPTIONS *`` matches only the prefix of everything, ``/*``."""
     return b"/*" if target.path == _ALL else normal_path(target.path)
 
 
 class ProxyRouter(Router):
-    """Starlette's router, with a short way to our own routes.
+    """Starlette's router with a short path to our own routes.
 
-    Its general way goes through matches, child scopes and handlers, and has each chunk resume three more coroutines.
-    So what is called here only picks the coroutine that serves, and is none.
+    The general path passes through matches, child scopes and handlers, and makes each chunk resume three more
+    coroutines. So the router here only returns the coroutine that serves the request, and is not a coroutine itself.
     """
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Served:

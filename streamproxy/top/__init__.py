@@ -1,1 +1,1 @@
-"""`streamproxy top`: the streams of a running proxy in a terminal, from its admin listener."""
+"""`streamproxy top`: shows the streams of a running proxy in a terminal, using its admin listener."""

@@ -1,4 +1,4 @@
-"""The command: it brings the updates, the keys and the picture together."""
+"""The command `streamproxy top`: connects updates, keys and the screen."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 REDRAW = "redraw"
-_RETRY = 1.0  # seconds until a proxy that is gone is asked again
+_RETRY = 1.0  # seconds until a lost proxy is tried again
 
 Say = Callable[[str], None]
 
 
 def run_top(admin: Admin, interval: float, token: str | None, *, once: bool, say: Say) -> None:
-    """Show the streams of the proxy whose admin listener this is, every ``interval`` seconds, until the user quits.
+    """Shows the streams of the proxy with this admin listener every ``interval`` seconds until the user quits.
 
-    ``token`` is the admin listener's, if it has one. With ``once``, and where there is no terminal, print one plain
+    ``token`` is the token of the admin listener, if it has one. With ``once``, or without a terminal, prints one plain
     table. Raises StreamproxyError.
     """
     source = Source(admin, interval, token)
@@ -66,7 +66,7 @@ async def _show(source: Source) -> None:
 
 
 class _Session:
-    """What comes in is put into one queue, so that one thing happens after the other."""
+    """Handles updates, keys and redraws one after the other, from a single queue."""
 
     def __init__(self, source: Source) -> None:
         self.top = Top()
@@ -76,14 +76,14 @@ class _Session:
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to look, at what the model wants to see now."""
+        """Starts to receive updates of the model's current view."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         self._watch = asyncio.get_running_loop().create_task(self._look())
 
     async def first(self) -> Update:
-        """The first update. Raises Unreachable when there is none."""
+        """Returns the first update. Raises Unreachable if there is none."""
         news = await self._news.get()
         if isinstance(news, Unreachable):
             raise news
@@ -91,11 +91,11 @@ class _Session:
         return news
 
     def press(self, key: str) -> None:
-        """A key, or REDRAW when only the picture has changed."""
+        """Handles a key, or REDRAW if only the screen has changed."""
         self._news.put_nowait(key)
 
     async def run(self, live: Live) -> None:
-        """Show what comes in, until a key quits."""
+        """Shows updates until a key quits."""
         from streamproxy.top.screen import render
 
         while True:
@@ -135,7 +135,7 @@ class _Session:
                 await asyncio.sleep(_RETRY)
 
     async def aclose(self) -> None:
-        """End everything that runs."""
+        """Stops all tasks."""
         tasks = [task for task in (self._watch, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
@@ -144,7 +144,7 @@ class _Session:
 
 @contextmanager
 def _terminal(session: _Session) -> Iterator[Live]:
-    """The terminal's other screen and its keyboard, for as long as the table is shown; then all is as before."""
+    """Uses the terminal's alternate screen and reads its keyboard while the table is shown, then restores both."""
     from rich.console import Console
     from rich.live import Live
 

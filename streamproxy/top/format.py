@@ -1,4 +1,4 @@
-"""Numbers for people, as the page of the admin listener shows them, and text that is safe on a terminal."""
+"""Formats numbers for people as the page of the admin listener does, and text so that it is safe on a terminal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def text(value: object) -> str:
-    """What a client or a configuration named, as one line without control characters; `NOTHING` for none."""
+    """Returns a name from a client or configuration as one line without control characters; `NOTHING` for None."""
     return NOTHING if value is None or value == "" else printable(str(value))
 
 
 def duration(seconds: float | None) -> str:
-    """A measured time."""
+    """Formats a measured time in seconds."""
     if seconds is None:
         return NOTHING
     if seconds < 0.9995:
@@ -27,7 +27,7 @@ def duration(seconds: float | None) -> str:
 
 
 def age(seconds: float) -> str:
-    """A time that grows: no decimals."""
+    """Formats a growing time in seconds without decimals."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -38,7 +38,7 @@ def age(seconds: float) -> str:
 
 
 def size(number: float | None) -> str:
-    """Bytes."""
+    """Formats a number of bytes."""
     if number is None:
         return NOTHING
     unit = 0
@@ -48,7 +48,7 @@ def size(number: float | None) -> str:
 
 
 def rate(number: float | None) -> str:
-    """How often something happens in a second."""
+    """Formats a rate per second."""
     if number is None:
         return NOTHING
     if number >= 99.95:
@@ -57,12 +57,12 @@ def rate(number: float | None) -> str:
 
 
 def milliseconds(number: float | None) -> str:
-    """A measured time in milliseconds."""
+    """Formats a measured time in milliseconds."""
     return duration(None if number is None else number / 1000)
 
 
 def sparkline(history: Sequence[float], width: int) -> str:
-    """The last of a history as a line of blocks, the highest being the most of what it shows."""
+    """Returns the end of a history as a line of blocks, scaled to its maximum."""
     shown = history[-width:]
     most = max(shown, default=0.0)
     blocks = "".join(_BLOCKS[round(value / most * (len(_BLOCKS) - 1))] if most else _BLOCKS[0] for value in shown)
@@ -70,7 +70,7 @@ def sparkline(history: Sequence[float], width: int) -> str:
 
 
 def request(stream: dict[str, Any]) -> str:
-    """The method and the path of a stream."""
+    """Returns the method and path of a stream."""
     return printable(f"{stream['method']} {stream['path']}")
 
 

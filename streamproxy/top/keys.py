@@ -1,4 +1,4 @@
-"""The keyboard of a terminal: each key as it is pressed, and the terminal as it was when it is left."""
+"""Reads single keys from a terminal, and restores its settings afterwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What terminals send for the keys that have no character, in both modes of the cursor keys (ECMA-48, DEC).
+# The sequences of keys without a character, in both cursor-key modes (ECMA-48, DEC).
 SEQUENCES = {
     "\x1b[A": "up",
     "\x1bOA": "up",
@@ -29,7 +29,7 @@ SEQUENCES = {
 
 @contextmanager
 def keyboard(fd: int) -> Iterator[None]:
-    """Within it a terminal gives every key at once and shows none of them; Ctrl-C and Ctrl-Z are keys too."""
+    """A context in which the terminal passes each key at once without echo, including Ctrl-C and Ctrl-Z."""
     before = termios.tcgetattr(fd)
     tty.setcbreak(fd, termios.TCSANOW)
     mode = termios.tcgetattr(fd)
@@ -42,14 +42,14 @@ def keyboard(fd: int) -> Iterator[None]:
 
 
 class Keys:
-    """Makes keys of what a terminal sends. A sequence that nobody knows is no key."""
+    """Converts terminal input to keys. Unknown sequences are ignored."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def read(self) -> list[str]:
-        """The keys that can be read now; ``ctrl-c`` when the terminal is gone."""
+        """Returns the keys that can be read now; ``ctrl-c`` if the terminal is closed."""
         try:
             data = os.read(self._fd, 1024)
         except OSError:
@@ -58,7 +58,7 @@ class Keys:
 
 
 def split(characters: str) -> list[str]:
-    """The keys that these characters are."""
+    """Splits characters into keys."""
     keys = []
     while characters:
         length = _length(characters)
@@ -72,7 +72,7 @@ def split(characters: str) -> list[str]:
 
 
 def _length(characters: str) -> int:
-    """How many of the characters the first key is: more than one for an escape sequence (ECMA-48 section 5.4)."""
+    """Returns the number of characters of the first key: several for an escape sequence (ECMA-48 section 5.4)."""
     if characters[0] != "\x1b" or len(characters) < 2 or characters[1] not in "[O":
         return 1
     if characters[1] == "O":

@@ -1,13 +1,13 @@
-"""What the terminal shows and what its keys do: no terminal, no network, no clock.
+"""The state of `streamproxy top` and the effects of its keys, without terminal, network or clock.
 
-Theory of operation. Updates and keys come in; what is to be seen can be read at any time. A key may ask for something
-that only the outside can do (`Command`). One question may be open, and while it is every key but Ctrl-C answers it::
+Theory of operation. Updates and keys come in, and the state can be read at any time. A key may return a `Command` for
+the caller to perform. One question may be open, and any key but Ctrl-C then answers it::
 
-    browsing ──x on a stream──▶ asking ──y──▶ browsing, and the stream is to be stopped
+    browsing ──x on a stream──▶ asking ──y──▶ browsing, and the stream is stopped
         ▲                          └──any other key──▶ browsing
-        └── all other keys change what is shown
+        └── all other keys change the view
 
-A stream stays selected by its id, wherever it moves; when it ends, the one that took its place is.
+A stream stays selected by its id wherever it moves. When it ends, the stream that took its place becomes selected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STEPS = {"j": 1, "down": 1, "k": -1, "up": -1, "pagedown": 10, "pageup": -10}
 
 
 class Command(NamedTuple):
-    """What a key asks of the outside: to ``quit``, to ``look`` at another view, or to ``stop`` a stream."""
+    """An action for the caller: ``quit``, ``look`` at another view, or ``stop`` a stream."""
 
     what: Literal["quit", "look", "stop"]
     stream: str = ""
@@ -37,35 +37,35 @@ class Top:
         self.sort: Sort = "age"
         self.ascending = False
         self.route = ""
-        self.asking: str | None = None  # the stream that is to be stopped, if that is confirmed
+        self.asking: str | None = None  # the stream to stop if the user confirms
         self.message = ""
-        self.lost = False  # no updates come at present
-        self.histories: dict[str, list[float]] = {}  # event rates of each stream that is seen
+        self.lost = False  # the connection is lost
+        self.histories: dict[str, list[float]] = {}  # the event rates of each displayed stream
         self._selected: str | None = None
         self._place = 0
 
     @property
     def streams(self) -> list[dict[str, Any]]:
-        """Those that are shown, in their order."""
+        """The displayed streams, in order."""
         return self.update["streams"] if self.update is not None else []
 
     @property
     def place(self) -> int:
-        """The place of the selected stream; 0 when there is none."""
+        """The index of the selected stream; 0 if there is none."""
         return self._place
 
     @property
     def selected(self) -> dict[str, Any] | None:
-        """The stream that is selected."""
+        """The selected stream, or None."""
         return self.streams[self._place] if self.streams else None
 
     def view(self) -> dict[str, str]:
-        """The query for the updates."""
+        """Returns the query for the updates."""
         view = {"sort": self.sort, "order": "asc" if self.ascending else "desc", "limit": "200"}
         return view | {"route": self.route} if self.route else view
 
     def on_update(self, update: Update) -> None:
-        """Here is what goes on now."""
+        """Takes an update."""
         self.update = update
         self.lost = False
         ids = [stream["id"] for stream in update["streams"]]
@@ -78,7 +78,7 @@ class Top:
         self._select(self._place)
 
     def on_key(self, key: str) -> Command | None:
-        """A key was pressed, a character or the name of one."""
+        """Handles a key, given as a character or a name."""
         self.message = ""
         if key == "ctrl-c":
             return Command("quit")

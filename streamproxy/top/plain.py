@@ -1,4 +1,4 @@
-"""One plain table, for scripts and for an output that is no terminal."""
+"""A plain table, for scripts and outputs other than terminals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _RIGHT = frozenset({"AGE", "TTFB", "BYTES", "EVENTS", "EVENTS/S"})
 
 
 def summary(update: Update) -> str:
-    """The state and the sums of all routes, in one line; the rates only when they are known."""
+    """Returns the state and the sums of all routes in one line; rates only if they are known."""
     sums = update["totals"]
     state = "ready" if update["ready"] else f"not ready ({text('; '.join(update['reasons']))})"
     line = f"{state}, {sums['live']} live, {sums['active']} streaming, {sums['waiting']} queued"
@@ -21,7 +21,7 @@ def summary(update: Update) -> str:
 
 
 def table(update: Update) -> str:
-    """The streams of an update, a line each under a line of names, in columns."""
+    """Returns the streams of an update as a table in columns, with a line of names."""
     rows = [
         (
             text(stream["route"]),

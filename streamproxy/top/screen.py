@@ -1,7 +1,7 @@
-"""The picture: what the model holds as tables that fit the terminal.
+"""Renders the model as tables that fit the terminal.
 
-Whatever a client named is put into `Text`, which knows no markup, and without control characters, so that a path can't
-paint the operator's terminal.
+Text from clients is put into `Text`, which has no markup, after control characters were removed, so that a path cannot
+control the operator's terminal.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from streamproxy.top.plain import summary
 
 _FRAME = 7  # lines: the header, the names of three tables, the footer
 _SPARK = 12  # characters
-_WIDE = 110  # columns from which on there is room for everything
+_WIDE = 110  # the least columns that show everything
 _KEYS = "q quit  ↑↓ select  x stop  a age  b bytes  e events  r rate (again: turned round)  f route"
 
 
 def render(top: Top, console: Console) -> RenderableType:
-    """The whole picture, no higher than the terminal."""
+    """Renders the screen, no higher than the terminal."""
     if top.update is None:
         return Text("waiting for the first update")
     update, height = top.update, console.size.height
@@ -135,7 +135,7 @@ def _endpoints(update: Update, rows: list[EndpointRow]) -> Table:
 
 
 def _engine(load: dict[str, float]) -> tuple[str, str, str]:
-    """What an engine says of itself; empty where it says nothing."""
+    """Returns the load reported by an engine; empty if there is none."""
     running, waiting, cache = (load.get(kind) for kind in ("running", "waiting", "cache"))
     return (
         "" if running is None else f"{running:g}",

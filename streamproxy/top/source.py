@@ -1,4 +1,4 @@
-"""The admin listener of a running proxy, as `streamproxy top` sees it."""
+"""The client of the admin listener for `streamproxy top`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from streamproxy.admin.update import Update
 from streamproxy.config.units import duration
 from streamproxy.errors import StreamproxyError
 
-_PATIENCE = 10.0  # seconds without an answer, beyond the interval of the updates
+_PATIENCE = 10.0  # seconds without a response, in addition to the interval of the updates
 
 
 class Unreachable(StreamproxyError):
-    """There is no admin listener, or it does not answer; the text is one line that says where and why."""
+    """There is no admin listener, or it does not respond. The text is one line that says where and why."""
 
 
 class Admin(NamedTuple):
-    """Where the admin listener is: the URL its paths are appended to, and the unix socket that leads there."""
+    """The address of an admin listener: the base URL of its paths, and its Unix socket if it has one."""
 
     url: str
     socket: str | None = None
@@ -34,9 +34,9 @@ class Admin(NamedTuple):
 
 
 def parse_admin(text: str) -> Admin:
-    """``http://host:port``, with a path where the admin application is mounted, or ``host:port``, or ``unix:/path``.
+    """Parses ``http://host:port`` (with a path if the admin application is mounted), ``host:port`` or ``unix:/path``.
 
-    Also as `streamproxy run` prints it. Raises ValueError with what is allowed.
+    Also accepts what `streamproxy run` prints. Raises ValueError that names the allowed forms.
     """
     bare = text.removeprefix("http+")
     if bare.startswith("unix:/"):
@@ -53,7 +53,7 @@ def parse_admin(text: str) -> Admin:
 
 
 def parse_interval(text: str) -> float:
-    """The time between two updates, in seconds. Raises ValueError with what is allowed."""
+    """Parses the time between two updates in seconds. Raises ValueError that names the allowed range."""
     seconds = duration(text)
     if not SHORTEST <= seconds <= LONGEST:
         raise ValueError(f"is not between {SHORTEST:g} and {LONGEST:g} seconds")
@@ -63,7 +63,7 @@ def parse_interval(text: str) -> float:
 class Source:
     """A connection to the admin listener.
 
-    ``interval`` is the time between two updates, in seconds; ``token`` is the listener's, if it has one.
+    ``interval`` is the time between two updates in seconds; ``token`` is the listener's token, if it has one.
     """
 
     def __init__(self, admin: Admin, interval: float, token: str | None = None) -> None:
@@ -85,8 +85,10 @@ class Source:
         await self._client.aclose()
 
     async def updates(self, view: Mapping[str, str]) -> AsyncGenerator[Update, None]:
-        """The updates of a view, which is the query of ``/streams/live``, until the listener ends them; it does so
-        now and then, to be asked again. Raises Unreachable."""
+        """Yields the updates of a view, which is the query of ``/streams/live``, until the listener ends the response.
+
+        It does so regularly, and the caller then asks again. Raises Unreachable.
+        """
         query = {**view, "interval": f"{self._interval:g}"}
         try:
             async with self._client.stream("GET", f"{self._admin.url}/streams/live", params=query) as response:
@@ -106,7 +108,7 @@ class Source:
             raise Unreachable(f"{self._admin} does not answer as an admin listener does") from None
 
     async def stop(self, stream: str) -> str:
-        """End a stream by its id. Returns one line that says how that went."""
+        """Stops a stream by its id. Returns one line with the result."""
         url = f"{self._admin.url}/streams/{quote(stream, safe='')}"
         try:
             response = await self._client.delete(url)
@@ -122,7 +124,7 @@ def _refusal(stream: str, response: httpx2.Response) -> str:
 
 
 def _detail(response: httpx2.Response) -> str:
-    """What a problem says of itself (RFC 9457), else the status."""
+    """Returns the detail of a problem response (RFC 9457), otherwise the status."""
     try:
         detail: object = response.json()["detail"]
     except (ValueError, KeyError, TypeError):
@@ -131,7 +133,7 @@ def _detail(response: httpx2.Response) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The system's own words where there are any: those of the client say less."""
+    """Returns the operating system's message if there is one, since the client's says less."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno:

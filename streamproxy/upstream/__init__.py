@@ -1,4 +1,4 @@
-"""Upstreams: named groups of endpoints, which of them are available, and which one is picked."""
+"""Upstreams: named groups of endpoints, their health, and the balancing policies that pick one."""
 
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.upstream import Upstream

@@ -1,4 +1,4 @@
-"""What stands for the beginning of a conversation, so that its requests go where that is cached."""
+"""Hashes the beginning of a conversation, so that its requests go to the endpoint that has it in its cache."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from streamproxy.exchange.body import RequestBody
 
 
 async def prefix_key(body: RequestBody, most: int, limit: int) -> bytes | None:
-    """Read a request's body ahead, at most ``most`` bytes of it, and hash the beginning of its conversation.
+    """Reads at most ``most`` bytes of a request's body ahead, and hashes the beginning of its conversation.
 
-    ``limit`` is how many bytes of a plain prompt count. None for a body that is larger, or no conversation in JSON.
-    Raises as reading the body does.
+    ``limit`` is the number of bytes of a plain prompt that are hashed. Returns None if the body is larger than ``most``
+    or is not a conversation in JSON. Raises as reading the body does.
     """
     data = await body.peek(most)
     return None if data is None else key_of(data, limit)
 
 
 def key_of(body: bytes, limit: int) -> bytes | None:
-    """The hash of the beginning of the conversation in a whole body, None where there is none."""
+    """Returns the hash of the beginning of the conversation in a complete body, or None if there is none."""
     scanner = request_scanner(conversation=True)
     scanner.feed(body)
     scanner.finish()

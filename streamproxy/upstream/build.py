@@ -1,4 +1,4 @@
-"""From configuration to an upstream with its endpoints."""
+"""Builds an upstream and its endpoints from the configuration."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from streamproxy.upstream.upstream import Upstream
 def build_upstream(
     name: str, upstream: model.Upstream, shared: Client | None, sessions: SessionTable | None = None
 ) -> Upstream:
-    """An upstream with its endpoints; ``shared`` reaches them all if the embedding program brought its own client.
+    """Returns an upstream with its endpoints. ``shared`` is a client of the embedding program that is used for all.
 
-    A client of the program's own looks names up itself, so ``resolve`` is left to it. ``sessions`` is where sessions
-    that stick to an endpoint are remembered.
+    Such a client resolves names itself, so ``resolve`` has no effect with it. ``sessions`` is the table of sticky
+    sessions.
     """
     make = ClientFactory(upstream, shared)
     fixed: list[Endpoint] = []
@@ -41,7 +41,7 @@ def _endpoint(endpoint: model.Endpoint, url: str, client: Client) -> Endpoint:
 
 
 def _name(endpoint: model.Endpoint, make: ClientFactory) -> Name:
-    """A name whose every address is an endpoint; Host, SNI and the certificate's name stay the name's."""
+    """Returns a name that has one endpoint for each address. Host, SNI and certificate checks keep using the name."""
     parts = urlsplit(endpoint.url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 

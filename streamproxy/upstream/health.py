@@ -1,8 +1,8 @@
-"""Active probes: what they say of an endpoint, and when the next is due. Nothing here waits or sends.
+"""The rules of active health checks, without I/O: the state of an endpoint, and when the next probe is due.
 
-An endpoint counts as healthy before its first probe, so that a start needs no probe to serve. The first result counts
-alone, good or bad: nothing is known that it could contradict. After it, ``unhealthy_after`` bad probes in a row make
-an endpoint unhealthy, and ``healthy_after`` good ones healthy again. Running streams are not touched by either.
+An endpoint is healthy before its first probe, so the proxy can serve at once. The first result decides alone. After it,
+``unhealthy_after`` failed probes in a row make an endpoint unhealthy, and ``healthy_after`` successful ones make it
+healthy again. Neither change affects running streams.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from streamproxy.config.model import Health
 
-JITTER = 0.1  # of the interval, either way, so that many proxies don't probe in step
+JITTER = 0.1  # of the interval, in both directions, so that many proxies do not probe in step
 
 
 class ProbeHistory:
-    """The health of one endpoint by its probes."""
+    """The health of one endpoint according to its probes."""
 
     __slots__ = ("_probed", "_settings", "_streak", "healthy")
 
@@ -26,7 +26,7 @@ class ProbeHistory:
         self.healthy = True
 
     def result(self, good: bool) -> bool:
-        """Take note of a probe. Gives whether `healthy` has changed by it."""
+        """Records the result of a probe. Returns whether it changed `healthy`."""
         first, self._probed = not self._probed, True
         if good == self.healthy:
             self._streak = 0
@@ -40,10 +40,10 @@ class ProbeHistory:
 
 
 def first_delay(interval: float, uniform: Callable[[], float]) -> float:
-    """Seconds until an endpoint's first probe: soon, but not all endpoints in the same moment."""
+    """Returns the seconds until an endpoint's first probe: soon, but not at the same moment for all endpoints."""
     return interval * JITTER * uniform()
 
 
 def next_delay(interval: float, uniform: Callable[[], float]) -> float:
-    """Seconds from the end of a probe to the next. ``uniform`` gives random numbers in [0, 1)."""
+    """Returns the seconds from the end of a probe to the next. ``uniform`` returns random numbers in [0, 1)."""
     return interval * (1.0 - JITTER + 2.0 * JITTER * uniform())

@@ -1,4 +1,4 @@
-"""What a request is hashed by: a function bound when the configuration is loaded."""
+"""The keys that requests are hashed by. A function per source is chosen when the configuration is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Key = Callable[[Headers, bytes, str], bytes | None]  # headers, query, the clien
 
 
 def key_source(source: str) -> Key:
-    """The function that finds the key of a request, or None in a request that has none.
+    """Returns a function that returns the key of a request, or None if the request has none.
 
     ``source`` is ``header:NAME``, ``cookie:NAME``, ``query:NAME`` or ``client_ip``. An empty value is no key.
     """
@@ -30,7 +30,7 @@ def key_source(source: str) -> Key:
 
 
 def _cookie(headers: Headers, name: bytes) -> bytes | None:
-    """The first value of a cookie (RFC 6265 section 5.4); HTTP/2 clients may send several Cookie fields."""
+    """Returns the first value of a cookie (RFC 6265 section 5.4); HTTP/2 clients may send several Cookie fields."""
     for field, value in headers:
         if field == b"cookie":
             for pair in value.split(b";"):
@@ -41,7 +41,7 @@ def _cookie(headers: Headers, name: bytes) -> bytes | None:
 
 
 def _parameter(query: bytes, name: bytes) -> bytes | None:
-    """The first value of a query parameter, decoded, so that one value in two spellings is one key."""
+    """Returns the first value of a query parameter, decoded, so that different encodings are the same key."""
     for pair in query.split(b"&"):
         key, _, value = pair.partition(b"=")
         if unquote_to_bytes(key.replace(b"+", b" ")) == name:

@@ -1,10 +1,10 @@
-"""What an inference engine says of its load, read from the Prometheus text that it exposes.
+"""Reads the load of an inference engine from its Prometheus metrics.
 
-`MetricReader` is fed a body in pieces and finds the few metrics that it was told of; it keeps at most `MOST` bytes.
-`LoadReading` is what came of one body. Nothing here waits or sends.
+`MetricReader` is fed a body in pieces, extracts the few metrics it needs, and keeps at most `MOST` bytes. `LoadReading`
+is the result of one body. Neither does I/O.
 
-The text format is that of prometheus.io, "Exposition formats", 0.0.4. A metric may have several samples, one for each
-model or rank of the engine: requests are added up, and of shares of a cache the largest counts.
+The text format is "Exposition formats" 0.0.4 of prometheus.io. A metric may have several samples, one for each model or
+rank of the engine: numbers of requests are added up, and the largest cache usage counts.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Final, NamedTuple
 
 from streamproxy.config.model import LoadSource
 
-MOST: Final = 1 << 20  # bytes of a body that are looked at
+MOST: Final = 1 << 20  # bytes of a body that are read
 
-# Possessive quantifiers: a line that does not match is given up after one pass over it.
+# Possessive quantifiers: a line that does not match is rejected in one pass.
 _LABELS: Final = rb'(?:\{(?:[^"\n}]|"(?:[^"\\\n]|\\.)*+")*+\})?+'
 _SAMPLE: Final = rb"^(%b)" + _LABELS + rb"[ \t]++([^ \t\r\n]++)(?:[ \t]++-?[0-9]++)?+[ \t]*+\r?$"
 _NUMBER: Final = re.compile(rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class Names(NamedTuple):
-    """Where an engine exposes its load: a path, and the metrics' names; of ``cache`` the first that is there counts."""
+    """The path and names of an engine's metrics. ``cache`` lists alternatives; the first one present counts."""
 
     path: str
     running: bytes
@@ -53,7 +53,7 @@ ENGINES: Final = {
 
 
 def names_of(source: str | LoadSource) -> Names:
-    """The names of an engine, or those that a configuration has."""
+    """Returns the names of a built-in engine, or those of the configuration."""
     if isinstance(source, str):
         return ENGINES[source]
     cache = (source.cache.encode(),) if source.cache is not None else ()
@@ -62,10 +62,11 @@ def names_of(source: str | LoadSource) -> Names:
 
 @dataclass(frozen=True, slots=True)
 class LoadReading:
-    """The load of an endpoint at one moment.
+    """The load of an endpoint at one time.
 
-    ``cache`` is the share of the cache in use, from 0 to 1, None where the engine does not say. ``at`` is when the
-    engine was asked, in seconds of the monotonic clock, and ``streams`` how many of its streams were ours then.
+    ``cache`` is the share of the cache in use from 0 to 1, or None if the engine does not report it. ``at`` is the time
+    of the request for the metrics in seconds of the monotonic clock, and ``streams`` the number of our streams at that
+    time.
     """
 
     running: float
@@ -76,7 +77,7 @@ class LoadReading:
 
 
 class MetricReader:
-    """Reads one body. `feed` it; when it has ended, ask for the `reading`."""
+    """Parses one body. Call `feed` for each piece, then `reading`."""
 
     __slots__ = ("_body", "_names", "_pattern")
 
@@ -86,7 +87,7 @@ class MetricReader:
         self._body = bytearray()
 
     def feed(self, chunk: bytes) -> bool:
-        """Take a piece of the body. Returns whether more may come; False when the body is too large to be read."""
+        """Takes a piece of the body. Returns False if the body is too large."""
         if len(self._body) + len(chunk) > MOST:
             self._body.clear()
             return False
@@ -94,7 +95,7 @@ class MetricReader:
         return True
 
     def reading(self, at: float, streams: int) -> LoadReading | None:
-        """What the body says. None if a number of requests is missing, or any number is not finite or negative."""
+        """Returns the load, or None if a number of requests is missing, or any number is negative or not finite."""
         samples: dict[bytes, list[float]] = {}
         for match in self._pattern.finditer(self._body):
             number = _number(bytes(match[2]))
@@ -113,7 +114,7 @@ def _pattern(names: Sequence[bytes]) -> re.Pattern[bytes]:
 
 
 def _number(text: bytes) -> float | None:
-    """A sample's value; None for NaN, infinities, negative numbers and what is no number."""
+    """Returns a sample's value, or None for NaN, infinities, negative and malformed numbers."""
     if len(text) > 64 or not _NUMBER.fullmatch(text):
         return None
     number = float(text)

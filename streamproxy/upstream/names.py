@@ -1,9 +1,9 @@
-"""Names of which every address is an endpoint of its own (``resolve: each``), looked up again and again.
+"""Names with one endpoint for each address (``resolve: each``), which are looked up periodically.
 
-Theory of operation. Until a name was looked up for the first time the name itself is its one endpoint, and so it stays
-while that fails: a request then finds out why. After a look-up that found something, the endpoints are exactly the
-addresses found: new ones join, missing ones leave, those that are still there are not touched. A look-up that fails,
-or finds nothing, changes nothing: a name server's bad minute is not the endpoints'.
+Theory of operation. Before the first successful look-up the only endpoint is the name itself, so that requests report
+why the look-up fails. A look-up that returns addresses makes them the endpoints: new addresses join, missing ones
+leave, and the others are untouched. A look-up that fails or returns nothing changes nothing, so a failing name server
+does not take endpoints away.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streamproxy.client.resolve import look_up
 from streamproxy.upstream.endpoint import Endpoint
 
 EVERY = 10.0  # seconds between two look-ups
-FIRST = 5.0  # seconds that a start waits for the first
+FIRST = 5.0  # seconds that a start waits for the first look-up
 
 logger = logging.getLogger("streamproxy.upstream")
 
@@ -27,12 +27,12 @@ Replace = Callable[[Sequence[Endpoint], Sequence[Endpoint], bool], None]  # old,
 
 
 async def addresses_of(host: str, port: int) -> Sequence[str]:
-    """The addresses of a name, each once, by the system's resolver. Raises OSError."""
+    """Returns the distinct addresses of a name from the system's resolver. Raises OSError."""
     return list(dict.fromkeys(str(address.sockaddr[0]) for address in await look_up(host, port)))
 
 
 def authority_of(address: str, port: int) -> str:
-    """An address and a port as they stand in a URL."""
+    """Returns an address and a port in the form of a URL's authority."""
     with contextlib.suppress(ValueError):
         if ipaddress.ip_address(address.partition("%")[0]).version == 6:
             return f"[{address}]:{port}"
@@ -40,9 +40,9 @@ def authority_of(address: str, port: int) -> str:
 
 
 class Name:
-    """One name and the endpoints it stands for now.
+    """One name and its current endpoints.
 
-    ``build`` makes the endpoint of an address, ``itself`` is the endpoint of the name.
+    ``build`` creates the endpoint of an address; ``itself`` is the endpoint of the name.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Name:
         self._failing = False
 
     async def refresh(self, replace: Replace) -> None:
-        """Look the name up once, and call ``replace`` if its endpoints are others now."""
+        """Looks the name up once, and calls ``replace`` if the addresses have changed."""
         try:
             addresses = await self._look_up(self.host, self.port)
         except (OSError, UnicodeError) as error:
@@ -89,7 +89,7 @@ class Name:
 
 
 class Names:
-    """Keeps the names of an upstream up to date."""
+    """Keeps the endpoints of an upstream's names up to date."""
 
     def __init__(self, names: Sequence[Name], replace: Replace) -> None:
         self._names = names
@@ -97,7 +97,7 @@ class Names:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Look all names up, and go on doing so. Returns after the first time, or after 5 s without an answer."""
+        """Looks all names up and starts to repeat it. Returns after the first look-up, or after `FIRST` seconds."""
         if self._task is None:
             first = asyncio.Event()
             self._task = asyncio.get_running_loop().create_task(self._run(first), name="look up names")
@@ -111,7 +111,7 @@ class Names:
             await asyncio.sleep(EVERY)
 
     async def aclose(self) -> None:
-        """Stop."""
+        """Stops the look-ups."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -1,13 +1,13 @@
-"""Passive ejection: endpoints whose requests fail get none for a while. Pure: ``now`` is always an argument.
+"""Passive ejection: endpoints whose requests fail get no requests for a while. Pure: ``now`` is an argument.
 
-Theory of operation. Each endpoint has a count of failures in a row, which only a success sets back. At
-``consecutive_failures`` it is ejected for ``eject_for`` seconds, the next time for twice as long, and so on up to ten
-times. Nothing but the time brings it back; it then has one chance, since its failures are still in a row. How often it
-was ejected is forgotten when it has been in for ten times ``eject_for``.
+Theory of operation. Each endpoint has a count of consecutive failures, which only a success resets. When it reaches
+``consecutive_failures``, the endpoint is ejected for ``eject_for`` seconds. Each further ejection lasts twice as long,
+up to ten times ``eject_for``. An ejection ends only with time. Its first failure afterwards ejects the endpoint again,
+since the count was not reset. Past ejections are forgotten after ten times ``eject_for`` without one.
 
-An ejection is refused when it would leave no endpoint that is up, or more than ``max_ejected_percent`` ejected; the
-next failure asks again. What counts as a failure is said in `failed_by` and `FAILED_STATUSES`: it is never the
-client's leaving.
+An ejection is refused if no endpoint would remain up, or if more than ``max_ejected_percent`` would be ejected; the
+next failure tries again. `failed_by` and `FAILED_STATUSES` define what counts as a failure. A client that leaves never
+does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from streamproxy.errors import (
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream.endpoint import Endpoint
 
-MOST = 10  # times eject_for is the longest ejection, and the time after which earlier ones are forgotten
+MOST = 10  # times eject_for: the longest ejection, and when past ejections are forgotten
 FAILED_STATUSES = frozenset({502, 503, 504})
 
 
@@ -40,20 +40,20 @@ class _Record:
 
 
 class Outliers:
-    """The failures of one upstream's endpoints."""
+    """Counts the failures of one upstream's endpoints."""
 
     def __init__(self, settings: Outlier) -> None:
         self._settings = settings
         self._records: dict[Endpoint, _Record] = {}
 
     def succeeded(self, endpoint: Endpoint) -> None:
-        """The endpoint answered."""
+        """Records a success of an endpoint."""
         record = self._records.get(endpoint)
         if record is not None:
             record.failures = 0
 
     def failed(self, endpoint: Endpoint, endpoints: Sequence[Endpoint], now: float) -> float | None:
-        """The endpoint, one of ``endpoints``, failed. Gives for how many seconds to eject it, or None."""
+        """Records a failure of an endpoint among ``endpoints``. Returns the seconds to eject it for, or None."""
         record = self._records.setdefault(endpoint, _Record())
         record.failures += 1
         if endpoint.ejected or record.failures < self._settings.consecutive_failures:
@@ -74,17 +74,17 @@ class Outliers:
         return others_up and (ejected + 1) * 100 <= len(endpoints) * self._settings.max_ejected_percent
 
     def forget(self, endpoint: Endpoint) -> None:
-        """The endpoint is gone."""
+        """Drops the record of a removed endpoint."""
         self._records.pop(endpoint, None)
 
 
 def failed_by(error: BaseException, exchange: Exchange) -> bool:
-    """Whether an exception that came out of an attempt is the endpoint's fault.
+    """Whether an exception of an attempt is the endpoint's fault.
 
-    Errors of connecting, a reset before or after the head, a malformed answer, and no head in time are. A stream that
-    went silent is not (a model may think), nor is one that reports an error of its own (`Roster.error_events`), nor a
-    pool without room, nor an upstream that asks for fewer requests. A cancellation is looked at by its reason: it is
-    the endpoint's fault only when the whole request was with it and no head came.
+    Connection errors, resets before or after the head, malformed responses and missing heads are its fault. Not its
+    fault are a silent stream (a model may think), a stream that reports an error itself (see `Roster.error_events`), a
+    full connection pool, and an upstream that asks for fewer requests. A cancellation is judged by its reason: it is
+    the endpoint's fault only if the endpoint had the whole request and sent no head.
     """
     reason: ExchangeError | BaseException | None = error
     if not isinstance(error, Exception):

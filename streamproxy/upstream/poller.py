@@ -1,8 +1,8 @@
-"""The tasks that read the load of an upstream's endpoints, one an endpoint.
+"""Tasks that read the load of an upstream's endpoints; one task per endpoint.
 
-A reading is a GET over the endpoint's own client, beside the requests and never on the way of one. While an endpoint
-does not answer, its last reading stands until it is stale, which whoever uses it judges. An answer that is no reading
-(another status, too large, numbers that make no sense) takes the last one away.
+A reading is a GET over the endpoint's own client, independent of the requests. While an endpoint does not respond, its
+last reading is kept; the balancer ignores it once it is stale. An invalid response (an error status, a body that is too
+large, implausible numbers) discards the last reading.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ USER_AGENT = b"streamproxy-load"
 
 
 class Unreadable(StreamproxyError):
-    """An engine's answer that is no reading, and why."""
+    """A response of an engine that is not a valid reading, and why."""
 
 
 class LoadPoller:
-    """Reads the load of the endpoints that it was told to `watch` into their ``load``.
+    """Reads the load of the endpoints passed to `watch`, and sets their ``load``.
 
-    ``host`` is what Host says, or None for the endpoint's own authority.
+    ``host`` is the value of Host, or None for the endpoint's own authority.
     """
 
     def __init__(
@@ -53,18 +53,18 @@ class LoadPoller:
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
 
     def watch(self, endpoint: Endpoint) -> None:
-        """Begin to read an endpoint's load, at once."""
+        """Starts to read an endpoint's load, at once."""
         if endpoint not in self._tasks:
             task = asyncio.get_running_loop().create_task(self._run(endpoint), name=f"load {endpoint.url}")
             self._tasks[endpoint] = task
 
     def drop(self, endpoint: Endpoint) -> None:
-        """Read it no more."""
+        """Stops reading an endpoint's load."""
         if (task := self._tasks.pop(endpoint, None)) is not None:
             task.cancel()
 
     async def aclose(self) -> None:
-        """Stop all readings."""
+        """Stops all readings."""
         tasks = list(self._tasks.values())
         self._tasks.clear()
         for task in tasks:
@@ -72,7 +72,7 @@ class LoadPoller:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, endpoint: Endpoint) -> None:
-        read = True  # whether the last one could be read; each change is logged once
+        read = True  # whether the last reading succeeded; each change is logged once
         while True:
             why = await self._poll(endpoint)
             if (why is None) != read:
@@ -87,7 +87,7 @@ class LoadPoller:
             logger.warning("upstream %s: the load of endpoint %s cannot be read: %s", self._name, endpoint.url, why)
 
     async def _poll(self, endpoint: Endpoint) -> str | None:
-        """Read once. Returns why there is no reading, or None."""
+        """Reads once. Returns why it failed, or None."""
         at, streams, limit = self._clock(), endpoint.streams, self._settings.stale
         try:
             async with asyncio.timeout(limit):
@@ -104,7 +104,7 @@ class LoadPoller:
         else:
             return None
         if endpoint.load is not None and self._clock() - endpoint.load.at > limit:
-            endpoint.load = None  # nobody is shown what counts for nothing
+            endpoint.load = None  # a stale value is not shown
         return why
 
     async def _ask(self, endpoint: Endpoint, at: float, streams: int) -> LoadReading:
@@ -116,7 +116,7 @@ class LoadPoller:
         ]
         extensions = {
             "target": self._names.path.encode(),
-            # A wait for a place in the pool ends first, and as what it is.
+            # The pool's own wait is shorter, so its error is reported and not this timeout.
             "timeout": {"connect": limit, "pool": limit * 0.9, "read": limit, "write": limit},
             "progress": _ignore,
         }

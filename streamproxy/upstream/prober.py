@@ -1,7 +1,7 @@
-"""The tasks that probe the endpoints of an upstream, one an endpoint.
+"""Tasks that probe the endpoints of an upstream; one task per endpoint.
 
-A probe is a GET over the endpoint's own client, so that it takes the way of a request: the same TLS, proxy and pool.
-A pool without room says nothing of the endpoint's health, and such a probe has no result.
+A probe is a GET over the endpoint's own client, so it uses the same TLS, proxy and pool as a request. A full pool says
+nothing about the endpoint's health, so such a probe has no result.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ USER_AGENT = b"streamproxy-health"
 
 
 class Prober:
-    """Probes the endpoints that it was told to `watch`, and tells the roster what it finds.
+    """Probes the endpoints passed to `watch`, and reports the results to the roster.
 
-    ``host`` is what Host says, or None for the endpoint's own authority.
+    ``host`` is the value of Host, or None for the endpoint's own authority.
     """
 
     def __init__(
@@ -42,18 +42,18 @@ class Prober:
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
 
     def watch(self, endpoint: Endpoint) -> None:
-        """Begin to probe an endpoint."""
+        """Starts to probe an endpoint."""
         if endpoint not in self._tasks:
             task = asyncio.get_running_loop().create_task(self._run(endpoint), name=f"probe {endpoint.url}")
             self._tasks[endpoint] = task
 
     def drop(self, endpoint: Endpoint) -> None:
-        """Probe an endpoint no more."""
+        """Stops probing an endpoint."""
         if (task := self._tasks.pop(endpoint, None)) is not None:
             task.cancel()
 
     async def aclose(self) -> None:
-        """Stop all probes."""
+        """Stops all probes."""
         tasks = list(self._tasks.values())
         self._tasks.clear()
         for task in tasks:
@@ -71,13 +71,13 @@ class Prober:
             await asyncio.sleep(next_delay(self._settings.interval, self._uniform))
 
     async def _probe(self, endpoint: Endpoint) -> str | None:
-        """Ask once. Gives what was bad, or None; raises LimitReached when there was no connection to ask over."""
+        """Probes once. Returns the fault, or None. Raises LimitReached if no connection was available."""
         settings = self._settings
         headers: Headers = [(b"host", self._host or endpoint.authority), (b"user-agent", USER_AGENT)]
         limit = settings.timeout
         extensions = {
             "target": settings.path.encode(),
-            # A wait for a place in the pool ends first, and as what it is.
+            # The pool's own wait is shorter, so its error is reported and not this timeout.
             "timeout": {"connect": limit, "pool": limit * 0.9, "read": limit, "write": limit},
             "progress": _ignore,
         }
@@ -89,7 +89,7 @@ class Prober:
                 async with stream as response:
                     status = response.status_code
                     while await response.source.read() is not None:
-                        pass  # read to its end, the connection can be used again
+                        pass  # read to the end so that the connection can be reused
         except LimitReached:
             raise
         except TimeoutError:

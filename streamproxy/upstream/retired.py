@@ -1,8 +1,8 @@
-"""Upstreams that no new request goes to, since a reload took them out of the configuration or changed them.
+"""Upstreams that a reload removed or replaced, and that still have live exchanges.
 
-Each ends its probes and look-ups at once, and closes its connections when the last exchange has ended that was live
-when it was retired. Which exchange uses which upstream is known by name: at that moment every live exchange began
-under an earlier configuration.
+A retired upstream stops its probes and look-ups at once, and closes its connections when its last live exchange ends.
+Exchanges are matched to upstreams by name: all exchanges that are live when an upstream retires began under an earlier
+configuration.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from streamproxy.upstream.upstream import Upstream
 
 
 class Retired:
-    """The retired upstreams that are still in use. Observes the ledger only while there are any."""
+    """The retired upstreams still in use. It observes the ledger only while there are any."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -28,7 +28,7 @@ class Retired:
         return len(self._users)
 
     def add(self, upstreams: Iterable[Upstream]) -> None:
-        """Retire these, which the configuration in force has no more."""
+        """Retires upstreams that are not part of the new configuration."""
         live = list(self._ledger.live.values())
         for upstream in upstreams:
             if not self._users:
@@ -48,7 +48,7 @@ class Retired:
             await upstream.aclose()
 
     def _ended(self, exchange: Exchange) -> None:
-        """From the ledger: an exchange has ended."""
+        """Called by the ledger when an exchange has ended."""
         for upstream, users in self._users.items():
             if exchange in users:
                 users.discard(exchange)
@@ -58,11 +58,11 @@ class Retired:
     def _forget(self, upstream: Upstream) -> None:
         del self._users[upstream]
         if not self._users:
-            # Another list: the ledger may be going through this one.
+            # A new list, because the ledger may be iterating over this one.
             self._ledger.observers = [one for one in self._ledger.observers if one != self._ended]
 
     async def aclose(self) -> None:
-        """Close all of them now, used or not."""
+        """Closes all of them now, used or not."""
         for upstream in list(self._users):
             self._forget(upstream)
             with contextlib.suppress(Exception):

@@ -1,9 +1,9 @@
-"""Whether a failed attempt is followed by another, and when. Pure: times and random numbers are arguments.
+"""Decides whether and when a failed attempt is retried. Pure: times and random numbers are arguments.
 
-An attempt may be repeated as long as nothing of a response has gone to the client. Repeating must not do a thing
-twice: nothing of the request was sent, or its method is idempotent (RFC 9110 section 9.2.2), or the client says that
-it is by an Idempotency-Key, or the operator by ``non_idempotent``. The body must still be held whole
-(`streamproxy.upstream.replay`). And on a bad day retries must not multiply the load: `Budget`.
+An attempt may be repeated as long as nothing of a response was sent to the client. A repetition must not perform an
+action twice: either nothing of the request was sent, or its method is idempotent (RFC 9110 section 9.2.2), or the
+client sent an Idempotency-Key, or the operator set ``non_idempotent``. The whole body must still be available
+(`streamproxy.exchange.body`). `Budget` keeps retries from multiplying the load when many requests fail.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONNECT: Final = "connect"
 RESET: Final = "reset"
 FIRST_EVENT: Final = "first_event"
 ERROR_EVENT: Final = "error_event"
-BOUND: Final = 10  # times the backoff is the longest pause between two attempts
+BOUND: Final = 10  # times the backoff: the longest pause between two attempts
 
 _CONNECT_ERRORS = (
     ConnectionRefused,
@@ -44,31 +44,31 @@ _CONNECT_ERRORS = (
 
 
 def kind_of(error: ExchangeError) -> str | None:
-    """Which of ``retry.on`` an error is, if any."""
+    """Returns the member of ``retry.on`` that an error belongs to, or None."""
     if isinstance(error, _CONNECT_ERRORS):
         return CONNECT
     return RESET if isinstance(error, ConnectionTerminated) else None
 
 
 def repeatable(method: str, headers: Headers, settings: Retry) -> bool:
-    """Whether a request may reach its upstream twice."""
+    """Whether a request may be sent to its upstream twice."""
     return method in IDEMPOTENT or settings.non_idempotent or first(headers, b"idempotency-key") is not None
 
 
 def decide(settings: Retry, *, failure: str, sent: bool, repeatable: bool) -> bool:
-    """Whether the rules allow another attempt after one that came to ``failure``, if there is one left.
+    """Whether the rules allow another attempt after one that failed; the caller counts the attempts.
 
-    ``failure`` is one of ``retry.on``, or any other status. ``sent`` says that the upstream may have got the request's
-    head.
+    ``failure`` is a member of ``retry.on``, or any other status. ``sent`` means that the upstream may have received the
+    request's head.
     """
     return failure in settings.on and (repeatable or not sent)
 
 
 def pause(settings: Retry, attempt: int, retry_after: float | None, uniform: Callable[[], float]) -> float:
-    """Seconds to wait after the ``attempt``th attempt.
+    """Returns the seconds to wait after attempt number ``attempt``.
 
-    Full jitter: anything from 0 to the backoff, which doubles with each attempt. ``retry_after``, what the same
-    endpoint asked for, is kept to as far as the bound of ten times the first backoff goes.
+    Full jitter: a random time from 0 to the backoff, which doubles with each attempt. ``retry_after`` is what the same
+    endpoint asked for; it is respected up to ten times the first backoff.
     """
     bound = BOUND * settings.backoff
     wait = uniform() * min(settings.backoff * 2.0 ** (attempt - 1), bound)
@@ -76,9 +76,9 @@ def pause(settings: Retry, attempt: int, retry_after: float | None, uniform: Cal
 
 
 def retry_after(headers: Headers, now: datetime) -> float | None:
-    """The seconds that a response's Retry-After asks for (RFC 9110 section 10.2.3), or None.
+    """Returns the seconds of a response's Retry-After (RFC 9110 section 10.2.3), or None.
 
-    Names may have any case; ``now`` is compared with a date and has a time zone.
+    Names may have any case. ``now`` is compared with a date and must have a time zone.
     """
     for name, value in headers:
         if name.lower() == b"retry-after":
@@ -87,17 +87,17 @@ def retry_after(headers: Headers, now: datetime) -> float | None:
                 return float(text)
             try:
                 date = parsedate_to_datetime(text)
-            except (ValueError, OverflowError):  # the second: a year or a zone of more digits than a number has
+            except (ValueError, OverflowError):  # OverflowError: a year or zone out of range
                 return None
             return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds())
     return None
 
 
 class Budget:
-    """How many retries an upstream may still be sent, so that they never multiply a bad day.
+    """Limits the retries of an upstream relative to its requests.
 
-    Over the last ``window`` whole seconds, retries are at most ``ratio`` of the first attempts, but always as many as
-    ``floor`` a second. Counted by the second, in a ring.
+    Over the last ``window`` whole seconds, retries are limited to ``ratio`` of the first attempts, or to ``floor`` per
+    second if that is more. The counts are kept per second in a ring.
     """
 
     __slots__ = ("_floor", "_ratio", "_requests", "_retries", "_second", "_window")
@@ -111,11 +111,11 @@ class Budget:
         self._second = 0
 
     def request(self, now: float) -> None:
-        """Count a first attempt at ``now``, in seconds of the monotonic clock."""
+        """Counts a first attempt at ``now``, in seconds of the monotonic clock."""
         self._requests[self._turn(now)] += 1
 
     def spend(self, now: float) -> bool:
-        """Take one retry out of the budget; False when there is none."""
+        """Takes one retry from the budget. Returns False if the budget is exhausted."""
         place = self._turn(now)
         allowed = max(self._ratio * sum(self._requests), self._floor * self._window)
         if sum(self._retries) + 1 > allowed:

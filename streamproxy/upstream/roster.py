@@ -1,11 +1,11 @@
-"""The endpoints of one upstream, and which of them are available now.
+"""The endpoints of one upstream, and which of them are available.
 
-Theory of operation. `Roster.available` is what a balancer picks from; it is computed anew when something changes and
-only read by requests. What changes it: a probe's verdict (`judge`), requests that failed (`failed`) and the end of an
-ejection, endpoints that join or leave while the proxy runs. An endpoint that comes back or joins late starts slowly;
-its share is brought up to date when somebody looks (`fresh`), and there is no timer for that.
+Theory of operation. `Roster.available` is the list a balancer picks from. Requests only read it; it is recomputed when
+something changes: a probe's result (`judge`), failed requests (`failed`), the end of an ejection, and endpoints that
+join or leave. An endpoint that recovers or joins later starts slowly; its share is updated on use (`fresh`), without a
+timer.
 
-A removed endpoint is picked no more and ends what it has begun; its client is closed when its last exchange ends.
+A removed endpoint is not picked again and finishes its exchanges; its client is closed when the last one ends.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ logger = logging.getLogger("streamproxy.upstream")
 
 
 class Roster:
-    """``endpoints`` are all of them, ``available`` those that may be picked; ``only`` is the one where there is one.
+    """The endpoints of one upstream.
 
-    ``clock`` gives seconds of the monotonic clock.
+    ``endpoints`` are all endpoints, ``available`` those that may be picked, and ``only`` the endpoint if it is the only
+    one.
+
+    ``clock`` returns seconds of the monotonic clock.
     """
 
     def __init__(
@@ -40,9 +43,9 @@ class Roster:
         self.endpoints = list(endpoints)
         self.available: list[Endpoint] = []
         self.only: Endpoint | None = None
-        self.sessions: Sessions | None = None  # hears of every response, where sessions stick to an endpoint
+        self.sessions: Sessions | None = None  # sees every response if sessions are sticky
         self._outliers = Outliers(outlier) if outlier is not None else None
-        self.error_events = outlier is not None and outlier.error_events  # they count as failures
+        self.error_events = outlier is not None and outlier.error_events  # whether they count as failures
         self._clock = clock
         self.watchers: list[Callable[[], None]] = []  # called when an endpoint may be available again
         self._starting: list[Endpoint] = []  # in their slow start
@@ -59,14 +62,14 @@ class Roster:
                 call()
 
     def fresh(self) -> list[Endpoint]:
-        """`available`, with the shares of this moment."""
+        """Returns `available` with up-to-date shares."""
         if self._starting:
             now = self._clock()
             self._starting = [endpoint for endpoint in self._starting if endpoint.ramp(now)]
         return self.available
 
     def judge(self, endpoint: Endpoint, healthy: bool, why: str) -> None:
-        """Take a probe's verdict, for the reason ``why``."""
+        """Records a probe's result, for the reason ``why``."""
         if endpoint.healthy == healthy:
             return
         endpoint.healthy = healthy
@@ -83,12 +86,12 @@ class Roster:
         self._settle()
 
     def succeeded(self, endpoint: Endpoint) -> None:
-        """The endpoint answered a request."""
+        """Records a response of the endpoint."""
         if self._outliers is not None:
             self._outliers.succeeded(endpoint)
 
     def failed(self, endpoint: Endpoint) -> None:
-        """The endpoint failed a request; ejects it when that was one too many."""
+        """Records a failed request, and ejects the endpoint if it was one too many."""
         if self._outliers is None or endpoint.removed:
             return
         seconds = self._outliers.failed(endpoint, self.endpoints, self._clock())
@@ -114,7 +117,7 @@ class Roster:
                 self._starting.append(endpoint)
 
     def replace(self, old: Sequence[Endpoint], new: Sequence[Endpoint], *, slowly: bool) -> None:
-        """Take ``old`` out and ``new`` in, in one step; ``slowly`` gives the new ones a slow start."""
+        """Replaces ``old`` with ``new`` in one step; ``slowly`` gives the new ones a slow start."""
         for endpoint in old:
             self.endpoints.remove(endpoint)
             self._remove(endpoint)
@@ -136,7 +139,7 @@ class Roster:
         self.ended(endpoint)
 
     def ended(self, endpoint: Endpoint) -> None:
-        """An exchange with the endpoint has ended: the client of a removed one is closed after its last."""
+        """Called when an exchange with the endpoint has ended; closes a removed endpoint's client after the last."""
         if endpoint.removed and not endpoint.streams and endpoint in self._leaving:
             self._leaving.discard(endpoint)
             task = asyncio.get_running_loop().create_task(endpoint.client.aclose())
@@ -144,7 +147,7 @@ class Roster:
             task.add_done_callback(self._closing.discard)
 
     async def aclose(self) -> None:
-        """Stop the timers, and close the clients of all endpoints, those that are leaving among them."""
+        """Stops the timers, and closes the clients of all endpoints, including removed ones."""
         for timer in self._ejections.values():
             timer.cancel()
         self._ejections.clear()

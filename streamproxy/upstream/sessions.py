@@ -1,16 +1,17 @@
-"""Sessions that stick to the endpoint that has named them (``sticky``).
+"""Sticky sessions: requests of a session go to the endpoint that named it (``sticky``).
 
-Theory of operation. `SessionTable` is a cache in one block of memory, which several processes may share: what one
-learns, the others know before its client can ask again, and no message is sent. The block is divided into sets of
-`WAYS` entries; a session's name selects its set, and in a full set the entry that expires first gives way. So a find
-looks at one set only, nothing ever grows, and a flood of names can only push out others that were used before it.
+Theory of operation. `SessionTable` is a cache in one block of memory that several processes may share: when one process
+learns a session, the others know it before the client can send the next request, without a message. The block is
+divided into sets of `WAYS` entries. A session's name selects its set; in a full set, the entry that expires first is
+replaced. A look-up reads one set only, the table never grows, and a flood of names can only replace entries that were
+used earlier.
 
-An entry is a digest of the upstream's and the session's name, a digest of the endpoint's URL, and the time until which
-it holds, in seconds of the monotonic clock, which the processes of one system share. Nothing is locked. An entry is
-written as one copy of 40 bytes, and its last 8 are the exclusive or of the others, so that one which two processes have
-written at once, or that is read half-way, counts as empty.
+An entry is a digest of the upstream's and the session's name, a digest of the endpoint's URL, and its expiry in seconds
+of the monotonic clock, which all processes of a system share. There are no locks. An entry is written as one copy of 40
+bytes, and its last 8 bytes are the exclusive or of the others. An entry that two processes wrote at once, or that is
+read half-written, fails this check and counts as empty.
 
-A name is a digest there, so that no session can be read out of the memory.
+Names are stored as digests, so no session can be read from the memory.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.wire.headers import Headers, first
 
 SETS: Final = 1 << 14
-WAYS: Final = 8  # entries of a set
+WAYS: Final = 8  # entries per set
 
 _ENTRY: Final = struct.Struct("=QQQdQ")  # name, endpoint, expiry, check
 _ENTRY_BITS: Final = struct.Struct("=QQQQQ")
 _SET: Final = _ENTRY.size * WAYS
-SIZE: Final = SETS * _SET  # bytes: 5 MiB, of which a page takes memory once something is in it
-_LONGEST: Final = 4096  # bytes of a session's name; a longer one is none
+SIZE: Final = SETS * _SET  # bytes: 5 MiB of address space; pages take memory when first written
+_LONGEST: Final = 4096  # bytes of a session's name; longer names are ignored
 
 
 def shared_memory() -> int:
-    """A descriptor of memory for a table, to be handed to other processes. Raises OSError."""
+    """Returns a descriptor of memory for a table, to be passed to other processes. Raises OSError."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("streamproxy-sessions")
     else:
@@ -49,9 +50,9 @@ def shared_memory() -> int:
 
 
 class SessionTable:
-    """Which endpoint has named which session.
+    """Maps sessions to the endpoints that named them.
 
-    ``descriptor`` is of memory that processes share; -1 stands for memory of this process alone.
+    ``descriptor`` refers to memory that processes share; -1 means memory of this process alone.
     """
 
     __slots__ = ("_memory",)
@@ -60,7 +61,7 @@ class SessionTable:
         self._memory = mmap.mmap(descriptor, SIZE)
 
     def find(self, name: tuple[int, int], now: float, until: float) -> int | None:
-        """The digest of a session's endpoint, None for one that is not known. It then holds ``until`` that time."""
+        """Returns the digest of a session's endpoint, or None. A session that is found is extended to ``until``."""
         start = name[0] % SETS * _SET
         for at in range(start, start + _SET, _ENTRY.size):
             entry = self._read(at)
@@ -72,7 +73,7 @@ class SessionTable:
         return None
 
     def learn(self, name: tuple[int, int], endpoint: int, until: float) -> None:
-        """Remember which endpoint a session belongs to."""
+        """Stores which endpoint a session belongs to."""
         start = name[0] % SETS * _SET
         place, soonest = start, float("inf")
         for at in range(start, start + _SET, _ENTRY.size):
@@ -99,10 +100,10 @@ class SessionTable:
 
 
 class Sessions:
-    """The sessions of one upstream.
+    """The sticky sessions of one upstream.
 
-    ``source`` is ``header:NAME``, the field that names a session in a response and in the requests after it; ``ttl``
-    is how many seconds a session holds after its last use.
+    ``source`` is ``header:NAME``, the field that carries the session's name in a response and in the requests after it.
+    ``ttl`` is how many seconds a session is kept after its last use.
     """
 
     __slots__ = ("_clock", "_field", "_table", "_ttl", "_upstream")
@@ -117,7 +118,7 @@ class Sessions:
         self._clock = clock
 
     def find(self, headers: Headers, candidates: Sequence[Endpoint]) -> Endpoint | None:
-        """The endpoint of the session that a request names; None without one, and where it is not a candidate."""
+        """Returns the endpoint of the session that a request names, or None if it is unknown or not a candidate."""
         value = first(headers, self._field)
         if not value or len(value) > _LONGEST:
             return None
@@ -128,7 +129,7 @@ class Sessions:
         return next((one for one in candidates if _digest(one.url) == wanted), None)
 
     def learn(self, headers: Headers, endpoint: Endpoint) -> None:
-        """Take note of the session that a response of the endpoint names, if any."""
+        """Stores the session that a response of the endpoint names, if any."""
         value = first(headers, self._field)
         if value and len(value) <= _LONGEST:
             self._table.learn(self._name(value), _digest(endpoint.url), self._clock() + self._ttl)

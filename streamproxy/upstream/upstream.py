@@ -1,9 +1,9 @@
-"""An upstream: a named group of endpoints, and which of them a request is sent to.
+"""An upstream: a named group of endpoints, and how one is picked for a request.
 
-`Upstream.pick` chooses an endpoint, and `Upstream.another` one for a further attempt; the requests themselves are sent
-by `streamproxy.origins.upstream`. With one endpoint that can never be another, both do next to nothing.
+`Upstream.pick` returns an endpoint, and `Upstream.another` one for a retry. `streamproxy.origins.upstream` sends the
+requests. With one fixed endpoint, both do almost nothing.
 
-`Upstream.start` begins what runs beside the requests, probes and look-ups of names; `Upstream.aclose` ends it.
+`Upstream.start` starts the background tasks (probes and look-ups of names); `Upstream.aclose` stops them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from streamproxy.wire.headers import Headers
 
 
 class Upstream:
-    """A named group of endpoints, picked and judged as ``settings`` say.
+    """A named group of endpoints, picked and judged according to ``settings``.
 
-    ``names`` are those whose every address is an endpoint; their own are added to ``endpoints``. ``sessions`` are what
-    is known of sessions that stick to an endpoint; None where none do.
+    ``names`` are names with one endpoint for each address; these are added to ``endpoints``. ``sessions`` are the
+    sticky sessions, or None if the upstream does not use them.
 
-    ``prefix_bytes`` is not 0 where the beginning of a conversation decides: then a request's ``affinity`` has to be set
-    before it is picked for.
+    ``prefix_bytes`` is not 0 if the beginning of a conversation selects the endpoint. A request's ``affinity`` must
+    then be set before `pick`.
     """
 
     def __init__(
@@ -51,10 +51,9 @@ class Upstream:
         self.budget = Budget()
         self.uniform = random.random
         everyone = [*endpoints, *(one.itself for one in names)]
-        # One endpoint for ever: nobody needs to hear how its requests went.
+        # With one fixed endpoint, the outcome of requests changes nothing.
         self._plain = len(everyone) == 1 and not names
         self._roster = Roster(name, everyone, None if self._plain else settings.outlier)
-        # What hears how requests went; None where there is one endpoint for ever, so that there is nobody to tell.
         self.roster = None if self._plain else self._roster
         balance = settings.balance
         self._key: Key | None = key_source(balance.hash) if isinstance(balance, Hash) else None
@@ -62,18 +61,21 @@ class Upstream:
         self._balancer = balancer or _balancer(settings)
         self._sessions = self._roster.sessions = None if self._plain else sessions
         self._poller = _poller(name, settings)
-        # Requests carry an endpoint's own authority, so that one that moves to another endpoint needs another Host.
+        # Requests carry an endpoint's own authority, so a request that moves to another endpoint needs another Host.
         self._own_host = settings.host == "upstream"
         self._prober = Prober(settings.health, self._roster, host=settings.literal_host) if settings.health else None
         self._names = Names(names, self._replace) if names else None
 
     @property
     def endpoints(self) -> list[Endpoint]:
-        """All of them, whether they are available or not."""
+        """All endpoints, available or not."""
         return self._roster.endpoints
 
     def pick(self, exchange: Exchange, headers: Headers) -> Endpoint:
-        """The endpoint for a request with these ``headers``. Raises DestinationUnavailable when none is available."""
+        """Returns the endpoint for a request with these ``headers``.
+
+        Raises DestinationUnavailable if none is available.
+        """
         only = self._roster.only
         if only is not None:
             return only
@@ -99,17 +101,17 @@ class Upstream:
         self._roster.watchers.remove(call)
 
     def has_untried(self, tried: Sequence[Endpoint]) -> bool:
-        """Whether an endpoint is available that is not among these."""
+        """Whether an endpoint is available that is not in ``tried``."""
         return any(endpoint not in tried for endpoint in self._roster.available)
 
     def another(self, headers: Headers, exchange: Exchange, tried: Sequence[Endpoint]) -> Endpoint:
-        """The endpoint for a further attempt: one that was not tried, where there is one."""
+        """Returns the endpoint for a retry: one that was not tried, if there is one."""
         available = self._roster.fresh()
         untried = [endpoint for endpoint in available if endpoint not in tried]
         return self._choose(untried or available, exchange, headers)
 
     def readdress(self, headers: Headers, old: Endpoint, new: Endpoint) -> Headers:
-        """The fields of a request that was made for ``old``, with the Host of ``new``."""
+        """Returns the fields of a request to ``old`` with the Host of ``new``."""
         if self._own_host and old.authority != new.authority:
             host, other = (b"host", old.authority), (b"host", new.authority)
             return [other if pair == host else pair for pair in headers]
@@ -125,7 +127,10 @@ class Upstream:
         self._roster.replace(old, new, slowly=slowly)
 
     async def start(self) -> None:
-        """Begin probes, readings of load and look-ups. Waits for the first look-up, so that no request comes before."""
+        """Starts probes, load readings and look-ups.
+
+        Waits for the first look-up, so that requests find the addresses.
+        """
         for watcher in (self._prober, self._poller):
             if watcher is not None:
                 for endpoint in self.endpoints:
@@ -134,7 +139,7 @@ class Upstream:
             await self._names.start()
 
     async def quiesce(self) -> None:
-        """Stop what `start` began; requests may go on."""
+        """Stops what `start` started; requests may continue."""
         if self._names is not None:
             await self._names.aclose()
         for watcher in (self._prober, self._poller):
@@ -142,7 +147,7 @@ class Upstream:
                 await watcher.aclose()
 
     async def aclose(self) -> None:
-        """Stop what `start` began, and close the clients of all endpoints."""
+        """Stops what `start` started, and closes the clients of all endpoints."""
         await self.quiesce()
         await self._roster.aclose()
 
@@ -160,6 +165,6 @@ def _balancer(settings: model.Upstream) -> Balancer:
 
 
 def _poller(name: str, settings: model.Upstream) -> LoadPoller | None:
-    """What reads the load: wherever the configuration says where it is, if only to show it."""
+    """Returns the load poller. It runs whenever ``load`` is configured, even if the load is only displayed."""
     load: Load | None = settings.load
     return None if load is None else LoadPoller(name, load, host=settings.literal_host)

@@ -5,13 +5,13 @@ Theory of operation. A body is read in four states, each of which ends with a CR
     SIZE ──▶ DATA ──▶ DATA_END ──▶ SIZE ...
       └ size 0 ──▶ TRAILER ──▶ done
 
-The part of a line that has come is kept until the rest of it comes; data is never kept. One thing is tolerated: blanks
-behind a chunk's size (RFC 9110 section 5.6.3). Extensions are checked and dropped. Trailer fields are checked and kept
-apart: to merge them into the header fields would let a body overrule its head. The end is known to the byte, so
-whatever follows (the next message) is not touched.
+The beginning of a line is kept until the rest arrives; data is never kept. White space after a chunk's size is
+tolerated (RFC 9110 section 5.6.3). Extensions are checked and dropped. Trailer fields are checked and kept separate:
+merging them into the header fields would let a body override its head. The decoder knows the end to the byte and leaves
+whatever follows (the next message) untouched.
 
-Most reads of a stream are exactly one whole chunk. `ChunkedDecoder.whole` recognises such a read by its length alone:
-the size line that a chunk of this length must have is looked up, and the read either begins with it or does not.
+Most reads of a stream are exactly one whole chunk. `ChunkedDecoder.whole` recognises such a read by its length: it
+looks up the size line that a chunk of this length must have, and the read either begins with this line or not.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from typing import Final
 from streamproxy.wire.headers import TOKEN, Headers
 from streamproxy.wire.http1 import MAX_FIELDS
 
-MAX_LINE: Final = 16384  # bytes of a chunk's size with its extensions, and of a trailer field
+MAX_LINE: Final = 16384  # bytes of a chunk-size line with its extensions, and of a trailer field
 MAX_TRAILERS: Final = 65536  # bytes of a trailer section
-# 15 digits are more bytes than anyone has, and are never mistaken for a negative number.
+# 15 digits exceed every real size and never become a negative number.
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _SIZE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,15}[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?")
 _TRAILER: Final = re.compile(rb"(" + TOKEN.pattern + rb"):[\t ]*([\t\x20-\x7e\x80-\xff]*)")
 _TRAILER_BEGUN: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\r?")
 
-# The line before a small chunk, by the chunk's size in bytes: a look-up is cheaper than formatting.
+# The line before a small chunk, by the chunk's size in bytes.
 SIZE_LINES: Final = [b"%x\r\n" % size for size in range(2048)]
 LAST_CHUNK: Final = b"0\r\n\r\n"
 _END: Final = b"\r\n" + LAST_CHUNK
-# The sizes of small chunks by their digits, as they are usually written.
+# The sizes of small chunks by their usual spelling.
 _SIZES: Final = {form: size for size in range(2048) for form in (b"%x" % size, b"%X" % size)}
 
 
 def _whole_lines() -> list[tuple[bytes, ...]]:
-    """By the length of a whole chunk with its framing: the ways to write its size line without leading zeros."""
+    """Returns the spellings of a chunk's size line without leading zeros, by the length of the chunk with framing."""
     lines: list[tuple[bytes, ...]] = []
     for line in SIZE_LINES[1:1024]:
         length = len(lines)
@@ -58,7 +58,7 @@ _IN_TRAILER: Final = 3
 
 
 class ChunkError(ValueError):
-    """Malformed framing; the text says what is wrong. ``body`` is what the same read held of the body before it."""
+    """Malformed framing; the text says what is wrong. ``body`` is the part of the body before it in the same read."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -66,10 +66,10 @@ class ChunkError(ValueError):
 
 
 class ChunkedDecoder:
-    """Takes the framing off one chunked body, or off one after the other with `reset` between them.
+    """Decodes one chunked body, or several in sequence with `reset` between them.
 
-    ``done`` is set when the end of the body was read; ``rest`` are then the bytes after it and ``trailers`` the trailer
-    fields, with lower-case names. A trailer section has at most ``max_trailers`` bytes and `MAX_FIELDS` fields.
+    ``done`` is set when the body has ended; ``rest`` then holds the bytes after it, and ``trailers`` the trailer fields
+    with lower-case names. A trailer section may have at most ``max_trailers`` bytes and `MAX_FIELDS` fields.
     """
 
     __slots__ = ("_held", "_left", "_max_trailers", "_state", "_trailers_left", "done", "rest", "trailers")
@@ -79,9 +79,9 @@ class ChunkedDecoder:
         self.reset()
 
     def reset(self) -> None:
-        """Make ready for another body."""
+        """Prepares for another body."""
         self._state = _IN_SIZE
-        self._left = 0  # bytes of the chunk that have not come
+        self._left = 0  # bytes of the chunk that have not arrived
         self._held = b""  # an unfinished line
         self._trailers_left = self._max_trailers
         self.done = False
@@ -89,9 +89,10 @@ class ChunkedDecoder:
         self.trailers: Headers = []
 
     def whole(self, data: bytes) -> bytes | None:
-        """The data of the one chunk that ``data`` is exactly, written in the plainest way; None for anything else.
+        """Returns the data of the chunk if ``data`` is exactly one chunk in its simplest spelling, otherwise None.
 
-        After None, `feed` it. What is accepted here is what `feed` accepts, and could be sent on with its framing.
+        After None, call `feed`. Everything accepted here is also accepted by `feed`, and may be forwarded with its
+        framing.
         """
         if self._state != _IN_SIZE or self._held:
             return None
@@ -107,10 +108,10 @@ class ChunkedDecoder:
         return data[len(lines[0]) : -2]
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; returns what they hold of the body, in one piece.
+        """Takes the next bytes; returns the part of the body in them as one piece.
 
-        Raises ChunkError when the framing is wrong. Whether it is depends on the bytes only and not on how they were
-        split into reads, and so does what comes out before.
+        Raises ChunkError if the framing is wrong. This depends only on the bytes and not on how they were split into
+        reads, and the same holds for the data returned before the error.
         """
         if self._held:
             data, self._held = self._held + data, b""
@@ -132,7 +133,7 @@ class ChunkedDecoder:
         at, size = 0, len(data)
         while at < size and not self.done:
             if self._state == _IN_DATA:
-                piece = data[at : at + self._left] if at or size > self._left else data  # compiled, a slice is a copy
+                piece = data[at : at + self._left] if at or size > self._left else data  # compiled code copies a slice
                 at += len(piece)
                 self._left -= len(piece)
                 pieces.append(piece)
@@ -175,7 +176,7 @@ class ChunkedDecoder:
         self.trailers.append((found[1].lower(), found[2].rstrip(b" \t")))
 
     def _hold(self, begun: bytes) -> None:
-        """Keep a line that is not finished, unless it can't become a good one."""
+        """Keeps an unfinished line, unless it cannot become a valid one."""
         if self._state == _IN_SIZE:
             good = len(begun) <= MAX_LINE + 1 and _SIZE_BEGUN.fullmatch(begun) is not None
         elif self._state == _IN_DATA_END:
@@ -189,13 +190,13 @@ class ChunkedDecoder:
 
 
 def chunk_parts(data: bytes) -> list[bytes]:
-    """One chunk of ``data``, which is not empty, with its framing, for a write of several parts."""
+    """Returns the parts of one chunk with its framing for a vectored write. ``data`` must not be empty."""
     size = len(data)
     return [SIZE_LINES[size] if size < len(SIZE_LINES) else b"%x\r\n" % size, data, b"\r\n"]
 
 
 def last_chunk(trailers: Headers) -> bytes:
-    """The end of a chunked body, with ``trailers``: their names and values are good already."""
+    """Returns the end of a chunked body with ``trailers``, whose names and values must be valid."""
     if not trailers:
         return LAST_CHUNK
     return b"0\r\n" + b"".join([b"%b: %b\r\n" % pair for pair in trailers]) + b"\r\n"

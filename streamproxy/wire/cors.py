@@ -1,9 +1,9 @@
-"""Cross-origin requests of browsers: the CORS protocol of the Fetch standard, section 3.2.
+"""CORS, the protocol for cross-origin requests of browsers: Fetch standard, section 3.2.
 
-The proxy speaks for its upstreams: it answers preflights itself, before any credential is asked for, since browsers
-send none with them, and it replaces whatever the upstream says of CORS. An origin that is not allowed is told nothing
-and served like any other client: the protocol has browsers keep the response from the page, not servers from sending
-it.
+The proxy handles CORS for its upstreams. It answers preflights itself before authentication, since browsers send them
+without credentials, and it replaces the CORS fields of the upstream. A request from an origin that is not allowed is
+served without CORS fields: the protocol makes browsers withhold the response from the page, it does not make servers
+refuse it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Collection
 
 from streamproxy.wire.headers import TOKEN, Headers, first
 
-MAX_AGE = 600  # seconds for which a browser may remember a preflight; Chromium takes no more than 7200
+MAX_AGE = 600  # seconds for which a browser may cache a preflight; Chromium accepts at most 7200
 
 _PREFIX = b"access-control-"
-# What a page may read without being told so (Fetch section 2.2.2), what it may never read, and what is no field of the
-# upstream's.
+# Fields that a page may read without permission (Fetch section 2.2.2), fields it may never read, and fields that the
+# proxy removes from the upstream's response.
 _UNEXPOSED = frozenset(
     {
         b"cache-control",
@@ -35,7 +35,7 @@ _PREFLIGHT_VARY = (b"vary", b"origin, access-control-request-method, access-cont
 
 
 def is_preflight(method: str, headers: Headers) -> bool:
-    """Whether a request is a preflight: it asks what another request from another origin may do."""
+    """Whether a request is a preflight: it asks whether another cross-origin request is allowed."""
     return (
         method == "OPTIONS"
         and first(headers, b"origin") is not None
@@ -44,9 +44,10 @@ def is_preflight(method: str, headers: Headers) -> bool:
 
 
 class Cors:
-    """What a route's responses say to browsers.
+    """The CORS policy of a route.
 
-    ``origins`` are compared byte for byte; ``*`` is every one. ``methods`` are those of the route, empty for all.
+    ``origins`` are compared byte for byte; ``*`` allows every origin. ``methods`` are those of the route; empty means
+    all.
     """
 
     def __init__(self, origins: Collection[str], *, credentials: bool, methods: Collection[str] = ()) -> None:
@@ -56,7 +57,7 @@ class Cors:
         self._methods = frozenset(method.encode() for method in methods)
 
     def preflight(self, headers: Headers) -> Headers:
-        """The fields of the 204 that answers a preflight; they allow what was asked for, or nothing."""
+        """Returns the fields of the 204 response to a preflight, which allow what was requested, or nothing."""
         method = first(headers, b"access-control-request-method") or b""
         out = self._allow(first(headers, b"origin"))
         if not out or not TOKEN.fullmatch(method) or not self._takes(method):
@@ -75,7 +76,7 @@ class Cors:
         return out
 
     def transform_response_headers(self, origin: bytes | None, headers: Headers) -> Headers:
-        """The fields of a response to a request with that Origin, instead of those that it came with."""
+        """Returns the response fields for a request with this Origin, with CORS fields in place of the upstream's."""
         kept = [pair for pair in headers if not pair[0].startswith(_PREFIX)]
         allowed = self._allow(origin)
         if allowed:
@@ -100,7 +101,7 @@ class Cors:
         return out
 
     def _exposed(self, headers: Headers) -> bytes:
-        """The fields that a page may read: ``*``, which stands for all of them only while no credentials are sent."""
+        """Returns the fields that a page may read: ``*``, which means all of them only if no credentials are sent."""
         if not self._credentials:
             return b"*"
         return b", ".join(dict.fromkeys(name for name, _ in headers if name not in _UNEXPOSED))

@@ -1,4 +1,4 @@
-"""Dates of HTTP (RFC 9110 section 5.6.7)."""
+"""HTTP dates (RFC 9110 section 5.6.7)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 
 
 def format_date(seconds: int) -> bytes:
-    """The IMF-fixdate of a time in seconds since the epoch, in English whatever the locale is."""
+    """Returns the IMF-fixdate of a time in seconds since the epoch, in English regardless of the locale."""
     at = datetime.fromtimestamp(seconds, UTC)
     day, month = _DAYS[at.weekday()], _MONTHS[at.month - 1]
     return f"{day}, {at.day:02d} {month} {at.year:04d} {at:%H:%M:%S} GMT".encode()

@@ -1,7 +1,6 @@
-"""HTTP/1.1 heads to bytes, of requests and of responses. Pure.
+"""Encodes HTTP/1.1 heads of requests and responses. Pure.
 
-Both go through `_join`, which refuses whatever would break a head into other lines than its own. How a body is framed
-behind the head is `streamproxy.wire.chunked`'s.
+Both use `_join`, which refuses anything that would add lines to a head. `streamproxy.wire.chunked` frames the body.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ _STATUS_LINES: Final = {code: b"HTTP/1.1 %d %b" % (code, PHRASES.get(code, b""))
 
 _REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]+")
 
-# Fields of the framing and the connection, which the server writes itself.
+# Fields of the framing and the connection, which only the server writes.
 _SPECIAL: Final = frozenset({b"connection", b"content-length", b"keep-alive", b"transfer-encoding"})
 _MOST_NAMES: Final = 1024
-_plain_names: Final[dict[bytes, bytes]] = {}  # names that were found good, and how their lines begin
+_plain_names: Final[dict[bytes, bytes]] = {}  # valid names, and the beginning of their lines
 
 
 def request_head(method: str, target: bytes, headers: Headers, *, chunked: bool) -> bytes:
-    """The head of a request, with its empty line; ``chunked`` adds Transfer-Encoding.
+    """Returns the head of a request with its empty line; ``chunked`` adds Transfer-Encoding.
 
-    The fields go out as they are. Raises ValueError for a method, target or field that would break out of its line
-    (CR, LF, NUL, a space in the first two).
+    The fields are written unchanged. Raises ValueError for a method, target or field that would break out of its line
+    (CR, LF, NUL, and a space in method or target).
     """
     lines = [(_METHODS.get(method) or _checked_method(method)) + target + b" HTTP/1.1"]
     lines += map(b": ".join, headers)
@@ -44,12 +43,12 @@ def request_head(method: str, target: bytes, headers: Headers, *, chunked: bool)
 def response_head(
     status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes = b""
 ) -> tuple[bytes, int | None, bool]:
-    """The status line with an application's fields, without the empty line, and what was learnt from the fields.
+    """Returns the status line with an application's fields, without the empty line, and two facts about the fields.
 
-    Returns the bytes; Content-Length; and whether the application wants the connection closed. Names are written in
-    lower case. A ``reason`` that is empty, or no reason phrase, is the usual one. The fields of the framing and the
-    connection are left out for the server to add, and so is the Content-Length of a 204 (RFC 9110 section 8.6). Raises
-    ValueError when the status is not that of a final response, and for a field that would break the head.
+    The result is the bytes, Content-Length, and whether the application wants the connection closed. Names are written
+    in lower case. If ``reason`` is empty or not a valid reason phrase, the standard one is used. Fields of the framing
+    and the connection are left for the server to add, and the Content-Length of a 204 is dropped (RFC 9110 section
+    8.6). Raises ValueError if the status is not that of a final response, or if a field would break the head.
     """
     if not 200 <= status <= 999:
         raise ValueError(f"{status} is not the status of a final response")
@@ -77,9 +76,9 @@ def response_head(
 
 
 def informational_head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The head of a 1xx response, but for 100 and 101, which are not an application's to send.
+    """Returns the head of a 1xx response other than 100 and 101, which applications cannot send.
 
-    Raises ValueError for another status, and for a field that is not valid.
+    Raises ValueError for another status or an invalid field.
     """
     if not 102 <= status <= 199:
         raise ValueError(f"{status} is not the status of an informational response")
@@ -87,24 +86,27 @@ def informational_head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> b
 
 
 def upgrade_head(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The head of a 101 with these fields and its Connection. Raises ValueError for a field that is not valid."""
+    """Returns the head of a 101 response with these fields and Connection. Raises ValueError for an invalid field."""
     return b"%b\r\nconnection: upgrade\r\n%b\r\n" % (_STATUS_LINES[101], field_section(headers))
 
 
 def field_section(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The lines of fields, of a head's rest or of a trailer section, without the empty line; empty for none.
+    """Returns the lines of fields without the empty line, for the rest of a head or a trailer section.
 
-    Fields of framing and connection are left out: they are the server's own in a head, and can't be trailers (RFC 9110
-    section 6.5.1). Raises ValueError for a field that is not valid.
+    Fields of framing and connection are left out: in a head only the server writes them, and they are not allowed in
+    trailers (RFC 9110 section 6.5.1). Raises ValueError for an invalid field.
     """
     lines = [begin + value for name, value in headers if (begin := _plain_names.get(name) or _checked_name(name))]
     return _join(lines, b"") if lines else b""
 
 
 def _join(lines: list[bytes], end: bytes) -> bytes:
-    """The lines as one string, with ``end`` behind the last line end. Raises ValueError for a line that is not one."""
-    # To join the lines for this costs half of looking for what divides them too many times.
-    whole = b"".join(lines)  # looked at as `breaks_lines` does, without the call
+    """Returns the joined lines with ``end`` after the last line end.
+
+    Raises ValueError if a line contains a line break.
+    """
+    # One check of the joined lines is cheaper than one check for each line.
+    whole = b"".join(lines)  # checked as in `breaks_lines`, inlined
     if LF in whole or CR in whole or NUL in whole:
         raise ValueError("CR, LF or NUL inside a head")
     lines.append(end)
@@ -118,7 +120,10 @@ def _checked_method(method: str) -> bytes:
 
 
 def _checked_name(name: bytes) -> bytes | None:
-    """How the line of a field begins, None for one that needs a look. Raises ValueError when it isn't a name."""
+    """Returns the beginning of a field's line, or None for a name to be left out.
+
+    Raises ValueError for an invalid name.
+    """
     lower = name.lower()
     if lower in _SPECIAL:
         return None

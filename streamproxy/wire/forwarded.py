@@ -1,4 +1,4 @@
-"""Whom to believe about where a request came from: trusted proxies, and X-Forwarded-For."""
+"""Trusted proxies and X-Forwarded-For: where a request came from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def is_trusted(address: str, networks: Sequence[Network]) -> bool:
-    """Whether an address is in one of the networks; one that is not an IP address (a unix socket's) is not."""
+    """Whether an address is in one of the networks. False if it is not an IP address (a Unix socket)."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -20,7 +20,7 @@ def is_trusted(address: str, networks: Sequence[Network]) -> bool:
 
 
 def address_of(member: str) -> str | None:
-    """The address in one member of X-Forwarded-For, without quotes, brackets and port; None when it has none.
+    """Returns the address in a member of X-Forwarded-For, without quotes, brackets and port, or None if it has none.
 
     Proxies in the field write ``203.0.113.7``, ``203.0.113.7:54321``, ``2001:db8::1``, ``[2001:db8::1]:443``, and the
     forms of RFC 7239 section 6 in quotes.
@@ -48,9 +48,9 @@ def _is_port(text: str) -> bool:
 
 
 def original_client(forwarded_for: bytes, peer: str, networks: Sequence[Network]) -> str:
-    """The first address from the right of X-Forwarded-For that no trusted proxy of ours has.
+    """Returns the first address from the right of X-Forwarded-For that is not a trusted proxy's.
 
-    Reading stops at what is no address: then it is the last trusted one that was read.
+    A member that is not an address ends the search; the result is then the last trusted address before it.
     """
     client = peer
     for member in reversed(forwarded_for.decode("latin-1").split(",")):

@@ -1,7 +1,7 @@
-"""What happens to header fields on their way through: RFC 9110 section 7.6.
+"""How header fields are changed on their way through the proxy: RFC 9110 section 7.6.
 
-Headers are lists of (name, value) pairs of bytes with lower-case names, in the order of the wire, duplicates apart.
-They are never turned into a mapping: one pass over the list does everything.
+Headers are lists of (name, value) pairs of bytes with lower-case names, in the order of the wire and with duplicates.
+They are never converted to a mapping; one pass over the list suffices.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
 _ADDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-prefix"})
 PSEUDONYM: Final = b"streamproxy"
 VIA: Final = (b"via", b"1.1 streamproxy")
-# By the version of the message that came (RFC 9110 section 7.6.3).
+# By the version of the received message (RFC 9110 section 7.6.3).
 _VIAS: Final = {version: (b"via", version.encode() + b" streamproxy") for version in ("1.0", "1.1", "2")}
 _TE: Final[list[tuple[bytes, bytes]]] = [(b"te", b"trailers"), (b"connection", b"te")]
 _IDENTITY: Final = (b"accept-encoding", b"identity")
@@ -49,7 +49,7 @@ MAX_HOPS: Final = 8
 
 
 class Edit(NamedTuple):
-    """What a route does to headers by configuration: ``remove`` and ``set`` replace, ``add`` appends."""
+    """A route's configured changes to headers: ``remove`` and ``set`` replace, ``add`` appends."""
 
     set: Headers
     add: Headers
@@ -64,7 +64,7 @@ NO_EDIT: Final = Edit([], [], frozenset())
 
 
 def edit(set_: Mapping[str, str], add: Mapping[str, str], remove: Iterable[str]) -> Edit:
-    """Compile a route's header rules; NO_EDIT when there are none, so that the hot path can skip them."""
+    """Compiles a route's header rules. Returns NO_EDIT if there are none, so that the hot path can skip them."""
     if not (set_ or add or remove):
         return NO_EDIT
     pairs = [[(name.lower().encode(), value.encode()) for name, value in rules.items()] for rules in (set_, add)]
@@ -72,7 +72,7 @@ def edit(set_: Mapping[str, str], add: Mapping[str, str], remove: Iterable[str])
 
 
 def first(headers: Headers, name: bytes) -> bytes | None:
-    """The first value of a field, or None."""
+    """Returns the first value of a field, or None."""
     for key, value in headers:
         if key == name:
             return value
@@ -80,12 +80,12 @@ def first(headers: Headers, name: bytes) -> bytes | None:
 
 
 def joined(headers: Headers, name: bytes) -> bytes:
-    """All values of a field, as one list (RFC 9110 section 5.3); empty when it is absent."""
+    """Returns all values of a field joined as one list (RFC 9110 section 5.3); empty if the field is absent."""
     return b", ".join([value for key, value in headers if key == name])
 
 
 def named_by_connection(headers: Headers) -> set[bytes]:
-    """The fields that Connection names, less those that it must not remove."""
+    """Returns the names listed in Connection, except those that it must not remove."""
     named: set[bytes] = set()
     for name, value in headers:
         if name == b"connection":
@@ -94,23 +94,23 @@ def named_by_connection(headers: Headers) -> set[bytes]:
 
 
 def via(version: str) -> tuple[bytes, bytes]:
-    """The Via field for a message that came in this version of HTTP: "1.0", "1.1" or "2"."""
+    """Returns the Via field for a message received in this HTTP version: "1.0", "1.1" or "2"."""
     return _VIAS.get(version, VIA)
 
 
 def hops(via: bytes) -> int:
-    """How often a request came through this proxy before, by its Via list (RFC 9110 section 7.6.3)."""
+    """Returns how often a request has passed this proxy, according to its Via list (RFC 9110 section 7.6.3)."""
     return sum(1 for member in via.split(b",") if member.split()[1:2] == [PSEUDONYM])
 
 
 def sane_request_id(value: bytes | None) -> bool:
-    """Whether a client's X-Request-Id may be kept: 1 to 128 visible ASCII characters."""
+    """Whether a client's X-Request-Id is acceptable: 1 to 128 visible ASCII characters."""
     return value is not None and _SANE_REQUEST_ID.fullmatch(value) is not None
 
 
-# Who sent the request, as the X-Forwarded-* fields will say: the address, the scheme, whether the peer is a trusted
-# proxy, whose own X-Forwarded-* are believed, and the prefix that the route takes off the path. A plain tuple, since
-# one is made for every request.
+# The origin of a request for the X-Forwarded-* fields: the address, the scheme, whether the peer is a trusted proxy
+# (whose own X-Forwarded-* are kept), and the prefix that the route strips from the path. A plain tuple, because one is
+# created for every request.
 Forwarded = tuple[bytes, bytes, bool, bytes]
 
 
@@ -120,10 +120,10 @@ CR: Final = 13
 
 
 def breaks_lines(data: bytes) -> bool:
-    """Whether there is a CR, LF or NUL in what is to be within the lines of a head (RFC 9110 section 5.5).
+    """Whether text for the inside of a head contains CR, LF or NUL (RFC 9110 section 5.5).
 
-    Of all lines joined: three looks at the whole cost less than one at each field. A byte is looked for by its number,
-    which costs a tenth of looking for a string of one byte.
+    The caller passes all lines joined, since three searches of the whole are cheaper than three for each field.
+    Searching for an integer is much cheaper than for a string of one byte.
     """
     return LF in data or CR in data or NUL in data
 
@@ -135,7 +135,7 @@ _HANDSHAKE: Final = (
     b"sec-websocket-extensions",
 )
 
-# What is done with the fields that are not simply passed on.
+# How fields are handled that are not simply passed on.
 _DROP: Final = 0
 _CONNECTION: Final = 1
 _FROM_PROXY: Final = 2
@@ -165,19 +165,19 @@ _REQUEST_FIELDS: Final = dict.fromkeys(HOP_BY_HOP, _DROP) | {
 
 
 class RequestFields:
-    """What one pass over a request's fields finds: those to pass on, and those that the proxy itself looks at.
+    """The result of one pass over a request's fields: those to pass on, and those that the proxy reads itself.
 
-    ``kept`` are the fields without hop-by-hop ones, those that Connection names, and what only a trusted proxy may say
-    of the client (X-Forwarded-*, Forwarded, X-Real-IP), which is in ``forwarded``. ``noted`` holds the values of the
-    few that matter here, several of one name joined by commas.
+    ``kept`` are the fields without hop-by-hop fields, fields named in Connection, and fields that only a trusted proxy
+    may set (X-Forwarded-*, Forwarded, X-Real-IP), which are in ``forwarded``. ``noted`` holds the values of the few
+    fields that the proxy reads; several values of one name are joined by commas.
     """
 
     __slots__ = ("forwarded", "host", "host_at", "kept", "noted", "two_hosts")
 
     def __init__(self, headers: Headers) -> None:
         self.host = b""
-        self.two_hosts = False  # a stock server may let that through
-        self.host_at = -1  # where in ``kept`` Host stands
+        self.two_hosts = False  # some servers do not refuse this
+        self.host_at = -1  # the index of Host in ``kept``
         self.forwarded: Headers = []
         self.kept: Headers = []
         self.noted: dict[bytes, bytes] = {}
@@ -186,7 +186,7 @@ class RequestFields:
             name = pair[0]
             what = _REQUEST_FIELDS.get(name)
             if what is None:
-                if name[:12] == _FORWARDED:  # half of `startswith`
+                if name[:12] == _FORWARDED:  # cheaper than `startswith`
                     self.forwarded.append(pair)
                 else:
                     kept.append(pair)
@@ -208,7 +208,7 @@ class RequestFields:
             self._drop(named_by_connection(headers))
 
     def replace(self, name: bytes, value: bytes) -> None:
-        """Give a field that was kept another value."""
+        """Replaces the value of a kept field."""
         self.kept = [(name, value) if pair[0] == name else pair for pair in self.kept]
 
     def _drop(self, names: set[bytes]) -> None:
@@ -223,18 +223,18 @@ class RequestFields:
 
     @property
     def te_trailers(self) -> bool:
-        """Whether the client said that it takes trailers (RFC 9110 section 10.1.4)."""
+        """Whether the client accepts trailers (RFC 9110 section 10.1.4)."""
         te = self.noted.get(b"te")
         return te is not None and b"trailers" in [part.strip(b" \t").lower() for part in te.split(b",")]
 
     def handshake(self) -> Headers:
-        """The fields of a WebSocket handshake (RFC 6455 section 4.1), which go upstream for nothing else."""
+        """The fields of a WebSocket handshake (RFC 6455 section 4.1), which are sent upstream for handshakes only."""
         noted = self.noted
         own = [(b"connection", b"upgrade"), (b"upgrade", b"websocket")]
         return own + [(name, noted[name]) for name in _HANDSHAKE if name in noted]
 
     def chain(self) -> bytes:
-        """The addresses of X-Forwarded-For, as one list; empty without any."""
+        """The addresses of X-Forwarded-For as one list; empty if there are none."""
         return joined(self.forwarded, b"x-forwarded-for")
 
 
@@ -248,11 +248,11 @@ def request_headers(
     version: str = "1.1",
     trailers: bool = False,
 ) -> Headers:
-    """The fields to send upstream for those that came from the client in this version of HTTP.
+    """Returns the fields to send upstream for fields received from the client in this HTTP version.
 
-    ``host`` replaces the client's Host, or None preserves it. ``identity`` asks the upstream for an uncompressed
-    body, ``trailers`` for trailers. X-Forwarded-*, Via and X-Request-Id are added. Applying the rule to its own result
-    changes only the fields that record a hop.
+    ``host`` replaces the client's Host; None preserves it. ``identity`` requests an uncompressed body from the
+    upstream, and ``trailers`` requests trailers. X-Forwarded-*, Via and X-Request-Id are added. Applying the function
+    to its own result changes only the fields that record a hop.
     """
     out = fields.kept.copy()
     original_host = fields.host
@@ -303,10 +303,10 @@ _RESPONSE_FIELDS: Final = dict.fromkeys(HOP_BY_HOP, _DROP) | {
 
 
 class ResponseFields:
-    """What one pass over a response's fields finds: those to pass on, and those that say what kind of body it has.
+    """The result of one pass over a response's fields: those to pass on, and those that describe the body.
 
-    Names are in lower case. ``kept`` are the fields without hop-by-hop ones and those that Connection names. ``plain``
-    says whether the body is what it says, without a content coding.
+    Names are in lower case. ``kept`` are the fields without hop-by-hop fields and fields named in Connection. ``plain``
+    means that the body has no content coding.
     """
 
     __slots__ = ("_replaced", "kept", "noted", "plain")
@@ -315,7 +315,7 @@ class ResponseFields:
         self.kept: Headers = []
         self.noted: dict[bytes, bytes] = {}
         self.plain = True
-        self._replaced: Headers = []  # by the anti-buffering ones
+        self._replaced: Headers = []  # replaced by the anti-buffering fields
         kept, noted, named = self.kept, self.noted, False
         for pair in headers:
             what = _RESPONSE_FIELDS.get(pair[0])
@@ -338,9 +338,9 @@ class ResponseFields:
             self._replaced = [pair for pair in self._replaced if pair[0] not in gone]
 
     def pass_on(self, request_id: bytes, date: bytes, version: str = "1.1") -> None:
-        """Add what a response gains on its way: Via, and X-Request-Id and Date unless the upstream sent them.
+        """Adds the proxy's own fields of a response: Via, and X-Request-Id and Date unless the upstream sent them.
 
-        ``version`` is that of the upstream's message.
+        ``version`` is the HTTP version of the upstream's message.
         """
         kept, noted = self.kept, self.noted
         if b"date" not in noted:
@@ -350,14 +350,14 @@ class ResponseFields:
             kept.append((b"x-request-id", request_id))
 
     def unbuffer(self) -> None:
-        """Put the anti-buffering fields in.
+        """Adds the anti-buffering fields.
 
-        ``X-Accel-Buffering: no`` for nginx and those who learnt from it, and a Cache-Control for streams.
+        These are ``X-Accel-Buffering: no`` for nginx and proxies that follow it, and a Cache-Control for streams.
         """
         replaced, kept = self._replaced, self.kept
         if not replaced:
             kept.append(_NO_CACHE)
-        elif len(replaced) == 1 and replaced[0][0] == b"cache-control":  # what most streams have
+        elif len(replaced) == 1 and replaced[0][0] == b"cache-control":  # the usual case of streams
             kept.remove(replaced[0])
             kept.append((b"cache-control", streaming_cache_control(replaced[0][1])))
         else:
@@ -366,10 +366,13 @@ class ResponseFields:
         kept.append(_NO_BUFFER)
 
 
-@lru_cache(maxsize=256)  # upstreams send few different ones
+@lru_cache(maxsize=256)  # upstreams send few different values
 def streaming_cache_control(value: bytes) -> bytes:
-    """A Cache-Control list with what streams need: ``no-transform``, so that nothing on the way compresses (and so
-    buffers) the body, and ``no-cache``, unless the upstream said ``no-store``. Its other directives stay."""
+    """Returns a Cache-Control list with the directives that streams need.
+
+    ``no-transform`` keeps intermediaries from compressing, and so buffering, the body. ``no-cache`` is added unless the
+    upstream sent ``no-store``. Other directives are kept.
+    """
     directives = [directive.strip(b" \t") for directive in _split_list(value) if directive.strip(b" \t")]
     names = {directive.partition(b"=")[0].strip().lower() for directive in directives}
     plain = {directive.lower() for directive in directives}
@@ -381,14 +384,14 @@ def streaming_cache_control(value: bytes) -> bytes:
 
 
 def _split_list(value: bytes) -> list[bytes]:
-    """Split a field's list at its commas, but not inside quoted strings (RFC 9110 section 5.6.1)."""
+    """Splits a field's list at commas outside of quoted strings (RFC 9110 section 5.6.1)."""
     if b'"' not in value:
         return value.split(b",")
     return re.findall(rb'(?:[^,"]|"(?:\\.|[^"\\])*"?)+', value)
 
 
-# RFC 9110 section 6.5.1: what frames, routes or authorises a message, or says how its content is to be read, must not
-# be taken from a trailer, whatever sent it.
+# RFC 9110 section 6.5.1: fields that frame, route or authorise a message, or describe the encoding of its content, must
+# not be accepted in a trailer section.
 _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
     b"age",
     b"authorization",
@@ -416,14 +419,14 @@ _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
 
 
 def passable_trailers(trailers: Headers) -> Headers:
-    """The trailer fields that may go on, without those of framing, routing, authentication and Content-*."""
+    """Returns the trailer fields that may be forwarded: not those of framing, routing, authentication and Content-*."""
     return [pair for pair in trailers if pair[0] not in _NOT_IN_TRAILERS and not pair[0].startswith(b"content-")]
 
 
 def forwards_left(value: bytes) -> int:
-    """How often a request may still be forwarded, by its Max-Forwards (RFC 9110 section 7.6.2).
+    """Returns how often a request may still be forwarded, from Max-Forwards (RFC 9110 section 7.6.2).
 
-    Raises ValueError for anything but one number.
+    Raises ValueError if the value is not one number.
     """
     if not value.isdigit() or len(value) > 10:
         raise ValueError("Max-Forwards is not a number")

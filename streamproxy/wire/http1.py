@@ -1,8 +1,8 @@
-"""The rules of an HTTP/1.1 head beyond its syntax: which framing it declares, and whether it is ambiguous.
+"""Rules for HTTP/1.1 heads beyond syntax: which framing a head declares, and whether it is ambiguous.
 
-Shared by the downstream protocol (requests) and the native client (responses). httptools has already checked the
-syntax (tokens, CRLF, no obs-fold, digits only in Content-Length, no Content-Length beside Transfer-Encoding); what
-it lets through is refused here. Names are lower-case when they come in. RFC 9112 sections 2.3, 3.2 and 6.3.
+These rules serve both the downstream protocol (requests) and the native client (responses). httptools has already
+checked the syntax (tokens, CRLF, no obs-fold, digits in Content-Length, no Content-Length with Transfer-Encoding); this
+module refuses what it accepts too leniently. Names must be lower-case. RFC 9112 sections 2.3, 3.2 and 6.3.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FRAMING: Final = frozenset({b"host", b"connection", b"content-length", b"transf
 _HOST: Final = re.compile(rb"[^\x00-\x20\x7f-\xff/?#@\\,]*")
 _MOST_HOSTS: Final = 256
 _LONGEST_HOST: Final = 256
-# Hosts that were checked before: a server has few.
+# A cache of checked Host values, since a server has few.
 _hosts: Final[set[bytes]] = set()
 _ABSOLUTE: Final = re.compile(rb"https?://([^\x00-\x20\x7f-\xff/?#@\\,]+)((?:[/?].*)?)", re.IGNORECASE)
 
@@ -26,31 +26,34 @@ _WEBSOCKET_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
 
 
 class AmbiguousHead(ValueError):
-    """A head that two parsers could read in two ways; its text says why."""
+    """A head that two parsers could interpret differently; the text says why."""
 
 
 class Framing(NamedTuple):
-    """How a body ends: after ``length`` bytes, after the last chunk, or, with neither, with the connection."""
+    """How a body ends: after ``length`` bytes, after the last chunk, or, if neither is set, with the connection."""
 
     length: int | None
     chunked: bool
     keep_alive: bool
 
 
-NO_BODY: Final = Framing(0, False, True)  # the usual: compare with ``is``
+NO_BODY: Final = Framing(0, False, True)  # the usual case; compare with ``is``
 _NO_BODY_LAST: Final = Framing(0, False, False)
 _BODILESS: Final = frozenset({204, 205, 304})  # statuses whose responses have no content
 
 
 def _number(value: bytes) -> int:
-    """A Content-Length (RFC 9112 section 6.3). Raises AmbiguousHead on anything but digits."""
+    """Parses a Content-Length (RFC 9112 section 6.3). Raises AmbiguousHead if it is not digits only."""
     if not value.isdigit() or len(value) > 18:
         raise AmbiguousHead("Content-Length is not a number of bytes")
     return int(value)
 
 
 def is_chunked(headers: Headers) -> bool:
-    """Whether the body is chunked. Raises AmbiguousHead on any other transfer coding, or on two (RFC 9112 6.1)."""
+    """Whether the body is chunked.
+
+    Raises AmbiguousHead for another transfer coding or several (RFC 9112 section 6.1).
+    """
     found = False
     for name, value in headers:
         if name == b"transfer-encoding":
@@ -61,7 +64,7 @@ def is_chunked(headers: Headers) -> bool:
 
 
 def connection_options(headers: Headers) -> list[bytes]:
-    """The lower-case options of every Connection field."""
+    """Returns the options of all Connection fields in lower case."""
     options: list[bytes] = []
     for name, value in headers:
         if name == b"connection":
@@ -75,7 +78,7 @@ def is_websocket_key(value: bytes) -> bool:
 
 
 def takes_trailers(headers: Headers) -> bool:
-    """Whether a TE field says ``trailers``, which has no weight (RFC 9110 section 10.1.4)."""
+    """Whether a TE field contains ``trailers``, which has no weight (RFC 9110 section 10.1.4)."""
     return any(
         name == b"te" and b"trailers" in [coding.strip(b" \t").lower() for coding in value.split(b",")]
         for name, value in headers
@@ -90,7 +93,7 @@ def _keep_alive(version: str, headers: Headers) -> bool:
 
 
 def is_host(value: bytes) -> bool:
-    """Whether a Host field could be the authority of a URL, and of one only (RFC 9112 section 3.2)."""
+    """Whether a Host value is exactly one valid authority of a URL (RFC 9112 section 3.2)."""
     return value in _hosts or _checked_host(value)
 
 
@@ -105,17 +108,17 @@ def _checked_host(value: bytes) -> bool:
 
 
 def request_framing(version: str, headers: Headers) -> Framing:
-    """How a request's body ends and whether its connection may be used again.
+    """Returns how a request's body ends, and whether its connection is kept.
 
-    ``version`` is "1.0" or "1.1". A request without Content-Length or Transfer-Encoding has no body: its length is 0.
-    Raises AmbiguousHead for what is refused with 400.
+    ``version`` is "1.0" or "1.1". A request without Content-Length and Transfer-Encoding has no body: its length is 0.
+    Raises AmbiguousHead for a head to be refused with 400.
     """
     if version not in ("1.0", "1.1"):
         raise AmbiguousHead("an HTTP version other than 1.0 and 1.1")
     host: bytes | None = None
     length: int | None = None
     options = coding = False
-    for name, value in headers:  # once: this is done for every request
+    for name, value in headers:  # a single pass, as this runs for every request
         if name not in _FRAMING:
             continue
         if name == b"host":
@@ -148,13 +151,13 @@ def request_framing(version: str, headers: Headers) -> Framing:
 
 
 def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
-    """A request target in origin form, and the authority that replaces Host if it came in absolute form.
+    """Returns a request target in origin form, and the authority that replaces Host if it was in absolute form.
 
-    RFC 9112 section 3.2: a path with its query is taken as it is, ``*`` only with OPTIONS, and of a URL everything
-    after the authority goes on (section 3.2.2). CONNECT's authority form is not for this function. Raises
-    AmbiguousHead for anything else: fragments are never sent, and user information is not part of an http URL.
+    RFC 9112 section 3.2: a path with its query is unchanged, ``*`` is allowed only with OPTIONS, and of a URL only the
+    part after the authority is kept (section 3.2.2). CONNECT's authority form is not handled here. Raises AmbiguousHead
+    for anything else, such as fragments, which are never sent, and user information, which is not part of an http URL.
     """
-    if target.find(b"#") >= 0:  # ``in`` is slower on CPython 3.11
+    if target.find(b"#") >= 0:  # faster than ``in`` on CPython 3.11
         raise AmbiguousHead("a fragment in the request target")
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
         return target, None
@@ -168,12 +171,12 @@ def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
 
 
 def response_framing(method: str, status: int, version: str, headers: Headers) -> Framing:
-    """How a response's body ends (RFC 9112 section 6.3), given the request's method; whether its connection is kept.
+    """Returns how the response to a request with ``method`` ends (RFC 9112 section 6.3), and if its connection is kept.
 
-    A connection is not kept where the upstream may go on to send a body that the response can't have: after a HEAD
-    whose response does not tell the length of one, and after a 204, 205 or 304 that announces one (the length that a
-    304 may have is of the response that it stands for, RFC 9110 section 8.6). What a server that errs so sends late
-    would be read as the next response. Raises AmbiguousHead for a malformed or ambiguous head.
+    A connection is not kept if the upstream might send a body that the response cannot have: after a response to HEAD
+    without a length, and after a 204, 205 or 304 that announces a body. (A 304 may have the length of the response it
+    stands for, RFC 9110 section 8.6.) Such a late body would be parsed as the next response. Raises AmbiguousHead for a
+    malformed or ambiguous head.
     """
     if version not in ("1.0", "1.1"):
         raise AmbiguousHead("an HTTP version other than 1.0 and 1.1")
@@ -181,7 +184,7 @@ def response_framing(method: str, status: int, version: str, headers: Headers) -
         raise AmbiguousHead("a status code outside 100 to 999")
     length: int | None = None
     options = coding = False
-    for name, value in headers:  # once: this is done for every response
+    for name, value in headers:  # a single pass, as this runs for every response
         if name not in _FRAMING:
             continue
         if name == b"content-length":

@@ -1,7 +1,7 @@
-"""Media types: which responses are streams, and what a request asks for.
+"""Media types: which responses are streams, and what a request accepts.
 
-There are few different values in practice, so what they mean is remembered; a head that holds them is bounded, and so
-is what is remembered.
+Few different values occur in practice, so results are cached. The cache is bounded, and so are the values, by the size
+of a head.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ EVENT_STREAM: Final = b"text/event-stream"
 
 @lru_cache(maxsize=256)
 def media_type(content_type: bytes) -> bytes:
-    """The bare media type of a Content-Type value, lower-case: ``Text/HTML; charset=x`` is ``text/html``."""
+    """Returns the media type of a Content-Type value in lower case: ``Text/HTML; charset=x`` becomes ``text/html``."""
     return content_type.partition(b";")[0].strip(b" \t").lower()
 
 
 def is_streaming(content_type: bytes) -> bool:
-    """Whether a response of this Content-Type is a stream, in any case and with any parameters."""
+    """Whether a response of this Content-Type is a stream; case and parameters are ignored."""
     return media_type(content_type) in STREAMING
 
 
 @lru_cache(maxsize=256)
 def accepts_event_stream(accept: bytes) -> bool:
-    """Whether an Accept value names ``text/event-stream`` and does not weigh it 0 (RFC 9110 section 12.4.2)."""
+    """Whether an Accept value contains ``text/event-stream`` with a weight other than 0 (RFC 9110 section 12.4.2)."""
     for member in accept.lower().split(b","):
         media, *parameters = [part.strip(b" \t") for part in member.split(b";")]
         if media == EVENT_STREAM:

@@ -1,7 +1,7 @@
-"""The header of the PROXY protocol, versions 1 and 2, by which a load balancer announces the client it speaks for.
+"""The header of the PROXY protocol, versions 1 and 2, with which a load balancer announces the real client.
 
-(HAProxy's proxy-protocol.txt, sections 2.1 and 2.2.) The header is the very first thing on a connection. It is read
-without a byte of what follows: `wanted` says how many bytes may be read next, and the reader never reads more.
+(HAProxy's proxy-protocol.txt, sections 2.1 and 2.2.) The header is the first thing on a connection. It must be read
+without a byte of what follows: `wanted` says how many bytes may be read next, and the caller never reads more.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from streamproxy.errors import StreamproxyError
 
 _SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _V2_FIXED: Final = 16  # bytes of a header of version 2 before its addresses
-_V2_MOST: Final = 4096  # bytes behind them that are taken: addresses and TLVs
+_V2_MOST: Final = 4096  # bytes after those that are accepted: addresses and TLVs
 _V1_BEGIN: Final = b"PROXY"
-_V1_MOST: Final = 107  # bytes of the longest line of version 1, CRLF included
+_V1_MOST: Final = 107  # bytes of the longest line of version 1, including CRLF
 _V1_SHORTEST: Final = len(b"PROXY UNKNOWN\r\n")
 _V1_LINE: Final = re.compile(rb"PROXY (TCP4|TCP6) ([0-9a-fA-F.:]+) ([0-9a-fA-F.:]+) ([0-9]{1,5}) ([0-9]{1,5})")
 _LOCAL: Final = 0x20
@@ -26,11 +26,11 @@ _INET6: Final = 2
 
 
 class BadProxyHeader(StreamproxyError):
-    """The connection does not begin with a header of the PROXY protocol."""
+    """The connection does not begin with a valid PROXY header."""
 
 
 class Announced(NamedTuple):
-    """Who the connection is from and to, as (address, port). None: the connection's own addresses are the real ones."""
+    """The source and destination of the connection as (address, port). None: those of the connection itself."""
 
     client: tuple[str, int] | None
     server: tuple[str, int] | None
@@ -40,17 +40,17 @@ NOBODY: Final = Announced(None, None)
 
 
 class ProxyHeader:
-    """Reads one header. ``announced`` is what it says, once it is whole."""
+    """Parses one header. ``announced`` holds the result once it is complete."""
 
     __slots__ = ("_data", "announced", "wanted")
 
     def __init__(self) -> None:
         self._data = b""
         self.announced: Announced | None = None
-        self.wanted = _V1_SHORTEST  # how many bytes may be read next: none of them is beyond the header
+        self.wanted = _V1_SHORTEST  # how many bytes may be read next without passing the header's end
 
     def feed(self, data: bytes) -> bool:
-        """Read on, at most ``wanted`` bytes; returns whether the header is whole. Raises BadProxyHeader."""
+        """Takes at most ``wanted`` bytes; returns whether the header is complete. Raises BadProxyHeader."""
         self._data = data = self._data + data
         if data.startswith(_SIGNATURE[: len(data)]):
             self._read_v2(data)
@@ -110,7 +110,7 @@ def _address(text: str, version: int) -> str:
 
 
 def _addresses(family: int, block: bytes) -> Announced:
-    """The addresses of version 2; TLVs behind them are skipped. Of other families than IP they are not known here."""
+    """Parses the addresses of version 2, and skips TLVs. Families other than IP have none."""
     kind = family >> 4
     if kind not in (_INET, _INET6):
         return NOBODY  # AF_UNSPEC, AF_UNIX

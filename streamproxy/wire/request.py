@@ -1,17 +1,17 @@
-"""The heads of a connection's HTTP/1.1 requests, from bytes.
+"""Parses the heads of a connection's HTTP/1.1 requests.
 
-Theory of operation. A head is read in two parts. Its first line is ours: any token is a method (RFC 9110 section 9.1),
-where a parser knows a list of them, and a target may hold bytes from 0x80 up, which pass as they are. Its fields are
-httptools' (llhttp, strict), which is given a line of its own in place of the first and checks the syntax as the bytes
-come. Either way garbage is refused at once, before the head ends.
+Theory of operation. A head is parsed in two parts. This module parses the request line itself: any token is a method
+(RFC 9110 section 9.1), while httptools only knows a list of methods, and targets may contain bytes from 0x80 up, which
+are passed on unchanged. httptools (llhttp, strict) parses the fields as they arrive; it receives a fixed request line
+in place of the real one. Invalid input is refused at once in both parts, before the head ends.
 
-The parser is given the head and nothing else: where the head ends is found here, by its empty line, which a strict
-parser can't see anywhere else. What comes after that is therefore never taken for a part of the head, whatever an
-Upgrade field or a trailer section would make of it, and the head's size is known to the byte.
+The parser sees only the head. This module finds the end of the head by its empty line, which a strict parser cannot see
+anywhere else. So what follows the head is never taken for a part of it, whatever an Upgrade field or a trailer section
+contains, and the size of the head is exact.
 
-To make a parser costs more than to parse a short head with one, so a parser that has seen a request end goes on to the
-next. After a head that announces a body, or says anything of its connection but keep-alive, it would expect something
-that it is not given; then the next head gets a new one.
+Creating a parser costs more than parsing a short head, so a parser is reused when a request has ended. After a head
+that announces a body, or has any Connection option except keep-alive, the parser would expect input that it never
+receives; the next head then gets a new parser.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ from streamproxy.wire.http1 import (
 )
 
 _VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
-# What frames a request, what llhttp takes for Connection, and what says how a response may end.
+# Fields that frame a request, that llhttp treats as Connection, or that say how a response may end.
 _NOTED: Final = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"proxy-connection", b"te"})
 
 
-# The line that the parser of the fields is given. It says nothing that the fields could contradict.
+# The request line passed to the parser. It must not contradict any field.
 _NEUTRAL: Final = b"GET / HTTP/1.1\r\n"
 _TARGET: Final = re.compile(rb"[\x21-\x7e\x80-\xff]+")
 _VERSION_BEGUN: Final = rb"(?:H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[01]\r?)?)?)?)?)?)?)?)?"
 _LINE_BEGUN: Final = re.compile(rb"(?:%b(?: (?:%b(?: %b)?)?)?)?" % (TOKEN.pattern, _TARGET.pattern, _VERSION_BEGUN))
 _LINE_PART: Final = re.compile(rb"[\x20-\x7e\x80-\xff]*\r?")
-_CHECKED_UP_TO: Final = 1024  # bytes of a line that has not ended; further on only its characters are
+_CHECKED_UP_TO: Final = 1024  # bytes of an incomplete line; beyond it only the characters are checked
 
 # Method, target, version, the authority of a target in absolute form, and the target's path, raw path and query.
-# (A plain tuple, because a named one is unpacked item by item.)
+# (A plain tuple, because a named tuple is unpacked item by item.)
 RequestLine = tuple[str, bytes, str, bytes | None, str, bytes, bytes]
 
 _MOST_LINES: Final = 256
 _LONGEST_LINE: Final = 512
-# Lines that were checked before: clients of an API ask for the same few again and again.
+# A cache of checked request lines, since clients repeat a few.
 _lines: Final[dict[bytes, RequestLine]] = {}
 
 
 def _read_line(line: bytes) -> RequestLine:
-    """Read a request line, and remember it. Raises BadRequest, NotImplementedHere or AmbiguousHead."""
+    """Parses and caches a request line. Raises BadRequest, NotImplementedHere or AmbiguousHead."""
     parts = line.split(b" ")
-    # Exactly this: single spaces, and no version but 1.0 and 1.1.
+    # Strict: single spaces, and only versions 1.0 and 1.1.
     if len(parts) != 3 or parts[2] not in _VERSIONS:
         raise BadRequest("The request line is malformed")
     method, version = parts[0], _VERSIONS[parts[2]]
@@ -84,13 +84,13 @@ def _read_line(line: bytes) -> RequestLine:
 
 
 class RequestHead:
-    """Reads one request head after the other, and holds the last.
+    """Parses request heads in sequence, and holds the last one.
 
-    ``max_size`` is in bytes. These are valid after `feed` has returned the bytes behind the head, and until `forget`:
-    ``method``; ``target`` in origin form (the exact bytes), and of it ``path``, decoded, ``raw_path`` and ``query``;
-    ``version`` ("1.0" or "1.1"); ``headers`` with lower-case names; ``framing`` of the body; ``takes_trailers``,
-    whether the client said ``TE: trailers``; and ``wants_websocket``, whether it is a WebSocket handshake (RFC 6455
-    section 4.1) that a tunnel may be made for: Upgrade is exactly ``websocket``, and the key is one.
+    ``max_size`` is in bytes. These attributes are valid after `feed` has returned the bytes behind the head, and until
+    `forget`: ``method``; ``target`` in origin form (the exact bytes), and its parts ``path`` (decoded), ``raw_path``
+    and ``query``; ``version`` ("1.0" or "1.1"); ``headers`` with lower-case names; the ``framing`` of the body;
+    ``takes_trailers``, whether the client sent ``TE: trailers``; and ``wants_websocket``, whether the request is a
+    valid WebSocket handshake (RFC 6455 section 4.1): Upgrade is exactly ``websocket``, and the key is valid.
     """
 
     __slots__ = (
@@ -124,7 +124,7 @@ class RequestHead:
     raw_path: bytes
     query: bytes
 
-    # httptools looks for each of its callbacks, and what is not there takes longest to find.
+    # httptools looks up each of its callbacks, and a missing one is the slowest to look up.
     on_url: ClassVar[None] = None
     on_body: ClassVar[None] = None
     on_message_begin: ClassVar[None] = None
@@ -139,12 +139,12 @@ class RequestHead:
         self.forget()
 
     def forget(self) -> None:
-        """Drop the last head, and be ready for the next."""
+        """Drops the last head, and prepares for the next."""
         self._begun: bytearray | None = None
-        self._authority: bytes | None = None  # of a target in absolute form
-        # A head that comes in pieces: its last bytes, or its first line while that is coming.
+        self._authority: bytes | None = None  # the authority of a target in absolute form
+        # For a head that arrives in pieces: its last bytes, or its first line while that is incomplete.
         self._size = 0
-        self._read = False  # its first line
+        self._read = False  # whether its first line was parsed
         self._complete = False
         self._upgrade = False  # the fields ask for another protocol
         self._noted: Headers = []
@@ -153,19 +153,19 @@ class RequestHead:
         self.wants_websocket = False
 
     def close(self) -> None:
-        """No head will be read any more: let go of the parser, which refers back."""
+        """Releases the parser, which refers back to this object. No head can be parsed afterwards."""
         self.forget()
         self._parser = None
 
     @property
     def begun(self) -> bool:
-        """Whether a byte of the head has come."""
+        """Whether a byte of the head has arrived."""
         return self._begun is not None or self._complete
 
     def feed(self, data: bytes) -> bytes | None:
-        """Read on. Returns the bytes after the head once it is whole, None while it is not.
+        """Takes the next bytes. Returns the bytes after the head once it is complete, otherwise None.
 
-        Raises BadRequest, HeadTooLarge or NotImplementedHere; nothing can be read after that.
+        Raises BadRequest, HeadTooLarge or NotImplementedHere; nothing can be parsed after that.
         """
         if self._begun is not None:
             return self._feed_more(self._begun, data)
@@ -173,7 +173,7 @@ class RequestHead:
             data = data.lstrip(b"\r\n")  # RFC 9112 section 2.2: empty lines before a request are ignored
             if not data:
                 return None
-        _, end, rest = data.partition(b"\r\n\r\n")  # cheaper than `find` on CPython 3.11
+        _, end, rest = data.partition(b"\r\n\r\n")  # faster than `find` on CPython 3.11
         if not end:
             self._begun = bytearray()
             return self._feed_more(self._begun, data)
@@ -188,9 +188,9 @@ class RequestHead:
         return rest
 
     def _feed_more(self, begun: bytearray, data: bytes) -> bytes | None:
-        """Read on in a head that comes in pieces.
+        """Continues a head that arrives in pieces.
 
-        Of what the parser has read only the last bytes are kept, to find the end by: a slow head is held once.
+        Only the last bytes of the parsed part are kept, to find the end, so a slow head is held in memory only once.
         """
         before = len(begun)
         end = self._find_end(begun, data)
@@ -218,7 +218,10 @@ class RequestHead:
 
     @staticmethod
     def _find_end(begun: bytearray, data: bytes) -> int:
-        """Where in ``data`` the head ends, whose last bytes before are ``begun``; negative when it does not."""
+        """Returns the index in ``data`` where the head ends; ``begun`` are its last bytes before.
+
+        Negative if it does not.
+        """
         tail = bytes(begun[-3:])
         across = (tail + data[:3]).find(b"\r\n\r\n")
         if across >= 0:
@@ -231,7 +234,7 @@ class RequestHead:
             raise HeadTooLarge(f"The request head is over {self._max_size} bytes")
 
     def _check_line(self, begun: bytearray, data: bytes) -> None:
-        """Refuse a first line that has not ended and can't become a good one, at a bounded cost a read."""
+        """Refuses an incomplete first line that cannot become valid, at a bounded cost for each read."""
         if len(begun) <= _CHECKED_UP_TO:
             good = _LINE_BEGUN.fullmatch(begun) is not None
         else:
@@ -247,20 +250,20 @@ class RequestHead:
         self.method, self.target, self.version, self._authority, self.path, self.raw_path, self.query = line
 
     def _parse(self, data: bytes) -> None:
-        """Give the parser some of a head."""
+        """Passes a part of a head to the parser."""
         if self._parser is None:
             self._parser = HttpRequestParser(self)
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
-            self._upgrade = True  # the connection decides about that
+            self._upgrade = True  # handled by the connection
         except HttpParserError as error:
             raise BadRequest(f"The request is malformed: {error}") from None
         if len(self.headers) > self._max_fields:
             raise HeadTooLarge(f"The request has more than {self._max_fields} fields")
 
     def _finish(self) -> None:
-        """Check what a parser of the syntax alone lets through."""
+        """Checks what a syntax parser does not."""
         if not self._complete:
             raise BadRequest("The request is malformed")
         try:
@@ -272,7 +275,7 @@ class RequestHead:
             self._replace_host(self._authority)
 
     def _is_plain(self) -> bool:
-        """Whether this is a request without a body on a connection that stays; then its framing is known."""
+        """Whether the request has no body and its connection is kept, so that its framing is known."""
         host = None
         for name, value in self._noted:
             if name == b"host" and host is None:
@@ -292,7 +295,7 @@ class RequestHead:
             self.wants_websocket = self._is_websocket()
 
     def _replace_host(self, authority: bytes) -> None:
-        """The authority of a target in absolute form overrules Host (RFC 9112 section 3.2.2)."""
+        """Replaces Host by the authority of a target in absolute form (RFC 9112 section 3.2.2)."""
         headers = self.headers
         for index, (name, _) in enumerate(headers):
             if name == b"host":
@@ -316,7 +319,7 @@ class RequestHead:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        pair = (name, value.rstrip())  # of white space, the parser lets only spaces and tabs through
+        pair = (name, value.rstrip())  # the parser accepts no other white space than spaces and tabs
         self.headers.append(pair)
         if name in _NOTED:
             self._noted.append(pair)

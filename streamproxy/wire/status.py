@@ -1,4 +1,4 @@
-"""The reason phrases of status codes, by the registry of RFC 9110 section 16.2.1."""
+"""The reason phrases of status codes, from the registry of RFC 9110 section 16.2.1."""
 
 from __future__ import annotations
 

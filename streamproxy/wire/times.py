@@ -1,4 +1,4 @@
-"""Time spans that mean something by themselves."""
+"""Special values of time spans."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where an exchange stands in a trace: the ``traceparent`` and ``tracestate`` fields of W3C Trace Context.
+"""The position of an exchange in a trace: the ``traceparent`` and ``tracestate`` fields of W3C Trace Context.
 
-https://www.w3.org/TR/trace-context/, sections 3.2 and 3.3. Ids are text, in lower-case hexadecimal as on the wire.
+https://www.w3.org/TR/trace-context/, sections 3.2 and 3.3. Ids are text in lower-case hexadecimal, as on the wire.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from streamproxy.wire.headers import Headers
 
 SAMPLED: Final = 0x01
-_RANDOM: Final = 0x02  # level 2: the trace id is random; said on by everybody
+_RANDOM: Final = 0x02  # level 2: the trace id is random; forwarded by all participants
 
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[^,]*)?")
 _NO_TRACE, _NO_SPAN = b"0" * 32, b"0" * 16
@@ -23,7 +23,7 @@ _MOST_MEMBERS: Final = 32
 
 
 class Parent(NamedTuple):
-    """The caller's span, as its ``traceparent`` says."""
+    """The caller's span, from its ``traceparent``."""
 
     trace_id: str
     span_id: str
@@ -36,9 +36,9 @@ class Parent(NamedTuple):
 
 
 def parse_traceparent(value: bytes) -> Parent | None:
-    """The caller's span; None for a field that is not valid, which a recipient has to ignore.
+    """Returns the caller's span, or None for an invalid field, which a recipient must ignore.
 
-    A later version may have more behind the flags, version 00 may not. Two fields joined by a comma are not valid.
+    Later versions may have more fields after the flags; version 00 must not. Two fields joined by a comma are invalid.
     """
     match = _TRACEPARENT.fullmatch(value)
     if match is None:
@@ -50,7 +50,7 @@ def parse_traceparent(value: bytes) -> Parent | None:
 
 
 def parse_tracestate(value: bytes) -> list[tuple[str, str]]:
-    """The members of a ``tracestate``, in order; none when one of them is not valid, or they are too many."""
+    """Returns the members of a ``tracestate`` in order; none if one is invalid or there are too many."""
     members: dict[str, str] = {}
     for part in value.split(b","):
         member = part.strip(b" \t")
@@ -64,10 +64,10 @@ def parse_tracestate(value: bytes) -> list[tuple[str, str]]:
 
 
 class Trace:
-    """One exchange's two spans before they are made: their ids, and what they say that the exchange does not keep.
+    """The two spans of an exchange before they are recorded: their ids, and facts that the exchange does not hold.
 
-    ``parent_id`` is empty where the trace begins here. ``opened_at`` is when the request was made for the upstream, in
-    seconds of the monotonic clock, and ``target`` what it asks for there; 0.0 and empty before that.
+    ``parent_id`` is empty if the trace begins here. ``opened_at`` is when the upstream request was created, in seconds
+    of the monotonic clock, and ``target`` is its target; before that they are 0.0 and empty.
     """
 
     __slots__ = (
@@ -103,7 +103,10 @@ class Trace:
         return bool(self.flags & SAMPLED)
 
     def carry(self, headers: Headers) -> Headers:
-        """``headers`` with the client span as the upstream's parent. A tracestate goes with the caller's trace only."""
+        """Returns ``headers`` with the client span as parent.
+
+        A tracestate is sent only if the caller's trace continues.
+        """
         gone = (b"traceparent",) if self.parent_id else (b"traceparent", b"tracestate")
         out = [pair for pair in headers if pair[0] not in gone]
         out.append((b"traceparent", f"00-{self.trace_id}-{self.client_id}-{self.flags:02x}".encode()))

@@ -1,13 +1,13 @@
-"""WebSocket (RFC 6455) as a proxy sees it: the handshake's rules, where frames begin and end, and control frames.
+"""WebSocket (RFC 6455) for a proxy: the rules of the handshake, the boundaries of frames, and control frames.
 
 Theory of operation of `FrameWalker`. It follows the bytes of one direction, in reads of any size, through two states::
 
     HEADER ──the header is whole──▶ PAYLOAD ──its last byte──▶ HEADER
 
-Of a header that a read has cut it holds at most 13 bytes; of a payload it holds nothing, and masks are not undone. It
-counts messages at the end of their last frame and notices a Close frame. Bytes that are no frames (a reserved opcode,
-a mask where there is to be none) make it give up: ``lost`` is set, and it says nothing any more. What passes is not
-its affair.
+It holds at most 13 bytes of an incomplete header and nothing of a payload, and does not undo masks. It counts messages
+at the end of their last frame and notices a Close frame. If the bytes are not valid frames (a reserved opcode, a mask
+where none is allowed), it gives up: ``lost`` is set, and it reports nothing more. It does not decide whether bytes are
+forwarded.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _MOST_CONTROL: Final = 125  # bytes of a control frame's payload (RFC 6455 secti
 
 
 def accept_of(key: bytes) -> bytes:
-    """The Sec-WebSocket-Accept that answers a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
+    """Returns the Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
 def control_frame(opcode: int, payload: bytes = b"", mask: bytes = b"") -> bytes:
-    """A control frame. ``mask`` is the four bytes that a client has to mask with; empty for a server's frame.
+    """Returns a control frame. ``mask`` is the four-byte mask of a client's frame; empty for a server's frame.
 
-    Raises ValueError when the payload is over 125 bytes.
+    Raises ValueError if the payload is over 125 bytes.
     """
     size = len(payload)
     if size > _MOST_CONTROL:
@@ -49,14 +49,15 @@ def control_frame(opcode: int, payload: bytes = b"", mask: bytes = b"") -> bytes
 
 
 def close_payload(code: int) -> bytes:
-    """The payload of a Close frame with this code and no reason."""
+    """Returns the payload of a Close frame with this code and no reason."""
     return code.to_bytes(2, "big")
 
 
 class FrameWalker:
-    """Follows the frames of one direction. ``masked`` says that they come from a client (RFC 6455 section 5.1).
+    """Follows the frames of one direction. ``masked`` means that they come from a client (RFC 6455 section 5.1).
 
-    ``messages`` have passed in whole, ``closed`` says that a Close frame has, and ``lost`` that these are no frames.
+    ``messages`` counts the complete messages, ``closed`` is set by a Close frame, and ``lost`` by bytes that are not
+    frames.
     """
 
     __slots__ = ("_ends_message", "_fragmented", "_head", "_left", "_masked", "_opcode", "closed", "lost", "messages")
@@ -66,23 +67,23 @@ class FrameWalker:
         self.closed = False
         self.lost = False
         self._masked = masked
-        self._head = b""  # of a header that a read has cut
-        self._left = 0  # bytes of the payload that are still to come
+        self._head = b""  # the beginning of an incomplete header
+        self._left = 0  # remaining bytes of the payload
         self._opcode = 0
         self._ends_message = False
-        self._fragmented = False  # a message has begun and its last frame has not come
+        self._fragmented = False  # a message is incomplete
 
     @property
     def between_frames(self) -> bool:
-        """Whether another frame may stand here."""
+        """Whether another frame may be inserted here."""
         return not self._left and not self._head and not self.lost
 
     def feed(self, data: bytes) -> None:
-        """Follow the bytes of one read."""
+        """Follows the bytes of one read."""
         self._walk(data, False)
 
     def feed_frame(self, data: bytes) -> int:
-        """Follow bytes as far as the end of the frame that they begin or go on with; returns how many those are."""
+        """Follows bytes up to the end of the frame they belong to; returns how many bytes that is."""
         return self._walk(data, True)
 
     def _walk(self, data: bytes, one: bool) -> int:
@@ -104,7 +105,7 @@ class FrameWalker:
         return size
 
     def _enter(self, piece: bytes) -> int:
-        """Read a header that begins in ``piece``, or goes on there; returns how many of these bytes it takes."""
+        """Parses a header that begins or continues in ``piece``; returns how many of these bytes it takes."""
         before = len(self._head)
         head = self._head + piece if before else piece
         need = 2
@@ -136,7 +137,7 @@ class FrameWalker:
         self._left = 0 if self.lost else length
 
     def _leave(self) -> None:
-        """The frame is over."""
+        """Ends the frame."""
         if self._ends_message:
             self.messages += 1
         elif self._opcode == CLOSE:

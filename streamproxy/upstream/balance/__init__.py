@@ -1,1 +1,1 @@
-"""How an endpoint is picked among those that are available."""
+"""Balancing policies: how one of the available endpoints is picked."""

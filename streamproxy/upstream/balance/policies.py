@@ -1,10 +1,10 @@
-"""How an endpoint is picked among those that are available.
+"""Balancing policies: how one of the available endpoints is picked.
 
-A balancer is anything with ``pick(candidates, key)``. The candidates are never empty, and all of them may be given the
-request; which endpoints are available is decided elsewhere (probes, ejection, retries). A balancer reads four
-attributes of a candidate: its ``url``, its ``share`` (the weight, less during a slow start), its live ``streams``, and
-the ``load`` that its engine gave last.
-``key`` is what ``hash`` hashes; the others ignore it.
+A balancer is any object with ``pick(candidates, key)``. There is always at least one candidate, and each of them may
+receive the request: probes, ejection and retries decide elsewhere which endpoints are available. A balancer reads four
+attributes of a candidate: its ``url``, its ``share`` (the weight, reduced during a slow start), the number of its live
+``streams``, and the last ``load`` that its engine reported. ``key`` is the value that ``hash`` hashes; the other
+policies ignore it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streamproxy.upstream.load import LoadReading
 
 
 class Candidate(Protocol):
-    """What a balancer reads of an endpoint."""
+    """The attributes of an endpoint that a balancer reads."""
 
     @property
     def url(self) -> str: ...
@@ -36,18 +36,17 @@ C = TypeVar("C", bound=Candidate)
 
 
 class Balancer(Protocol):
-    """Picks one of the candidates, of which there is at least one."""
+    """Picks one of the candidates."""
 
     def pick(self, candidates: Sequence[C], key: bytes | None) -> C: ...
 
 
 class RoundRobin:
-    """Smooth weighted round robin: every candidate in turn, by its share, and never several times in a row if another
-    is due.
+    """Smooth weighted round robin: picks are proportional to the shares and spread evenly.
 
-    Each candidate has a credit. A pick adds to every credit the share, takes the candidate with the largest, and
-    takes the sum of the shares from it: the credits always add up to 0, and none lags behind by more than a round.
-    Those of candidates that have not been seen for long are dropped.
+    Each candidate has a credit. A pick adds its share to every credit, picks the candidate with the largest credit, and
+    subtracts the sum of all shares from it. The credits always add up to 0, and no candidate lags by more than one
+    round. Credits of candidates that have been absent for long are dropped.
     """
 
     def __init__(self) -> None:
@@ -63,7 +62,7 @@ class RoundRobin:
             credit = credits.get(candidate, 0.0) + candidate.share
             credits[candidate] = credit
             total += candidate.share
-            # Sums of fractions are inexact: what is equal on paper must not depend on the last bit.
+            # Sums of fractions are inexact, and a tie must not be decided by the last bit.
             if credit > most + 1e-9:
                 best, most = candidate, credit
         credits[best] -= total
@@ -71,7 +70,7 @@ class RoundRobin:
 
 
 class LeastStreams:
-    """The fewest live streams for its share; those that are equal take turns by their shares."""
+    """Picks the fewest live streams relative to the share. Ties take turns by their shares."""
 
     def __init__(self) -> None:
         self._turns = RoundRobin()
@@ -88,17 +87,17 @@ class LeastStreams:
         return tied[0] if len(tied) == 1 else self._turns.pick(tied)
 
 
-WAITING: Final = 4.0  # requests that run weigh as much as one that waits
-FULL: Final = 0.95  # of its cache in use, from where on an endpoint is picked last
+WAITING: Final = 4.0  # running requests weigh as much as one waiting request
+FULL: Final = 0.95  # the share of its cache in use from which an endpoint is picked last
 
 
 class LeastLoad:
-    """The least load for its share, by what the engines say of themselves.
+    """Picks the least load relative to the share, as reported by the engines.
 
-    The score is 4 for each request that waits in the engine, 1 for each that runs, and 1 for each stream that has
-    been added here since the engine was asked. A stream that has ended since then makes up for one that has begun. An
-    endpoint whose cache is nearly full comes after all others. Where the reading is older than ``stale`` seconds, or
-    there is none, the score is the endpoint's live streams. Those that are equal take turns by their shares.
+    The score is 4 for each request that waits in the engine, plus 1 for each request that runs, plus 1 for each stream
+    that was added here since the last reading, minus 1 for each that ended since. Endpoints whose cache is nearly full
+    rank after all others. If there is no reading, or it is older than ``stale`` seconds, the score is the number of the
+    endpoint's live streams. Ties take turns by their shares.
     """
 
     def __init__(self, stale: float, clock: Callable[[], float] = monotonic) -> None:
@@ -129,10 +128,10 @@ def _load(candidate: Candidate, oldest: float) -> tuple[bool, float]:
 
 
 class RandomTwo:
-    """Draw two by their shares; the one with fewer live streams for its share is picked.
+    """Draws two candidates by their shares, and picks the one with fewer live streams relative to its share.
 
-    Nearly as even as `LeastStreams`, and many proxies that do so at once don't all run to the same endpoint.
-    ``uniform`` gives random numbers in [0, 1).
+    The distribution is nearly as even as that of `LeastStreams`, and many proxies that balance this way do not all pick
+    the same endpoint at once. ``uniform`` returns random numbers in [0, 1).
     """
 
     def __init__(self, uniform: Callable[[], float] = random.random) -> None:
@@ -155,12 +154,12 @@ class RandomTwo:
 
 
 class Hash:
-    """The same endpoint for the same key: weighted rendezvous hashing.
+    """Picks the same endpoint for the same key: weighted rendezvous hashing.
 
-    Every candidate gets a score from the key and its URL, and the highest wins. So an endpoint that leaves moves its
-    own keys and no others, one that joins takes only the keys that it will have, and all processes agree without
-    speaking to each other. The score -share / ln(h), with h uniform in (0, 1), gives each its share of the keys
-    (Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005). Without a key, the fewest streams decide.
+    Each candidate gets a score from the key and its URL, and the highest score wins. An endpoint that leaves moves only
+    its own keys, an endpoint that joins takes only the keys it will own, and all processes agree without communication.
+    The score -share / ln(h), with h uniform in (0, 1), makes the number of keys proportional to the share
+    (Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005). Without a key, `LeastStreams` picks.
     """
 
     def __init__(self) -> None:
@@ -173,12 +172,12 @@ class Hash:
 
 
 class PrefixHash:
-    """The same endpoint for the same key, as `Hash`, but none is given much more than its share of the streams.
+    """Picks the same endpoint for the same key, like `Hash`, but limits the load of each endpoint.
 
-    The candidates are gone through in the order of their scores for the key, and the first is picked that has room: no
-    more than ``load_factor`` times its share of all live streams, this one among them, rounded up (Mirrokni, Thorup and
-    Zadimoghaddam, "Consistent hashing with bounded loads", 2018). As the factor is at least 1, there always is one.
-    Without a key, the fewest streams decide.
+    The candidates are tried in the order of their scores for the key. The first with room is picked: with this stream
+    it has no more than ``load_factor`` times its share of all live streams, rounded up (Mirrokni, Thorup and
+    Zadimoghaddam, "Consistent hashing with bounded loads", 2018). Since the factor is at least 1, one always has room.
+    Without a key, `LeastStreams` picks.
     """
 
     def __init__(self, load_factor: float) -> None:
@@ -201,13 +200,13 @@ class PrefixHash:
 
 
 def _has_room(candidate: Candidate, allowed: float) -> bool:
-    # Sums of fractions are inexact: what is whole on paper must not be rounded up.
+    # Sums of fractions are inexact, and an exact integer must not be rounded up.
     return candidate.streams + 1 <= math.ceil(allowed * candidate.share - 1e-9)
 
 
 def _score(key: bytes, candidate: Candidate) -> float:
     digest = hashlib.blake2b(key + b"\0" + candidate.url.encode(), digest_size=8).digest()
-    # 53 bits, a half added so that neither 0 nor 1 can come out.
+    # 53 bits plus a half, so that the result is neither 0 nor 1.
     uniform = ((int.from_bytes(digest) >> 11) + 0.5) / (1 << 53)
     return -candidate.share / math.log(uniform)
 

@@ -1,1 +1,1 @@
-"""HTTP/2 without I/O: frames, heads and the state of a connection, for both sides."""
+"""HTTP/2 without I/O: frames, heads and the state of a connection, for clients and servers."""

@@ -1,22 +1,21 @@
-"""What stands before an HTTP/2 session: whole frames, counted.
+"""Splits the bytes of an HTTP/2 connection into frames, and limits frames that cost more to handle than to send.
 
-Theory of operation. Bytes come as the network cuts them. `FrameGate` walks from frame to frame by their headers and
-lets only whole frames through; what is left of the last one waits. A DATA frame that is cut is not waited for: what
-has come of it goes on as a shorter DATA frame, and the rest as another, which means the same (RFC 9113 section 6.1
-gives DATA frames no meaning beyond their bytes, and END_STREAM stays with the last). So the session is never in the
-middle of a frame when a stream is reset, where it would lose count of the window, and a slow upload is not held back
-for the end of a long frame.
+Theory of operation. Reads end anywhere in a frame. `FrameGate` walks from frame to frame by their headers and passes
+only whole frames; the beginning of the last one waits. DATA frames are the exception: the available part is passed as a
+shorter DATA frame, and the rest as another. This is equivalent, since RFC 9113 section 6.1 gives DATA frames no meaning
+beyond their bytes, and END_STREAM stays with the last part. So the session is never in the middle of a frame when a
+stream is reset, which would make it lose count of the window, and a slow upload does not wait for the end of a long
+frame.
 
-Frames that carry nothing cost more to take than to send. So they are counted here, before anything is spent on them:
+Frames without content cost more to handle than to send, so they are counted here, before anything else handles them:
 
-- Frames that move no request (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown ones, empty DATA and CONTINUATION) draw
-  on a credit, which time and real traffic in either direction fill again.
-- RST_STREAM draws on another (CVE-2023-44487), and so does, by `FrameGate.broken_stream`, a reset of ours that the
-  client has brought about (CVE-2025-8671). Trusted proxies carry the cancellations of many clients: for them there is
-  no such limit.
-- The header block of one request has a size and a number of CONTINUATION frames.
+- Frames that move no request (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, unknown ones, empty DATA and CONTINUATION) use
+  up a credit, which time and traffic in either direction refill.
+- RST_STREAM uses another credit (CVE-2023-44487). So does, through `FrameGate.broken_stream`, a reset by us that the
+  client provoked (CVE-2025-8671). Trusted proxies forward the cancellations of many clients and have no such limit.
+- The header block of a request is limited in size and in its number of CONTINUATION frames.
 
-Time is an argument: any clock in seconds that does not go back.
+Time is an argument in seconds, from any monotonic clock.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ _END_HEADERS: Final = 0x4
 _PADDED: Final = 0x8
 
 _IDLE_BURST: Final = 1000  # frames that move no request
-_IDLE_RATE: Final = 100.0  # of them, a second
+_IDLE_RATE: Final = 100.0  # of them per second
 NOTHING: Final = -1.0
 
 RESET_BURST: Final = 1000
-RESET_RATE: Final = 33.0  # a second
+RESET_RATE: Final = 33.0  # per second
 
 
 class Credit:
-    """A token bucket: ``burst`` at once, ``rate`` a second."""
+    """A token bucket of size ``burst`` that refills at ``rate`` per second."""
 
     __slots__ = ("_burst", "_rate", "_since", "left")
 
@@ -56,25 +55,25 @@ class Credit:
         self.left = burst
 
     def refill(self, now: float) -> bool:
-        """Add what time has brought, now that nothing is left; returns whether there is some again."""
+        """Refills an empty bucket according to the time passed; returns whether it has credit again."""
         self.left = min(self._burst, int(self.left + (now - self._since) * self._rate))
         self._since = now
         return self.left > 0
 
     def earn(self, amount: int) -> None:
-        """Add what traffic has brought."""
+        """Adds credit for traffic."""
         self.left = min(self._burst, self.left + amount)
 
 
 class FrameGate:
-    """Lets whole frames through, and no flood.
+    """Passes whole frames, and detects floods.
 
-    ``max_block`` is how many bytes the header block of one request may have, ``max_continuations`` in how many frames
-    behind the first. With ``trusted`` resets are not counted. ``preface`` says whether the peer is a client,
-    whose first bytes are no frame.
+    ``max_block`` is the maximum size of a request's header block in bytes, ``max_continuations`` its maximum number of
+    CONTINUATION frames. With ``trusted``, resets are not counted. ``preface`` means that the peer is a client, whose
+    first bytes are not a frame.
 
-    ``since`` is when that began to come which is not whole: the preface, a frame, or a header block. It is NOTHING when
-    all is whole.
+    ``since`` is when the first incomplete item (the preface, a frame, or a header block) began to arrive. It is NOTHING
+    if there is none.
     """
 
     __slots__ = (
@@ -103,19 +102,19 @@ class FrameGate:
         self._trusted = trusted
         self._idle = Credit(_IDLE_BURST, _IDLE_RATE, now)
         self._resets = Credit(RESET_BURST, RESET_RATE, now)
-        self._tail = bytearray()  # of a frame that is not whole
-        self._need = len(PREFACE) if preface else 9  # bytes that the tail must have to be looked at
-        self._open = not preface  # the preface has passed
-        self._data_left = 0  # bytes of a DATA frame that has begun to pass
+        self._tail = bytearray()  # the beginning of an incomplete frame
+        self._need = len(PREFACE) if preface else 9  # bytes that the tail needs before it is examined
+        self._open = not preface  # the preface is complete
+        self._data_left = 0  # remaining bytes of a partly passed DATA frame
         self._data_flags = 0
         self._data_stream = b""
-        self._in_block = False  # a header block has begun and not ended
+        self._in_block = False  # a header block is incomplete
         self.since = now
         self._block = 0
         self._continuations = 0
 
     def feed(self, data: bytes, now: float) -> bytes:
-        """The frames that are whole now. Raises SessionFailed on a flood."""
+        """Returns the frames that are now complete. Raises SessionFailed on a flood."""
         tail = self._tail
         if tail or not self._open:
             tail += data
@@ -126,7 +125,7 @@ class FrameGate:
         if not self._in_block:
             self.since = NOTHING
         at = len(PREFACE) if not self._open else 0
-        self._open = True  # the session looks at what it says
+        self._open = True  # the session checks its content
         first = b""
         if self._data_left:
             first = self._go_on(data)
@@ -145,14 +144,14 @@ class FrameGate:
         return first + self._cut(data, start, at, now)
 
     def _go_on(self, data: bytes) -> bytes:
-        """The next part of a DATA frame that was cut."""
+        """Passes the next part of a split DATA frame."""
         size = min(len(data), self._data_left)
         self._data_left -= size
         flags = self._data_flags if not self._data_left else 0
         return size.to_bytes(3, "big") + bytes((_DATA, flags)) + self._data_stream + data[:size]
 
     def _cut(self, data: bytes, start: int, at: int, now: float) -> bytes:
-        """Keep the frame that begins at ``at`` and is not whole, or let through what there is of its data."""
+        """Keeps the incomplete frame at ``at``, or passes the available part of its data."""
         have = len(data) - at - 9
         if have > 0 and data[at + 3] == _DATA and not data[at + 4] & _PADDED:
             size = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
@@ -171,19 +170,19 @@ class FrameGate:
         return data[start:at]
 
     def earn(self, size: int) -> None:
-        """So many bytes were sent in one write: the client may answer with its windows."""
+        """Credits a write of ``size`` bytes, which the client may answer with window updates."""
         self._idle.earn(4 + (size >> 11))
 
     def opened_stream(self) -> None:
-        """A stream of ours was opened: the peer may reset it."""
+        """Credits a stream that we opened, which the peer may reset."""
         self._resets.earn(1)
 
     def broken_stream(self, now: float) -> None:
-        """The client made us reset a stream. Raises SessionFailed when it did so too often."""
+        """Counts a reset by us that the client provoked. Raises SessionFailed if there are too many."""
         self._draw_reset(now)
 
     def _count(self, data: bytes, at: int, size: int, now: float) -> None:
-        """Count the frame that begins at ``at``."""
+        """Counts the frame that begins at ``at``."""
         kind, flags = data[at + 3], data[at + 4]
         if kind == _DATA:
             if size:
@@ -204,7 +203,7 @@ class FrameGate:
             self._draw_reset(now)
         else:
             if kind == _PRIORITY and data[at + 5 : at + 9] == bytes(4):
-                raise SessionFailed(PROTOCOL_ERROR, "PRIORITY on stream 0")  # where there are none they are not read
+                raise SessionFailed(PROTOCOL_ERROR, "PRIORITY on stream 0")  # the session ignores PRIORITY frames
             self._draw(now)
 
     def _end_of_block(self, flags: int, now: float) -> None:

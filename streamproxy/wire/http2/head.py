@@ -1,8 +1,8 @@
-"""The heads of HTTP/2 messages: pseudo-header fields to and from what the rest of the proxy knows.
+"""The heads of HTTP/2 messages: conversion between pseudo-header fields and the proxy's own representation.
 
-The session has checked what RFC 9113 section 8 says of a single message (which pseudo-headers there are, once each and
-first; lower-case names; no connection-specific fields). What two readers could still read in two ways is refused here,
-by the same rules as over HTTP/1.1.
+The session has already checked the rules of RFC 9113 section 8 for a single message: which pseudo-headers are present,
+once each and first; lower-case names; no connection-specific fields. This module refuses heads that two parsers could
+interpret differently, by the same rules as for HTTP/1.1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from streamproxy.errors import BadRequest, BadResponse, HeadTooLarge, MethodRefu
 from streamproxy.wire.headers import TOKEN, Headers, breaks_lines
 from streamproxy.wire.http1 import AmbiguousHead, is_host, origin_form
 
-_FIELD_OVERHEAD: Final = 32  # bytes a field counts beyond its own (RFC 9113 section 6.5.2)
+_FIELD_OVERHEAD: Final = 32  # bytes added to a field's size (RFC 9113 section 6.5.2)
 _CONNECTION_FIELDS: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
@@ -26,30 +26,30 @@ _STATUSES: Final = {code: (b":status", b"%d" % code) for code in range(100, 1000
 _TARGET: Final = re.compile(rb"[\x21-\x7e\x80-\xff]+")
 _MOST_TARGETS: Final = 256
 _LONGEST_TARGET: Final = 512
-# Target, decoded path, raw path and query of those that were found good: clients ask for the same few again and again.
+# A cache of valid targets, with decoded path, raw path and query, since clients repeat a few.
 _targets: Final[dict[bytes, tuple[bytes, str, bytes, bytes]]] = {}
 
 _MOST_NAMES: Final = 1024
-_plain_names: Final[dict[bytes, bytes]] = {}  # names that were found good, in lower case
+_plain_names: Final[dict[bytes, bytes]] = {}  # valid names, in lower case
 
 
 class Http2Head:
-    """The head of a request: as `streamproxy.wire.request.RequestHead`, in so far as HTTP/2 has it.
+    """The head of a request, with the attributes of `streamproxy.wire.request.RequestHead` that apply to HTTP/2.
 
-    ``length`` is what Content-Length says, or None; ``expects_continue`` whether the client waits before it sends the
-    body.
+    ``length`` is the value of Content-Length or None; ``expects_continue`` is whether the client waits before it sends
+    the body.
     """
 
     __slots__ = ("expects_continue", "headers", "length", "method", "path", "query", "raw_path", "target")
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]], max_size: int, max_fields: int) -> None:
-        """From the fields of a HEADERS frame. Raises BadRequest, HeadTooLarge or MethodRefused."""
+        """Parses the fields of a HEADERS frame. Raises BadRequest, HeadTooLarge or MethodRefused."""
         self.headers: Headers = []
         self.length: int | None = None
         self.expects_continue = False
         method, path = b"", b""
         authority: bytes | None = None
-        for name, value in fields:  # the session has seen to it that these come first
+        for name, value in fields:  # the session guarantees that pseudo-headers come first
             if name[:1] != b":":
                 break
             if name == b":method":
@@ -108,7 +108,7 @@ class Http2Head:
 
 
 def _read_target(method: bytes, path: bytes) -> tuple[bytes, str, bytes, bytes]:
-    """Check a ``:path``, and remember it if it is good for every method. Raises BadRequest."""
+    """Parses a ``:path``, and caches it if it is valid for every method. Raises BadRequest."""
     if _TARGET.fullmatch(path) is None:
         raise BadRequest("The request is refused: a control character or a space in the target")
     try:
@@ -127,10 +127,10 @@ def _read_target(method: bytes, path: bytes) -> tuple[bytes, str, bytes, bytes]:
 
 
 def response_fields(status: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Headers, int | None]:
-    """The fields of a HEADERS frame for an application's response, and its Content-Length.
+    """Returns the fields of a HEADERS frame for an application's response, and its Content-Length.
 
-    The fields of an HTTP/1.1 connection are left out, and so is the Content-Length of a 204 (RFC 9110 section 8.6).
-    Raises ValueError when the status is not that of a final response, and when a field is not valid.
+    Fields of an HTTP/1.1 connection are dropped, and so is the Content-Length of a 204 (RFC 9110 section 8.6). Raises
+    ValueError if the status is not that of a final response, or if a field is invalid.
     """
     if not 200 <= status <= 999:
         raise ValueError(f"{status} is not the status of a final response")
@@ -155,16 +155,16 @@ def response_fields(status: int, headers: Iterable[tuple[bytes, bytes]]) -> tupl
 
 
 def informational_fields(status: int, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The fields of a HEADERS frame for a 1xx response. Raises ValueError for what is none, and for a bad field."""
+    """Returns the fields of a HEADERS frame for a 1xx response. Raises ValueError for another status or a bad field."""
     if not 100 <= status <= 199 or status == 101:
         raise ValueError(f"{status} is not the status of an informational response")
     return [_STATUSES[status], *trailer_fields(headers)]
 
 
 def trailer_fields(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Fields without pseudo-headers, for a HEADERS frame: those of framing and connection are left out.
+    """Returns the fields of a HEADERS frame for trailers, without fields of framing and connection.
 
-    Raises ValueError for one that is not valid.
+    Raises ValueError for an invalid field.
     """
     fields = [(lower, value) for name, value in headers if (lower := _plain_names.get(name) or _checked(name))]
     _check_values([value for _, value in fields])
@@ -172,10 +172,10 @@ def trailer_fields(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 def request_fields(method: str, scheme: bytes, target: bytes, headers: Headers) -> Headers:
-    """The fields of a HEADERS frame for a request; Host becomes ``:authority``.
+    """Returns the fields of a HEADERS frame for a request; Host becomes ``:authority``.
 
-    The fields of an HTTP/1.1 connection are left out, and of TE all but ``trailers`` (RFC 9113 section 8.2.2). Raises
-    ValueError for a field that is not valid.
+    Fields of an HTTP/1.1 connection are dropped, and of TE all but ``trailers`` (RFC 9113 section 8.2.2). Raises
+    ValueError for an invalid field.
     """
     fields: Headers = [(b":method", method.encode("ascii")), (b":scheme", scheme), (b":path", target)]
     values: list[bytes] = [target]
@@ -198,9 +198,9 @@ def request_fields(method: str, scheme: bytes, target: bytes, headers: Headers) 
 
 
 def read_response(fields: Sequence[tuple[bytes, bytes]], max_fields: int) -> tuple[int, Headers]:
-    """Status and fields of a response's HEADERS frame. Raises BadResponse.
+    """Returns the status and fields of a response's HEADERS frame. Raises BadResponse.
 
-    The session has seen to it that ``:status`` is the one pseudo-header, that it comes first, and is three digits.
+    The session guarantees that ``:status`` is the only pseudo-header, comes first and has three digits.
     """
     status = int(fields[0][1])
     headers = list(fields[1:])
@@ -217,7 +217,7 @@ def _check_values(values: list[bytes]) -> None:
 
 
 def _checked(name: bytes) -> bytes | None:
-    """A name in lower case, None for one that needs a look. Raises ValueError when it isn't a name."""
+    """Returns a name in lower case, or None for a name to be left out. Raises ValueError for an invalid name."""
     lower = name.lower()
     if lower in _SPECIAL:
         return None

@@ -1,15 +1,15 @@
-"""The state of one HTTP/2 connection (RFC 9113), for a server or a client: the only module that calls ngh2.
+"""The state of one HTTP/2 connection (RFC 9113) for a server or a client. This is the only module that calls ngh2.
 
-Bytes that came go in by `Session.feed`, bytes to send come out of `Session.output`, and both may leave events. What is
-sent is queued a stream, and `output` takes from the queues what the peer's windows and the caller's limit allow: all
-streams in turn, a frame each, so that a short event does not wait for a long download. The client's wishes for
-another order are ignored (RFC 9218 lets a server do that; RFC 7540's priorities are switched off).
+Received bytes go in through `Session.feed`, bytes to send come out of `Session.output`, and both may produce events.
+Bodies are queued per stream. `output` takes from the queues what the peer's windows and the caller's limit allow, one
+frame from each stream in turn, so that a short event does not wait for a long download. The client's priorities are
+ignored (RFC 9218 permits this; RFC 7540's priorities are disabled).
 
-The receive window is given back by `consumed` only, once the bytes have gone on: that is the backpressure of uploads.
+Only `consumed` opens the receive window, after the bytes were forwarded. This is the backpressure of uploads.
 
-Two rules of the library's shape the callers. `output` must have returned everything that is queued before `reset` is
-called for a stream that is to end behind what was queued: a reset that is submitted drops the stream's queue. And when
-the connection has ended nothing may be called any more: ``closed`` says so, and the methods here do nothing then.
+Two properties of the library shape the callers. First, if a stream is to end after its queued data, `output` must have
+returned all of it before `reset` is called, because a reset drops the stream's queue. Second, nothing may be called
+once the connection has ended: ``closed`` says so, and the methods here then do nothing.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ REFUSED_STREAM: Final = 0x7
 CANCEL: Final = 0x8
 ENHANCE_YOUR_CALM: Final = 0xB
 
-MAX_FRAME: Final = 16_384  # bytes of a frame's payload; what we announce, by saying nothing of it
-STREAM_WINDOW: Final = 65_535  # bytes of a stream that may come before they are consumed
-CONNECTION_WINDOW: Final = 1 << 24  # enough for every stream's own, so that no stream takes it from another
+MAX_FRAME: Final = 16_384  # bytes of a frame's payload; the default, so it is not announced
+STREAM_WINDOW: Final = 65_535  # bytes of a stream that may arrive before they are consumed
+CONNECTION_WINDOW: Final = 1 << 24  # large enough that streams do not compete for it
 _LARGEST_WINDOW: Final = (1 << 31) - 1  # the same where the peer says how many streams there are
 _SETTINGS_MAX_STREAMS: Final = 0x3
 _INCREMENTAL: Final = ngh2.Priority(urgency=3, incremental=True)
@@ -71,9 +71,9 @@ _NEVER: Final = ((1 << 63) - 1, 1 << 32)
 
 
 class SessionFailed(Exception):
-    """The peer broke a rule so that the connection can't go on, and no frame of the library's says so.
+    """The peer broke a rule in a way that ends the connection, and the library does not send a frame about it.
 
-    ``code`` is the error for a GOAWAY frame.
+    ``code`` is the error code for a GOAWAY frame.
     """
 
     def __init__(self, code: int, reason: str) -> None:
@@ -82,30 +82,30 @@ class SessionFailed(Exception):
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame as bytes (RFC 9113 section 4.1)."""
+    """Returns one frame as bytes (RFC 9113 section 4.1)."""
     size = len(payload)
     return bytes((size >> 16 & 0xFF, size >> 8 & 0xFF, size & 0xFF, kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
 def goaway(last_stream: int, code: int) -> bytes:
-    """A GOAWAY frame, for a connection whose session has failed."""
+    """Returns a GOAWAY frame for a connection whose session has failed."""
     return frame(0x7, 0, 0, last_stream.to_bytes(4, "big") + code.to_bytes(4, "big"))
 
 
 class Session:
-    """One side of a connection. ``closed``: it has ended, and its last bytes were returned by `output`."""
+    """One side of a connection. ``closed`` means that it has ended and `output` has returned its last bytes."""
 
     __slots__ = ("_connection", "_first", "closed")
 
     def __init__(self, connection: Any, first: bytes = b"") -> None:
         self._connection = connection
-        self._first = first  # what goes out before everything else
+        self._first = first  # sent before everything else
         self.closed = False
 
     # Both directions.
 
     def feed(self, data: bytes) -> list[Any]:
-        """Take what came; returns the events. Raises SessionFailed when the connection can't go on."""
+        """Takes received bytes; returns the events. Raises SessionFailed if the connection cannot continue."""
         if self.closed:
             return []
         connection = self._connection
@@ -117,9 +117,9 @@ class Session:
         return self.events()
 
     def output(self, most: int) -> bytes:
-        """The next bytes to send, at most so many; fewer mean that nothing more can be sent now.
+        """Returns the next bytes to send, at most ``most``. Fewer mean that nothing more can be sent now.
 
-        `events` has to be asked behind each call.
+        `events` must be called after each call.
         """
         if self.closed:
             return b""
@@ -129,14 +129,14 @@ class Session:
         return data
 
     def events(self) -> list[Any]:
-        """What has happened since the last call of this or of `feed`."""
+        """Returns the events since the last call of this method or of `feed`."""
         events: list[Any] = self._connection.events()
         if events and type(events[-1]) is ConnectionClosed:
             self.closed = True
         return events
 
     def send(self, stream: int, data: bytes, end: bool) -> bool:
-        """Queue some of a body, the last of it if ``end``. Returns False when the stream takes no more."""
+        """Queues a part of a body; ``end`` marks the last. Returns False if the stream accepts no more data."""
         if self.closed:
             return False
         try:
@@ -146,12 +146,12 @@ class Session:
         return True
 
     def queued(self, stream: int) -> int:
-        """How many bytes of a stream's body wait to be sent."""
+        """Returns the number of queued bytes of a stream's body."""
         size: int = self._connection.queued_body_size(stream)
         return size
 
     def can_send(self, stream: int) -> bool:
-        """Whether the peer's windows let a stream send now. False for a stream that is gone."""
+        """Whether the peer's windows allow a stream to send. False for a stream that has ended."""
         if self.closed:
             return False
         try:
@@ -161,7 +161,7 @@ class Session:
             return False
 
     def trailers(self, stream: int, fields: Headers) -> bool:
-        """End a stream's body with these fields, behind what is queued."""
+        """Ends a stream's body with these trailer fields, after the queued data."""
         if self.closed:
             return False
         try:
@@ -171,34 +171,34 @@ class Session:
         return True
 
     def reset(self, stream: int, code: int) -> None:
-        """End a stream at once (RST_STREAM); what is queued of it is dropped."""
+        """Ends a stream at once (RST_STREAM) and drops its queue."""
         if not self.closed:
             self._connection.reset_stream(stream, code)
 
     def consumed(self, stream: int, size: int) -> None:
-        """Give back so much of the windows; of a stream that is gone, of the connection's alone."""
+        """Opens the windows by ``size`` bytes; for an ended stream, only the connection's window."""
         if size and not self.closed:
             self._connection.acknowledge_received_data(size, stream)
 
     def ping(self, data: bytes) -> None:
-        """Ask for a sign of life with these eight bytes."""
+        """Sends a PING with these eight bytes."""
         if not self.closed:
             self._connection.ping(data)
 
     # The ends of a connection.
 
     def announce_end(self) -> None:
-        """Ask the client to open no more streams; those on their way are still taken (RFC 9113 section 6.8)."""
+        """Asks the client to open no more streams; streams already on their way are accepted (RFC 9113 section 6.8)."""
         if not self.closed:
             self._connection.send_shutdown_notice()
 
     def refuse_streams(self) -> None:
-        """Take no stream any more but those that there are."""
+        """Refuses new streams; existing ones continue."""
         if not self.closed:
             self._connection.send_goaway(NO_ERROR)
 
     def terminate(self, code: int) -> None:
-        """End the connection with everything in it; `output` has the last bytes."""
+        """Ends the connection and all streams; `output` returns the last bytes."""
         if not self.closed:
             try:
                 self._connection.terminate_connection(code)
@@ -208,7 +208,7 @@ class Session:
     # A server's side.
 
     def respond(self, stream: int, fields: Headers, end: bool) -> bool:
-        """Queue the head of a response, the whole of it if ``end``. Returns False when the stream takes none."""
+        """Queues the head of a response; ``end`` if it has no body. Returns False if the stream accepts none."""
         if self.closed:
             return False
         try:
@@ -219,7 +219,7 @@ class Session:
         return True
 
     def inform(self, stream: int, fields: Headers) -> None:
-        """Queue a 1xx response."""
+        """Queues a 1xx response."""
         if not self.closed:
             with contextlib.suppress(NGH2Error):
                 self._connection.send_informational_response(stream, fields)
@@ -227,8 +227,10 @@ class Session:
     # A client's side.
 
     def request(self, fields: Headers, end: bool) -> int:
-        """Queue the head of a request, the whole of it if ``end``; returns its stream. Raises SessionFailed when the
-        peer takes none any more."""
+        """Queues the head of a request, ``end`` if it has no body; returns its stream.
+
+        Raises SessionFailed if the peer accepts no more streams.
+        """
         try:
             stream: int = self._connection.send_request(fields, end_stream=end)
         except NGH2Error as error:
@@ -236,14 +238,14 @@ class Session:
         return stream
 
     def widen(self, stream: int, window: int) -> None:
-        """Let so many bytes of a stream come before they are consumed."""
+        """Sets how many bytes of a stream may arrive before they are consumed."""
         if not self.closed:
             with contextlib.suppress(NGH2Error):
                 self._connection.set_local_window_size(window, stream_id=stream)
 
     @property
     def peer_max_streams(self) -> int:
-        """How many streams the peer takes at once."""
+        """The number of concurrent streams that the peer accepts."""
         most: int = self._connection.remote_settings[_SETTINGS_MAX_STREAMS]
         return most
 
@@ -258,16 +260,18 @@ def _configuration(head_size: int, continuations: int) -> ngh2.Configuration:
         max_continuations=continuations,
         max_inbound_header_list_size=head_size,
         max_inbound_header_count=head_size // 32,
-        stream_reset_rate_limit=_NEVER,  # counted by FrameGate, which knows whom to trust
+        stream_reset_rate_limit=_NEVER,  # FrameGate counts resets, except those of trusted peers
     )
 
 
 def server_session(max_head_size: int, head_size: int, continuations: int, max_streams: int) -> Session:
-    """A server's side. ``head_size`` is what a head may have before the connection ends, in bytes; the other two are
-    announced, and for the caller to keep.
+    """Returns a server's session.
 
-    The library would end the connection for one stream too many, where RFC 9113 section 5.1.2 has an error of that
-    stream. So the library does not know of the limit, and it is put into the SETTINGS frame here.
+    A head larger than ``head_size`` bytes ends the connection. The other two limits are announced, and the caller
+    enforces them.
+
+    The library would end the connection for one stream too many, where RFC 9113 section 5.1.2 requires only a stream
+    error. So the limit is not set in the library, but added to the SETTINGS frame here.
     """
     connection = ngh2.Connection(ngh2.Role.SERVER, _configuration(head_size, continuations))
     setting = ngh2.Setting
@@ -287,8 +291,11 @@ def server_session(max_head_size: int, head_size: int, continuations: int, max_s
 
 
 def client_session(window: int, head_size: int, continuations: int) -> Session:
-    """A client's side. ``window`` is how many bytes of a response may come before they are consumed, ``head_size`` the
-    largest head of a response that is taken."""
+    """Returns a client's session.
+
+    ``window`` is how many bytes of a response may arrive before they are consumed, ``head_size`` the maximum size of a
+    response's head in bytes.
+    """
     connection = ngh2.Connection(ngh2.Role.CLIENT, _configuration(head_size, continuations))
     setting = ngh2.Setting
     connection.initiate_connection(
