@@ -173,3 +173,51 @@ async def test_redis_may_die_and_come_back_while_200_streams_run(
         await until(resumable, "streams to have cursors again")
         for client in [*clients, late]:
             client.reset()
+
+
+async def test_a_stream_survives_the_drain_of_its_sidecar_and_is_kept_after_its_end(
+    serve: Serve, dial: Connect, redis: RedisServer, tmp_path: Path
+) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(stream_head())
+        for number in (1, 2, 3):
+            await conn.send_chunk(event(number))
+            await conn.stall()
+            conn.go.clear()
+        await conn.send_chunk(b"")
+
+    upstream = await serve(script)
+    (tmp_path / "there").mkdir()
+    config = sidecar(upstream.url, redis.url)
+    draining = {**config, "server": {**config["server"], "drain_timeout": "30s"}}
+    async with (
+        killable(draining, tmp_path / "here") as (process, url),
+        running(config, tmp_path / "there") as there,
+    ):
+        first = await dial(url)
+        await first.request("/")
+        begin = (await first.read_head()).get("x-stream-cursor")
+        assert begin is not None
+        stream = begin[:-2].decode()
+        await first.read_body_until(event(1))
+        process.signal(signal.SIGTERM)
+        second = await dial(there.url)
+        await second.request("/", headers=[("Last-Event-ID", f"{stream}/0")])
+        assert (await second.read_head()).status == 200
+        conn = await upstream.connection()
+        for number in (2, 3):
+            conn.go.set()
+            await first.read_body_until(event(number))
+            await until(lambda: not conn.go.is_set(), "the upstream to wait")
+        conn.go.set()
+        assert (await first.read_rest()).complete
+        answer = await second.read_rest()
+        assert answer.complete
+        assert answer.body == event(1) + event(2) + event(3)
+        await process.exited()
+        late = await dial(there.url)
+        again = await late.get("/", headers=[("Last-Event-ID", f"{stream}/2")])
+        assert again.body == event(3)
+        assert (await late.get("/", headers=[("Last-Event-ID", f"{stream}/3")])).status == 204
+    assert len(upstream.requests) == 1
