@@ -404,3 +404,17 @@ async def test_a_stream_without_a_client_holds_a_place_of_the_route_and_none_of_
     conn.go.set()
     assert (await second.read_rest()).complete
     await until(lambda: not places.held and not places.clients, "all places to be free")
+
+
+async def test_a_stream_is_cut_at_its_last_event_for_whoever_comes_back(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(streaming(*(event(number) for number in range(6))))
+    proxy = await stack([resumable(upstream.url) | {"limits": {"max_events": 3}}])
+    first = await (await dial(proxy.url)).get("/", headers=KEY)
+    assert (first.body, first.complete) == (event(0) + event(1) + event(2), False)
+    for events in (1, 3):
+        again = await (await dial(proxy.url)).get("/", headers=[*KEY, cursor(first.get("x-stream-cursor"), events)])
+        assert (again.body, again.complete) == (b"".join(event(number) for number in range(events, 3)), False)
+    assert (await proxy.end_of(0)).error.end == "rejected"
+    assert proxy.metric("streamproxy_throttled_total", route="r0", limit="events") == 1
