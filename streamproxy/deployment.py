@@ -433,6 +433,8 @@ def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> R
         tallies={result: tallies.of("resumed", route.name, result) for result in RESULTS},
         buffer=min(route.buffer, resume.max_bytes // 2),
         dialect=DIALECTS[route.protocol],
+        max_events=route.limits.max_events,
+        throttled=tallies.of("throttled", route.name, "events") if route.limits.max_events is not None else None,
     )
 
 

@@ -7,9 +7,10 @@ import logging
 from typing import Protocol
 
 from streamproxy.client.base import ChunkSource
-from streamproxy.errors import ExchangeError, InternalError, ResponseIncomplete, UpstreamError
+from streamproxy.errors import EventLimitReached, ExchangeError, InternalError, ResponseIncomplete, UpstreamError
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.formats.inspector import Inspector
+from streamproxy.formats.limit import feed_within
 
 logger = logging.getLogger("streamproxy.origins")
 
@@ -38,9 +39,10 @@ class Reader:
     """Hands what a source has to a recipient, in the read itself where it can.
 
     A ``judge`` follows the bytes, and decides whether a stream that its upstream has closed in good order is complete.
+    With a judge, a stream that has ``most`` events is cut before the next.
     """
 
-    __slots__ = ("_exchange", "_judge", "_limit", "_recipient", "_source", "_task")
+    __slots__ = ("_exchange", "_judge", "_limit", "_most", "_over", "_recipient", "_source", "_task")
 
     def __init__(
         self,
@@ -49,12 +51,15 @@ class Reader:
         limit: int,
         exchange: Exchange,
         judge: Inspector | None = None,
+        most: int | None = None,
     ) -> None:
         self._source = source
         self._recipient = recipient
         self._limit = limit
         self._exchange = exchange
         self._judge = judge
+        self._most = most
+        self._over = False
         self._task = asyncio.get_running_loop().create_task(self._read())
 
     async def stop(self, fault: BaseException | None) -> None:
@@ -88,8 +93,7 @@ class Reader:
         while True:
             chunk = source.ready()
             if chunk is not None:
-                self._follow(chunk)
-                recipient.append(chunk)
+                recipient.append(self._follow(chunk))
             elif source.ended:
                 return
             elif source.pipe(self._take):
@@ -97,24 +101,31 @@ class Reader:
                 source.pipe(None)
             else:
                 await source.change()
+            if self._over:
+                raise EventLimitReached()
             if not recipient.has_room(limit):
                 await recipient.room(limit)
 
-    def _follow(self, chunk: bytes) -> None:
-        """Show a chunk to the judge, whose own faults must not break the stream."""
-        if self._judge is None:
-            return
+    def _follow(self, chunk: bytes) -> bytes:
+        """Show a chunk to the judge, whose own faults must not break the stream. Returns what of it may pass."""
+        judge = self._judge
+        if judge is None:
+            return chunk
         try:
-            self._judge.feed(chunk)
+            if self._most is None:
+                judge.feed(chunk)
+                return chunk
+            chunk, self._over = feed_within(judge, self._most, chunk)
         except Exception:
             logger.exception("exchange %s: its stream is not judged any further", self._exchange.request_id)
             self._judge = None
+        return chunk
 
     def _verdict(self) -> ExchangeError | None:
         """Why a stream that its upstream has closed in good order is incomplete all the same."""
         return self._judge.finish() if self._judge is not None else None
 
     def _take(self, chunk: bytes, framed: bytes) -> bool:
-        self._follow(chunk)
-        self._recipient.append(chunk, framed)
-        return self._recipient.has_room(self._limit)
+        passed = self._follow(chunk)
+        self._recipient.append(passed, b"" if self._over else framed)
+        return not self._over and self._recipient.has_room(self._limit)

@@ -21,6 +21,7 @@ from streamproxy.dialects.base import Dialect
 from streamproxy.dialects.http import HTTP
 from streamproxy.errors import (
     ClientDisconnected,
+    EventLimitReached,
     ResponseIncomplete,
     StoppedByOperator,
     StreamGone,
@@ -53,6 +54,8 @@ class ResumePlan:
     tallies: Mapping[str, Tally]  # `streamproxy_resumed_total` of the route, by result
     buffer: int  # bytes that the client that is furthest may be behind before the upstream is held
     dialect: Dialect = HTTP
+    max_events: int | None = None  # of one stream
+    throttled: Tally | None = None  # the streams that were cut for it
 
 
 class NothingToSend(ChunkSource):
@@ -102,7 +105,7 @@ class ReplayedResponse(OriginResponse):
 class KeptResponse(OriginResponse):
     """A response that another origin has opened, read through the store."""
 
-    __slots__ = ("_exchange", "_inner", "_reader", "_stored", "_stream")
+    __slots__ = ("_exchange", "_inner", "_reader", "_stored", "_stream", "_throttled")
 
     def __init__(self, inner: OriginResponse, stream: KeptStream, body: StoredBody, exchange: Exchange) -> None:
         super().__init__(inner.status, inner.fields, body)
@@ -113,15 +116,19 @@ class KeptResponse(OriginResponse):
         self._stream = stream
         self._stored = body
         self._reader: Reader | None = None
+        self._throttled: Tally | None = None
 
-    def start(self, limit: int, judge: Inspector | None) -> None:
+    def start(self, plan: ResumePlan, judge: Inspector | None) -> None:
         """Begin to read the upstream. ``judge`` tells whether a stream that ended in good order is complete."""
-        self._reader = Reader(self._inner.body, self._stream, limit, self._exchange, judge)
+        self._throttled = plan.throttled
+        self._reader = Reader(self._inner.body, self._stream, plan.buffer, self._exchange, judge, plan.max_events)
 
     def on_client_left(self) -> Callable[[], None] | None:
         return self._stored.abandon
 
     async def aclose(self, fault: BaseException | None) -> None:
+        if self._throttled is not None and isinstance(fault, EventLimitReached):
+            self._throttled.add()
         try:
             if self._reader is not None:
                 await self._reader.stop(fault)
@@ -224,13 +231,13 @@ class ResumeOrigin(Origin):
         if len(changed) > 1:
             fields.noted.pop(b"content-length", None)
         kept = KeptResponse(response, stream, stream.read(cursor, self._plan.ids), exchange)
-        kept.start(self._plan.buffer, judge)
+        kept.start(self._plan, judge)
         return kept
 
     def _judge(self, call: Call, fields: ResponseFields, content_type: bytes) -> Inspector | None:
-        """Knows the end marker of the route's API; None where no API is spoken."""
+        """Counts events and knows the end marker of the route's API; None where neither matters."""
         dialect = self._plan.dialect.for_path(call.downstream.target.path)
-        if not dialect.reads_answers:
+        if not dialect.reads_answers and self._plan.max_events is None:
             return None
         return dialect.inspector(200, media_type(content_type), b"content-length" in fields.noted)
 

@@ -32,6 +32,7 @@ from streamproxy.exchange.tally import Tally
 from streamproxy.exchange.timer import CHUNK, FOREVER, WRITE
 from streamproxy.formats.bom import BomFilter
 from streamproxy.formats.inspector import Inspector
+from streamproxy.formats.limit import feed_within
 from streamproxy.formats.ndjson import KEEPALIVE as SPACE
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.origins.base import OriginResponse
@@ -237,22 +238,10 @@ class Relay:
 
     def _feed_within(self, inspector: Inspector, most: int, chunk: bytes) -> bytes:
         """Inspect a chunk of a stream that may have ``most`` events. Returns it, or its part before one too many."""
-        if inspector.events + chunk.count(b"\n") + chunk.count(b"\r") <= most:
-            inspector.feed(chunk)
-            return chunk
-        end = passed = 0
-        for line in chunk.splitlines(keepends=True):
-            inspector.feed(line)
-            end += len(line)
-            if inspector.events > most:
-                inspector.events = most
-                self._over = True
-                if self._plan.throttled is not None:
-                    self._plan.throttled.add()
-                return chunk[:passed]
-            if inspector.between_events:
-                passed = end
-        return chunk
+        passed, self._over = feed_within(inspector, most, chunk)
+        if self._over and self._plan.throttled is not None:
+            self._plan.throttled.add()
+        return passed
 
     def _filter_bom(self, bom: BomFilter, chunk: bytes) -> bytes:
         """The chunk without a byte order mark that has lost its place at the very start."""

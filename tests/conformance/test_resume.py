@@ -516,3 +516,17 @@ async def test_a_head_that_is_sent_early_names_the_stream(
     assert (await second.read_head()).status == 200
     assert await second.read_body_until(event(1)) == event(1)
     assert len(upstream.connections) == 1
+
+
+async def test_a_stream_is_cut_at_its_last_event_for_whoever_comes_back(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(streaming(*(event(number) for number in range(6))))
+    proxy = await stack([resumable(upstream.url) | {"limits": {"max_events": 3}}])
+    first = await (await dial(proxy.url)).get("/", headers=KEY)
+    assert (first.body, first.complete) == (event(0) + event(1) + event(2), False)
+    for events in (1, 3):
+        again = await (await dial(proxy.url)).get("/", headers=[*KEY, cursor(first.get("x-stream-cursor"), events)])
+        assert (again.body, again.complete) == (b"".join(event(number) for number in range(events, 3)), False)
+    assert (await proxy.end_of(0)).error.end == "rejected"
+    assert proxy.metric("streamproxy_throttled_total", route="r0", limit="events") == 1
