@@ -49,7 +49,7 @@ class ReconnectPlan:
 class EventLog:
     """What has to be known of the events that were passed on. ``last_id`` is None where the last one had none."""
 
-    __slots__ = ("_ids", "_skips_to", "last_id", "passed", "retry", "starts")
+    __slots__ = ("_ids", "_passes", "_skips_to", "last_id", "passed", "retry", "starts")
 
     def __init__(self) -> None:
         self.last_id: bytes | None = None
@@ -58,6 +58,7 @@ class EventLog:
         self._ids: dict[bytes, None] = {}
         self.starts = True  # the next event is the first of an answer
         self._skips_to: bytes | None = None
+        self._passes = True  # whether the last block was passed on
 
     @property
     def skips(self) -> bool:
@@ -71,6 +72,11 @@ class EventLog:
 
     def take(self, block: bytes) -> bool:
         """Take note of a block of lines. Returns whether it is to be passed on."""
+        if block != b"\n":  # the LF of a CR LF that was split goes where its CR went
+            self._passes = self._judge(block)
+        return self._passes
+
+    def _judge(self, block: bytes) -> bool:
         id, retry, is_event = _fields(block)
         if self.starts and (is_event or id is not None):
             self.starts = False
