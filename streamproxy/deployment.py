@@ -49,7 +49,7 @@ from streamproxy.proxy.relay import RelayPlan
 from streamproxy.proxy.tunnel import TunnelPlan
 from streamproxy.routing.matcher import Matcher
 from streamproxy.routing.route import Route
-from streamproxy.store.build import Sources, Stores
+from streamproxy.store.build import Limiters, Sources, Stores
 from streamproxy.store.events import ChannelTemplate
 from streamproxy.upstream import Upstream
 from streamproxy.upstream.build import build_upstream
@@ -92,6 +92,8 @@ class Deployment:
         self._tallies = ledger.tallies
         store_errors = ledger.tallies.of("store_errors", "resume")
         self.stores: Stores = previous.stores if previous is not None else Stores(store_errors.add)
+        limit_errors = ledger.tallies.of("store_errors", "limits")
+        self.limiters: Limiters = previous.limiters if previous is not None else Limiters(limit_errors.add)
         event_errors = ledger.tallies.of("store_errors", "events")
         self.sources: Sources = previous.sources if previous is not None else Sources(event_errors.add)
         self.shared_clients: Counter[str] = previous.shared_clients if previous is not None else _shared_clients(ledger)
@@ -143,7 +145,7 @@ class Deployment:
             admission=Admission(limits) if limited else None,
             client_key=client_key(limits.client_key),
             priority=priority_of(limits.priority),
-            quota=build_quota(route.name, limits, tallies),
+            quota=build_quota(route.name, limits, tallies, self.limiters),
             max_request_body=limits.max_request_body,
             buffer=route.buffer,
             continue_on_disconnect=route.on_disconnect == "continue",
@@ -265,7 +267,9 @@ class Deployment:
         if self.spans is not None and not self._keeps_spans:
             await self.spans.start()
         self.sources.start()
-        await asyncio.gather(self.stores.start(), *(upstream.start() for upstream in self._own()))
+        await asyncio.gather(
+            self.stores.start(), self.limiters.start(), *(upstream.start() for upstream in self._own())
+        )
 
     def _own(self) -> list[Upstream]:
         """The upstreams that were made for this deployment."""
@@ -277,6 +281,9 @@ class Deployment:
 
     async def aclose(self) -> None:
         """Close the upstreams' connections, and send the last spans."""
+        for quota in self.quotas.values():
+            quota.close()
+        await self.limiters.aclose()
         await self.stores.aclose()
         await self.sources.aclose()
         await _close(self.upstreams.values())

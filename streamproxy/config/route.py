@@ -72,7 +72,7 @@ class TokenLimit(Section):
 
 
 class Limits(Section):
-    """Limits on concurrency, rates and sizes; each process counts on its own."""
+    """Limits on concurrency, rates and sizes; each process counts on its own, except in a store."""
 
     max_streams: t.CountLimit = setting("off", "the maximum number of concurrent exchanges of the route")
     max_streams_per_client: t.CountLimit = setting("off", "the maximum for one client; more get 429 without queueing")
@@ -90,13 +90,21 @@ class Limits(Section):
     requests: Annotated[RequestLimit | None, OrOff] = setting("off", "the rate of requests of one client")
     tokens: Annotated[TokenLimit | None, OrOff] = setting("off", "the rate of tokens of one client")
     max_events: t.CountLimit = setting("off", "the maximum number of events of a stream, which is then cut")
-    store: Literal["memory"] = setting("memory", "where requests and tokens are counted")
+    store: Annotated[str, BeforeValidator(values.store)] = setting(
+        "memory", "where requests and tokens are counted: memory (each process on its own), or redis://host:port/db"
+    )
 
     @model_validator(mode="after")
     def _order_of_something(self) -> Limits:
         for key in ("fair_by", "priority"):
             if getattr(self, key) is not None and not self.queue:
                 raise ValueError(f"has {key} without a queue, whose order it would be")
+        return self
+
+    @model_validator(mode="after")
+    def _store_for_something(self) -> Limits:
+        if self.store != "memory" and self.requests is None and self.tokens is None:
+            raise ValueError("has a store without requests or tokens, which would be counted there")
         return self
 
     @model_validator(mode="after")

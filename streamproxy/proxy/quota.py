@@ -14,7 +14,8 @@ from streamproxy.errors import QuotaReached
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.tally import Tallies, Tally
 from streamproxy.formats.inspector import Usage
-from streamproxy.store.limits import Bucket, Decision, Limiter, RequestLimiter, TokenLimiter
+from streamproxy.store.build import Limiters
+from streamproxy.store.limits import Bucket, Decision, Limiter
 
 Kind = Literal["requests", "tokens"]
 Counted = Literal["total", "input", "output"]
@@ -34,20 +35,20 @@ class _Limit(NamedTuple):
 class Quota:
     """The quotas of one route: ``await admit`` before a request is served, and `charge` when it is over."""
 
-    def __init__(self, route: str, limits: Limits, tallies: Tallies) -> None:
+    def __init__(self, route: str, limits: Limits, tallies: Tallies, limiters: Limiters) -> None:
         self._limits: list[_Limit] = []
-        self._settings = (limits.client_key, limits.requests, limits.tokens)
+        self._settings = ((limits.client_key, limits.store), limits.requests, limits.tokens)
         self._counted: Counted = "total"
         self._tokens: Limiter | None = None
         # Tokens first: a request that is refused for them must not use up one of the requests.
         if limits.tokens is not None:
-            self._tokens = TokenLimiter(Bucket.of(limits.tokens.rate))
+            self._tokens = limiters.make(limits.store, f"{route}:tokens", "tokens", Bucket.of(limits.tokens.rate))
             self._counted = limits.tokens.count
             self._limits.append(_Limit("tokens", self._tokens, tallies.of("throttled", route, "tokens")))
         if limits.requests is not None:
             bucket = Bucket.of(limits.requests.rate, limits.requests.burst)
-            tally = tallies.of("throttled", route, "requests")
-            self._limits.append(_Limit("requests", RequestLimiter(bucket), tally))
+            requests = limiters.make(limits.store, f"{route}:requests", "requests", bucket)
+            self._limits.append(_Limit("requests", requests, tallies.of("throttled", route, "requests")))
 
     async def admit(self, client: str, now: float) -> None:
         """Let a request of the client in. Raises QuotaReached."""
@@ -82,10 +83,15 @@ class Quota:
                 if limit.kind == "tokens":
                     self._tokens = limiter
 
+    def close(self) -> None:
+        """Give back what was taken ahead."""
+        for limit in self._limits:
+            limit.limiter.close()
 
-def build_quota(route: str, limits: Limits, tallies: Tallies) -> Quota | None:
-    """The quotas of a route, None where it has none."""
-    return Quota(route, limits, tallies) if limits.requests is not None or limits.tokens is not None else None
+
+def build_quota(route: str, limits: Limits, tallies: Tallies, limiters: Limiters) -> Quota | None:
+    """The quotas of a route, None where it has none. Raises StreamproxyError if their store can't be used."""
+    return Quota(route, limits, tallies, limiters) if limits.requests is not None or limits.tokens is not None else None
 
 
 def tokens_of(usage: Usage, counted: Counted) -> int:

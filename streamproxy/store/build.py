@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Literal
 
 from streamproxy.config.model import RedisSource, Resume
 from streamproxy.errors import StreamproxyError
 from streamproxy.store.base import StoreSettings, StreamStore
+from streamproxy.store.limits import Bucket, Limiter, RequestLimiter, TokenLimiter
 from streamproxy.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from streamproxy.store.redis import RedisHub
     from streamproxy.store.redis_events import RedisEvents
+    from streamproxy.store.redis_link import RedisLink
 
 
 class Stores:
@@ -100,3 +103,42 @@ class Sources:
     async def aclose(self) -> None:
         """Cut all clients and close the connections."""
         await asyncio.gather(*(source.aclose() for source in self._sources.values() if source in self._started))
+
+
+class Limiters:
+    """Makes what counts the use of clients; one connection to each Redis, kept over reloads."""
+
+    def __init__(self, on_error: Callable[[], None]) -> None:
+        self._on_error = on_error
+        self._links: dict[str, RedisLink] = {}
+        self._started: set[str] = set()
+
+    def make(self, where: str, name: str, kind: Literal["requests", "tokens"], bucket: Bucket) -> Limiter:
+        """A limiter that counts in ``where``, memory or the URL of a Redis, with all others that have its name there.
+
+        Raises StreamproxyError if the Redis can't be used.
+        """
+        if where == "memory":
+            return RequestLimiter(bucket) if kind == "requests" else TokenLimiter(bucket)
+        try:
+            from streamproxy.store.redis_limits import SharedRequests, SharedTokens  # the library is an extra
+            from streamproxy.store.redis_link import RedisLink
+        except ImportError:
+            raise StreamproxyError("limits in Redis need the extra: pip install 'streamproxy[redis]'") from None
+        link = self._links.get(where)
+        if link is None:
+            try:
+                link = self._links[where] = RedisLink(where, self._on_error)
+            except (ValueError, TypeError):  # whose text may have a part of the password
+                raise StreamproxyError("the URL of the store can't be used") from None
+        return (SharedRequests if kind == "requests" else SharedTokens)(link, name, bucket, monotonic)
+
+    async def start(self) -> None:
+        """Connect to what is not connected yet. Returns after the first attempts, whatever comes of them."""
+        new = [url for url in self._links if url not in self._started]
+        self._started.update(new)
+        await asyncio.gather(*(self._links[url].start() for url in new))
+
+    async def aclose(self) -> None:
+        """Send what waits, and close the connections."""
+        await asyncio.gather(*(self._links[url].aclose() for url in self._started))

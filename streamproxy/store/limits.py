@@ -130,6 +130,9 @@ class Limiter:
     def charge(self, client: str, now: float, units: int) -> None:
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Give back what was taken ahead."""
+
 
 class RequestLimiter(Limiter):
     """`limits.requests` of one process: each request is one unit."""
