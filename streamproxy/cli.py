@@ -14,7 +14,7 @@ import click
 from streamproxy.app import load_config
 from streamproxy.config import Config, json_schema, parse_config
 from streamproxy.config.advice import advice
-from streamproxy.config.route import bearer_token
+from streamproxy.config.auth import bearer_token
 from streamproxy.config.values import address
 from streamproxy.errors import ConfigError, StreamproxyError
 from streamproxy.version import COMPILED, __version__

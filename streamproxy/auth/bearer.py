@@ -11,7 +11,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import NamedTuple
 
-from streamproxy.config.route import bearer_token
+from streamproxy.config.auth import bearer_token
 from streamproxy.config.values import name
 
 

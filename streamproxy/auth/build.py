@@ -8,7 +8,7 @@ from streamproxy.auth.authenticator import Authenticator, Verifier
 from streamproxy.auth.bearer import BearerTokens, digest_token, parse_tokens
 from streamproxy.auth.credentials import FromCookie, FromHeader, FromQuery, Source
 from streamproxy.auth.watched import File, T, Watched
-from streamproxy.config import route as model
+from streamproxy.config import auth as model
 from streamproxy.errors import StreamproxyError
 
 OpenFile = Callable[[str], File]

@@ -5,6 +5,7 @@ load       `load_config` and `parse_config`: return a `Config`, or raise with ev
 schema     the JSON Schema of the file, for editors
 """
 
+from streamproxy.config.limits import Limits
 from streamproxy.config.load import load_config, parse_config
 from streamproxy.config.model import (
     Admin,
@@ -21,7 +22,6 @@ from streamproxy.config.model import (
     Upstream,
     UpstreamTls,
 )
-from streamproxy.config.route import Limits
 from streamproxy.config.schema import json_schema
 from streamproxy.config.values import Address
 

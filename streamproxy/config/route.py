@@ -1,233 +1,231 @@
-"""The sections for access to a route: ``limits``, ``auth`` and ``cors``."""
+"""A route: its conditions, and what happens to the requests that match them."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from streamproxy.config import types as t
-from streamproxy.config import values
+from streamproxy.config import units, values
+from streamproxy.config.auth import Auth
+from streamproxy.config.cors import Cors
+from streamproxy.config.limits import Limits
 from streamproxy.config.section import OrOff, Section, setting
-from streamproxy.wire.headers import TOKEN
+from streamproxy.config.shares import Shares, UpstreamChoice, UpstreamShare, short_shares
+from streamproxy.config.upstream import HeaderRules
 
-# RFC 6454 section 6.2: the Origin that browsers send. Scheme and host are in lower case.
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
-_BEARER = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # RFC 6750 section 2.1
 
-Algorithm = Literal[
-    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+class Rewrite(Section):
+    """Path rewriting; both prefixes are stored without a final slash and may be empty."""
+
+    strip_prefix: t.Prefix = setting("", "the prefix to remove first")
+    add_prefix: t.Prefix = setting("", "the prefix to add afterwards")
+
+
+class Timeouts(Section):
+    """Timeouts in seconds."""
+
+    connect: t.Timeout = setting("5s", "to connect")
+    request: t.Timeout = setting("60s", "between two reads of the request body from the client")
+    first_byte: t.Timeout = setting("300s", "from sending the request to the response head; spans all attempts")
+    first_event: t.Timeout = setting(
+        "off",
+        "from sending the request to the first event with content; else it is counted, or leads to another attempt",
+    )
+    available: t.Timeout = setting(
+        "off", "how long a request waits for an endpoint, while all refuse connections or are unhealthy"
+    )
+    idle: t.Timeout = setting("300s", "between two reads of the response body")
+    write: t.Timeout = setting("120s", "how long a client may accept no data")
+    total: t.Timeout = setting("off", "the whole exchange")
+
+
+class Keepalive(Section):
+    """Keepalives of idle event streams; a duration alone is the short form."""
+
+    interval: t.Interval = setting("15s", "the silence after which a keepalive is sent")
+    comment: Annotated[str, BeforeValidator(values.comment)] = setting("keepalive", "the text of the comment")
+    shape: Literal["auto", "block", "line", "blank"] = setting(
+        "auto", "block: a comment and a blank line; line: the comment alone; blank: an empty line"
+    )
+    before_headers: t.Timeout = setting(
+        "off", "a request for events is answered, and comments begin, when there is no response head after this long"
+    )
+    ndjson: t.Switch = setting("off", "send a space at the start of a line in an idle NDJSON stream")
+
+
+def _short_keepalive(value: object) -> object:
+    if units.is_off(value):
+        return None
+    return {"interval": value} if isinstance(value, str | int | float) else value
+
+
+class WebSocket(Section):
+    """WebSocket tunnels; on or off alone is the short form."""
+
+    ping: t.Timeout = setting("off", "the silence in both directions after which both ends are pinged")
+
+
+def _short_websocket(value: object) -> object:
+    if units.is_off(value):
+        return None
+    return {} if value is True or value == "on" else value
+
+
+_RETRY_STATUSES = (429, 500, 502, 503, 504, 529)
+
+
+_RETRY_ON = ["connect", "reset", "first_event", "error_event", *map(str, _RETRY_STATUSES)]
+
+
+RetryOn = Annotated[
+    Literal["connect", "reset", "first_event", "error_event", "429", "500", "502", "503", "504", "529"],
+    BeforeValidator(str),
+    WithJsonSchema({"anyOf": [{"enum": [*_RETRY_ON, *_RETRY_STATUSES]}, t.REFERENCE_SCHEMA]}),
 ]
 
 
-def cors_origin(value: object) -> str:
-    """Returns an origin as browsers write it, without a default port, or ``*``. Raises ValueError."""
-    raw = values.text(value)
-    match = _ORIGIN.fullmatch(raw.lower())
-    if raw == "*":
-        return raw
-    if match is None:
-        raise ValueError("is not an origin: write https://app.example, with a port where it is not the usual one, or *")
-    scheme, host, port = match.groups()
-    return f"{scheme}://{host}" + (f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else "")
+class Retry(Section):
+    """Further attempts before the first response byte."""
 
-
-def bearer_token(value: object) -> str:
-    """Returns the text of a bearer token. Raises ValueError; the message does not contain the token."""
-    raw = values.text(value)
-    if not _BEARER.fullmatch(raw):
-        raise ValueError("is not a bearer token: it has letters, digits and -._~+/, may end in =, and is not empty")
-    return raw
-
-
-def parameter_name(value: object) -> str:
-    """The name of a query parameter or a cookie. Raises ValueError."""
-    raw = values.text(value)
-    if not TOKEN.fullmatch(raw.encode()):
-        raise ValueError("is not the name of a parameter or a cookie: use letters, digits, '_' and '-'")
-    return raw
-
-
-_Parameter = Annotated[
-    str | None,
-    BeforeValidator(t.off_or(parameter_name)),
-    t.WithJsonSchema({"anyOf": [{"type": "string"}, t.OFF_SCHEMA]}),
-]
-
-
-class RequestLimit(Section):
-    """The rate of requests of one client."""
-
-    rate: t.Rate = Field(description="such as 100/1m")
-    burst: t.CountLimit = setting("off", "the maximum burst; off: the count of the rate")
-
-
-class TokenLimit(Section):
-    """The rate of tokens that one client may use, as reported by the upstream."""
-
-    rate: t.Rate = Field(description="such as 1000000/1h")
-    count: Literal["total", "input", "output"] = setting("total", "which tokens are counted")
-
-
-class Limits(Section):
-    """Limits on concurrency, rates and sizes; each process counts on its own, except in a store."""
-
-    max_streams: t.CountLimit = setting("off", "the maximum number of concurrent exchanges of the route")
-    max_streams_per_client: t.CountLimit = setting("off", "the maximum for one client; more get 429 without queueing")
-    client_key: t.ClientSource = setting("client_ip", "how clients are identified: client_ip, header:NAME or principal")
-    queue: t.Number = setting(0, "the maximum number of waiting requests")
-    queue_timeout: t.Timeout = setting("5s", "how long a request may wait")
-    max_request_body: t.SizeLimit = setting("off", "the maximum size of a request body; a larger one gets 413")
-    inspect_body: t.Size = setting(
-        "16MiB", "the maximum size of a JSON body that is read for its model and stream fields"
+    attempts: t.Count = setting(1, "the maximum number of attempts, including the first")
+    on: tuple[RetryOn, ...] = setting(["connect", "reset", "502", "503", "504"], "which failures are retried")
+    until: Literal["head", "first_event"] = setting(
+        "head", "first_event: hold the response until its first event with content"
     )
-    fair_by: Annotated[Literal["client_key"] | None, OrOff] = setting(
-        "off", "client_key: clients take turns in the queue; off: first in, first out"
+    non_idempotent: t.Switch = setting("off", "also retry POST and other non-idempotent methods")
+    buffer: t.Size = setting("1MiB", "the maximum size of a request body that is kept for a retry")
+    backoff: t.Duration = setting("100ms", "the pause before the second attempt; doubles each time")
+
+
+def _auto_or_switch(value: object) -> object:
+    """Parses ``auto``, or ``on`` and ``off`` in all their YAML spellings."""
+    if value == "auto":
+        return value
+    try:
+        return "on" if units.switch(value) else "off"
+    except ValueError:
+        raise ValueError("is none of auto, on and off") from None
+
+
+class Resume(Section):
+    """Streams of events or lines that a client can resume after a disconnect."""
+
+    window: t.Interval = setting("5m", "how long a stream is kept after its end")
+    max_bytes: t.Size = setting("4MiB", "the maximum bytes kept of one stream")
+    max_total: t.Size = setting("256MiB", "the maximum bytes kept in memory for all streams of the route")
+    grace: t.Duration = setting("30s", "how long the upstream is read after the client left")
+    ids: Annotated[Literal["auto", "on", "off"], BeforeValidator(_auto_or_switch)] = setting(
+        "auto", "on: write the cursor as the id of each event; auto: only with protocol http"
     )
-    priority: t.OptionalHeaderSource = setting("off", "header:NAME, an integer; higher values are served first")
-    requests: Annotated[RequestLimit | None, OrOff] = setting("off", "the rate of requests of one client")
-    tokens: Annotated[TokenLimit | None, OrOff] = setting("off", "the rate of tokens of one client")
-    max_events: t.CountLimit = setting("off", "the maximum number of events of a stream, which is then cut")
-    store: Annotated[str, BeforeValidator(values.store)] = setting(
-        "memory", "where requests and tokens are counted: memory (each process on its own), or redis://host:port/db"
+    store: Annotated[str, BeforeValidator(values.store)] = setting("memory", "memory, or redis://host:port/db")
+
+
+class Share(Section):
+    """One upstream stream shared by several clients."""
+
+    key: Annotated[tuple[Literal["path", "query", "principal"], ...], BeforeValidator(t.some)] = setting(
+        ["path", "query", "principal"],
+        "the parts of a request that form the key of a stream; without principal all clients share it",
+    )
+    slow: Literal["disconnect", "skip"] = setting(
+        "disconnect", "what happens to a client that lags by more than buffer; skip: it misses whole events"
+    )
+    max_clients: t.CountLimit = setting("off", "the maximum number of clients of a stream; more get 503")
+    linger: t.Duration = setting("0s", "how long the upstream is read after the last client left")
+
+
+class Reconnect(Section):
+    """Reconnects the upstream of a GET event stream when it breaks."""
+
+    attempts: t.Count = setting(5, "the maximum number of attempts in a row without an event")
+    backoff: t.Duration = setting("1s", "the pause before each attempt, unless the stream's retry field asks for more")
+    on: Annotated[tuple[Literal["truncated", "end"], ...], BeforeValidator(t.some)] = setting(
+        ["truncated"], "truncated: after a stream that broke; end: also after one that ended normally"
     )
 
-    @model_validator(mode="after")
-    def _order_of_something(self) -> Limits:
-        for key in ("fair_by", "priority"):
-            if getattr(self, key) is not None and not self.queue:
-                raise ValueError(f"has {key} without a queue, whose order it would be")
-        return self
 
-    @model_validator(mode="after")
-    def _store_for_something(self) -> Limits:
-        if self.store != "memory" and self.requests is None and self.tokens is None:
-            raise ValueError("has a store without requests or tokens, which would be counted there")
-        return self
-
-    @model_validator(mode="after")
-    def _queue_for_something(self) -> Limits:
-        if self.queue and self.max_streams is None:
-            raise ValueError("has a queue without max_streams, whose places it would be for")
-        return self
+def default_name(route: dict[str, Any]) -> object:
+    """Returns the default name of a route: its first path."""
+    path = route.get("path")
+    return path[0] if isinstance(path, list | tuple) and path else path
 
 
-class Cors(Section):
-    """CORS: cross-origin requests of browsers."""
+class Route(Section):
+    """A route. It matches requests that fulfil all of ``path``, ``methods``, ``hosts`` and ``headers``."""
 
-    origins: Annotated[
-        tuple[Annotated[str, BeforeValidator(cors_origin)], ...],
-        BeforeValidator(t.one_or_more),
-        t.WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
-    ] = Field(description="origins such as https://app.example, or *")
-    credentials: t.Switch = setting("off", "allow cookies and Authorization")
-
-    @model_validator(mode="after")
-    def _any_origin_is_alone(self) -> Cors:
-        if "*" in self.origins and self.credentials:
-            raise ValueError("has credentials for every origin (*), which lets any page act for its visitor: name them")
-        if "*" in self.origins and len(self.origins) > 1:
-            raise ValueError("has * beside other origins, which it includes")
-        return self
-
-
-class Token(Section):
-    """One bearer token, or a file of tokens; a text alone is a token."""
-
-    token: Annotated[str | None, BeforeValidator(lambda value: None if value is None else bearer_token(value))] = Field(
-        default=None, description="the token", repr=False
+    name: t.Label = Field(default="", description="the name in metrics and logs; defaults to the first path")
+    path: t.Paths = Field(description="an exact path, a prefix that ends in /*, or a list of them")
+    methods: t.Methods = setting([], "none: all")
+    hosts: t.Hosts = setting([], "api.example, or *.example for every name below; none: all")
+    headers: t.HeaderConditions = Field(
+        default={}, description='header fields that must be present ("*") or have a value', repr=False
     )
-    name: Annotated[str | None, BeforeValidator(lambda value: None if value is None else values.name(value))] = Field(
-        default=None, description="the principal, for limits.client_key: principal"
+    models: t.Models = setting([], "the model of a JSON body: a name, or a prefix that ends in *; none: all")
+    upstream: Annotated[UpstreamChoice, BeforeValidator(short_shares)] = Field(
+        description="a name of upstreams, a URL, or shares: [{name: NAME, weight: 95}, …]"
     )
-    file: t.OptionalFile = setting(
-        "off", "a file with a token, or a name and a token, on each line; reloaded when it changes"
+    fallback: t.UpstreamNames = setting([], "upstreams to try in order after all attempts at the previous one failed")
+    rewrite: Rewrite = setting({}, "changes to the path")
+    protocol: Literal["http", "auto", "openai", "anthropic", "gemini", "ollama"] = setting(
+        "http",
+        "the API: determines the format of errors and how streams are read; auto: by path and content",
     )
+    timeouts: Timeouts = setting({}, "in seconds")
+    keepalive: Annotated[Keepalive | None, BeforeValidator(_short_keepalive)] = setting(
+        "15s", "a duration, off, or a mapping"
+    )
+    buffer: t.Size = setting("64KiB", "the maximum bytes held for a client that is slower than the upstream")
+    compression: Literal["auto", "pass", "identity"] = setting(
+        "auto", "Accept-Encoding: auto: request streams uncompressed; pass: unchanged; identity: always uncompressed"
+    )
+    anti_buffering: t.Switch = setting("on", "send headers that tell proxies in front not to buffer streams")
+    on_disconnect: Literal["cancel", "continue"] = setting("cancel", "continue: read the upstream to its end")
+    on_truncation: Literal["abort", "error_event"] = setting(
+        "abort", "error_event: first send a final event that reports it"
+    )
+    request_headers: HeaderRules = setting({}, "changes to the request headers")
+    response_headers: HeaderRules = setting({}, "changes to the response headers")
+    limits: Limits = setting({}, "limits on concurrency, rates and sizes")
+    retry: Retry = setting({}, "retries before the first response byte")
+    auth: Annotated[Auth | None, OrOff] = setting("off", "authentication")
+    cors: Annotated[Cors | None, OrOff] = setting("off", "CORS for browsers")
+    usage: Annotated[Literal["ask"] | None, OrOff] = setting(
+        "off", "ask: request usage from streaming OpenAI completions if the client does not"
+    )
+    websocket: Annotated[WebSocket | None, BeforeValidator(_short_websocket)] = setting(
+        "on", "on, off, or a mapping; off refuses handshakes with 501"
+    )
+    resume: Annotated[Resume | None, OrOff] = setting("off", "event streams that clients can resume")
+    share: Annotated[Share | None, OrOff] = setting("off", "one upstream stream shared by several clients")
+    reconnect: Annotated[Reconnect | None, OrOff] = setting("off", "reconnect a GET stream that broke")
 
     @model_validator(mode="before")
     @classmethod
-    def _short_form(cls, value: object) -> object:
-        return {"token": value} if isinstance(value, str) else value
+    def _name(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("name") is None:
+            return value | {"name": default_name(value)}
+        return value
 
     @model_validator(mode="after")
-    def _one_of(self) -> Token:
-        if (self.token is None) == (self.file is None):
-            raise ValueError("must be a token, {name: NAME, token: TOKEN} or {file: PATH}")
-        if self.file is not None and self.name is not None:
-            raise ValueError("must not name a file's tokens: the names stand in the file")
+    def _usage_of_completions(self) -> Route:
+        if self.usage is not None and self.protocol not in ("openai", "auto", "ollama"):
+            raise ValueError("has usage: ask, which is for OpenAI's completions; set protocol: openai, auto or ollama")
         return self
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The patterns of ``path``."""
+        return self.path
 
-class Bearer(Section):
-    """Static tokens."""
+    @property
+    def upstreams(self) -> tuple[str, ...]:
+        """The names of all upstreams that may serve the route."""
+        return (*(share.name for share in self.shares), *self.fallback)
 
-    tokens: Annotated[tuple[Token, ...], BeforeValidator(t.some)] = Field(
-        description="the accepted tokens: TOKEN, {name: NAME, token: TOKEN} or {file: PATH}", repr=False
-    )
-
-
-class Jwt(Section):
-    """Signed tokens; a token without exp is valid as long as its key is."""
-
-    jwks_file: t.OptionalFile = setting("off", "the public keys, a JWK Set; reloaded when it changes")
-    secret: t.OptionalText = Field(default=None, description="the key of HS algorithms, 32 bytes or more", repr=False)
-    issuer: t.OptionalText = setting("off", "the required value of iss")
-    audience: t.OptionalText = setting("off", "the required member of aud; off: only tokens without aud")
-    algorithms: Annotated[tuple[Algorithm, ...], BeforeValidator(t.any_number)] = setting(
-        [], "the accepted algorithms; none: those that fit the keys"
-    )
-    leeway: t.Duration = setting("30s", "tolerance for clock differences in exp, nbf and iat")
-
-    @model_validator(mode="after")
-    def _has_keys(self) -> Jwt:
-        if self.jwks_file is None and self.secret is None:
-            raise ValueError("needs jwks_file or secret")
-        symmetric = [name for name in self.algorithms if name.startswith("HS")]
-        if self.secret is None:
-            return self
-        if self.algorithms and not symmetric:
-            raise ValueError("has a secret, and no HS algorithm that would use it")
-        if len(self.secret.encode()) * 8 < min(int(name[2:]) for name in symmetric or ["HS256"]):
-            raise ValueError("has a secret shorter than the hash of its algorithm: HS256 needs 32 bytes or more")
-        return self
-
-
-class TokenSource(Section):
-    """A query parameter or a cookie that may carry the credential."""
-
-    query: _Parameter = setting("off", "the parameter's name")
-    cookie: _Parameter = setting("off", "the cookie's name")
-
-    @model_validator(mode="after")
-    def _one_of(self) -> TokenSource:
-        if (self.query is None) == (self.cookie is None):
-            raise ValueError("must be {query: NAME} or {cookie: NAME}")
-        return self
-
-
-# The tag selects the model of an item, so that only that model reports errors.
-_Source = Annotated[
-    Annotated[Literal["header"], Tag("text")] | Annotated[TokenSource, Tag("mapping")],
-    Discriminator(lambda value: "text" if isinstance(value, str) else "mapping"),
-]
-
-
-class Auth(Section):
-    """Authentication of a route."""
-
-    bearer: Annotated[Bearer | None, OrOff] = setting("off", "fixed tokens")
-    jwt: Annotated[Jwt | None, OrOff] = setting("off", "signed tokens")
-    from_: Annotated[tuple[_Source, ...], BeforeValidator(t.some)] = setting(
-        ["header"], "header, {query: NAME}, {cookie: NAME}: searched in this order", alias="from"
-    )
-    pass_: t.Switch = setting(
-        "off", "pass credentials to the upstream; off: they are removed from every source in from", alias="pass"
-    )
-
-    @model_validator(mode="after")
-    def _has_a_kind(self) -> Auth:
-        if self.bearer is None and self.jwt is None:
-            raise ValueError("needs bearer or jwt")
-        return self
+    @property
+    def shares(self) -> tuple[UpstreamShare, ...]:
+        """The upstreams that share the requests, with their weights; usually one."""
+        chosen = self.upstream
+        return chosen.shares if isinstance(chosen, Shares) else (UpstreamShare(name=chosen),)

@@ -33,7 +33,7 @@ from collections.abc import Callable, Hashable
 from enum import Enum
 from time import monotonic
 
-from streamproxy.config.route import Limits
+from streamproxy.config.limits import Limits
 from streamproxy.errors import ClientLimitReached, LimitReached
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.timer import FOREVER

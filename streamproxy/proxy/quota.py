@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final, Literal, NamedTuple
 
-from streamproxy.config.route import Limits
+from streamproxy.config.limits import Limits
 from streamproxy.errors import QuotaReached
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.tally import Tallies, Tally

@@ -7,7 +7,7 @@ import pytest
 
 from streamproxy.auth import Authenticator, build_authenticator
 from streamproxy.auth.watched import File
-from streamproxy.config.route import Auth
+from streamproxy.config.auth import Auth
 from streamproxy.errors import Denied, StreamproxyError
 from streamproxy.wire.headers import Headers
 from tests.unit.auth.doubles import MemoryFile

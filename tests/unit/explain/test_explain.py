@@ -94,10 +94,9 @@ async def test_secrets_are_hidden_whoever_sets_them() -> None:
 
 async def test_time_outs_limits_and_kept_streams_are_said() -> None:
     lines, _ = await said("POST", "/v1/chat", body=CHAT)
-    assert (
-        "time-outs: connect 5s, request 60s, first_byte 300s, first_event off, idle 300s, write 120s, total 600s"
-        in lines
-    )
+    time_outs = next(line for line in lines if line.startswith("time-outs: "))
+    assert "connect 5s, request 60s, first_byte 300s, first_event off" in time_outs
+    assert time_outs.endswith("total 600s")
     assert "limits: max_streams 5, requests (rate 10/60s, burst off)" in lines
     assert "retry: off" in lines
     assert any(line.startswith("resume: window 600s") for line in lines)

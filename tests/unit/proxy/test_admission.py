@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 import pytest
 
-from streamproxy.config.route import Limits
+from streamproxy.config.limits import Limits
 from streamproxy.errors import ClientLimitReached, LimitReached
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.proxy.admission import Admission, Places, Ticket

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from streamproxy.config.route import Limits
+from streamproxy.config.limits import Limits
 from streamproxy.errors import ClientLimitReached, LimitReached
 from streamproxy.proxy.admission import Places, State, Ticket
 

@@ -9,7 +9,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from streamproxy.config import Config, json_schema, parse_config
-from streamproxy.config.route import Token, TokenSource
+from streamproxy.config.auth import Token, TokenSource
 from streamproxy.errors import ConfigError
 
 HEAD = "routes:\n  - path: /*\n    upstream: http://a\n"
