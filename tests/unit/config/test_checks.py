@@ -432,7 +432,16 @@ def test_events_of_redis_are_all_that_a_route_and_an_upstream_have() -> None:
     assert "upstreams.e: has redis, which has no use for host, models" in problem
 
 
-@pytest.mark.parametrize("key", ["fallback: [http://b]", "retry: {attempts: 2}", "rewrite: {add_prefix: /b}"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "fallback: [http://b]",
+        "retry: {attempts: 2}",
+        "rewrite: {add_prefix: /b}",
+        "timeouts: {available: 5s}",
+        "timeouts: {first_event: 5s}",
+    ],
+)
 def test_what_events_of_redis_have_no_use_for_is_refused(key: str) -> None:
     (problem,) = problems(events_of("all", key))
     assert problem.endswith("is not for an upstream of events from Redis")
