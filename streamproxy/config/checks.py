@@ -35,6 +35,7 @@ _TLS = {("server", "tls"): "client_ca", ("upstreams", "*", "tls"): "ca"}  # and 
 _NOT_OF_EVENTS = (
     *("share", "reconnect", "resume", "fallback", "retry"),
     *("rewrite", "usage", "request_headers", "compression"),
+    *("timeouts.available", "timeouts.connect", "timeouts.first_event", "timeouts.request"),
 )
 _CONDITIONS = ("path", "methods", "hosts", "headers", "models")
 
@@ -135,10 +136,10 @@ def _redis_upstreams(document: Document) -> Iterator[Finding]:
         if is_off(redis) or not isinstance(redis, dict):
             continue
         route = path[:-1]
-        for key in _NOT_OF_EVENTS:
-            value = document.get((*route, key))
-            if value is not None and not is_default(field_at(Config, ("routes", "*", key)), value):
-                yield Finding((*route, key), "is not for an upstream of events from Redis", at_key=True)
+        for keys in (key.split(".") for key in _NOT_OF_EVENTS):
+            value = document.get((*route, *keys))
+            if value is not None and not is_default(field_at(Config, ("routes", "*", *keys)), value):
+                yield Finding((*route, *keys), "is not for an upstream of events from Redis", at_key=True)
         channel = redis.get("channel")
         if isinstance(channel, str) and "{principal}" in channel:
             yield from _unnamed_clients(document, route)

@@ -209,6 +209,21 @@ class Route(Section):
         return value
 
     @model_validator(mode="after")
+    def _failures_that_show(self) -> Route:
+        if "error_event" in self.retry.on and self.retry.until == "head":
+            raise ValueError("has error_event in retry.on, which needs retry.until: first_event")
+        return self
+
+    @model_validator(mode="after")
+    def _fallbacks_are_others(self) -> Route:
+        asked = [share.name for share in self.shares] if len(self.shares) == 1 else []
+        asked += self.fallback
+        for name in self.fallback:
+            if asked.count(name) > 1:
+                raise ValueError(f"has the fallback {name}, which has been asked before it")
+        return self
+
+    @model_validator(mode="after")
     def _usage_of_completions(self) -> Route:
         if self.usage is not None and self.protocol not in ("openai", "auto", "ollama"):
             raise ValueError("has usage: ask, which is for OpenAI's completions; set protocol: openai, auto or ollama")

@@ -432,7 +432,16 @@ def test_events_of_redis_are_all_that_a_route_and_an_upstream_have() -> None:
     assert "upstreams.e: has redis, which has no use for host, models" in problem
 
 
-@pytest.mark.parametrize("key", ["fallback: [http://b]", "retry: {attempts: 2}", "rewrite: {add_prefix: /b}"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "fallback: [http://b]",
+        "retry: {attempts: 2}",
+        "rewrite: {add_prefix: /b}",
+        "timeouts: {available: 5s}",
+        "timeouts: {first_event: 5s}",
+    ],
+)
 def test_what_events_of_redis_have_no_use_for_is_refused(key: str) -> None:
     (problem,) = problems(events_of("all", key))
     assert problem.endswith("is not for an upstream of events from Redis")
@@ -444,3 +453,19 @@ def test_a_password_that_breaks_the_url_of_a_redis_is_not_repeated() -> None:
         assert problem.endswith(
             "store: is not a store: write memory, or the URL of a Redis: redis://, rediss:// or unix://"
         )
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ("retry: {on: [error_event]}", "has error_event in retry.on, which needs retry.until: first_event"),
+        ("fallback: [u]", "has the fallback u, which has been asked before it"),
+        ("fallback: [v, v]", "has the fallback v, which has been asked before it"),
+    ],
+)
+def test_what_could_never_happen_is_refused(keys: str, why: str) -> None:
+    upstreams = "upstreams: {u: {endpoints: [http://a]}, v: {endpoints: [http://b]}}\n"
+    (problem,) = problems(f"{upstreams}routes: [{{path: /a, upstream: u, {keys}}}]\n")
+    assert problem.endswith(why)
+    shared = "routes: [{path: /a, upstream: [{name: u}, {name: v}], fallback: [v]}]\n"
+    assert problems(upstreams + shared) == []
