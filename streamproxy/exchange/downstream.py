@@ -12,6 +12,7 @@ something has to listen from the first moment to the last, also while the body i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
@@ -210,9 +211,14 @@ class Downstream:
             self.connection.set_write_limit(size)
 
     def informational(self, status: int, headers: Headers) -> None:
-        """Send a 1xx response before the head, where the server can."""
-        if self.direct is not None:
-            self.direct.informational(status, headers)
+        """Send a 1xx response before the head, where the server can.
+
+        One that the client can't be sent is dropped: this is called in a read of the upstream's connection, which other
+        clients may share.
+        """
+        if self.direct is not None and not self.direct.disconnected:
+            with contextlib.suppress(ValueError):  # a field that this client's protocol has no form for
+                self.direct.informational(status, headers)
 
     def begin(self, status: int, headers: Headers, whole: bool, reason: bytes = b"") -> Awaitable[None] | None:
         """Send the response head; returns what to wait for, or None. ``whole``: the body follows without a wait.
