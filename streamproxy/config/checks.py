@@ -68,7 +68,7 @@ def find(document: Document) -> Iterator[Finding]:
 def _unknown_upstreams(document: Document) -> Iterator[Finding]:
     upstreams = document.get(("upstreams",))
     names = list(upstreams) if isinstance(upstreams, dict) else []
-    keys = ("upstream", "upstream.*.name", "upstream.shares.*.name", "fallback", "fallback.*")
+    keys = ("upstream", "upstream.*.name", "upstream.shares.*.name", "fallback", "fallback.*", "mirror.upstream")
     for path in (path for key in keys for path in document.match(("routes", "*", *key.split(".")))):
         name = document.get(path)
         if isinstance(name, str) and "://" not in name and name not in names:
