@@ -218,12 +218,12 @@ class Deployment:
         return UpstreamOrigin(plan, self.upstreams[name], traced=self._tracer is not None)
 
     def _mirror_plan(self, route: model.Route, mirror: model.Mirror) -> RoutePlan:
-        """What is done with the copies of a route's requests: they were let in, and nobody reads the responses."""
+        """Returns the plan for the copies of a route's requests, which were let in already and have no client."""
         renames = bool(self.config.upstreams[mirror.upstream].models)
         return RoutePlan(
             name=route.mirror_name,
             upstream=mirror.upstream,
-            origin=self._upstream_origin(route, mirror.upstream),
+            origin=self.upstream_origin(route, mirror.upstream),
             dialect=DIALECTS[route.protocol],
             limits=replace(time_limits(route), keepalive=FOREVER, early=FOREVER),
             trusted=self.config.server.trusted_proxies,

@@ -31,7 +31,7 @@ Serve = Callable[[Target, Message, Receive, Send], Awaitable[None]]
 
 
 class Copy(DownstreamConnection):
-    """The client of a copied request. Holds at most about ``limit`` bytes that were not taken yet."""
+    """The client of a copied request, which holds at most about ``limit`` bytes that the proxy has not taken yet."""
 
     __slots__ = ("_change", "_chunks", "_ended", "_limit", "_size", "_told")
 

@@ -293,6 +293,8 @@ def test_health_and_ejection_take_what_is_allowed(line: str) -> None:
     "keys",
     [
         "upstream: http://a, fallback: [nowhere]",
+        "upstream: http://a, mirror: {upstream: nowhere}",
+        "upstream: http://a, mirror: {upstream: http://b, percent: 101}",
         "upstream: {shares: [{name: nowhere}]}",
         "upstream: [{name: http://a}, {name: nowhere}]",
         "upstream: {shares: [{name: http://a, weight: 0}]}",
