@@ -429,12 +429,16 @@ def test_events_of_redis_are_all_that_a_route_and_an_upstream_have() -> None:
         f"routes[0].fallback[0]: {why}",
         f"routes[1].upstream[1].name: {why}",
     ]
+    (problem,) = problems(upstreams + "routes: [{path: /a, upstream: u, mirror: {upstream: e}}]\n")
+    assert problem.endswith(why)
     more = upstreams.replace("redis: {", "models: {a: b}, host: preserve, client: auto, redis: {")
     (problem,) = problems(more + "routes: [{path: /a, upstream: u}]\n")
     assert "upstreams.e: has redis, which has no use for host, models" in problem
 
 
-@pytest.mark.parametrize("key", ["fallback: [http://b]", "retry: {attempts: 2}", "rewrite: {add_prefix: /b}"])
+@pytest.mark.parametrize(
+    "key", ["fallback: [http://b]", "retry: {attempts: 2}", "rewrite: {add_prefix: /b}", "mirror: {upstream: http://b}"]
+)
 def test_what_events_of_redis_have_no_use_for_is_refused(key: str) -> None:
     (problem,) = problems(events_of("all", key))
     assert problem.endswith("is not for an upstream of events from Redis")
