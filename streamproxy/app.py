@@ -50,9 +50,7 @@ class Application(Control, Starlette):
         self._retired = Retired(self.ledger)
         self.deployment = Deployment(config, self.ledger, client=client, sessions=sessions)
         self.metrics = Metrics(self.ledger, lambda: self.deployment.upstreams.values())
-        self.metrics.declare(
-            ((route.name, name) for route in config.routes for name in route.upstreams), self.deployment.models
-        )
+        self.metrics.declare((pair for route in config.routes for pair in route.pairs), self.deployment.models)
         self.ended = Ended()
         self.ledger.observers += [self.metrics.observe, self.ended.observe]
         self._spans: Observer | None = None
@@ -94,9 +92,7 @@ class Application(Control, Starlette):
         new.take_over(old)
         self.deployment = new
         self.router.routes = self._routes()
-        self.metrics.declare(
-            ((route.name, name) for route in config.routes for name in route.upstreams), self.deployment.models
-        )
+        self.metrics.declare((pair for route in config.routes for pair in route.pairs), self.deployment.models)
         self._configure_log()
         self._configure_spans()
         self._retired.add(old.dropped(new))

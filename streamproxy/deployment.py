@@ -13,6 +13,7 @@ import os
 import pathlib
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 from streamproxy.auth import build_authenticator
@@ -31,6 +32,7 @@ from streamproxy.origins.attempts import Fallback, RetryingOrigin
 from streamproxy.origins.available import AvailableOrigin
 from streamproxy.origins.base import Origin
 from streamproxy.origins.gate import GatePlan
+from streamproxy.origins.mirror import MirrorOrigin
 from streamproxy.origins.not_found import NotFound
 from streamproxy.origins.reconnect import ReconnectOrigin, ReconnectPlan
 from streamproxy.origins.redis import EventsOrigin, EventsPlan
@@ -89,6 +91,7 @@ class Deployment:
         }
         self.spans = self._span_export(previous)
         self._tracer = build_tracer(config)
+        self._ledger = ledger
         self._tallies = ledger.tallies
         store_errors = ledger.tallies.of("store_errors", "resume")
         self.stores: Stores = previous.stores if previous is not None else Stores(store_errors.add)
@@ -180,10 +183,13 @@ class Deployment:
         shares = [
             WeightedOrigin(share.name, share.weight, self._attempting(route, share.name)) for share in route.shares
         ]
-        origin = shares[0].origin if len(shares) == 1 else SharesOrigin(shares)
+        origin: Origin = shares[0].origin if len(shares) == 1 else SharesOrigin(shares)
         if route.reconnect is not None:
             again = route.reconnect
             origin = ReconnectOrigin(ReconnectPlan(again.attempts, again.backoff, "end" in again.on), origin)
+        if route.mirror is not None:
+            handler = Handler(self._mirror_plan(route, route.mirror), self._ledger)
+            origin = MirrorOrigin(origin, handler.handle, route.mirror.percent, route.retry.buffer)
         if route.resume is not None:
             plan, store = resume_plan(route, route.resume, self._tallies), self.stores.streams(route.name, route.resume)
             origin = self._keeping[route.name] = ResumeOrigin(plan, store, origin)
@@ -210,6 +216,33 @@ class Deployment:
         """What sends the requests of a route to one of its upstreams."""
         plan = request_plan(route, self.config.upstreams[name])
         return UpstreamOrigin(plan, self.upstreams[name], traced=self._tracer is not None)
+
+    def _mirror_plan(self, route: model.Route, mirror: model.Mirror) -> RoutePlan:
+        """Returns the plan for the copies of a route's requests, which were let in already and have no client."""
+        renames = bool(self.config.upstreams[mirror.upstream].models)
+        return RoutePlan(
+            name=route.mirror_name,
+            upstream=mirror.upstream,
+            origin=self.upstream_origin(route, mirror.upstream),
+            dialect=DIALECTS[route.protocol],
+            limits=replace(time_limits(route), keepalive=FOREVER, early=FOREVER),
+            trusted=self.config.server.trusted_proxies,
+            tracer=self._tracer,
+            cors=None,
+            auth=None,
+            admission=None,
+            client_key=client_key("client_ip"),
+            priority=None,
+            quota=None,
+            max_request_body=None,
+            buffer=route.buffer,
+            continue_on_disconnect=False,
+            response_edit=NO_EDIT,
+            relay=RelayPlan(None, ndjson=False, anti_buffering=False, error_event=False),
+            tunnel=None,
+            allow=b"",
+            peek=PeekPlan(route.limits.inspect_body, members=True) if renames else None,
+        )
 
     def _no_route(self) -> RoutePlan:
         return RoutePlan(

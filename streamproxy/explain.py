@@ -211,6 +211,8 @@ class _Explainer:
             yield from self._upstream("upstream", share.name, part)
         for name in section.fallback:
             yield from self._upstream("fallback", name, "")
+        if section.mirror is not None:
+            yield from self._upstream("mirror", section.mirror.upstream, f", {section.mirror.percent} % of requests")
 
     def _upstream(self, kind: str, name: str, part: str) -> Iterator[str]:
         settings = self._config.upstreams[name]

@@ -33,7 +33,7 @@ _FILES = (
 )
 _TLS = {("server", "tls"): "client_ca", ("upstreams", "*", "tls"): "ca"}  # and their key for CA certificates
 _NOT_OF_EVENTS = (
-    *("share", "reconnect", "resume", "fallback", "retry"),
+    *("share", "reconnect", "resume", "fallback", "retry", "mirror"),
     *("rewrite", "usage", "request_headers", "compression"),
     *("timeouts.available", "timeouts.connect", "timeouts.first_event", "timeouts.request"),
 )
@@ -69,7 +69,7 @@ def find(document: Document) -> Iterator[Finding]:
 def _unknown_upstreams(document: Document) -> Iterator[Finding]:
     upstreams = document.get(("upstreams",))
     names = list(upstreams) if isinstance(upstreams, dict) else []
-    keys = ("upstream", "upstream.*.name", "upstream.shares.*.name", "fallback", "fallback.*")
+    keys = ("upstream", "upstream.*.name", "upstream.shares.*.name", "fallback", "fallback.*", "mirror.upstream")
     for path in (path for key in keys for path in document.match(("routes", "*", *key.split(".")))):
         name = document.get(path)
         if isinstance(name, str) and "://" not in name and name not in names:
@@ -147,7 +147,7 @@ def _redis_upstreams(document: Document) -> Iterator[Finding]:
 
 def _redis_beside_others(document: Document) -> Iterator[Finding]:
     """Events from Redis are all that a route has: they are neither shared out nor fallen back to."""
-    keys = ("upstream.*.name", "upstream.shares.*.name", "fallback", "fallback.*")
+    keys = ("upstream.*.name", "upstream.shares.*.name", "fallback", "fallback.*", "mirror.upstream")
     for path in (path for key in keys for path in document.match(("routes", "*", *key.split(".")))):
         name = document.get(path)
         if isinstance(name, str) and not is_off(document.get(("upstreams", name, "redis"))):

@@ -19,6 +19,7 @@ from streamproxy.config.limits import Limits
 from streamproxy.config.redact import Path, redact
 from streamproxy.config.route import (
     Keepalive,
+    Mirror,
     Reconnect,
     Resume,
     Retry,
@@ -67,6 +68,7 @@ __all__ = [
     "Load",
     "LoadSource",
     "Log",
+    "Mirror",
     "Outlier",
     "Policy",
     "Prefix",
@@ -110,7 +112,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _implicit_upstreams(self) -> Config:
         for route in self.routes:
-            for name in route.upstreams:
+            for _, name in route.pairs:
                 if "://" in name and name not in self.upstreams:
                     self.upstreams[name] = Upstream(endpoints=(Endpoint(url=name),))
         return self

@@ -146,6 +146,13 @@ class Reconnect(Section):
     )
 
 
+class Mirror(Section):
+    """An upstream that receives a copy of the requests; its responses are dropped."""
+
+    upstream: t.UpstreamName = Field(description="a name of upstreams, or a URL")
+    percent: t.Percent = setting(100, "the share of the requests that is copied")
+
+
 def default_name(route: dict[str, Any]) -> object:
     """Returns the default name of a route: its first path."""
     path = route.get("path")
@@ -167,6 +174,7 @@ class Route(Section):
         description="a name of upstreams, a URL, or shares: [{name: NAME, weight: 95}, …]"
     )
     fallback: t.UpstreamNames = setting([], "upstreams to try in order after all attempts at the previous one failed")
+    mirror: Annotated[Mirror | None, OrOff] = setting("off", "send a copy of the requests to another upstream")
     rewrite: Rewrite = setting({}, "changes to the path")
     protocol: Literal["http", "auto", "openai", "anthropic", "gemini", "ollama"] = setting(
         "http",
@@ -238,6 +246,17 @@ class Route(Section):
     def upstreams(self) -> tuple[str, ...]:
         """The names of all upstreams that may serve the route."""
         return (*(share.name for share in self.shares), *self.fallback)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The names of route and upstream under which the exchanges of the route are counted."""
+        own = tuple((self.name, name) for name in self.upstreams)
+        return own if self.mirror is None else (*own, (self.mirror_name, self.mirror.upstream))
+
+    @property
+    def mirror_name(self) -> str:
+        """The name of the copies of its requests in metrics and logs."""
+        return f"{self.name}~mirror"
 
     @property
     def shares(self) -> tuple[UpstreamShare, ...]:

@@ -38,6 +38,7 @@ class RequestBody:
         "_limit",
         "_lost",
         "_receive",
+        "_tee",
         "_timer",
         "_whole",
     )
@@ -53,6 +54,7 @@ class RequestBody:
         self._keep = 0  # bytes that may be held for another attempt
         self._ended = False  # the source has given all
         self._lost = False  # the beginning was let go
+        self._tee: Callable[[bytes, bool], None] | None = None  # sees every piece that comes
 
     def came_whole(self, data: bytes) -> None:
         """All of the body is here already."""
@@ -71,6 +73,12 @@ class RequestBody:
     def held(self) -> int:
         """How many bytes are held now."""
         return self._held
+
+    def copy_to(self, tee: Callable[[bytes, bool], None]) -> None:
+        """Call ``tee`` with what has come, of which nothing may have been let go, and with each piece as it comes; and
+        whether that is the last."""
+        self._tee = tee
+        tee(self._whole if self._whole is not None else b"".join(self._chunks), self._ended)
 
     def hold(self, limit: int) -> None:
         """Keep up to ``limit`` bytes of what is read for another attempt."""
@@ -159,6 +167,8 @@ class RequestBody:
                 raise _too_large(self._limit)
             self._chunks.append(chunk)
             self._held += len(chunk)
+        if self._tee is not None:
+            self._tee(chunk, self._ended)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

@@ -13,16 +13,19 @@ from streamproxy.exchange.timer import Timer
 class Call:
     """The three parts of one request. Whatever serves a request is given this and nothing else of it."""
 
-    __slots__ = ("downstream", "exchange", "on_connected", "peeked", "timer")
+    __slots__ = ("downstream", "exchange", "on_close", "on_connected", "peeked", "timer")
 
     def __init__(self, exchange: Exchange, downstream: Downstream, timer: Timer) -> None:
         self.exchange = exchange
         self.downstream = downstream
         self.timer = timer
         self.peeked: Peeked | None = None  # what was read ahead of a JSON body
+        self.on_close: Callable[[], None] | None = None
         self.on_connected: Callable[[], None] | None = None  # called when there is a connection for the request
 
     def close(self) -> None:
         """Stop the timer, and stop listening to the client."""
         self.timer.close()
+        if self.on_close is not None:
+            self.on_close()
         self.downstream.close()

@@ -163,7 +163,7 @@ class Fleet(Control):
 
     def _adopted(self, config: Config) -> None:
         self._in_force = config
-        self.metrics.declare((route.name, name) for route in config.routes for name in route.upstreams)
+        self.metrics.declare(pair for route in config.routes for pair in route.pairs)
         self._configure_log()
 
     def _pids(self) -> list[int]:

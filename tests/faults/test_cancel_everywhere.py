@@ -111,6 +111,7 @@ async def run_struck_at(app: Application, n: int, how: str, *fields: tuple[bytes
     task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
     async with asyncio.timeout(20):
         await asyncio.wait({task})
+        await app.ledger.wait_empty()
     if not task.cancelled():
         task.exception()
     assert not app.ledger.live
@@ -318,4 +319,33 @@ async def test_a_cancellation_in_the_wait_for_an_endpoint_leaves_nothing(
     assert struck > 3
     assert ended[-1].error.error == "destination_unavailable"
     assert not upstream._roster.watchers
+    await app.deployment.aclose()
+
+
+async def count_all(conn: Conn) -> None:
+    """Read whatever is sent, and answer."""
+    await conn.read_request()
+    await conn.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt"])
+async def test_a_cancellation_of_a_mirrored_request_leaves_nothing(leaks: LeakCheck, serve: Serve, how: str) -> None:
+    upstream, shadow = await serve(answer), await serve(count_all)
+    config = {
+        "log": {"access": "off"},
+        "routes": [{"name": "r", "path": "/*", "upstream": "up", "mirror": {"upstream": "shadow"}}],
+        "upstreams": {
+            "up": {"endpoints": [upstream.url], "client": "native"},
+            "shadow": {"endpoints": [shadow.url], "client": "native"},
+        },
+    }
+    app = create_app(parse_config(json.dumps(config), name="test"))
+    ended: list[Any] = []
+    app.ledger.observers.append(ended.append)
+    struck = 0
+    while await run_struck_at(app, struck, how):
+        struck += 1
+    assert struck > 5
+    assert {exchange.route: exchange.end for exchange in ended[-2:]} == {"r": "complete", "r~mirror": "complete"}
+    assert all(endpoint.active == 0 for one in app.deployment.upstreams.values() for endpoint in one.endpoints)
     await app.deployment.aclose()

@@ -293,6 +293,8 @@ def test_health_and_ejection_take_what_is_allowed(line: str) -> None:
     "keys",
     [
         "upstream: http://a, fallback: [nowhere]",
+        "upstream: http://a, mirror: {upstream: nowhere}",
+        "upstream: http://a, mirror: {upstream: http://b, percent: 101}",
         "upstream: {shares: [{name: nowhere}]}",
         "upstream: [{name: http://a}, {name: nowhere}]",
         "upstream: {shares: [{name: http://a, weight: 0}]}",
@@ -427,6 +429,8 @@ def test_events_of_redis_are_all_that_a_route_and_an_upstream_have() -> None:
         f"routes[0].fallback[0]: {why}",
         f"routes[1].upstream[1].name: {why}",
     ]
+    (problem,) = problems(upstreams + "routes: [{path: /a, upstream: u, mirror: {upstream: e}}]\n")
+    assert problem.endswith(why)
     more = upstreams.replace("redis: {", "models: {a: b}, host: preserve, client: auto, redis: {")
     (problem,) = problems(more + "routes: [{path: /a, upstream: u}]\n")
     assert "upstreams.e: has redis, which has no use for host, models" in problem
@@ -440,6 +444,7 @@ def test_events_of_redis_are_all_that_a_route_and_an_upstream_have() -> None:
         "rewrite: {add_prefix: /b}",
         "timeouts: {available: 5s}",
         "timeouts: {first_event: 5s}",
+        "mirror: {upstream: http://b}",
     ],
 )
 def test_what_events_of_redis_have_no_use_for_is_refused(key: str) -> None:
