@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from streamproxy.demo.completion import MODEL, MODELS, TEXT, TOKENS
+from streamproxy.demo.completion import FAILING, FAILURE, MODEL, MODELS, TEXT, TOKENS
 
 PROMPT = [{"role": "user", "content": "What is a stream?"}]
 
@@ -43,6 +43,30 @@ async def test_openai_raises_its_own_exception_for_a_bad_request(chat: openai.As
     with pytest.raises(openai.BadRequestError) as caught:
         await chat.chat.completions.create(model=MODEL, messages=[])
     assert caught.value.param == "messages"
+
+
+async def test_openai_reads_a_response_with_its_usage(chat: openai.AsyncOpenAI) -> None:
+    async with chat.responses.stream(model=MODEL, input="What is a stream?") as stream:
+        text = "".join([event.delta async for event in stream if event.type == "response.output_text.delta"])
+        response = await stream.get_final_response()
+    assert (text, response.output_text, response.status) == (TEXT, TEXT, "completed")
+    assert (response.usage.input_tokens, response.usage.output_tokens) == (4, len(TOKENS))
+
+
+async def test_openai_reads_a_text_completion(chat: openai.AsyncOpenAI) -> None:
+    stream = await chat.completions.create(model=MODEL, prompt="What is a stream?", stream=True)
+    assert "".join([chunk.choices[0].text async for chunk in stream]) == TEXT
+
+
+async def test_a_failure_inside_a_stream_is_the_sdks_own_exception(
+    chat: openai.AsyncOpenAI, claude: anthropic.AsyncAnthropic
+) -> None:
+    stream = await chat.chat.completions.create(model=FAILING, messages=PROMPT, stream=True)
+    with pytest.raises(openai.APIError, match=FAILURE):
+        [chunk async for chunk in stream]
+    with pytest.raises(anthropic.APIStatusError, match=FAILURE):
+        async with claude.messages.stream(model=FAILING, max_tokens=9, messages=PROMPT) as failing:
+            await failing.get_final_message()
 
 
 async def test_both_list_the_models(chat: openai.AsyncOpenAI, claude: anthropic.AsyncAnthropic) -> None:
