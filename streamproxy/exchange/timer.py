@@ -5,12 +5,12 @@ head (HEAD), for its next chunk (CHUNK), or for the client to accept one (WRITE)
 when. The request body may still be arriving: between `awaits_body` and `has_body` the client is expected to send, and
 the upstream's timeouts do not apply.
 
-A step forward only stores a time. `Deadlines.decide` is a pure function of those times: it says what is due now, and
-when to look again. The timer fires at the earliest moment at which anything could be due, looks, and acts or sleeps
-for the rest. It is armed once an exchange and never per chunk.
+Progress only stores a time. `Deadlines.decide` is a pure function of these times and returns what is due now, and when
+to check again. The timer fires at the earliest time at which anything could be due, checks, and acts or sleeps for the
+rest. It is armed once per exchange and never per chunk.
 
-An early head (`streamproxy.proxy.early`) goes on beside that: it is due at ``early_at``, and then the next comment is.
-While the client has not taken one, ``stuck_since`` says since when: the exchange goes on waiting for its upstream.
+An early head (`streamproxy.proxy.early`) is independent of that. It is due at ``early_at``, followed by comments. While
+the client has not accepted one, ``stuck_since`` is the time since when; the exchange still waits for its upstream.
 """
 
 from __future__ import annotations
