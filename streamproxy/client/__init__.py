@@ -1,1 +1,1 @@
-"""Upstream clients: what one is (`base`), over httpx (`httpx`), and ours (`native`)."""
+"""Upstream clients: the interface (`base`), our own HTTP/1.1 and HTTP/2 clients, and adapters for httpx and others."""

@@ -1,28 +1,28 @@
-"""The seam between the forwarder and whatever speaks to the upstream: httpx's shape, and nothing more.
+"""The interface between the forwarder and a client: the part of httpx's interface that is needed.
 
-A client is anything with ``stream()`` that gives an asynchronous context manager of a response with
+A client is any object with a method ``stream()`` that returns an asynchronous context manager of a response with
 ``status_code``, ``headers`` and ``aiter_raw()``. The forwarder calls it like this::
 
     async with client.stream(method, url, headers=headers, content=content, extensions=extensions) as response:
         response.status_code
         async for chunk in response.aiter_raw(): ...
 
-``url`` is the endpoint's base URL. ``headers`` are (name, value) pairs of bytes to be sent as they are, in order,
-``Host`` among them, and no others. ``content`` is None (no body) or an asynchronous iterator of bytes; the body is
-chunked unless the headers carry ``Content-Length``. ``extensions`` are httpx's, and some of our own that a client may
-ignore:
+``url`` is the endpoint's base URL. ``headers`` are (name, value) pairs of bytes, to be sent unchanged and in order.
+They include ``Host``, and the client adds no others. ``content`` is None (no body) or an asynchronous iterator of
+bytes; the body is chunked unless the headers contain ``Content-Length``. ``extensions`` are those of httpx, and some of
+our own that a client may ignore:
 
-- ``target``: bytes, the request target to send as it is;
+- ``target``: bytes, the request target to send unchanged;
 - ``timeout``: ``{"connect": seconds or None, "pool": seconds or None, "read": None, "write": None}``;
-- ``progress``: called with ``"connect"`` when a new connection is being made, ``"request"`` when the head has been
-  sent and a body follows, ``"head"`` when the whole request has been sent;
-- ``informational``: called with the status and the fields of each 1xx response but 100 and 101;
-- ``buffer``: the most bytes of the response to hold for a slow reader, instead of the client's own limit;
-- ``upgrade``: True where 101 (Switching Protocols) is a final response, whose connection is then `detach`-ed.
+- ``progress``: called with ``"connect"`` when a new connection is being made, ``"request"`` when the head was sent and
+  a body follows, ``"head"`` when the whole request was sent;
+- ``informational``: called with the status and fields of each 1xx response except 100 and 101;
+- ``buffer``: the maximum bytes of the response to hold for a slow reader, instead of the client's own limit;
+- ``upgrade``: True if 101 (Switching Protocols) is a final response, whose connection is then `detach`-ed.
 
-Leaving the ``async with`` early, by an exception or a cancellation, closes the connection; leaving it after the last
-chunk keeps it for the next request. Errors are `streamproxy.errors`; a foreign client's are translated by
-`streamproxy.client.translate`.
+Leaving the ``async with`` early, by an exception or a cancellation, closes the connection. Leaving it after the last
+chunk keeps the connection for the next request. Errors are those of `streamproxy.errors`;
+`streamproxy.client.translate` translates the errors of foreign clients.
 """
 
 from __future__ import annotations
@@ -33,43 +33,43 @@ from typing import Any, Protocol
 
 from streamproxy.wire.headers import Headers
 
-# Takes a chunk in the read itself, and the same chunk in HTTP/1.1 framing where the read was exactly that (else
-# empty). Returns whether it takes another; it has taken this one in any case.
+# Takes a chunk in the callback of the read, and the same chunk in HTTP/1.1 framing if the read was exactly that (else
+# empty). Returns whether it accepts another; it has accepted this one in any case.
 Sink = Callable[[bytes, bytes], bool]
 
 
 class ChunkSource:
-    """The body of a response as it comes: pull, and push where the source can.
+    """The body of a response: to be pulled, and pushed if the source supports it.
 
-    Pull is complete by itself: take what is `ready`; when that is nothing, the body has `ended`, or `change` is to be
-    awaited before the next look. A cancelled wait loses nothing.
+    Pulling suffices on its own: take what is `ready`. If nothing is, either the body has `ended`, or `change` must be
+    awaited before trying again. A cancelled wait loses nothing.
 
-    Push spares the wait: after `pipe`, each chunk is handed to a sink in the callback of the read that brought it. The
-    first thing that is no chunk (the end, a fault, a sink that takes no more) ends the push and wakes `change`.
+    Pushing avoids the wait: after `pipe`, each chunk is passed to a sink in the callback of the read. Anything other
+    than a chunk (the end, an error, a sink that accepts no more) ends the push and wakes `change`.
     """
 
     __slots__ = ()
 
     @property
     def ended(self) -> bool:
-        """Whether there will be no more, when nothing is `ready`."""
+        """Whether the body has ended, if nothing is `ready`."""
         raise NotImplementedError
 
     @property
     def trailers(self) -> Headers:
-        """The trailer fields that came behind the body, once it has ended: lower-case names, unfiltered."""
+        """The trailer fields after the body, once it has ended: lower-case names, unfiltered."""
         return []
 
     def ready(self) -> bytes | None:
-        """The next chunk, None while there is none. Raises an ExchangeError when the body ends short."""
+        """Returns the next chunk, or None if none is available. Raises an ExchangeError if the body is incomplete."""
         raise NotImplementedError
 
     def change(self) -> Awaitable[None]:
-        """What to await before looking again, when nothing is `ready` and the body has not `ended`."""
+        """Returns what to await before trying again, if nothing is `ready` and the body has not `ended`."""
         raise NotImplementedError
 
     async def read(self) -> bytes | None:
-        """The next chunk, None at the end. Raises as `ready`."""
+        """Returns the next chunk, or None at the end. Raises as `ready`."""
         while True:
             chunk = self.ready()
             if chunk is not None or self.ended:
@@ -77,15 +77,15 @@ class ChunkSource:
             await self.change()
 
     def pipe(self, sink: Sink | None) -> bool:
-        """Hand chunks to ``sink`` from now on; None takes it back. Returns whether this source does; if not, pull.
+        """Passes chunks to ``sink`` from now on; None stops it. Returns False if this source can only be pulled.
 
-        Only while nothing is `ready`. The sink must not raise.
+        May be called only while nothing is `ready`. The sink must not raise.
         """
         return False
 
 
 class IteratorSource(ChunkSource):
-    """Any asynchronous iterator of bytes as a source; it can't push."""
+    """Wraps an asynchronous iterator of bytes as a source that can only be pulled."""
 
     __slots__ = ("_chunk", "_chunks", "_ended")
 
@@ -107,32 +107,32 @@ class IteratorSource(ChunkSource):
         self._ended = self._chunk is None
 
     async def aclose(self) -> None:
-        """Close a generator: one that is left in the middle would be closed by the garbage collector, later."""
+        """Closes a generator. Otherwise an unfinished one would be closed later by the garbage collector."""
         if isinstance(self._chunks, AsyncGenerator):
             await self._chunks.aclose()
 
 
 class RawHeaders(Protocol):
-    """What `Response.headers` must offer: the pairs as they came over the wire, their names in lower case."""
+    """The required interface of `Response.headers`: the pairs in the order of the wire, with lower-case names."""
 
     @property
     def raw(self) -> Headers: ...
 
 
 class Response(Protocol):
-    """One upstream response, whose head has been read."""
+    """An upstream response whose head was read."""
 
     @property
     def status_code(self) -> int: ...
 
     @property
     def reason(self) -> bytes:
-        """The reason phrase, empty where it is the status's own or there is none."""
+        """The reason phrase; empty if it is the standard one or missing."""
         ...
 
     @property
     def http_version(self) -> str:
-        """The version of HTTP that the head was sent in: "1.0", "1.1" or "2"."""
+        """The HTTP version of the response head: "1.0", "1.1" or "2"."""
         ...
 
     @property
@@ -140,17 +140,17 @@ class Response(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether all of the body has come with the head, so that reading it waits for nothing; False if unknown."""
+        """Whether the whole body arrived with the head, so that reading it does not wait; False if unknown."""
         ...
 
     @property
     def source(self) -> ChunkSource:
-        """The body as it comes, transfer coding removed and content coding kept."""
+        """The body without transfer coding and with its content coding."""
         ...
 
 
 class Client(Protocol):
-    """What sends a request upstream."""
+    """Sends requests upstream."""
 
     def stream(
         self,

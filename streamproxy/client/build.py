@@ -1,4 +1,4 @@
-"""From an upstream's configuration to the clients of its endpoints."""
+"""Builds the clients of an upstream's endpoints from its configuration."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from streamproxy.wire.times import FOREVER
 
 
 def adapt(client: object) -> Client:
-    """A user's own client, made fit for the proxy."""
+    """Adapts a user's own client to the proxy."""
     return HttpxClient(client) if is_httpx(client) else ForeignClient(client)
 
 
 class ClientFactory:
-    """Makes the clients of one upstream's endpoints; with ``shared`` it is that one for all of them.
+    """Creates the clients of one upstream's endpoints, or returns ``shared`` for all of them.
 
-    Their TLS context is made once: reading the authorities takes tens of milliseconds.
+    The TLS context is created once, because loading CA certificates is slow.
     """
 
     def __init__(self, upstream: Upstream, shared: Client | None) -> None:
@@ -31,7 +31,7 @@ class ClientFactory:
         self._contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
 
     def __call__(self, url: str, socket: str | None, *, server_name: str | None = None) -> Client:
-        """The client of the endpoint at ``url``. Raises StreamproxyError for files that can't be used."""
+        """Returns the client of the endpoint at ``url``. Raises StreamproxyError for unusable files."""
         if self._shared is not None:
             return self._shared
         upstream, connections = self._upstream, self._upstream.connections
@@ -78,7 +78,7 @@ class ClientFactory:
             tls = self._upstream.tls
             try:
                 context = client_context(ca=tls.ca, cert=tls.cert, key=tls.key, verify=tls.verify, protocols=protocols)
-            except OSError as error:  # SSLError is one
+            except OSError as error:  # SSLError is a subclass
                 raise StreamproxyError(f"the files of an upstream's tls cannot be used: {error}") from None
             self._contexts[protocols] = context
         return context

@@ -1,8 +1,8 @@
-"""Making a connection: addresses, TCP or a unix socket, TLS; within one time limit for all of it.
+"""Opens connections (TCP or Unix socket, and TLS) within a single time limit.
 
-Happy eyeballs (RFC 8305): addresses are tried in turn with 250 ms between the starts, a failed attempt starts the
-next one at once, the first that connects wins and the others are abandoned. Written on ``sock_connect``, which
-asyncio and uvloop have alike.
+Happy eyeballs (RFC 8305): addresses are tried in turn, with 250 ms between the starts. A failed attempt starts the next
+one at once, the first connection wins, and the others are abandoned. This is built on ``sock_connect``, which asyncio
+and uvloop both have.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from streamproxy.client.translate import connect_error
 from streamproxy.errors import ConnectTimeout, TlsFailed
 
 ATTEMPT_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
-# A peer that vanished without a word is found out in a quiet stream, too, two minutes after its last byte. And what
-# translates addresses on the way sees that the connection lives: much of it forgets a silent one after 350 s, and a
-# model may think for longer. The system's own first probe comes after two hours.
+# TCP keepalive detects a vanished peer in a silent stream, two minutes after its last byte. It also keeps address
+# translation on the way alive, which often drops connections after 350 s of silence, while a model may think for
+# longer. The system's default of the first probe is two hours.
 _TCP_OPTIONS: Final = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
         (socket.IPPROTO_TCP, getattr(socket, name), value)
         for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
-        if hasattr(socket, name)  # not on every system
+        if hasattr(socket, name)  # not available on every system
     ),
 ]
-# A unix socket whose queue is full is tried again after so many seconds, then after twice as many, up to the most.
+# If the queue of a Unix socket is full, retry after this many seconds, then after twice as many, up to the maximum.
 _FULL_QUEUE_PAUSE: Final = 0.002
 _FULL_QUEUE_MOST: Final = 0.1
 
 
-# Makes the protocol side of a connected socket, given what ALPN has chosen (None: nothing, or no TLS).
+# Creates the protocol of a connected socket, given the result of ALPN (None: no result, or no TLS).
 Build = Callable[[socket.socket, str | None], ClientConnection]
 
 
 class Connector:
-    """Connects to one endpoint: an http or https URL, or the unix socket at ``path`` that stands behind it.
+    """Connects to one endpoint: an http or https URL, or the Unix socket at ``path`` in its place.
 
-    ``ssl_context`` and ``server_name`` only matter for https; the server's name is the URL's host by default.
-    ``build`` makes the connections. Raises ValueError for a URL of another scheme. ``resolver`` looks the host up; it
-    is None for a unix socket.
+    ``ssl_context`` and ``server_name`` apply to https only; the server name defaults to the URL's host. ``build``
+    creates the connections. Raises ValueError for a URL with another scheme. ``resolver`` looks up the host; it is None
+    for a Unix socket.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class Connector:
         if secure and ssl_context is None:
             raise ValueError("https needs an SSL context")
         self._ssl = ssl_context if secure else None
-        # A name is a host's, too, with the dot that ends it; a certificate has it without (RFC 6066 section 3).
+        # A host name may end with a dot, but not in a certificate (RFC 6066 section 3).
         self._server_name = (server_name or parts.hostname.rstrip(".")) if secure else None
         self._path = path
         self.resolver = Resolver(parts.hostname, parts.port or (443 if secure else 80)) if path is None else None
         self._build = build
 
     async def connect(self, seconds: float | None) -> ClientConnection:
-        """A connection that is ready for a request.
+        """Returns a connection that is ready for a request.
 
-        Raises ConnectTimeout after ``seconds``, and the UpstreamError of whatever else kept it from connecting.
+        Raises ConnectTimeout after ``seconds``, and another UpstreamError if the connection fails.
         """
         deadline = asyncio.timeout(seconds)
         try:
@@ -92,7 +92,7 @@ class Connector:
         if self.resolver is not None and self.resolver.changes:
             try:
                 address = sock.getpeername()[:2]
-            except OSError:  # reset in the same moment
+            except OSError:  # reset at the same moment
                 sock.close()
                 raise
         if self._ssl is None:
@@ -104,7 +104,7 @@ class Connector:
         return connection
 
     async def _secure(self, context: ssl.SSLContext, sock: socket.socket) -> ClientConnection:
-        """Shake hands over a connected socket. Raises ssl.SSLError, and TlsFailed when the peer leaves."""
+        """Performs the handshake over a connected socket. Raises ssl.SSLError, and TlsFailed if the peer leaves."""
         built: list[ClientConnection] = []
 
         def build(protocol: str | None) -> Any:
@@ -118,25 +118,25 @@ class Connector:
             raise TlsFailed(note=f"{self._server_name!r} is no name of a server: {error}") from error
         try:
             await _shake_hands(tls, sock)
-        except ConnectionError as error:  # TCP was there, so this is the handshake
+        except ConnectionError as error:  # TCP was connected, so the handshake failed
             raise TlsFailed(note=f"closed during the handshake: {type(error).__name__} {error}") from error
         return built[0]
 
     def close(self) -> None:
-        """Give up what goes on in the background."""
+        """Cancels background work."""
         if self.resolver is not None:
             self.resolver.close()
 
 
 async def _over(loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: Any) -> asyncio.Transport:
-    """Put what has a protocol's methods over a connected socket; gives the transport."""
+    """Attaches a protocol to a connected socket; returns the transport."""
     if sock.family == socket.AF_UNIX:
         return (await loop.create_unix_connection(lambda: protocol, sock=sock))[0]
     return (await loop.create_connection(lambda: protocol, sock=sock))[0]
 
 
 async def _shake_hands(tls: TlsTransport, sock: socket.socket) -> None:
-    """Shake hands over a connected socket. Raises ssl.SSLError, and ConnectionError when the peer leaves."""
+    """Performs the handshake over a connected socket. Raises ssl.SSLError, and ConnectionError if the peer leaves."""
     transport = await _over(asyncio.get_running_loop(), sock, tls)
     try:
         await tls.made
@@ -148,7 +148,7 @@ async def _shake_hands(tls: TlsTransport, sock: socket.socket) -> None:
 
 
 async def open_socket(address: Address) -> socket.socket:
-    """A connected socket. Raises OSError; a socket that did not connect is closed."""
+    """Returns a connected socket. Raises OSError, and then closes the socket."""
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -165,10 +165,10 @@ async def open_socket(address: Address) -> socket.socket:
 
 
 async def _connect_unix(sock: socket.socket, path: str) -> None:
-    """Connect to a unix socket, once there is room in its queue.
+    """Connects to a Unix socket, once there is room in its queue.
 
-    A burst of requests fills the queue of a busy server. connect(2) then says EAGAIN, and nothing tells of room; the
-    loops' ``sock_connect`` wait until the socket can be written to, which it can at once, and take it for connected.
+    A burst of requests fills the queue of a busy server. connect(2) then returns EAGAIN, and nothing signals room. The
+    loops' ``sock_connect`` waits until the socket is writable, which it is at once, and then treats it as connected.
     """
     pause = _FULL_QUEUE_PAUSE
     while True:
@@ -182,7 +182,7 @@ async def _connect_unix(sock: socket.socket, path: str) -> None:
 
 
 async def first_to_connect(addresses: list[Address], delay: float = ATTEMPT_DELAY) -> socket.socket:
-    """A socket connected to whichever address answers first. Raises OSError when none does."""
+    """Returns a socket connected to the first address that responds. Raises OSError if none does."""
     if len(addresses) == 1:
         return await open_socket(addresses[0])
     loop = asyncio.get_running_loop()
@@ -204,7 +204,7 @@ async def first_to_connect(addresses: list[Address], delay: float = ATTEMPT_DELA
         for attempt in attempts:
             attempt.cancel()
             attempt.add_done_callback(_close_loser)
-    # A refusal says more than an address family that is not connected.
+    # A refusal is more informative than an unreachable address family.
     raise next((fault for fault in faults if isinstance(fault, ConnectionRefusedError)), faults[0])
 
 

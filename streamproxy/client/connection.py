@@ -1,4 +1,4 @@
-"""What a pool knows of a connection, whatever its protocol."""
+"""The base class of connections in a pool, for all protocols."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Final
 
 from streamproxy.wire.times import FOREVER
 
-# Of what is retired: over before it began, and not the 0.0 that waits for the upstream's word.
+# The lifetime of a retired connection: expired, but different from 0.0, which means that the upstream's is unknown.
 _NO_LONGER: Final = -1.0
 
 
 class Owner:
-    """Who hears of a connection's end: its pool."""
+    """The owner of connections, which is notified of their end: the pool."""
 
     __slots__ = ()
 
     def lost(self, connection: ClientConnection) -> None:
-        """The connection takes no more requests; called as soon as that is known, perhaps more than once."""
+        """The connection accepts no more requests; called as soon as this is known, possibly more than once."""
         raise NotImplementedError
 
     def closed(self, connection: ClientConnection) -> None:
@@ -27,18 +27,18 @@ class Owner:
         raise NotImplementedError
 
     def changed(self, connection: ClientConnection) -> None:
-        """The connection's ``capacity`` is another now."""
+        """The connection's ``capacity`` has changed."""
         raise NotImplementedError
 
 
 class ClientConnection:
-    """A connection to an upstream, as its pool sees it.
+    """A connection to an upstream, as seen by its pool.
 
-    ``capacity`` is how many streams it takes at once, and ``in_use`` how many it has; the latter is the pool's to
-    count. ``closed`` says that it takes no more requests, though streams may still run on it. ``address`` is host and
-    port, where they may change. ``idle_since`` is the loop's time when its last stream ended. ``lifetime`` is how many
-    seconds it may be idle: what the upstream said, `FOREVER` when it said nothing, 0.0 before it could.
-    ``multiplexed`` says that streams can share it, whatever its capacity is at the moment.
+    ``capacity`` is the number of concurrent streams it accepts, and ``in_use`` the current number, which the pool
+    counts. ``closed`` means that it accepts no more requests, though streams may still run. ``address`` is host and
+    port, if they may change. ``idle_since`` is the loop's time when its last stream ended. ``lifetime`` is how many
+    seconds it may be idle: as announced by the upstream, `FOREVER` if it announced nothing, 0.0 before its first
+    response. ``multiplexed`` means that streams can share it, whatever its current capacity is.
     """
 
     __slots__ = (
@@ -67,39 +67,39 @@ class ClientConnection:
         self.lifetime = FOREVER
 
     def become_idle(self) -> None:
-        """Its last stream has ended: note the time, since idle connections age."""
+        """Records the time at which its last stream ended, since idle connections age."""
         self.idle_since = self._loop.time()
 
     def retire(self) -> None:
-        """Carry no more than the streams that there are: the address is not the upstream's any more."""
+        """Accepts no new streams, because the address no longer belongs to the upstream."""
         self.lifetime = _NO_LONGER
 
     @property
     def expired(self) -> bool:
-        """Whether it must not be used again.
+        """Whether it must not be reused.
 
-        Because the upstream said that it closes an idle connection about now (Keep-Alive: timeout=N), or is retired.
+        This is so if the upstream is about to close it (Keep-Alive: timeout=N), or if it is retired.
         """
         return self.lifetime < FOREVER and self.idle_since + self.lifetime <= self._loop.time()
 
     def peer_spoke(self) -> bool:
-        """Whether the kernel holds something that came on an idle connection: a byte, or its end.
+        """Whether the kernel holds data of an idle connection: a byte, or its end.
 
-        The loop has not seen it yet, and what it is can't be an answer to a request that was not sent.
+        The loop has not seen it yet, and it cannot be a response, since no request was sent.
         """
         poller = self._poller
         try:
             if poller is None:
                 poller = self._poller = select.poll()
                 poller.register(self._sock, select.POLLIN)
-            return bool(poller.poll(0))  # an error and a hang-up are told too
-        except (OSError, ValueError):  # the second: the socket is closed
+            return bool(poller.poll(0))  # errors and hang-ups are reported too
+        except (OSError, ValueError):  # ValueError: the socket is closed
             return True
 
     def abort(self) -> None:
-        """Close at once, without waiting for anything; what was not sent is dropped."""
+        """Closes at once without waiting; unsent data is dropped."""
         raise NotImplementedError
 
     def shut(self) -> None:
-        """Close at once; a stream that is not complete fails as if the upstream had closed."""
+        """Closes at once; an incomplete stream fails as if the upstream had closed."""
         raise NotImplementedError

@@ -1,25 +1,25 @@
-"""The places for streams to one endpoint: how many there may be, and on which connections.
+"""The connection pool of an endpoint: limits the number of streams, and assigns them to connections.
 
-Theory of operation. There are ``max_streams`` places. A place belongs to a stream or to an idle connection, never to
-both, and changes hands without a moment in between:
+Theory of operation. There are ``max_streams`` places. A place belongs either to a stream or to an idle connection, and
+passes from one to the other atomically:
 
     free ──reserve──▶ stream ──release──▶ idle ──take──▶ stream
       ▲                 │  └──release, free──▶ the longest waiting stream
       └──────free───────┘      (idle: closed by its peer, too old, one too many ──▶ free)
 
-A connection has ``capacity``: one stream at once over HTTP/1.1, as many as the peer allows over HTTP/2. One that has
-streams and room for more is *shared*: a stream takes a free place and joins it. One without streams is *idle* and holds
-one place.
+A connection has a ``capacity``: one stream at a time over HTTP/1.1, as many as the peer allows over HTTP/2. A
+connection with streams and room for more is *shared*: a stream takes a free place and joins it. A connection without
+streams is *idle* and holds one place.
 
-A stream's connection may close under it; the place stays the stream's until it says `free` or `release`. Nobody waits
-while a connection is idle or a place is free, so a place that comes back goes to the first in the queue directly, and
-nobody can overtake. A stream that is cancelled in the moment in which it got a place hands it on.
+If a stream's connection closes, the place still belongs to the stream until it calls `free` or `release`. No stream
+waits while a connection is idle or a place is free. So a returned place goes directly to the first stream in the queue,
+and none can overtake it. A stream that is cancelled when it receives a place passes it on.
 
-Where connections may turn out to be shared (``may_share``), one is made at a time: streams that come meanwhile wait in
-the queue, and get a place on it once it is there, or places of their own once it is known to take one stream only.
+If connections may be shared (``may_share``), only one is made at a time. Streams that arrive meanwhile wait in the
+queue. They get a place on it once it is connected, or places of their own if it accepts only one stream.
 
-The idle connections are a stack: the last one back is the next to go, and the rest grow old at its bottom, where one
-timer for all of them looks for the next to close.
+Idle connections form a stack: the last one returned is used first, and the others age at the bottom, where a single
+timer closes them.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ REFRESH: Final = 10.0
 
 
 class Pool(Owner):
-    """Places and connections; the `Owner` of every connection. Bound to the loop that it is first used on.
+    """The places and connections of an endpoint; the `Owner` of each connection. Bound to the loop of its first use.
 
-    ``refresh`` is called when a connection comes back, at most every `REFRESH` seconds: connections that are never
-    closed ask nobody whether their address is still right.
+    ``refresh`` is called when a connection returns, at most once in `REFRESH` seconds. Without it, connections that are
+    always in use would never notice a changed address.
     """
 
     __slots__ = (
@@ -74,10 +74,10 @@ class Pool(Owner):
         self._max_idle = max_idle
         self._idle_timeout = idle_timeout
         self._may_share = may_share
-        self._making = False  # a connection that may be shared
+        self._making = False  # a connection that may be shared is being made
         self._refresh = refresh
         self._refresh_at = 0.0 if refresh is not None else FOREVER  # the loop's time
-        self._places = 0  # not free: held by streams and idle connections
+        self._places = 0  # places held by streams and idle connections
         self._idle: list[ClientConnection] = []
         self._shared: list[ClientConnection] = []
         self._open: set[ClientConnection] = set()
@@ -88,26 +88,26 @@ class Pool(Owner):
 
     @property
     def idle(self) -> int:
-        """How many connections wait for a request."""
+        """The number of idle connections."""
         return len(self._idle)
 
     @property
     def active(self) -> int:
-        """How many places streams hold: connecting, or with a connection."""
+        """The number of places held by streams, connecting or connected."""
         return self._places - len(self._idle)
 
     @property
     def waiting(self) -> int:
-        """How many streams wait for a place."""
+        """The number of streams that wait for a place."""
         return len(self._waiters)
 
-    # A stream gets a place.
+    # A stream acquires a place.
 
     def take(self) -> ClientConnection | None:
-        """A connection with a place on it, or None.
+        """Returns a connection with a place on it, or None.
 
-        What the kernel holds on an idle connection is looked at: its peer may have closed it, or have said something,
-        and the loop not have noticed yet.
+        Data in the kernel of an idle connection is checked for: its peer may have closed it, or sent something, that
+        the loop has not noticed yet.
         """
         if self._shared and self._places < self._max_streams:
             self._places += 1
@@ -122,9 +122,9 @@ class Pool(Owner):
         return None
 
     def reserve(self) -> bool:
-        """Take a free place, for a new connection; False when there is none, or when one that is being made may do.
+        """Takes a free place for a new connection. Returns False if there is none, or if one being made may be shared.
 
-        The stream then makes the connection, and says `opened` or `not_opened`.
+        The stream then makes the connection, and calls `opened` or `not_opened`.
         """
         if self._closing:
             raise DestinationUnavailable("The upstream is being removed")
@@ -135,7 +135,7 @@ class Pool(Owner):
         return True
 
     async def wait(self, seconds: float | None) -> ClientConnection | None:
-        """Wait in the queue for a place: with the connection that it is on, or None to make one.
+        """Waits in the queue for a place. Returns the connection it is on, or None to make a connection.
 
         Raises LimitReached after ``seconds``.
         """
@@ -147,7 +147,7 @@ class Pool(Owner):
             return await future
         except asyncio.CancelledError:
             if future.cancelled():
-                if future in self._waiters:  # a place that came free since has found it cancelled, and taken it out
+                if future in self._waiters:  # otherwise a freed place found it cancelled and removed it
                     self._waiters.remove(future)
             elif future.exception() is None:
                 self._give_back(future.result())
@@ -156,10 +156,10 @@ class Pool(Owner):
             if timer is not None:
                 timer.cancel()
 
-    # A stream gives its place back.
+    # A stream returns its place.
 
     def release(self, connection: ClientConnection) -> None:
-        """The stream has ended, and its connection can carry another in its place."""
+        """The stream has ended, and its connection can carry another one."""
         connection.in_use -= 1
         if connection.multiplexed and (connection.in_use or connection.closed):
             self._leave(connection)
@@ -186,12 +186,12 @@ class Pool(Owner):
             self._timer = asyncio.get_running_loop().call_later(self._idle_timeout, self._sweep)
 
     def free(self) -> None:
-        """The stream has ended, and its connection with it, if it had one."""
+        """The stream has ended, and so has its connection, if it had one."""
         if not self._waiters or not self._hand_over(self._shared[-1] if self._shared else None):
             self._places -= 1
 
     def _leave(self, connection: ClientConnection) -> None:
-        """A stream has left a connection that has others, or that takes no more."""
+        """A stream has left a connection that has other streams, or that accepts no more."""
         if not connection.in_use:
             connection.abort()
         else:
@@ -221,34 +221,34 @@ class Pool(Owner):
             self._waiters.remove(waiter)
             waiter.set_exception(LimitReached("All connections to the upstream are in use", retry_after=1))
 
-    # Connections come and go.
+    # Connections are made and lost.
 
     def opened(self, connection: ClientConnection) -> None:
-        """A stream that had a place of its own has made a connection, and has its first place."""
+        """A stream with a place has made a connection, whose first place it has."""
         self._open.add(connection)
         connection.in_use = 1
         if connection.multiplexed:
             self._share(connection)
         elif self._making:
-            self._may_share = False  # nor will the next be
+            self._may_share = False  # the next will not be shared either
         self._made()
 
     def not_opened(self) -> None:
-        """A stream that had a place of its own could not make a connection; the place is still the stream's."""
+        """A stream with a place could not make a connection; it keeps the place."""
         if self._making:
             self._making = False
             self._admit(alone=True)  # each may fail for itself: one after the other would take the time of all
 
     def _made(self) -> None:
-        """Let those go on who waited for a connection that is made."""
+        """Wakes the streams that waited for a connection being made."""
         if self._making:
             self._making = False
             self._admit()
 
     def _admit(self, *, alone: bool = False) -> None:
-        """Give free places to those who wait: on a connection with room, or for one of their own.
+        """Assigns free places to waiting streams, on a connection with room or for a new one.
 
-        Where the next connection may be shared only one stream makes it, unless they are ``alone``.
+        If the next connection may be shared, only one stream makes it, unless ``alone`` is set.
         """
         while self._waiters and self._places < self._max_streams and not self._making:
             self._places += 1
@@ -262,7 +262,7 @@ class Pool(Owner):
         return not connection.closed and connection.in_use < connection.capacity and not connection.lifetime < 0
 
     def _share(self, connection: ClientConnection) -> None:
-        """Have a connection with streams among the shared ones if it has room, else not."""
+        """Adds a connection with streams to the shared ones if it has room, otherwise removes it."""
         room = self._has_room(connection)
         if room and connection not in self._shared:
             self._shared.append(connection)
@@ -270,21 +270,21 @@ class Pool(Owner):
             self._shared.remove(connection)
 
     def _join(self, connection: ClientConnection) -> ClientConnection:
-        """One more stream for a connection with room."""
+        """Adds a stream to a connection with room."""
         connection.in_use += 1
         if connection.multiplexed:
             self._share(connection)
         return connection
 
     def changed(self, connection: ClientConnection) -> None:
-        """A connection's capacity is another now."""
+        """A connection's capacity has changed."""
         if connection.in_use:
             self._share(connection)
             if self._shared:
                 self._admit()
 
     def retire(self, addresses: set[Any]) -> None:
-        """Use no connection to one of these addresses again; those that are idle close."""
+        """Stops using connections to these addresses; idle ones are closed."""
         for connection in [connection for connection in self._open if connection.address in addresses]:
             connection.retire()
             idle = connection in self._idle
@@ -293,7 +293,7 @@ class Pool(Owner):
                 connection.abort()
 
     def lost(self, connection: ClientConnection) -> None:
-        """A connection can't be used any more: if it was idle, its place is free."""
+        """A connection cannot be used any more; if it was idle, its place is freed."""
         if connection in self._idle:
             self._idle.remove(connection)
             self._places -= 1
@@ -307,7 +307,7 @@ class Pool(Owner):
             self._all_closed.set_result(None)
 
     def _sweep(self) -> None:
-        """Close what has been idle for too long, and look again when the next one will have been."""
+        """Closes connections that were idle for too long, and schedules the next check."""
         loop = asyncio.get_running_loop()
         idle, now = self._idle, loop.time()
         while idle and idle[0].idle_since + self._idle_timeout <= now:
@@ -319,7 +319,7 @@ class Pool(Owner):
         )
 
     async def aclose(self) -> None:
-        """Close every connection, also those with a stream, and wait until the transports are gone."""
+        """Closes all connections, even those with a stream, and waits until the transports are closed."""
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()

@@ -1,9 +1,9 @@
-"""Reads of a bounded size, for connections over which a flood comes.
+"""Limits the size of reads of connections with large amounts of data.
 
-The loops read up to 256 KiB at once. Of a flood that a slow client can't take, one such read waits in the client's
-transport, on top of what that may hold. So a connection whose reads grow large gets the loop's transport to read into a
-buffer of `MOST` bytes instead. All connections of a thread share the buffer: what a read has brought is copied out of
-it before the next one begins. Small reads are the loop's own, which costs a call less.
+The loops read up to 256 KiB at once. If the client is slow, one such read waits in the client's transport, in addition
+to the data already there. So a connection with large reads makes the loop's transport read into a buffer of `MOST`
+bytes. All connections of a thread share the buffer, since its content is copied before the next read. Small reads stay
+with the loop, which saves a call.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _buffer() -> memoryview:
 
 
 class BoundedReads(asyncio.BufferedProtocol):
-    """Between a transport and the ``receiver``, an `asyncio.Protocol` in all but name, that hears everything."""
+    """Connects a transport with the ``receiver``, which has the methods of an `asyncio.Protocol`."""
 
     def __init__(self, receiver: Any) -> None:
         self._receiver = receiver
@@ -52,7 +52,7 @@ class BoundedReads(asyncio.BufferedProtocol):
 
 
 def bound_reads(transport: asyncio.Transport, receiver: Any, bounded: bool) -> None:
-    """Have reads of ``transport``, which reads now, bounded or not, with ``receiver`` to hear of them."""
-    transport.pause_reading()  # uvloop looks only at the start of reading what kind of protocol it has
+    """Turns bounded reads of an active ``transport`` on or off; ``receiver`` receives the data."""
+    transport.pause_reading()  # uvloop determines the kind of protocol only when reading starts
     transport.set_protocol(BoundedReads(receiver) if bounded else receiver)
     transport.resume_reading()

@@ -1,12 +1,12 @@
-"""From a host name to addresses, without blocking the loop, and in the order in which to try them.
+"""Resolves host names without blocking the loop, and orders the addresses.
 
-Theory of operation. What a look-up gave is used for `KEEP` seconds. Then the next who asks starts another and waits for
-it, but not for long: a slow name server costs no more than `PATIENCE`, and one that can't answer for now nothing else.
-Only when none of the addresses could be connected to is there nothing to go back to.
+Theory of operation. The result of a look-up is used for `KEEP` seconds. The next caller after that starts another
+look-up and waits for at most `PATIENCE` seconds, then uses the old addresses. So a slow name server costs little, and a
+failing one nothing. Only after a failure to connect to all addresses are the old ones discarded.
 
-Connections that are always in use would stay with an address for ever, so their pool has the name looked up again, too
-(`refresh`). An address that look-ups have not given for `GONE` seconds is out of use, and `on_gone` is told. Not
-at once: many names have more addresses than they give in one answer.
+Connections that are always in use would keep an address forever, so their pool also starts look-ups (`refresh`). An
+address that was not in a result for `GONE` seconds is reported to `on_gone`. It is not reported at once, because many
+names have more addresses than one response contains.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from typing import Any, Final, NamedTuple
 from streamproxy.errors import DestinationUnavailable
 
 KEEP: Final = 10.0  # seconds until a name is looked up again
-PATIENCE: Final = 0.25  # seconds that somebody waits who could use the addresses of before
+PATIENCE: Final = 0.25  # seconds to wait for a look-up if old addresses are available
 GONE: Final = 60.0  # seconds
 
 
 class Address(NamedTuple):
-    """Where a socket connects to."""
+    """The address a socket connects to."""
 
     family: int
-    sockaddr: Any  # (host, port) and what else the family has; a path for a unix socket
+    sockaddr: Any  # (host, port) and further items of the family; a path for a Unix socket
 
     @property
     def peer(self) -> Any:
-        """Host and port, as a connected socket names its peer with them."""
+        """The host and port by which a connected socket names this peer."""
         return self.sockaddr[:2]
 
 
 def interleaved(addresses: list[Address]) -> list[Address]:
-    """The addresses with the families alternating, beginning with the resolver's favourite (RFC 8305 section 4)."""
+    """Returns the addresses with alternating families, starting with the resolver's first (RFC 8305 section 4)."""
     favourite = addresses[0].family
     ours = [address for address in addresses if address.family == favourite]
     others = [address for address in addresses if address.family != favourite]
@@ -45,15 +45,15 @@ def interleaved(addresses: list[Address]) -> list[Address]:
 
 
 async def look_up(host: str, port: int) -> list[Address]:
-    """Ask the system's resolver, in a thread of the loop's. Raises socket.gaierror."""
+    """Calls the system's resolver in a thread of the loop. Raises socket.gaierror."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
 class Resolver:
-    """Looks up one host, and remembers its addresses for `KEEP` seconds.
+    """Looks up one host, and caches its addresses for `KEEP` seconds.
 
-    Streams that need the same look-up share it; one of them that is cancelled does not cancel it for the others.
+    Streams that need the same look-up share it; cancelling one does not cancel it for the others.
     """
 
     def __init__(self, host: str, port: int, look_up: Callable[[str, int], Awaitable[list[Address]]] = look_up) -> None:
@@ -62,20 +62,20 @@ class Resolver:
         self._look_up = look_up
         self._fixed = _literal(host, port)
         self._known: list[Address] = []
-        self._until = 0.0  # the loop's time; 0.0 when nothing known is any good
-        self._given: dict[Address, float] = {}  # addresses, and when a look-up gave them last
+        self._until = 0.0  # the loop's time; 0.0 if no usable address is known
+        self._given: dict[Address, float] = {}  # addresses, and when a look-up last returned them
         self._lookup: asyncio.Task[list[Address]] | None = None
-        self.on_gone: Callable[[set[Any]], None] | None = None  # with the addresses as `Address.peer` gives them
+        self.on_gone: Callable[[set[Any]], None] | None = None  # called with values of `Address.peer`
 
     @property
     def changes(self) -> bool:
-        """Whether this is a name, whose addresses may become others."""
+        """Whether the host is a name, whose addresses may change."""
         return not self._fixed
 
     async def addresses(self) -> list[Address]:
-        """The addresses to try, in order; at least one.
+        """Returns the addresses to try in order; at least one.
 
-        Raises socket.gaierror for a name without any, and DestinationUnavailable when the client closes meanwhile.
+        Raises socket.gaierror if the name has none, and DestinationUnavailable if the client closes meanwhile.
         """
         if self._fixed:
             return self._fixed
@@ -96,13 +96,13 @@ class Resolver:
             raise
 
     def refresh(self) -> None:
-        """Have the name looked up if that is due; nobody waits for it."""
+        """Starts a look-up if one is due, without waiting for it."""
         loop = asyncio.get_running_loop()
         if not self._fixed and loop.time() >= self._until:
             self._look(loop)
 
     def forget(self) -> None:
-        """None of the addresses was any good: look the name up again next time."""
+        """Discards the addresses, none of which worked; the next call looks the name up again."""
         self._until = 0.0
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[list[Address]]:
@@ -132,7 +132,7 @@ class Resolver:
         return self._known
 
     def _compare(self, found: list[Address], now: float) -> None:
-        """Tell of the addresses that have not been given for long."""
+        """Reports the addresses that look-ups have not returned for long."""
         self._given.update(dict.fromkeys(found, now))
         gone = [address for address, at in self._given.items() if now - at >= GONE]
         for address in gone:
@@ -141,19 +141,19 @@ class Resolver:
             self.on_gone({address.peer for address in gone})
 
     def close(self) -> None:
-        """Give up a look-up that goes on."""
+        """Cancels a running look-up."""
         if self._lookup is not None:
             self._lookup.cancel()
 
 
 def _heard(lookup: asyncio.Task[list[Address]]) -> None:
-    """Take note of a failure that nobody waited for."""
+    """Retrieves the exception of a look-up that nothing waited for."""
     if not lookup.cancelled():
         lookup.exception()
 
 
 def _literal(host: str, port: int) -> list[Address]:
-    """The one address that an IP literal is; empty for a name."""
+    """Returns the address of an IP literal; empty for a name."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Final
 
-# Where Debian, Fedora, Alpine and openSUSE keep theirs: a Python that was built elsewhere looks in the wrong place.
+# The locations used by Debian, Fedora, Alpine and openSUSE. A Python built elsewhere looks in the wrong place.
 _SYSTEM_BUNDLES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -24,18 +24,18 @@ def client_context(
     verify: bool = True,
     protocols: Sequence[str] = ("http/1.1",),
 ) -> ssl.SSLContext:
-    """The context for an upstream: TLS 1.2 and later, certificate and host name verified.
+    """Returns the context for an upstream: TLS 1.2 and later, with certificate and host name verified.
 
-    ``protocols`` are offered by ALPN, the best first.
+    ``protocols`` are offered by ALPN, in order of preference.
 
-    ``ca`` is the path of a PEM bundle to trust instead of the system's; ``cert`` and ``key`` are paths of
-    a client certificate. ``verify=False`` accepts any certificate. Raises OSError or ssl.SSLError for files that can't
-    be read or used.
+    ``ca`` is the path of a PEM bundle to trust instead of the system's; ``cert`` and ``key`` are paths of a client
+    certificate. ``verify=False`` accepts any certificate. Raises OSError or ssl.SSLError for files that cannot be read
+    or used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(list(protocols))
-    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.3 has none; `TlsTransport` counts on that
+    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.3 has none; `TlsTransport` relies on this
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -49,7 +49,7 @@ def client_context(
 
 
 def _trust_system(context: ssl.SSLContext) -> None:
-    """OpenSSL's compiled-in places, else the distributions'; nothing of the environment is asked."""
+    """Loads the CA certificates from OpenSSL's default location or those above; the environment is not read."""
     paths = ssl.get_default_verify_paths()
     capath = paths.openssl_capath if os.path.isdir(paths.openssl_capath) and os.listdir(paths.openssl_capath) else None
     files = [paths.openssl_cafile, *([] if capath else _SYSTEM_BUNDLES)]

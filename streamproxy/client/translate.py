@@ -1,8 +1,8 @@
-"""From any client library's exceptions to ours, once.
+"""Translates the exceptions of client libraries to ours.
 
-httpx, httpx2 and whatever has their shape raise exceptions of the same names; those are looked up by name, so that no
-library needs to be installed to be understood. What lies beneath (a refused connection, an unknown name, a
-certificate) is found in the chain of causes.
+httpx, httpx2 and libraries with the same interface raise exceptions with the same names. They are looked up by name, so
+that no library needs to be installed. The underlying cause (a refused connection, an unknown name, a certificate) is
+found in the chain of causes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from streamproxy.errors import ExchangeError
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception, what caused it, and the members of groups among them; each once."""
+    """Yields the exception, its causes, and the members of exception groups among them, each once."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
     while todo:
@@ -31,7 +31,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def connect_error(error: BaseException) -> ExchangeError:
-    """Why a connection could not be made."""
+    """Returns the error for a connection that could not be made."""
     note = f"{type(error).__name__}: {error}"
     for cause in causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -50,7 +50,7 @@ def connect_error(error: BaseException) -> ExchangeError:
 
 
 def translate(error: Exception, *, head_seen: bool) -> ExchangeError:
-    """The reason to give for an exception of a client library, before or after the response head."""
+    """Returns the error for an exception of a client library, before or after the response head."""
     if isinstance(error, ExchangeError):
         return error
     for cause in causes(error):

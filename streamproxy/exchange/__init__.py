@@ -1,1 +1,1 @@
-"""One exchange and what travels with it: the facts, the ledger of live ones, its timer, its client's side."""
+"""One exchange: its facts, its timer, the client's side of it, and the ledger of live exchanges."""

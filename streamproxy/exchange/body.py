@@ -1,14 +1,13 @@
-"""A request's body: streamed, whole, held for another attempt, peeked at.
+"""A request body: streamed, buffered for a retry, or read ahead.
 
-Theory of operation. There is one source, ASGI's ``receive``, or nothing, when the whole body came with the head. What
-is read of it is *held* while something may need it again:
+Theory of operation. The source of a body is ASGI's ``receive``, or nothing if the whole body arrived with the head.
+Data read from it is *held* while it may be needed again:
 
-- `peek` reads ahead to look at a body before it is sent; what it has read is sent first.
-- `hold` keeps what is read, up to a limit, so that another `attempt` can begin anew. Beyond the limit everything that
-  an attempt has passed is let go, and no further one is possible.
+- `peek` reads ahead to inspect a body before it is sent; the data is sent later, first.
+- `hold` keeps data up to a limit, so that another `attempt` can start from the beginning. Beyond the limit, all data
+  that an attempt has passed is released, and no further attempt is possible.
 
-Each attempt has an iterator of its own: first over what is held, then over the source. One that is cancelled in the
-middle of a read loses nothing.
+Each attempt has its own iterator, first over the held data, then over the source. A cancelled read loses nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from streamproxy.exchange.timer import Timer
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
-_PIECE: Final = 16 << 10  # bytes; smaller pieces that are read ahead are joined
+_PIECE: Final = 16 << 10  # bytes; smaller pieces are joined when read ahead
 
 
 class RequestBody:
-    """The body of one request. ``limit`` is the most bytes that it may have, None for no limit."""
+    """The body of one request. ``limit`` is its maximum size in bytes, or None."""
 
     __slots__ = (
         "_chunks",
@@ -48,22 +47,22 @@ class RequestBody:
         self._exchange = exchange
         self._timer = timer
         self._limit = limit
-        self._whole: bytes | None = None  # all of it, when it came at once
-        self._chunks: list[bytes] = []  # what was read and may be needed again
-        self._held = 0  # bytes in it
-        self._keep = 0  # bytes that may be held for another attempt
-        self._ended = False  # the source has given all
-        self._lost = False  # the beginning was let go
+        self._whole: bytes | None = None  # the whole body if it arrived at once
+        self._chunks: list[bytes] = []  # data that may be needed again
+        self._held = 0  # bytes in ``_chunks``
+        self._keep = 0  # the maximum bytes held for another attempt
+        self._ended = False  # the source is exhausted
+        self._lost = False  # the beginning was released
         self._tee: Callable[[bytes, bool], None] | None = None  # sees every piece that comes
 
     def came_whole(self, data: bytes) -> None:
-        """All of the body is here already."""
+        """Sets the whole body, which has already arrived."""
         self._whole = data
         self._ended = True
         self._held = len(data)
 
     def whole(self) -> bytes | None:
-        """The body, if all of it is here; else None. It can be sent along with the head then."""
+        """The whole body if it has arrived, else None. It can then be sent together with the head."""
         if self._whole is None and self._ended and not self._lost:
             self._whole = b"".join(self._chunks)
             self._chunks = []
@@ -71,7 +70,7 @@ class RequestBody:
 
     @property
     def held(self) -> int:
-        """How many bytes are held now."""
+        """The number of bytes held."""
         return self._held
 
     def copy_to(self, tee: Callable[[bytes, bool], None]) -> None:
@@ -81,12 +80,12 @@ class RequestBody:
         tee(self._whole if self._whole is not None else b"".join(self._chunks), self._ended)
 
     def hold(self, limit: int) -> None:
-        """Keep up to ``limit`` bytes of what is read for another attempt."""
+        """Keeps up to ``limit`` bytes for another attempt."""
         self._keep = limit
 
     @property
     def repeatable(self) -> bool:
-        """Whether another attempt could be given the whole body."""
+        """Whether another attempt could receive the whole body."""
         return not self._lost and self._held <= self._keep
 
     @property
@@ -95,7 +94,7 @@ class RequestBody:
         return not self._lost
 
     def release(self) -> None:
-        """There will be no other attempt: hold nothing that has been passed on, and keep nothing more."""
+        """Releases the data that was passed on, and keeps none from now on, since no attempt will follow."""
         self._keep = 0
         self._lost = True
         self._whole = None
@@ -103,7 +102,7 @@ class RequestBody:
         self._held = 0
 
     async def peek(self, limit: int) -> bytes | None:
-        """Read ahead until the body is complete; returns it, or None when it is longer than ``limit`` bytes.
+        """Reads ahead until the body is complete; returns it, or None if it is longer than ``limit`` bytes.
 
         Raises as an attempt's iterator does.
         """
@@ -112,7 +111,10 @@ class RequestBody:
         return self.whole() if self._ended and self._held <= limit else None
 
     async def read_ahead(self) -> bytes | None:
-        """Read one more piece, which is sent first later; None at the end. Raises as an attempt's iterator does."""
+        """Reads one more piece, which is sent later, first.
+
+        Returns None at the end. Raises as an attempt's iterator.
+        """
         chunks = self._chunks
         before = len(chunks)
         if not self._ended:
@@ -121,32 +123,32 @@ class RequestBody:
             return None
         chunk = chunks[-1]
         if before and len(chunks[-2]) + len(chunk) <= _PIECE:
-            chunks[-2:] = [chunks[-2] + chunk]  # many small pieces would cost far more memory than their bytes
+            chunks[-2:] = [chunks[-2] + chunk]  # many small pieces use far more memory than their bytes
         return chunk
 
     @property
     def ended(self) -> bool:
-        """Whether all of it has been read."""
+        """Whether the source is exhausted."""
         return self._ended
 
     def replace(self, data: bytes) -> None:
-        """Send ``data`` in place of the body, all of which is held."""
+        """Replaces the body, all of which must be held, with ``data``."""
         self._whole = data
         self._chunks = []
         self._held = len(data)
 
     def restrict(self, limit: int | None) -> None:
-        """Set another limit. Raises BodyTooLarge if more than that has come already."""
+        """Sets another limit. Raises BodyTooLarge if more has already arrived."""
         self._limit = limit
         if limit is not None and self._exchange.request_bytes > limit:
             raise _too_large(limit)
 
     def attempt(self) -> BodyReader:
-        """The body from its beginning, for one attempt at a time."""
+        """Returns the body from its beginning, for one attempt at a time."""
         return BodyReader(self)
 
     async def _read(self) -> None:
-        """Take the next piece from the source into ``_chunks``."""
+        """Reads the next piece from the source into ``_chunks``."""
         exchange, timer = self._exchange, self._timer
         timer.awaits_body(monotonic())
         try:
@@ -176,7 +178,7 @@ def _too_large(limit: int) -> BodyTooLarge:
 
 
 class BodyReader:
-    """One attempt's iterator over a body. ``pulled`` says whether anything was asked of it."""
+    """The iterator of one attempt over a body. ``pulled`` is whether any data was requested."""
 
     __slots__ = ("_at", "_body", "pulled")
 
@@ -187,11 +189,11 @@ class BodyReader:
 
     @property
     def body(self) -> RequestBody:
-        """Whose iterator it is."""
+        """The body it iterates over."""
         return self._body
 
     def take_whole(self) -> bytes | None:
-        """The whole body, if it is here and nothing was read of it yet; nothing is left to iterate then."""
+        """Returns the whole body if it has arrived and nothing was read; the iterator is then exhausted."""
         if self.pulled:
             return None
         body = self._body
@@ -200,7 +202,7 @@ class BodyReader:
             self.pulled = True
             self._at = 1
             if not body.repeatable:
-                body.release()  # it must not be held for as long as its response lasts
+                body.release()  # it must not be held while the response streams
         return data
 
     def __aiter__(self) -> BodyReader:
@@ -229,7 +231,7 @@ class BodyReader:
         return chunk
 
     def _let_go(self, chunk: bytes) -> None:
-        """More than may be held: what was passed on is forgotten, and what is still to come is only passed on."""
+        """Releases data beyond the limit: what was passed on is dropped, and the rest is only passed on."""
         body = self._body
         body._lost = True
         del body._chunks[: self._at + 1]

@@ -1,4 +1,4 @@
-"""One request on its way through the proxy: what is known of it, its client, and its time-outs, travelling as one."""
+"""One request on its way through the proxy: its facts, its client and its timer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamproxy.exchange.timer import Timer
 
 
 class Call:
-    """The three parts of one request. Whatever serves a request is given this and nothing else of it."""
+    """The three parts of a request, and all that the code serving it receives."""
 
     __slots__ = ("downstream", "exchange", "on_close", "on_connected", "peeked", "timer")
 
@@ -24,7 +24,7 @@ class Call:
         self.on_connected: Callable[[], None] | None = None  # called when there is a connection for the request
 
     def close(self) -> None:
-        """Stop the timer, and stop listening to the client."""
+        """Stops the timer, and stops listening to the client."""
         self.timer.close()
         if self.on_close is not None:
             self.on_close()

@@ -1,4 +1,4 @@
-"""The date of now, for the responses that need one."""
+"""The Date field of responses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from streamproxy.wire.date import format_date
 
 
 class _Clock:
-    """The date as it was last formatted; a new one is due when the second changes."""
+    """Caches the formatted date for the current second."""
 
     __slots__ = ("date", "second")
 
@@ -21,7 +21,7 @@ _clock = _Clock()
 
 
 def http_date() -> bytes:
-    """The value of a Date field (RFC 9110 section 6.6.1), formatted once a second."""
+    """Returns the value of a Date field (RFC 9110 section 6.6.1), which is formatted once a second."""
     now = int(time())
     clock = _clock
     if now != clock.second:

@@ -1,12 +1,12 @@
-"""The client's side of one exchange, over plain ASGI: its request body, its leaving, its response.
+"""The client's side of one exchange, over plain ASGI: the request body, disconnects, the response.
 
-An ASGI server says that the client has left in one way only: through ``receive()``, to whichever task awaits it. So
-something has to listen from the first moment to the last, also while the body is still coming. There are two ways:
+An ASGI server reports a disconnect only through ``receive()``, to the task that awaits it. So something must listen
+from beginning to end, even while the body is arriving. There are two ways:
 
-- Our own protocols offer ``scope["extensions"]["streamproxy.connection"]``, which calls back the moment the client
-  leaves. Nothing has to listen, and the body is read when it is wanted.
-- On any other server one task reads ``receive()``, a bounded number of bytes ahead of the body's reader, until it
-  hears of a disconnect.
+- Our own protocols provide ``scope["extensions"]["streamproxy.connection"]``, which calls back when the client leaves.
+  Nothing has to listen, and the body is read on demand.
+- On any other server, one task calls ``receive()`` until it reports a disconnect, a bounded number of bytes ahead of
+  the body's reader.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class Downstream:
-    """The client of one exchange: what it asked for, and how to answer.
+    """The client of one exchange: its request, and the means to respond.
 
-    ``gone`` is set when the client has left and the exchange goes on without it (``on_disconnect: continue``);
-    otherwise its leaving interrupts the exchange with ClientDisconnected. ``connection`` is our own server's, and
-    ``direct`` the same where no middleware stands between it and this. ``wants_websocket`` says whether the request is
-    a WebSocket handshake (RFC 6455 section 4.1) that `upgrade` can answer.
+    ``gone`` is set if the client has left and the exchange continues without it (``on_disconnect: continue``).
+    Otherwise a disconnect interrupts the exchange with ClientDisconnected. ``connection`` is the connection of our own
+    server; ``direct`` is the same, but only if no middleware is in between. ``wants_websocket`` is whether the request
+    is a WebSocket handshake (RFC 6455 section 4.1) that `upgrade` can answer.
     """
 
     __slots__ = (
@@ -71,7 +71,7 @@ class Downstream:
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, target: Target, fields: RequestFields, timer: Timer
     ) -> None:
-        # What it asked for.
+        # The request.
         self.scope = scope
         self.method: str = scope["method"]
         self.scheme: str = scope["scheme"]
@@ -80,11 +80,11 @@ class Downstream:
         self.fields = fields
         self.target = target
         peer = scope.get("client")
-        self.peer: str = peer[0] if peer else ""  # its address; empty over a unix socket
+        self.peer: str = peer[0] if peer else ""  # its address; empty over a Unix socket
         self.body: RequestBody | None = None  # None if the request has none
-        self.websocket_key: bytes | None = None  # of a WebSocket handshake that goes upstream as one
-        # How to answer.
-        self.transform_response_headers: Callable[[Headers], Headers] | None = None  # the last word on any response
+        self.websocket_key: bytes | None = None  # of a WebSocket handshake that is forwarded
+        # The response.
+        self.transform_response_headers: Callable[[Headers], Headers] | None = None  # applied last to every response
         self.continue_on_disconnect = False
         self.gone = False
         self.on_gone: Callable[[], None] | None = None  # called when `gone` is set
@@ -97,8 +97,8 @@ class Downstream:
         self._trailers = False
         if connection is None and extensions:
             self._trailers = "http.response.trailers" in extensions
-        # ``write`` takes a chunk and whether more will come, and returns what to wait for, or None. It spares a chunk a
-        # message and a coroutine where the server offers it, and no middleware is around its send.
+        # ``write`` takes a chunk and whether more will follow, and returns an awaitable or None. It saves a message and
+        # a coroutine per chunk if the server provides it and no middleware wraps its send.
         self._send: Send | None = send
         self.direct: DownstreamConnection | None = None
         self.write: Callable[[bytes, bool], Awaitable[None] | None]
@@ -113,19 +113,19 @@ class Downstream:
         self._reader: _Reader | None = None
 
     def task(self) -> Cancellable | None:
-        """The task that the exchange runs in, where the server tells it and no middleware may have made another."""
+        """The task that the exchange runs in, if the server provides it and no middleware can have created another."""
         return self.direct.task if self.direct is not None else None
 
     # The request.
 
     def open(self, *, body_limit: int | None, read_ahead: int) -> None:
-        """Begin to listen, and set ``body``.
+        """Starts to listen, and sets ``body``.
 
-        Raises BodyTooLarge when Content-Length is over ``body_limit`` bytes; reading the body raises it when more than
-        that comes unannounced, and ClientDisconnected when the client leaves in the middle.
+        Raises BodyTooLarge if Content-Length is over ``body_limit`` bytes. Reading the body raises it if more data
+        arrives without Content-Length, and ClientDisconnected if the client leaves before the end.
         """
         connection = self.connection
-        # Over HTTP/2 a body needs no field that announces it.
+        # In HTTP/2, no field announces a body.
         has_body = connection.has_body if connection is not None else self.fields.has_body
         if not has_body:
             self._exchange.request_read_at = self._exchange.started_at
@@ -138,16 +138,16 @@ class Downstream:
             self._take_whole(body)
 
     def limit_body(self, limit: int | None) -> None:
-        """Hold the body to another limit than `open` did. Raises BodyTooLarge as that and its body do."""
+        """Changes the limit set by `open`. Raises BodyTooLarge like `open` and the body."""
         if limit is not None and self._announced() > limit:
             raise BodyTooLarge(f"The request body is over the limit of {limit} bytes")
         if self.body is not None:
             self.body.restrict(limit)
 
     def _take_whole(self, body: RequestBody) -> None:
-        """Take the body at once, if it has come with its head: it can go out with the head then, without a task.
+        """Takes the body at once if it arrived with the head; it can then be sent with the head, without a task.
 
-        Content-Length was held to the limit already.
+        Content-Length was already checked against the limit.
         """
         connection = self.connection
         if connection is None or self._receive != connection.receive or b"content-length" not in self.fields.noted:
@@ -182,13 +182,13 @@ class Downstream:
             self._exchange.interrupt(fault or ClientDisconnected())
 
     def request_trailers(self) -> Headers:
-        """The fields behind the request's body that may go on, once it has ended."""
+        """Returns the request's trailer fields that may be forwarded, once the body has ended."""
         return passable_trailers(self.connection.request_trailers) if self.connection is not None else []
 
     def cut(self) -> bool:
-        """Break the client's connection off, as if it had left; its exchange goes on where it may.
+        """Disconnects the client, as if it had left; the exchange continues if it may.
 
-        Returns whether that was possible: only our own servers can.
+        Returns whether this was possible: only our own servers can do it.
         """
         direct = self.direct
         if direct is None or not self.started or not self.continue_on_disconnect:
@@ -206,7 +206,7 @@ class Downstream:
         return self._trailers and self.fields.te_trailers
 
     def hold(self, size: int) -> None:
-        """Let the server hold at most about ``size`` bytes that the client has not taken, where it can be told."""
+        """Limits the bytes that the server holds for the client to about ``size``, if the server supports it."""
         if self.connection is not None:
             self.connection.set_write_limit(size)
 
@@ -221,9 +221,9 @@ class Downstream:
                 self.direct.informational(status, headers)
 
     def begin(self, status: int, headers: Headers, whole: bool, reason: bytes = b"") -> Awaitable[None] | None:
-        """Send the response head; returns what to wait for, or None. ``whole``: the body follows without a wait.
+        """Sends the response head; returns an awaitable or None. ``whole``: the body follows without a wait.
 
-        ``reason`` is the upstream's reason phrase, empty for the usual one.
+        ``reason`` is the upstream's reason phrase; empty for the standard one.
         """
         if self.transform_response_headers is not None:
             headers = self.transform_response_headers(headers)
@@ -239,9 +239,9 @@ class Downstream:
         return None
 
     def upgrade(self, headers: Headers) -> ByteStream:
-        """Answer a handshake that `wants_websocket` with 101; returns the client's end of the tunnel.
+        """Answers a handshake (see `wants_websocket`) with 101; returns the client's end of the tunnel.
 
-        Raises ClientLeft, an OSError, when the client has left.
+        Raises ClientLeft, an OSError, if the client has left.
         """
         if self.transform_response_headers is not None:
             headers = self.transform_response_headers(headers)
@@ -253,7 +253,7 @@ class Downstream:
         return stream
 
     def finish(self, trailers: Headers) -> Awaitable[None] | None:
-        """End the body, with trailer fields where they reach the client; returns what to wait for, or None."""
+        """Ends the body, with trailer fields if they reach the client; returns an awaitable or None."""
         direct = self.direct
         if direct is not None:
             return direct.finish(trailers) if trailers else self.write(b"", False)
@@ -262,7 +262,7 @@ class Downstream:
         return self.write(b"", False)
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole response."""
+        """Sends a complete response."""
         waiting = self.begin(status, headers, True)
         if waiting is not None:
             await waiting
@@ -271,7 +271,7 @@ class Downstream:
             await waiting
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stops listening."""
         if self.connection is not None:
             self.connection.on_disconnect = None
         elif self._reader is not None:
@@ -288,7 +288,7 @@ async def _finish(send: Send, trailers: Headers) -> None:
 
 
 class _Reader:
-    """The one reader of ``receive()`` on a server that does not call back; reads ahead at most ``limit`` bytes."""
+    """The only reader of ``receive()`` on servers without callbacks; reads ahead at most ``limit`` bytes."""
 
     __slots__ = ("_held", "_left", "_limit", "_messages", "_receive", "_room", "_task", "_waiter")
 
@@ -323,7 +323,7 @@ class _Reader:
             self._waiter.set_result(None)
 
     async def take(self) -> Message:
-        """The next message, in order."""
+        """Returns the next message, in order."""
         while not self._messages:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter

@@ -1,21 +1,21 @@
-"""One exchange: a request with its response, from the moment its route is known to its one end.
+"""One exchange: a request and its response, from the choice of a route to its end.
 
-An `Exchange` carries the facts of one request. Each part of the proxy writes down in it what happened; metrics, the
-access log and the admin listener read it, and count nothing themselves. It moves through the phases in order::
+An `Exchange` holds the facts of one request. Each part of the proxy records in it what happened; metrics, the access
+log and the admin listener read it and do not count themselves. It passes through the phases in order::
 
     queue ──▶ connect ──▶ request ──▶ head ──▶ body
               (endpoint,  (sending    (waiting  (chunks)
                socket)     the body)   for it)
 
-and may end in any of them. It ends once: `Ledger.close` takes it out of the live set, settles it, and calls every
-observer. To end it from outside (the client left, a timer, the operator, a drain) is to call `interrupt`, which stores
-the reason and cancels the exchange's task; `handle` turns the cancellation back into that reason.
+and may end in any of them. It ends once: `Ledger.close` removes it from the live set, settles it, and calls every
+observer. `interrupt` ends it from outside (a disconnect, a timeout, the operator, a drain): it stores the reason and
+cancels the exchange's task, and `handle` converts the cancellation back to that reason.
 
-Waits. For each wait that is measured there is the time at which it began, and it counts for as long as it has lasted,
-whether it goes on, ends well or is cut off. ``queued_at`` and ``blocked_since`` are 0.0 while nothing is waited for.
-The code that waits sets them, and in a ``finally`` adds the wait to ``queued`` or ``backpressure`` and sets them to 0.0
-again. The other waits follow from the facts: the methods named ``…_until`` take the present time. `settle` closes
-whatever is still open, so that after the end every wait has its last value.
+Waits. Each measured wait has a start time, and counts for as long as it has lasted, whether it continues, ended
+normally or was cut off. ``queued_at`` and ``blocked_since`` are 0.0 while there is no such wait. The code that waits
+sets them; in a ``finally`` it adds the wait to ``queued`` or ``backpressure`` and resets them to 0.0. The other waits
+are derived from the facts: the methods named ``…_until`` take the present time. `settle` ends all open waits, so that
+every wait has its final value afterwards.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ __all__ = ["CLIENT_LEFT", "TIME_BUCKETS", "Exchange", "Phase", "new_request_id"]
 
 Phase = Literal["queue", "connect", "request", "head", "body"]
 
-CLIENT_LEFT: Final = 499  # the status of an exchange that had sent none: nginx's "client closed request"
-# A silence at the end of a stream that ended well is one more gap from here on; below, the end has followed at once.
+CLIENT_LEFT: Final = 499  # the status of an exchange that sent none: nginx's "client closed request"
+# A silence of at least this long before a normal end counts as a gap; a shorter one does not.
 LAST_GAP: Final = 0.1  # seconds
-LONGEST_NAME: Final = 128  # characters of a name that a request or a response chose
+LONGEST_NAME: Final = 128  # characters of a name from a request or a response
 
 
 _PROCESS: Final = secrets.token_hex(8)
-_numbers: Final = itertools.count(1 << 32)  # from there on they have a ninth digit, which is cut off
+_numbers: Final = itertools.count(1 << 32)  # numbers with a ninth digit, which is cut off
 
 
 def new_request_id() -> str:
-    """A request id: 24 hexadecimal characters, unique, and not to be guessed from outside the process."""
-    return _PROCESS + hex(next(_numbers))[3:]  # a quarter of what a format costs
+    """Returns a request id: 24 hexadecimal characters, unique and unpredictable from outside the process."""
+    return _PROCESS + hex(next(_numbers))[3:]  # cheaper than formatting
 
 
 class Exchange:
-    """The facts of one request. Times are seconds of the monotonic clock, 0.0 for what has not happened."""
+    """The facts of one request. Times are in seconds of the monotonic clock; 0.0 for what has not happened."""
 
     __slots__ = (
         "abandoned",
@@ -111,99 +111,99 @@ class Exchange:
         "usage",
     )
 
-    # No arguments by name: a class takes them as a dictionary, which is slow.
+    # Positional arguments only: keyword arguments of a class are slow when compiled.
     def __init__(self, request_id: str, route: str, upstream: str, method: str, path: str) -> None:
-        # Who and what.
+        # Identity.
         self.request_id = request_id
-        self.id = request_id  # the key in the ledger: another when a live exchange has this request id
+        self.id = request_id  # the key in the ledger: differs if a live exchange has the same request id
         self.route = route
         self.upstream = upstream
-        self.endpoint = ""  # the URL of the endpoint that was picked
+        self.endpoint = ""  # the URL of the chosen endpoint
         self.client = ""  # the client's address, without its port
-        self.affinity: bytes | None = None  # stands for the beginning of its conversation, to choose an endpoint by
-        self.trusted = False  # the peer is a trusted proxy
-        self.principal = ""  # whose credential was checked; never logged
+        self.affinity: bytes | None = None  # a hash of the beginning of its conversation, to choose an endpoint
+        self.trusted = False  # whether the peer is a trusted proxy
+        self.principal = ""  # the authenticated principal; never logged
         self.method = method
         self.path = path
-        self.query = b""  # raw; only ever shown with its values hidden
+        self.query = b""  # raw; its values are never shown
         self.trace_id = ""
-        self.trace: Trace | None = None  # its spans, where tracing is on
-        # When.
+        self.trace: Trace | None = None  # its spans, if tracing is on
+        # Times.
         self.started_at = time.monotonic()
         self.started_wall = time.time()
-        self.request_read_at = 0.0  # the whole request was read from the client
-        self.queued_at = 0.0  # it began to wait for a place; 0.0 while it waits for none
-        self.sent_at = 0.0  # the whole request was sent upstream
-        self.head_at = 0.0  # the upstream's response head came
-        self.first_byte_at = 0.0  # the first byte of the response body went downstream
-        self.last_read_at = 0.0  # the last read of the response body; 0.0 again once the body has ended
-        self.first_event_at = 0.0  # the first event that says something, of a recognised stream
-        self.blocked_since = 0.0  # it began to wait for the client to take bytes; 0.0 while the client takes them
+        self.request_read_at = 0.0  # when the whole request was read from the client
+        self.queued_at = 0.0  # when it began to wait in the queue; 0.0 if it does not wait
+        self.sent_at = 0.0  # when the whole request was sent upstream
+        self.head_at = 0.0  # when the upstream's response head arrived
+        self.first_byte_at = 0.0  # when the first byte of the response body was sent downstream
+        self.last_read_at = 0.0  # the last read of the response body; 0.0 once the body has ended
+        self.first_event_at = 0.0  # the first event with content of a recognised stream
+        self.blocked_since = 0.0  # when it began to wait for a slow client; 0.0 if it does not wait
         self.ended_at = 0.0
-        # How much.
+        # Quantities.
         self.request_bytes = 0
-        self.response_bytes = 0  # what the upstream sent; keepalives don't count
+        self.response_bytes = 0  # bytes from the upstream, without keepalives
         self.chunks = 0
         self.events = 0
         self.keepalives = 0
         self.retries = 0
-        self.attempts = 0  # requests that were begun upstream, for this one
+        self.attempts = 0  # the number of upstream requests started
         # Earlier attempts: the upstream, the seconds waited for its head (-1.0 if none), and the seconds waited for a
-        # first byte (-1.0 where the next attempt was at the same upstream).
+        # first byte (-1.0 if the next attempt used the same upstream).
         self.abandoned: list[tuple[str, float, float]] | None = None
-        self.queued = 0.0  # seconds in the queue, once they are over
-        self.backpressure = 0.0  # seconds spent waiting for the client, those of waits that are over
-        self.gaps: GapHistograms | None = None  # the ledger's; set when the exchange is entered
-        self.gap: Histogram | None = None  # the one of them that this stream counts in
+        self.queued = 0.0  # seconds of completed waits in the queue
+        self.backpressure = 0.0  # seconds of completed waits for the client
+        self.gaps: GapHistograms | None = None  # those of the ledger; set by `Ledger.open`
+        self.gap: Histogram | None = None  # the histogram that counts this stream
         self.gap_sum = 0.0  # seconds between the reads of a streaming response
-        self.gap_sum_before = 0.0  # what of that passed before the stream was recognised
-        # What was understood of it. Empty for what is no recognised stream of a model.
+        self.gap_sum_before = 0.0  # the part of it before the stream was recognised
+        # Facts of a recognised model stream; empty otherwise.
         self.protocol = ""  # "HTTP/1.1", "HTTP/2" or "websocket"
         self.stream = ""  # the name of a resumable stream
         self.operation = ""  # gen_ai.operation.name: "chat", "text_completion", "embeddings" …
         self.provider = ""  # gen_ai.provider.name: "openai", "anthropic" …
         self.request_model = ""  # a label: the model that was asked for, or "other"
         self.model = ""  # for the log: as the response names it, or else the request
-        self.usage: Usage | None = None  # the last that was reported
+        self.usage: Usage | None = None  # the last reported usage
         self.finish_reason = ""
-        self.failure: ExchangeError | None = None  # what the stream itself reported
-        # Where it stands, and how it ended.
+        self.failure: ExchangeError | None = None  # an error that the stream itself reported
+        # State and end.
         self.phase: Phase = "queue"
         self.streaming = False
-        self.inspector: Inspector | None = None  # of a stream that can be read here
-        self.status = 0  # what the client was sent; 0 before
+        self.inspector: Inspector | None = None  # the inspector of a readable stream
+        self.status = 0  # the status sent to the client; 0 before
         self.error: ExchangeError | None = None
         self.interruption: ExchangeError | None = None
         self.task: Cancellable | None = None
 
     @property
     def end(self) -> End:
-        """One word for how it ended; "complete" as long as nothing went wrong."""
+        """How it ended, as one word; "complete" as long as nothing went wrong."""
         return self.error.end if self.error is not None else "complete"
 
     @property
     def final_status(self) -> int:
-        """The status that the client was sent, or 499 when nothing was."""
+        """The status sent to the client, or 499 if none was sent."""
         return self.status or CLIENT_LEFT
 
     def backpressure_until(self, now: float) -> float:
-        """Seconds spent waiting for the client until ``now``, the wait that goes on among them."""
+        """Returns the seconds spent waiting for the client until ``now``, including a current wait."""
         if self.blocked_since:
             return self.backpressure + max(0.0, now - self.blocked_since)
         return self.backpressure
 
     def queued_until(self, now: float) -> float:
-        """Seconds in the queue until ``now``, the wait that goes on among them."""
+        """Returns the seconds in the queue until ``now``, including a current wait."""
         if self.queued_at:
             return self.queued + max(0.0, now - self.queued_at)
         return self.queued
 
     @property
     def ttfb(self) -> float | None:
-        """Seconds from the whole request being read to the first byte of the response body.
+        """Seconds from having read the whole request to the first byte of the response body.
 
-        None before that byte; after the end of an exchange that never sent one, the seconds until its end. 0.0 for an
-        upstream that answered before the request was complete.
+        None before that byte. If an exchange ends without one, the seconds until its end. 0.0 if the upstream responded
+        before the request was complete.
         """
         came, read = self.first_byte_at, self.request_read_at
         if not came:
@@ -213,16 +213,16 @@ class Exchange:
         return came - read if 0.0 < read < came else 0.0
 
     def ttfb_until(self, now: float) -> float:
-        """Seconds that the first byte has been waited for, as far as it is still waited for; 0.0 if it is not."""
+        """Returns the seconds of the current wait for the first byte; 0.0 without one."""
         if self.first_byte_at or self.ended_at or not self.request_read_at or self.phase == "queue":
             return 0.0
         return max(0.0, now - self.request_read_at)
 
     @property
     def upstream_ttfb(self) -> float | None:
-        """Seconds from the whole request being sent upstream to the response head, of the last attempt.
+        """Seconds from having sent the whole request upstream to the response head, for the last attempt.
 
-        None before the head; after the end of an exchange that got none, the seconds until its end; 0.0 as in `ttfb`.
+        None before the head. If an exchange ends without one, the seconds until its end. 0.0 as in `ttfb`.
         """
         came, sent = self.head_at, self.sent_at
         if not came:
@@ -232,14 +232,14 @@ class Exchange:
         return came - sent if 0.0 < sent < came else 0.0
 
     def upstream_ttfb_until(self, now: float) -> float:
-        """Seconds that the head has been waited for, as far as it is still waited for; 0.0 if it is not."""
+        """Returns the seconds of the current wait for the head; 0.0 without one."""
         if self.head_at or self.ended_at or not self.sent_at:
             return 0.0
         return max(0.0, now - self.sent_at)
 
     @property
     def first_event(self) -> float | None:
-        """Seconds from the whole request being read to the first event that says something; as `ttfb`."""
+        """Seconds from having read the whole request to the first event with content; as `ttfb`."""
         came, read = self.first_event_at, self.request_read_at
         if not came:
             came = self.ended_at
@@ -248,24 +248,24 @@ class Exchange:
         return came - read if 0.0 < read < came else 0.0
 
     def first_event_until(self, now: float) -> float:
-        """Seconds that the first event has been waited for, as far as it is still waited for; 0.0 if it is not."""
+        """Returns the seconds of the current wait for the first event; 0.0 without one."""
         if self.first_event_at or self.ended_at or not self.streaming or not self.request_read_at:
             return 0.0
         return max(0.0, now - self.request_read_at)
 
     def duration_until(self, now: float) -> float:
-        """Seconds from the response head until ``now``."""
+        """Returns the seconds from the response head until ``now``."""
         return max(0.0, now - (self.head_at or self.started_at))
 
     def gap_until(self, now: float) -> float:
-        """Seconds since the last read, as far as they will count as a gap whatever comes next."""
+        """Returns the seconds since the last read that will count as a gap whatever happens next."""
         if not self.streaming or not self.last_read_at:
             return 0.0
         gap = now - self.last_read_at
         return gap if gap >= LAST_GAP else 0.0
 
     def count_gap(self, gap: float) -> None:
-        """Count the seconds between two reads of a streaming response."""
+        """Counts the seconds between two reads of a streaming response."""
         if self.gap is None:
             if self.gaps is None:
                 return
@@ -275,13 +275,13 @@ class Exchange:
         self.gap_sum += gap
 
     def end_reads(self, now: float) -> None:
-        """The response body has ended in good order: nothing is read any more. A long silence before is a gap too."""
+        """Records the normal end of the response body. A long silence before it also counts as a gap."""
         if (gap := self.gap_until(now)) > 0.0:
             self.count_gap(gap)
         self.last_read_at = 0.0
 
     def note(self, inspector: Inspector, now: float) -> None:
-        """Take over what an inspector of a model's response has found by ``now``."""
+        """Copies what an inspector of a model's response has found by ``now``."""
         if inspector.operation:
             if not self.operation:
                 self.recognise(inspector.operation, inspector.provider, self.model or inspector.model)
@@ -295,9 +295,9 @@ class Exchange:
             self.finish_reason = inspector.finish_reason[:LONGEST_NAME]
 
     def recognise(self, operation: str, provider: str, requested: str) -> None:
-        """The response is a stream of a model, of an operation and a provider in the words of OpenTelemetry.
+        """Records that the response is a model's stream, with operation and provider as named by OpenTelemetry.
 
-        ``requested`` is the model that the request names; it becomes a label only if a configuration has it.
+        ``requested`` is the model named in the request; it becomes a label only if it is configured.
         """
         self.operation = operation
         self.provider = provider
@@ -308,13 +308,13 @@ class Exchange:
         self.gap_sum_before = self.gap_sum
 
     def abandon_attempt(self, now: float) -> None:
-        """The attempt has failed, and another will follow: what this one has waited for a head keeps counting."""
+        """Records a failed attempt that will be retried; its wait for a head stays counted."""
         if self.sent_at:
             self._abandon(-1.0, now)
         self.sent_at = self.head_at = 0.0
 
     def fall_back(self, upstream: str, now: float) -> None:
-        """Another upstream takes over; called in place of `abandon_attempt`."""
+        """Records that another upstream takes over; called instead of `abandon_attempt`."""
         self._abandon(max(0.0, now - self.request_read_at) if self.request_read_at else -1.0, now)
         self.sent_at = self.head_at = 0.0
         self.upstream = upstream
@@ -326,7 +326,7 @@ class Exchange:
         self.abandoned.append((self.upstream, waited, ttfb))
 
     def settle(self, now: float) -> None:
-        """The exchange has ended: the waits that it ended in have lasted until ``now``."""
+        """Ends all open waits at ``now``, the end of the exchange."""
         if self.blocked_since:
             self.backpressure = self.backpressure_until(now)
             self.blocked_since = 0.0
@@ -334,7 +334,7 @@ class Exchange:
             self.queued = self.queued_until(now)
             self.queued_at = 0.0
         if self.failure is not None and (self.error is None or isinstance(self.error, UpstreamError | ClientError)):
-            self.error = self.failure  # how the stream ended afterwards is what came of it
+            self.error = self.failure  # the later end of the stream is a consequence
         if self.streaming and self.last_read_at:
             if self.error is not None:
                 self.count_gap(max(0.0, now - self.last_read_at))
@@ -344,11 +344,11 @@ class Exchange:
         self.ended_at = now
 
     def answer(self) -> None:
-        """The exchange will be answered with its error: from now on it may be interrupted again."""
+        """Records that the exchange will be answered with its error; it may then be interrupted again."""
         self.interruption = None
 
     def interrupt(self, reason: ExchangeError) -> None:
-        """End the exchange for ``reason``, wherever it is; the first reason stands. Safe to call at any time."""
+        """Ends the exchange for ``reason`` in any phase; the first reason is kept. Safe to call at any time."""
         if self.interruption is None and self.task is not None:
             self.interruption = reason
             self.task.cancel()

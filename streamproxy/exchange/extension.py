@@ -1,7 +1,7 @@
-"""The ASGI extension by which a server tells the proxy what plain ASGI has no word for.
+"""An ASGI extension through which a server provides what plain ASGI lacks.
 
-``scope["extensions"]["streamproxy.connection"]`` is a `DownstreamConnection`. Our own servers offer it; on any other
-the proxy does without.
+``scope["extensions"]["streamproxy.connection"]`` is a `DownstreamConnection`. Our own servers provide it; the proxy
+also works without it.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ CONNECTION = "streamproxy.connection"
 
 
 class Cancellable(Protocol):
-    """What is needed of an asyncio task to interrupt what it does."""
+    """The methods of an asyncio task that are needed to interrupt it."""
 
     def cancel(self) -> bool:
-        """Ask it to end."""
+        """Requests cancellation."""
         ...
 
     def uncancel(self) -> int:
-        """Take one such request back; returns how many are left."""
+        """Withdraws one cancellation request; returns the number of remaining ones."""
         ...
 
 
 class DownstreamConnection:
-    """A client's connection, for the time of one exchange.
+    """A client's connection during one exchange.
 
-    ``target`` is the request target as it was sent, ``has_body`` whether a body follows the head.
-    ``on_disconnect`` is called once, at the moment the client leaves.
-    ``disconnected`` says whether it has left, and ``fault`` why the request ended when the client has not left but
-    sent a body that is malformed; the server has answered it then. ``task`` runs the application on this exchange, and
-    is there only while it does. ``wants_websocket`` says whether the request is a WebSocket handshake.
+    ``target`` is the request target as sent, and ``has_body`` whether a body follows the head. ``on_disconnect`` is
+    called once, when the client leaves. ``disconnected`` is whether it has left. ``fault`` is why the request ended if
+    the client sent a malformed body instead of leaving; the server has then already answered. ``task`` runs the
+    application for this exchange and is set only during it. ``wants_websocket`` is whether the request is a WebSocket
+    handshake.
 
-    The response is a head (`begin`), chunks (`write` or `push`) and an end: the last `write`, or `finish`. Every step
-    raises ClientLeft, an OSError, after the client left, RuntimeError when it is out of turn, and ValueError when a
-    status or a field is not valid.
+    The response consists of a head (`begin`), chunks (`write` or `push`) and an end: the last `write`, or `finish`.
+    Every step raises ClientLeft, an OSError, after the client has left, RuntimeError if called out of order, and
+    ValueError for an invalid status or field.
     """
 
     __slots__ = ("disconnected", "fault", "has_body", "on_disconnect", "target", "task", "wants_websocket")
@@ -58,79 +58,81 @@ class DownstreamConnection:
     # The request.
 
     async def receive(self) -> Any:
-        """ASGI's receive, the one that came with the scope: to find out whether something is around it."""
+        """ASGI's receive from the scope. Comparing it shows whether middleware wraps it."""
         raise NotImplementedError
 
     def take_body(self) -> bytes | None:
-        """What is left of the request's body, if all of it has come; then ``receive`` returns no more of it."""
+        """Returns the rest of the request's body if all of it has arrived; ``receive`` then returns none of it."""
         raise NotImplementedError
 
     @property
     def request_trailers(self) -> Headers:
-        """The fields that came behind the request's body, once it has ended; none where they are dropped."""
+        """Returns the trailer fields of the request once its body has ended; none if the server drops them."""
         return []
 
     # The response.
 
     async def send(self, message: Any) -> None:
-        """ASGI's send, the one that came with the scope: to find out whether something is around it."""
+        """ASGI's send from the scope. Comparing it shows whether middleware wraps it."""
         raise NotImplementedError
 
     def informational(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Send a 1xx response before the head; never 100 or 101. Dropped where the client can't take it, or behind
-        the head."""
+        """Sends a 1xx response before the head, except 100 and 101.
+
+        Dropped if the client cannot accept it, or after the head.
+        """
         raise NotImplementedError
 
     def begin(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], whole: bool = False, reason: bytes = b""
     ) -> None:
-        """Send the head. ``whole`` says that the body follows at once, with no wait for anything.
+        """Sends the head. ``whole`` means that the body follows without any wait.
 
-        ``reason`` is the reason phrase, empty for the usual one; dropped where the protocol has none.
+        ``reason`` is the reason phrase; empty for the standard one, and dropped if the protocol has none.
         """
         raise NotImplementedError
 
     def write(self, body: bytes, more: bool) -> Awaitable[None] | None:
-        """Send some of the body, the last of it when there is no ``more``.
+        """Sends a part of the body, the last one if ``more`` is False.
 
-        Returns what to wait for, None for nothing. The wait raises ClientLeft too.
+        Returns an awaitable that may raise ClientLeft, or None if there is nothing to wait for.
         """
         raise NotImplementedError
 
     def push(self, chunk: bytes, framed: bytes) -> bool:
-        """Send one chunk of a body that goes on. Returns False when more waits for the client than may; the caller
-        then awaits `drained`.
+        """Sends one chunk of a body that continues.
 
-        ``framed`` is the same chunk in HTTP/1.1's chunked framing, or empty. Where the response is chunked it is
-        written as it is.
+        Returns False if too much data waits for the client; the caller then awaits `drained`.
+
+        ``framed`` is the same chunk in HTTP/1.1's chunked framing, or empty. A chunked response writes it unchanged.
         """
         raise NotImplementedError
 
     def drained(self) -> Awaitable[None]:
-        """Wait until the client's side takes more. Raises ClientLeft when the client leaves meanwhile."""
+        """Waits until the client accepts more data. Raises ClientLeft if it leaves meanwhile."""
         raise NotImplementedError
 
     @property
     def takes_trailers(self) -> bool:
-        """Whether trailer fields would reach the client. Before the head: whether they may."""
+        """Whether trailer fields would reach the client; before the head, whether they might."""
         raise NotImplementedError
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]]) -> Awaitable[None] | None:
-        """End the body with trailer fields, which are dropped where `takes_trailers` is False. Returns as `write`."""
+        """Ends the body with trailer fields, which are dropped if `takes_trailers` is False. Returns as `write`."""
         raise NotImplementedError
 
     def abort(self) -> None:
-        """Break the response off, so that it looks unfinished, and call ``on_disconnect``."""
+        """Aborts the response, so that it looks unfinished, and calls ``on_disconnect``."""
         raise NotImplementedError
 
     def set_write_limit(self, high: int) -> None:
-        """Let at most about ``high`` bytes wait for the client before the next step has to wait."""
+        """Limits the data waiting for the client to about ``high`` bytes; beyond it, the next step waits."""
         raise NotImplementedError
 
     def upgrade(self, headers: Iterable[tuple[bytes, bytes]]) -> ByteStream:
-        """Answer a WebSocket handshake with 101 and these fields; from then on the connection is the stream's.
+        """Answers a WebSocket handshake with 101 and these fields; the stream then owns the connection.
 
-        The fields include those of the handshake (Upgrade, Connection, Sec-WebSocket-Accept). Raises RuntimeError
-        behind the head, and where the request does not ask for it.
+        The fields must include those of the handshake (Upgrade, Connection, Sec-WebSocket-Accept). Raises RuntimeError
+        after the head, and if the request is not a handshake.
         """
         raise NotImplementedError

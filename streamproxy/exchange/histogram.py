@@ -1,15 +1,15 @@
-"""Histograms: what is counted by size, in buckets fine enough to read percentiles from.
+"""Histograms with buckets fine enough to derive percentiles.
 
-Theory of operation. A `Scale` has two sets of upper bounds. The *shown* ones are those of ``/metrics``, few and round.
-The *fine* ones divide the space between two shown ones into buckets that each are at most `GROWTH` times as wide as
-their lower bound, so that a percentile is off by a few per cent at most; every shown bound is a fine bound too, so the
-counts of the shown buckets are exact sums. A `Histogram` keeps only the fine buckets that something is in.
+Theory of operation. A `Scale` has two sets of upper bounds. The *shown* bounds are those of ``/metrics``: few and
+round. The *fine* bounds divide the space between shown bounds into buckets whose upper bound is at most `GROWTH` times
+the lower one, so that the error of a percentile is a few per cent at most. Every shown bound is also a fine bound, so
+the counts of shown buckets are exact sums. A `Histogram` stores only non-empty fine buckets.
 
-The bucket of a value is found by its logarithm: a table of equal steps says where to begin, and from there the next
-bound or the one after it is the right one. That costs a fraction of a binary search.
+The bucket of a value is found by its logarithm: a table of equal steps yields a starting point, and that bound or the
+next is the right one. This is cheaper than a binary search.
 
-`GapHistograms` is where the streams of a ledger count the waits between their reads. It is shared, since a set of fine
-buckets for each live stream would be most of the stream's memory.
+`GapHistograms` counts the waits between reads of all streams of a ledger. It is shared, since a set of fine buckets for
+each stream would be most of the stream's memory.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-GROWTH: Final = 1.04  # a fine upper bound divided by the one below it, at most
-_STEPS: Final = 2 / math.log(GROWTH)  # of the table that buckets are found by, for each factor of e
-_SHORTEST: Final = 0.0001  # seconds: nothing below is told apart
+GROWTH: Final = 1.04  # the maximum ratio of two adjacent fine bounds
+_STEPS: Final = 2 / math.log(GROWTH)  # steps of the look-up table for each factor of e
+_SHORTEST: Final = 0.0001  # seconds: the resolution for small values
 OTHER_MODEL: Final = "other"
 
 
 class Scale:
-    """The buckets of one kind of measure. ``ends`` are the places of the shown bounds among the fine ones."""
+    """The buckets of one kind of measure. ``ends`` are the indexes of the shown bounds among the fine ones."""
 
     __slots__ = ("_begin", "_highest", "_lowest", "bounds", "ends", "name", "shown")
 
@@ -38,11 +38,11 @@ class Scale:
         self._lowest = bounds[0]
         self._highest = bounds[-1]
         steps = int(math.log(self._highest / self._lowest) * _STEPS) + 2
-        # One bucket early: the logarithm of a value at the edge of a step may be rounded up.
+        # One bucket early, because the logarithm of a value at the edge of a step may be rounded up.
         self._begin = [max(0, bisect_left(bounds, self._lowest * math.exp(at / _STEPS)) - 1) for at in range(steps)]
 
     def bucket(self, value: float) -> int:
-        """The number of the first bound that is not below ``value``; that behind the last when all are."""
+        """Returns the index of the first bound not below ``value``, or the number of bounds if there is none."""
         if value <= self._lowest:
             return 0
         bounds = self.bounds
@@ -64,13 +64,13 @@ def _refined(shown: Sequence[float], lowest: float) -> tuple[float, ...]:
     return tuple(bounds)
 
 
-# Models think long, and an added millisecond matters.
+# Models may think for long, and an added millisecond matters.
 TIME_BUCKETS: Final = tuple(
-    float(bound)  # a float is compared with another at half of what it takes with an integer
+    float(bound)  # comparing two floats is faster than a float and an integer
     for bound in (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 )
 SIZE_BUCKETS: Final = tuple(float(1024 * 4**n) for n in range(11))  # 1 KiB to 1 GiB
-TOKEN_BUCKETS: Final = tuple(float(4**n) for n in range(14))  # OpenTelemetry's for gen_ai.client.token.usage
+TOKEN_BUCKETS: Final = tuple(float(4**n) for n in range(14))  # OpenTelemetry's buckets of gen_ai.client.token.usage
 
 SECONDS: Final = Scale("seconds", TIME_BUCKETS, _refined(TIME_BUCKETS, _SHORTEST))
 BYTES: Final = Scale("bytes", SIZE_BUCKETS, SIZE_BUCKETS)
@@ -79,9 +79,9 @@ _SCALES: Final = {scale.name: scale for scale in (SECONDS, BYTES, TOKENS)}
 
 
 class Histogram:
-    """Counts of observations by the number of their fine bucket, and the sum of the observations.
+    """Counts of observations by fine bucket, and the sum of the observations.
 
-    Bucket ``n`` has what is over ``bounds[n - 1]`` and at most ``bounds[n]``; the last one has no upper bound.
+    Bucket ``n`` counts values over ``bounds[n - 1]`` up to ``bounds[n]``; the last bucket has no upper bound.
     """
 
     __slots__ = ("counts", "scale", "sum")
@@ -97,22 +97,22 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many observations there are."""
+        """The number of observations."""
         return sum(self.counts.values())
 
     def observe(self, value: float) -> None:
-        """Add one observation."""
+        """Adds an observation."""
         number = self.scale.bucket(value)
         self.counts[number] = self.counts.get(number, 0) + 1
         self.sum += value
 
     def tally(self, value: float) -> None:
-        """Count one observation whose value the caller adds to the sum."""
+        """Counts an observation; the caller adds its value to the sum."""
         number = self.scale.bucket(value)
         self.counts[number] = self.counts.get(number, 0) + 1
 
     def add(self, counts: Mapping[int, int], total: float) -> None:
-        """Add observations that were counted elsewhere, on the same scale."""
+        """Adds observations counted elsewhere on the same scale."""
         if self.counts:
             mine = self.counts
             for number, count in counts.items():
@@ -122,7 +122,7 @@ class Histogram:
         self.sum += total
 
     def shown(self) -> list[int]:
-        """The counts of the shown buckets, not cumulative; the last one is of what is above the highest bound."""
+        """Returns the counts of the shown buckets, not cumulative; the last one is that above the highest bound."""
         ends = self.scale.ends
         counts = [0] * (len(ends) + 1)
         for number, count in self.counts.items():
@@ -137,7 +137,7 @@ def _histogram(scale: str, counts: dict[int, int], total: float) -> Histogram:
 
 
 class GapKey(NamedTuple):
-    """Whose reads are counted together; the last three are empty for what is no recognised stream of a model."""
+    """The key by which reads are counted; the last three fields are empty unless it is a recognised model stream."""
 
     route: str
     upstream: str
@@ -147,10 +147,10 @@ class GapKey(NamedTuple):
 
 
 class GapHistograms:
-    """The counts of the waits between reads of the streams of one ledger.
+    """Counts the waits between reads of the streams of one ledger.
 
-    Only counts are here; the seconds are in the exchanges, which are added to the sums. ``models`` are the names of
-    models that a configuration has: only these may be the value of a label.
+    Only the counts are here; the seconds are in the exchanges, which are added to the sums. ``models`` are the
+    configured model names, the only ones that may become label values.
     """
 
     __slots__ = ("histograms", "models")
@@ -160,7 +160,7 @@ class GapHistograms:
         self.models: set[str] = set()
 
     def of(self, key: GapKey) -> Histogram:
-        """The histogram of a key."""
+        """Returns the histogram of a key."""
         histogram = self.histograms.get(key)
         if histogram is None:
             histogram = self.histograms[key] = Histogram(SECONDS)

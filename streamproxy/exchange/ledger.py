@@ -1,4 +1,4 @@
-"""The live exchanges, the observers of their ends, and what is counted beside the exchanges."""
+"""The live exchanges, the observers of their ends, and counters that belong to no exchange."""
 
 from __future__ import annotations
 
@@ -16,31 +16,36 @@ logger = logging.getLogger("streamproxy.exchange")
 
 Observer = Callable[[Exchange], None]
 
-_DOT_SEGMENTS: Final = frozenset({".", ".."})  # browsers take them out of a path, percent-encoded too
+_DOT_SEGMENTS: Final = frozenset({".", ".."})  # browsers remove them from paths, even percent-encoded
 
 
 class Ledger:
-    """The live exchanges, the observers of their ends, and what is counted beside the exchanges."""
+    """The live exchanges, the observers of their ends, and counters that belong to no exchange."""
 
     def __init__(self) -> None:
         self.live: dict[str, Exchange] = {}
         self.observers: list[Observer] = []
-        self.draining = False  # the process is about to end: nothing that may last for hours begins here
+        self.draining = False  # the process is about to end: no long exchange may start
         self.gaps = GapHistograms()
         self.tallies = Tallies()
         self._empty: asyncio.Future[None] | None = None
 
     def open(self, exchange: Exchange) -> None:
-        """Enter an exchange. Two clients may send the same X-Request-Id: the second is known by another ``id``, as is
-        one that a URL could not name."""
+        """Adds an exchange.
+
+        If a client sends the X-Request-Id of a live exchange, or one that cannot be part of a URL, its exchange gets
+        another ``id``.
+        """
         while exchange.id in self.live or exchange.id in _DOT_SEGMENTS:
             exchange.id = new_request_id()
         self.live[exchange.id] = exchange
         exchange.gaps = self.gaps
 
     def close(self, exchange: Exchange) -> None:
-        """Take an exchange out, settle it and call the observers, once. An observer that fails does not keep the
-        others from being called."""
+        """Removes an exchange, settles it and calls the observers, once.
+
+        A failing observer does not affect the others.
+        """
         if self.live.pop(exchange.id, None) is None:
             return
         exchange.task = None
@@ -54,7 +59,7 @@ class Ledger:
             self._empty.set_result(None)
 
     async def wait_empty(self) -> bool:
-        """Wait until no exchange is live; for one waiter at a time."""
+        """Waits until no exchange is live. Only one caller at a time."""
         while self.live:
             self._empty = asyncio.get_running_loop().create_future()
             try:

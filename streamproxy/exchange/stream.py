@@ -1,11 +1,10 @@
-"""A connection that has left HTTP behind: bytes in both directions, until both have ended.
+"""A connection after a protocol switch: bytes in both directions until both have ended.
 
-Theory of operation. A stream begins with its reading held: what comes before `ByteStream.start` waits. Then it calls
-``on_data`` for what comes, ``on_eof`` once the peer will send no more, and ``on_lost`` once, when nothing can pass in
-either direction any more, whatever the reason. Either side may end its own direction and still take what the other
-sends (a half-close), where the transport has a word for that; over TLS an end of one direction ends both. A stream
-whose two directions have ended is closed by itself; one that got ``on_eof`` waits for the owner's `write_eof` or
-`close`.
+Theory of operation. Reading is paused until `ByteStream.start`. From then on the stream calls ``on_data`` for received
+bytes, ``on_eof`` when the peer has ended its direction, and ``on_lost`` once, when no direction can pass data any more,
+for any reason. Each side may end its own direction and still receive (a half-close) if the transport supports it; over
+TLS the end of one direction ends both. A stream whose directions have both ended closes itself; after ``on_eof``, it
+waits for the owner to call `write_eof` or `close`.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from collections.abc import Awaitable, Callable
 
 
 class ByteStream:
-    """One end of a tunnel. The servers implement it for the client's side, the clients for the upstream's."""
+    """One end of a tunnel. Servers implement it for the client's side, clients for the upstream's."""
 
     __slots__ = ()
 
     def start(self, on_data: Callable[[bytes], None], on_eof: Callable[[], None], on_lost: Callable[[], None]) -> None:
-        """Begin to read. Bytes that came behind the head of the upgrade are the first that ``on_data`` gets.
+        """Starts reading. Bytes received after the head of the upgrade come first.
 
-        None of the three is called before this has returned.
+        None of the callbacks is called before this method has returned.
         """
         raise NotImplementedError
 
@@ -31,36 +30,36 @@ class ByteStream:
         return True
 
     def write(self, data: bytes) -> bool:
-        """Send. Returns False when more waits for the peer than may; the caller then awaits `drained`.
+        """Sends data. Returns False if too much data waits for the peer; the caller then awaits `drained`.
 
-        Does nothing, and returns True, once the stream is lost.
+        Does nothing and returns True once the stream is lost.
         """
         raise NotImplementedError
 
     def drained(self) -> Awaitable[None]:
-        """Wait until `write` may go on, or the stream is lost."""
+        """Waits until `write` may continue, or the stream is lost."""
         raise NotImplementedError
 
     def set_write_limit(self, high: int) -> None:
-        """Let about ``high`` bytes wait for the peer before `write` returns False."""
+        """Makes `write` return False once about ``high`` bytes wait for the peer."""
         raise NotImplementedError
 
     def pause(self) -> None:
-        """Stop reading. The peer is watched all the same: a lost stream is told at once."""
+        """Pauses reading. A lost stream is still reported at once."""
         raise NotImplementedError
 
     def resume(self) -> None:
-        """Read on."""
+        """Resumes reading."""
         raise NotImplementedError
 
     def write_eof(self) -> None:
-        """Send no more, once what was written has gone; the peer may still send."""
+        """Ends our direction after pending data was sent; the peer may still send."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """End the stream in both directions, once what was written has gone."""
+        """Ends both directions after pending data was sent."""
         raise NotImplementedError
 
     def abort(self) -> None:
-        """End the stream at once; what was written may be lost."""
+        """Ends the stream at once; pending data may be lost."""
         raise NotImplementedError

@@ -1,19 +1,19 @@
-"""Counters and gauges of what is no exchange's end: messages of a tunnel, fallbacks, refusals by a limit, store errors.
+"""Counters and gauges outside of exchanges: tunnel messages, fallbacks, refusals by a limit, store errors.
 
-A part of the proxy asks for its `Tally` once, when a configuration is loaded, and adds to it while it serves; a gauge
-is a function that is called at each scrape. The names and labels that there are stand in ``observe/families.py``.
+A component looks up its `Tally` once, when a configuration is loaded, and adds to it while it serves. A gauge is a
+function that is called at each scrape. ``observe/families.py`` defines the names and labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-Labelled = tuple[str, ...]  # the name of a family, without its prefix and suffix, and the values of its labels
+Labelled = tuple[str, ...]  # the name of a family without prefix and suffix, and its label values
 Levels = Callable[[], Iterable[tuple[Labelled, float]]]
 
 
 class Tally:
-    """One counter of one family."""
+    """A counter of one family."""
 
     __slots__ = ("value",)
 
@@ -21,14 +21,14 @@ class Tally:
         self.value = 0
 
     def add(self, number: int = 1) -> None:
-        """Count ``number`` more."""
+        """Adds ``number`` to the counter."""
         self.value += number
 
 
 class Tallies:
-    """The counters of one process, by name and labels, and where its gauges are read.
+    """The counters of one process by name and labels, and the sources of its gauges.
 
-    ``levels`` are the sources of gauges; the parts of a configuration that is no longer in force take theirs out.
+    ``levels`` are the sources of gauges; components remove theirs when their configuration is no longer in force.
     """
 
     __slots__ = ("levels", "tallies")
@@ -38,8 +38,11 @@ class Tallies:
         self.levels: list[Levels] = []
 
     def of(self, name: str, *labels: str) -> Tally:
-        """The counter of this name and these labels, which shows from now on, with 0. The same one at each call, so
-        that a counter goes on after a reload. Labels come from the configuration only."""
+        """Returns the counter of this name and labels, which is exposed from now on, beginning with 0.
+
+        Each call returns the same counter, so that it continues after a reload. Labels must come from the
+        configuration.
+        """
         labelled = (name, *labels)
         tally = self.tallies.get(labelled)
         if tally is None:

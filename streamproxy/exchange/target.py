@@ -1,4 +1,4 @@
-"""What a request asks for, byte for byte where the server tells it."""
+"""The target of a request, byte for byte if the server provides it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from streamproxy.wire.target import strip_prefix
 
 
 class Target:
-    """What a request asks for: the raw path and the query as they came, both without the mount's prefix."""
+    """The raw path and query of a request as sent, without the mount's prefix."""
 
     __slots__ = ("climbs", "path", "query")
 
     def __init__(self, path: bytes, query: bytes | None) -> None:
         self.path = path
-        self.query = query  # None when there is no question mark
-        self.climbs = False  # its dot segments lead above the route's prefix
+        self.query = query  # None without a question mark
+        self.climbs = False  # whether its dot segments lead above the route's prefix
 
 
 def target_of(scope: Scope) -> Target:
-    """The target of a request, byte for byte where the server tells it."""
+    """Returns the target of a request, byte for byte if the server provides it."""
     extensions = scope.get("extensions")
     connection = extensions.get(CONNECTION) if extensions else None
     if connection is not None:

@@ -1,16 +1,16 @@
-"""The one timer of an exchange: its time-outs and its keepalives.
+"""The timer of an exchange, for its timeouts and keepalives.
 
-Theory of operation. At any moment an exchange waits for one thing: for nothing that is limited (NOTHING), for the
-upstream's head (HEAD), for its next chunk (CHUNK), or for the client to take one (WRITE). `Timer.waits_for` says
-which, and since when. The body of the request may still be coming meanwhile: between `awaits_body` and `has_body` the
-client owes a part of it, and the upstream is not blamed for waiting.
+Theory of operation. At any time an exchange waits for one thing: for nothing with a limit (NOTHING), for the upstream's
+head (HEAD), for its next chunk (CHUNK), or for the client to accept one (WRITE). `Timer.waits_for` sets what, and since
+when. The request body may still be arriving: between `awaits_body` and `has_body` the client is expected to send, and
+the upstream's timeouts do not apply.
 
-A step forward only stores a time. `Deadlines.decide` is a pure function of those times: it says what is due now, and
-when to look again. The timer fires at the earliest moment at which anything could be due, looks, and acts or sleeps
-for the rest. It is armed once an exchange and never per chunk.
+Progress only stores a time. `Deadlines.decide` is a pure function of these times and returns what is due now, and when
+to check again. The timer fires at the earliest time at which anything could be due, checks, and acts or sleeps for the
+rest. It is armed once per exchange and never per chunk.
 
-An early head (`streamproxy.proxy.early`) goes on beside that: it is due at ``early_at``, and then the next comment is.
-While the client has not taken one, ``stuck_since`` says since when: the exchange goes on waiting for its upstream.
+An early head (`streamproxy.proxy.early`) is independent of that. It is due at ``early_at``, followed by comments. While
+the client has not accepted one, ``stuck_since`` is the time since when; the exchange still waits for its upstream.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _POSTPONED: Final = 0.25  # seconds
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
-    """The time-outs of a route in seconds, ``inf`` for what is off.
+    """The timeouts of a route in seconds; ``inf`` for off.
 
-    ``by_wait`` are those of each thing that an exchange waits for, ``step`` the shortest of all: whatever begins to be
-    waited for is due no earlier than that.
+    ``by_wait`` has the timeout of each thing that an exchange waits for. ``step`` is the shortest of all: no wait is
+    due earlier.
     """
 
     request: float = FOREVER
@@ -63,7 +63,7 @@ Due = type[ExchangeError] | Literal["keepalive", "early"] | None
 
 
 class Deadlines:
-    """The times of one exchange, and what follows from them. Holds no clock: ``now`` is always an argument."""
+    """The times of one exchange, and what is due. It has no clock: ``now`` is always an argument."""
 
     __slots__ = (
         "body_since",
@@ -87,27 +87,27 @@ class Deadlines:
         self.stuck_since = 0.0  # the client has not taken the last of these since then; 0.0 when it has
 
     def waits_for(self, what: int, now: float) -> None:
-        """From ``now`` on the exchange waits for one of NOTHING, HEAD, CHUNK and WRITE."""
+        """Sets what the exchange waits for from ``now`` on: NOTHING, HEAD, CHUNK or WRITE."""
         self.waits = what
         self.since = now
 
     def awaits_body(self, now: float) -> None:
-        """The client owes a part of the request's body."""
+        """Records that the client is expected to send more of the request's body."""
         self.body_since = now
 
     def has_body(self, now: float) -> None:
-        """The client has sent that part."""
+        """Records that the client has sent it."""
         self.body_since = 0.0
         self.since = now
 
     def passed(self, now: float) -> None:
-        """A chunk has gone downstream."""
+        """Records that a chunk was sent downstream."""
         self.since = now
         if self.keepalive_since != FOREVER:
             self.keepalive_since = now
 
     def decide(self, now: float) -> tuple[Due, float]:
-        """What is due at ``now``, and when to look again (inf for never)."""
+        """Returns what is due at ``now``, and when to check again (inf for never)."""
         limits = self.limits
         again = min(self.started + limits.total, now + limits.step)
         if self.started + limits.total <= now:
@@ -139,11 +139,11 @@ class Deadlines:
 
 
 class SharedTimer:
-    """The timer of young exchanges, one for a route.
+    """The timer of young exchanges; one per route.
 
-    Nothing of an exchange can be due before it is as old as the shortest of its limits, and most are over by then.
-    So they get no timer of their own, which would cost more than all else that is done for their time-outs. Four
-    times in that span the old enough are given one.
+    Nothing of an exchange can be due before it is as old as its shortest limit, and most exchanges have ended by then.
+    So young exchanges have no timer of their own, which would be expensive. Four times within that span, this timer
+    promotes those that are old enough.
     """
 
     __slots__ = ("_handle", "_loop", "_step", "_young")
@@ -155,7 +155,7 @@ class SharedTimer:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, timer: Timer) -> None:
-        """Take a timer in, until it is old enough or closed."""
+        """Adds a timer until it is old enough or closed."""
         if self._step == FOREVER:
             return
         self._young[timer] = None
@@ -164,17 +164,17 @@ class SharedTimer:
             self._handle = self._loop.call_later(self._step / 4, self._promote)
 
     def discard(self, timer: Timer) -> None:
-        """Forget a timer that is closed."""
+        """Removes a closed timer."""
         self._young.pop(timer, None)
 
     def _promote(self) -> None:
-        """Let the old enough look for themselves from now on."""
+        """Arms the timers that are old enough."""
         self._handle = None
         assert self._loop is not None
         oldest = monotonic() - self._step / 2
         for timer in list(self._young):
             if timer.started > oldest:
-                break  # they are in the order of their birth
+                break  # timers are in the order of their creation
             del self._young[timer]
             timer.fire()
         if self._young:
@@ -203,7 +203,7 @@ class Timer(Deadlines):
         shared.add(self)
 
     def adopt(self, limits: TimeLimits) -> None:
-        """Go on under other limits, by a timer of its own."""
+        """Continues with other limits, with its own timer."""
         if limits == self.limits:
             return
         self.limits = limits
@@ -213,16 +213,16 @@ class Timer(Deadlines):
         self.fire()
 
     def progress(self, phase: Phase) -> None:
-        """Take note of a step towards the head; clients report "connect", "request" and "head" through this."""
+        """Records a step towards the head; clients report "connect", "request" and "head" through this method."""
         exchange, now = self.exchange, monotonic()
         if phase == "head":
             exchange.sent_at = now
-        if not exchange.head_at:  # an upstream may answer before it has the whole request
+        if not exchange.head_at:  # an upstream may respond before it has the whole request
             exchange.phase = phase
             self.waits_for(NOTHING if phase == "connect" else HEAD, now)
 
     def keep_alive(self, call: Callable[[], None], since: float) -> None:
-        """Call ``call`` whenever nothing has gone downstream for the route's keepalive interval since ``since``."""
+        """Calls ``call`` whenever nothing was sent downstream for the keepalive interval, starting at ``since``."""
         self.on_idle = call
         self.keepalive_since = since
 
@@ -235,11 +235,11 @@ class Timer(Deadlines):
             self.fire()  # it would come back too late
 
     def stop_keepalives(self) -> None:
-        """Call for no more keepalives."""
+        """Stops the keepalives."""
         self.keepalive_since = FOREVER
 
     def fire(self) -> None:
-        """Look at what is due, act, and come back when something else may be."""
+        """Acts on what is due, and schedules the next check."""
         now = monotonic()
         due, again = self.decide(now)
         if due == KEEPALIVE:

@@ -1,1 +1,1 @@
-"""The program: listeners, signals, workers, reload, drain, takeover."""
+"""The program: listeners, signals, workers, reload, drain and takeover."""

@@ -1,7 +1,7 @@
-"""Listening sockets that the service manager made: systemd's socket activation (sd_listen_fds(3)).
+"""Listening sockets from the service manager: systemd's socket activation (sd_listen_fds(3)).
 
-Such sockets outlive the process. While one instance ends and the next begins, connections wait in their queues and none
-is refused. Sockets named ``admin`` (``FileDescriptorName=``) are the admin listener's, all others the main listener's.
+Such sockets outlive the process: during a restart, connections wait in their queues and none is refused. Sockets named
+``admin`` (``FileDescriptorName=``) belong to the admin listener, all others to the main listener.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _ADMIN = "admin"
 
 
 class ActivationError(StreamproxyError):
-    """What the service manager passed on can't be listened on."""
+    """The service manager passed something that cannot be listened on."""
 
 
 class Activated(NamedTuple):
-    """The sockets that were passed on; empty lists for a listener that the configuration's addresses are bound for."""
+    """The sockets passed on; an empty list for a listener that binds its configured addresses."""
 
     main: list[socket.socket]
     admin: list[socket.socket]
 
 
 def activated(environ: Mapping[str, str], pid: int) -> Activated:
-    """The sockets that were passed on to the process ``pid``. Raises ActivationError."""
+    """Returns the sockets passed on to the process ``pid``. Raises ActivationError."""
     found = Activated([], [])
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID") != str(pid) or not count.isdecimal():

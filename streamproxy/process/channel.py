@@ -1,8 +1,7 @@
-"""The private line between the supervisor and one of its workers: a socket pair, and what goes over it.
+"""The private connection between the supervisor and a worker: a socket pair and its messages.
 
-Messages are named tuples, pickled, behind four bytes of length. Both ends are processes of one program and one user,
-and nobody else can hold an end, so there is nothing to distrust. The end of the line is the end of the process behind
-it: the kernel closes a dead process's sockets.
+Messages are pickled named tuples with a length prefix of four bytes. Both ends are processes of the same program and
+user, and no other process can hold an end, so messages are trusted. When a process dies, the kernel closes its end.
 """
 
 from __future__ import annotations
@@ -24,15 +23,17 @@ from streamproxy.observe.series import Totals
 
 _LENGTH = struct.Struct("!I")
 
-# What the supervisor sees of a live exchange; the other fields are objects of the worker's process, or secret.
+# The facts of a live exchange that the supervisor sees; other fields are objects of the worker's process, or secret.
 _OWN = {"error", "gap", "gaps", "inspector", "interruption", "principal", "task", "trace"}
 FIELDS = tuple(name for name in attributes(Exchange) if name not in _OWN)
 row_of = attrgetter(*FIELDS)
 
 
 class Boot(NamedTuple):
-    """To the worker, before anything else: what to serve, and the numbers of the descriptors it has inherited: the
-    listening sockets, and the memory of the sessions that all workers share."""
+    """To the worker, first of all: what to serve, and the descriptors it has inherited.
+
+    These are the listening sockets, and the memory of the sticky sessions that all workers share.
+    """
 
     config: Config
     listeners: tuple[int, ...]
@@ -50,7 +51,7 @@ class Failed(NamedTuple):
 
 
 class Question(NamedTuple):
-    """To the worker; it answers with the same ``number``."""
+    """To the worker, which sends an `Answer` with the same ``number``."""
 
     number: int
     ask: ReportRequest | Prepare
@@ -64,29 +65,29 @@ class Answer(NamedTuple):
 
 
 class ReportRequest(NamedTuple):
-    """Asks for a `Report`, with the live exchanges or without."""
+    """Requests a `Report`, with or without the live exchanges."""
 
     streams: bool
 
 
 class Prepare(NamedTuple):
-    """Asks to make ready another configuration, which comes into force with `Commit`, or is dropped with `Discard`."""
+    """Requests to prepare a configuration, which `Commit` puts into force and `Discard` drops."""
 
     config: Config
 
 
 class Prepared(NamedTuple):
-    """Whether a configuration can come into force; else why not."""
+    """Whether the configuration can come into force; otherwise why not."""
 
     problem: str | None
 
 
 class Commit(NamedTuple):
-    """To the worker: put into force what is prepared."""
+    """To the worker: put the prepared configuration into force."""
 
 
 class Discard(NamedTuple):
-    """To the worker: forget what is prepared."""
+    """To the worker: drop the prepared configuration."""
 
 
 class Interrupt(NamedTuple):
@@ -96,7 +97,7 @@ class Interrupt(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """To the worker: drain, or end at once; ``replaced`` when another process serves on its sockets."""
+    """To the worker: drain, or end at once; ``replaced`` if another process serves on its sockets."""
 
     at_once: bool
     replaced: bool = False
@@ -107,11 +108,11 @@ class Closed(NamedTuple):
 
 
 class Report(NamedTuple):
-    """From the worker, when asked, every second, and at its end: its numbers of one moment.
+    """From the worker, on request, every second, and at its end: its current numbers.
 
-    ``finished`` are those of the exchanges that have ended, ``running`` those of the live ones so far. ``live`` are
-    batches of rows, each batch pickled; None when nobody asked for them. ``ended`` are the last ends, ``ends`` counts
-    all of them by their word; ``reasons`` are why the worker is not ready.
+    ``finished`` are the totals of ended exchanges, ``running`` those of the live ones. ``live`` are batches of rows,
+    each pickled; None if they were not requested. ``ended`` are the last ended exchanges, ``ends`` counts all by how
+    they ended; ``reasons`` is why the worker is not ready.
     """
 
     finished: Totals
@@ -126,13 +127,13 @@ Message = Boot | Ready | Failed | Question | Answer | Commit | Discard | Interru
 
 
 def frame(message: Message) -> bytes:
-    """A message as it goes over the line."""
+    """Returns the bytes of a message."""
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(data)) + data
 
 
 def read_boot(line: socket.socket) -> Boot:
-    """The first message, read by a worker that has no event loop yet. Raises EOFError when the supervisor is gone."""
+    """Returns the first message, before the worker has an event loop. Raises EOFError if the supervisor has exited."""
     message = pickle.loads(_exactly(line, _LENGTH.unpack(_exactly(line, _LENGTH.size))[0]))
     assert isinstance(message, Boot)
     return message
@@ -149,7 +150,7 @@ def _exactly(line: socket.socket, size: int) -> bytes:
 
 
 class Line:
-    """One end of the line, inside an event loop."""
+    """One end of the connection, inside an event loop."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -157,17 +158,17 @@ class Line:
 
     @classmethod
     async def over(cls, end: socket.socket) -> Line:
-        """The end that a socket is; the socket belongs to it from here on."""
+        """Returns the end over a socket, which it then owns."""
         end.setblocking(False)
         return cls(*await asyncio.open_unix_connection(sock=end))
 
     def send(self, message: Message) -> None:
-        """Send without waiting. What is sent to a process that is gone is lost."""
+        """Sends without waiting. Messages to a process that has exited are lost."""
         if not self._writer.is_closing():
             self._writer.write(frame(message))
 
     async def receive(self) -> Message | None:
-        """The next message; None at the end of the line."""
+        """Returns the next message, or None at the end of the connection."""
         try:
             size = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))[0]
             message: Message = pickle.loads(await self._reader.readexactly(size))
@@ -176,12 +177,12 @@ class Line:
         return message
 
     async def flush(self) -> None:
-        """Wait until what was sent is on its way."""
+        """Waits until all messages were sent."""
         with contextlib.suppress(OSError):
             await self._writer.drain()
 
     async def aclose(self) -> None:
-        """Close the line after what was sent."""
+        """Closes the connection after all messages were sent."""
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()

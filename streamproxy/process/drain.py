@@ -1,26 +1,25 @@
-"""The end of a running proxy, step by step.
+"""The shutdown of a running proxy, step by step.
 
-Theory of operation. The first signal begins it, and each step ends early at the second::
+Theory of operation. The first signal starts it, and the second ends each step early::
 
     NOT READY ──▶ DELAY ──▶ CLOSED ──▶ ENDING ──▶ over
     /readyz       drain_     no new     event streams end between events,
     says 503      delay      connection the rest at once
 
-- *Delay*: load balancers need a while to notice that they should send nothing here; everything is served as before.
-- *Closed*: nothing is accepted, idle connections are closed, others after their response, which says so (a streaming
-  one does not: Node's fetch takes a cut stream for a finished one when it reads ``Connection: close``). What runs
-  goes on for at most ``drain_timeout``.
-- *Ending*: an event stream that stands between two events is ended there, one that is inside an event has `MOMENT`
-  seconds to come to its end. Both ends of a WebSocket are sent a Close frame. No response is made to look finished,
-  and an exchange that has no response head yet is answered with 503. Connections have `FLUSH` seconds to take what was
-  sent last.
+- *Delay*: load balancers need a while to notice; everything is served as before.
+- *Closed*: no connections are accepted. Idle connections are closed, others after their response, which announces it
+  (except for a streaming one: Node's fetch takes a cut stream for a complete one if it has ``Connection: close``).
+  Running exchanges continue for at most ``drain_timeout``.
+- *Ending*: an event stream is ended between two events; one that is inside an event has `MOMENT` seconds to complete
+  it. Both ends of a WebSocket receive a Close frame. No response is made to look complete, and an exchange without a
+  response head is answered with 503. Connections have `FLUSH` seconds to accept what was sent last.
 
-When another process has taken over the sockets, that process is ready and accepts: there is no delay. Idle connections
-have `REPLACED` seconds for one more request, whose response says that it was the last, before they are closed: a
+If another process has taken over the sockets, it is already accepting connections, so there is no delay. Idle
+connections have `REPLACED` seconds for one more request, whose response closes the connection. Then they are closed; a
 request that crosses the close is lost.
 
-A second signal ends all of that at once: running exchanges are interrupted wherever they stand. The exit status is 0
-either way, since this is what was asked for.
+A second signal ends everything at once: running exchanges are interrupted in any phase. The exit status is 0 in both
+cases, since the shutdown was requested.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ logger = logging.getLogger("streamproxy.server")
 MOMENT = 1.0  # seconds for an event to be completed
 FLUSH = 1.5  # seconds for interrupted exchanges to end; a tunnel waits one for the answers to its Close frames
 NEWCOMERS = 0.15  # seconds for the first request of a connection that was accepted last
-REPLACED = 10.0  # seconds for the next request of idle connections, in a process that another has taken over
+REPLACED = 10.0  # seconds for a last request on idle connections after a takeover
 _LOOK = 0.01  # seconds between two checks of the streams that are inside an event
 
 
 class Stop:
-    """What asks for the end: ``begun`` is set by the first signal or a successor, ``at_once`` by the second signal.
+    """A request to shut down: ``begun`` is set by the first signal or a successor, ``at_once`` by the second signal.
 
-    ``released`` is set once no new connection is accepted.
+    ``released`` is set once no new connections are accepted.
     """
 
     def __init__(self) -> None:
@@ -57,25 +56,28 @@ class Stop:
         self._signalled = False
 
     def on_signal(self) -> None:
-        """SIGTERM or SIGINT came. The first to a process that has been replaced asks for what is under way already."""
+        """Handles SIGTERM or SIGINT.
+
+        In a replaced process, the first signal only asks for what is already under way.
+        """
         (self.at_once if self._signalled else self.begun).set()
         self._signalled = True
 
     def succeeded(self) -> None:
-        """Another process serves on the same sockets."""
+        """Another process now serves on the same sockets."""
         self.replaced = True
         self.begun.set()
 
 
 class Draining(Protocol):
-    """What a drain needs of the application."""
+    """The part of the application that a drain uses."""
 
     draining: bool
     ledger: Ledger
 
 
 class Closing(Protocol):
-    """What it needs of the main listener's engine."""
+    """The part of the main listener's engine that a drain uses."""
 
     def drain(self, patience: float = ...) -> None: ...
 
@@ -84,7 +86,7 @@ class Closing(Protocol):
 
 
 async def drain(app: Draining, engine: Closing, stop: Stop, *, delay: float, timeout: float | None) -> None:
-    """Bring all exchanges to their end. ``delay`` and ``timeout`` are seconds; a timeout of None waits for ever."""
+    """Ends all exchanges. ``delay`` and ``timeout`` are in seconds; a timeout of None waits forever."""
     app.draining = not stop.replaced
     app.ledger.draining = True
     logger.info("draining: %d exchanges are live", len(app.ledger.live))
@@ -114,7 +116,7 @@ async def _closed(engine: Closing) -> None:
 
 
 async def _end_streams(ledger: Ledger, stop: Stop) -> None:
-    """Interrupt every exchange, event streams between their events if they come there in time."""
+    """Interrupts all exchanges; event streams between two events if possible."""
     deadline = asyncio.get_running_loop().time() + MOMENT
     waiting = list(ledger.live.values())
     while waiting:
@@ -125,7 +127,7 @@ async def _end_streams(ledger: Ledger, stop: Stop) -> None:
 
 
 def _end(exchange: Exchange, late: bool) -> bool:
-    """Interrupt an exchange unless that would cut an event and it is not too late yet; whether it was."""
+    """Interrupts an exchange, unless ``late`` is unset and this would cut an event. Returns whether it did."""
     if (
         not late
         and exchange.task is not None
@@ -138,7 +140,7 @@ def _end(exchange: Exchange, late: bool) -> bool:
 
 
 async def _first(stop: Stop | None, step: Coroutine[Any, Any, object], *, timeout: float | None = None) -> None:
-    """Wait for a step, for so many seconds, or for the second signal."""
+    """Waits for a step, for ``timeout`` seconds, or for the second signal."""
     waits = [asyncio.ensure_future(step)]
     if stop is not None:
         waits.append(asyncio.ensure_future(stop.at_once.wait()))

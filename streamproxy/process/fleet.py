@@ -1,15 +1,15 @@
-"""All workers as one proxy, for the admin application.
+"""All workers as a single proxy, for the admin application.
 
-Theory of operation. The supervisor serves no exchange; its ledger holds a mirror of every live one, brought up to date
-by a report of every worker before it is read. Numbers come with the same reports, and are added up::
+Theory of operation. The supervisor serves no exchanges. Its ledger holds a mirror of every live exchange, which reports
+of all workers update before it is read. Numbers come with the same reports, and are added up::
 
     shown = what was counted by workers that are gone + the last report of each that is there
 
-A worker that does not answer in time is shown as it was last known, so that no number goes back. The last report of a
-worker that dies counts for ever; it is at most a second old.
+A worker that does not respond in time is shown with its last report, so that no number decreases. The last report of a
+dead worker counts forever; it is at most a second old.
 
-The live exchanges and the finished ones of a report belong together, so there are two reports of each worker: the last
-of all, for the metrics, and the last with live exchanges, for the live view.
+The live exchanges and the totals of a report belong together, so two reports of each worker are kept: the last one, for
+the metrics, and the last one with live exchanges, for the live view.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ _CARRIED = tuple((place, name) for place, name in enumerate(FIELDS) if name != "
 
 
 class _Remote:
-    """Stands for the task of an exchange that a worker serves: an interruption from here goes to the worker."""
+    """Stands for the task of an exchange in a worker; an interruption is sent to the worker."""
 
     def __init__(self, worker: Worker, id: str) -> None:
         self._worker = worker
         self._id = id
 
     def cancel(self) -> bool:
-        """Have the worker end it."""
+        """Asks the worker to end the exchange."""
         self._worker.send(Interrupt(self._id))
         return True
 
 
 def mirror_of(worker: Worker, row: tuple[Any, ...]) -> Exchange:
-    """An exchange of a worker, as its last report has it.
+    """Returns a copy of a worker's exchange, as of its last report.
 
-    An `Exchange` itself and no subclass, which a compiled class can't have.
+    It is an `Exchange` and not a subclass, which a compiled class cannot have.
     """
     mirror = Exchange(request_id=row[_ID], route="", upstream="", method="", path="")
     mirror.task = cast(Any, _Remote(worker, row[_ID]))
@@ -70,13 +70,13 @@ def mirror_of(worker: Worker, row: tuple[Any, ...]) -> Exchange:
 
 
 def update(mirror: Exchange, row: tuple[Any, ...]) -> None:
-    """Bring a mirror up to date. Its ``id`` stays: it is unique among the exchanges of all workers."""
+    """Updates a mirror. Its ``id`` does not change: it is unique among the exchanges of all workers."""
     for place, name in _CARRIED:
         setattr(mirror, name, row[place])
 
 
 class MergedEnds:
-    """The ends of all workers' exchanges."""
+    """The ended exchanges of all workers."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -86,7 +86,7 @@ class MergedEnds:
         self._others: deque[Ending] = deque(maxlen=KEPT_OTHERS)
 
     def add(self, worker: Worker, report: Report) -> None:
-        """Take in what is new of a worker's."""
+        """Adds the new ended exchanges of a worker."""
         last, counted = self._seen.get(worker, (0, Counter()))
         for one in sorted(report.ended, key=lambda one: one.number):
             if one.number > last:
@@ -98,16 +98,16 @@ class MergedEnds:
         self._seen[worker] = last, report.ends
 
     def forget(self, worker: Worker) -> None:
-        """A worker is gone; what is known of it stays."""
+        """Handles the exit of a worker; its ended exchanges stay."""
         self._seen.pop(worker, None)
 
     def newest(self, now: float) -> list[dict[str, Any]]:
-        """The last ones, the latest end first."""
+        """Returns the last ended exchanges, newest first."""
         return rows(sorted((*self._complete, *self._others), key=lambda one: -one.ended_at), now)
 
 
 class FleetMetrics(Metrics):
-    """The sum of the workers' numbers, of those that are gone too."""
+    """The sum of all workers' numbers, including those that have exited."""
 
     def __init__(self, ledger: Ledger, *, engine: str, children: Callable[[], Iterable[int]]) -> None:
         super().__init__(ledger, lambda: (), engine=engine, process=Processes(children))
@@ -128,7 +128,7 @@ class FleetMetrics(Metrics):
         return totals
 
     def settle(self, worker: Worker) -> None:
-        """A worker is gone: what it has counted stays."""
+        """Keeps the counts of a worker that has exited."""
         self.seen.pop(worker, None)
         report = self.last.pop(worker, None)
         if report is not None:
@@ -138,7 +138,7 @@ class FleetMetrics(Metrics):
 
 
 class Fleet(Control):
-    """All workers as one proxy. ``admin`` is the application of the admin listener."""
+    """All workers as a single proxy. ``admin`` is the application of the admin listener."""
 
     metrics: FleetMetrics
     ended: MergedEnds
@@ -158,7 +158,7 @@ class Fleet(Control):
 
     @property
     def in_force(self) -> Config:
-        """The configuration that all workers have."""
+        """The configuration of all workers."""
         return self._in_force
 
     def _adopted(self, config: Config) -> None:
@@ -170,12 +170,12 @@ class Fleet(Control):
         return [worker.process.pid for worker in self.workers]
 
     def joined(self, worker: Worker) -> None:
-        """Add a worker that has been started."""
+        """Adds a worker that was started."""
         worker.on_report = lambda report: self._reported(worker, report)
         self.workers.add(worker)
 
     def left(self, worker: Worker) -> None:
-        """Remove a worker that is gone; what it has counted stays."""
+        """Removes a worker that has exited; its counts are kept."""
         self.workers.discard(worker)
         self.metrics.settle(worker)
         self.ended.forget(worker)
@@ -187,7 +187,7 @@ class Fleet(Control):
         self.ended.add(worker, report)
 
     async def refresh(self, *, streams: bool) -> None:
-        """Have every worker report. Callers that come while others wait share the next reports."""
+        """Requests reports from all workers. Callers that arrive meanwhile share the next reports."""
         asked = time.monotonic()
         async with self._refreshing[streams]:
             if self._refreshed[streams] > asked:
@@ -211,7 +211,7 @@ class Fleet(Control):
             self._mirror(worker, report, found)
 
     def _mirror(self, worker: Worker, report: Report, found: list[tuple[Any, ...]]) -> None:
-        """Make the ledger show what a worker's report says; without an await, so that all of it belongs together."""
+        """Updates the ledger from a worker's report, without an await, so that it stays consistent."""
         before, now = self._mirrors.get(worker, {}), {}
         for row in found:
             mirror = before.get(row[_ID])
@@ -238,7 +238,7 @@ class Fleet(Control):
         return (reason for reason in self.metrics.last[worker].reasons if reason != "draining")
 
     async def adopt(self, config: Config) -> None:
-        """Put another configuration into force in every worker, or in none. Raises StreamproxyError."""
+        """Puts a configuration into force in all workers, or in none. Raises StreamproxyError."""
         async with self.changing:
             serving = [worker for worker in self.workers if worker.serving]
             answers = await asyncio.gather(*(worker.prepare(config, timeout=_ADOPTING) for worker in serving))

@@ -1,16 +1,16 @@
-"""The order in which a process starts, serves and ends: the same for one process, a supervisor and a worker.
+"""The steps of a process from start to end: the same for a single process, a supervisor and a worker.
 
-Theory of operation. `Lifecycle.run` goes through the steps once, in this order::
+Theory of operation. `Lifecycle.run` performs the steps once, in this order::
 
     main listener accepts ──▶ accepting ──▶ SERVING ──▶ leaving ──▶ drain ──▶ main listener stopped ──▶ gone
                                             until a stop begins
 
-`Program` is the lifecycle of a process that an operator starts. *accepting*: a process that is taken over is told to
-go, then the admin listener accepts, reloads begin, a successor may come, and the operator and the service manager are
-told. *leaving* undoes that. The admin listener is the last to go (*gone*), so that the drain can be watched and scraped
-to its end. A process that is taken over drains too, but leaves the admin listener to its successor at once.
+`Program` is the lifecycle of a process started by an operator. *accepting*: a process that is taken over is told to
+drain; then the admin listener accepts, reloads are enabled, a successor may connect, and the operator and the service
+manager are notified. *leaving* reverts that. The admin listener is closed last (*gone*), so that the drain can be
+watched and scraped to its end. A process that is taken over also drains, but passes the admin listener on at once.
 
-Once *accepting* has begun, *leaving* happens; *gone* always happens. Both hold for errors and cancellation.
+Once *accepting* has begun, *leaving* always happens; *gone* happens in any case, even after errors and cancellation.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ Say = Callable[[str], None]
 
 
 class StartFailed(StreamproxyError):
-    """The main listener can't be served; the text says why."""
+    """The main listener cannot be served; the text says why."""
 
 
 class Main(ABC):
-    """What serves the main listener: this process, or workers."""
+    """Serves the main listener: an engine in this process, or workers."""
 
     @property
     @abstractmethod
@@ -53,15 +53,15 @@ class Main(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Serve; returns once connections are accepted. Raises StreamproxyError."""
+        """Starts to serve; returns once connections are accepted. Raises StreamproxyError."""
 
     @abstractmethod
     async def drain(self, stop: Stop) -> None:
-        """Accept no more, and bring all exchanges to their end."""
+        """Stops accepting connections, and ends all exchanges."""
 
     @abstractmethod
     async def stop(self) -> None:
-        """End what still runs, after a drain or a start that failed half-way."""
+        """Ends what still runs, after a drain or a failed start."""
 
 
 class OwnEngine(Main):
@@ -91,7 +91,7 @@ class OwnEngine(Main):
 
 
 class Lifecycle(ABC):
-    """A process that serves from its start until ``stop`` begins."""
+    """A process that serves until ``stop`` begins."""
 
     def __init__(self, stop: Stop, control: Control, main: Main) -> None:
         self._stop = stop
@@ -99,7 +99,7 @@ class Lifecycle(ABC):
         self._main = main
 
     async def run(self) -> None:
-        """Serve until a stop begins, and end. Raises StreamproxyError when the start fails."""
+        """Serves until a stop begins, then shuts down. Raises StreamproxyError if the start fails."""
         try:
             await self._start()
             if not self._stop.at_once.is_set():
@@ -128,21 +128,21 @@ class Lifecycle(ABC):
 
     @abstractmethod
     async def _accepting(self) -> None:
-        """The main listener accepts connections."""
+        """Called when the main listener accepts connections."""
 
     async def _leaving(self) -> None:
-        """A stop has begun, or the start failed after the main listener accepted."""
+        """Called when a stop begins, or when the start failed after the main listener accepted."""
         return
 
     @abstractmethod
     async def _gone(self) -> None:
-        """The main listener is no more."""
+        """Called when the main listener is closed."""
 
 
 class Launch(NamedTuple):
-    """What an operator starts a process with.
+    """The options with which an operator starts a process.
 
-    ``say`` takes one line for each listener once it accepts. With a ``source``, the configuration is reloaded from it.
+    ``say`` is called with one line for each listener once it accepts. With a ``source``, the configuration is reloaded.
     """
 
     listeners: ListenerSet
@@ -151,7 +151,7 @@ class Launch(NamedTuple):
 
 
 class Program(Lifecycle):
-    """The lifecycle of a process that an operator starts, with its admin listener, reloads and successors."""
+    """The lifecycle of a process started by an operator, with admin listener, reloads and successors."""
 
     def __init__(
         self, stop: Stop, control: Control, admin: Admin, main: Main, launch: Launch, tls: ListenerTls | None = None
@@ -203,7 +203,7 @@ class Program(Lifecycle):
 
 
 def on_signals() -> Stop:
-    """What SIGTERM and SIGINT begin, from now on."""
+    """Installs the handlers of SIGTERM and SIGINT."""
     stop = Stop()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,16 +1,15 @@
-"""Reload: another configuration comes into force, and no stream is cut.
+"""Reload: puts another configuration into force without cutting a stream.
 
-Theory of operation. SIGHUP, ``POST /reload`` and a change of the files ask for the same thing, and are served one after
-the other: the file is read and checked, certificates are loaded, routes and upstreams are compiled beside those that
-serve, and then references are swapped in one turn of the loop (`Control.adopt`, `ListenerTls.prepare`). Whatever goes
-wrong before that changes nothing; it is logged with its positions, counted, and shown by ``/readyz`` until a reload
-succeeds.
+Theory of operation. SIGHUP, ``POST /reload`` and a change of the files request a reload; reloads run one after the
+other. The file is read and checked, certificates are loaded, and routes and upstreams are built beside those in use.
+Then the references are swapped in one iteration of the loop (`Control.adopt`, `ListenerTls.prepare`). An error before
+that changes nothing: it is logged with its position, counted, and shown by ``/readyz`` until a reload succeeds.
 
-Files are read in a thread of their own, for at most `READING` seconds each time: a file system that hangs holds up
+Files are read in a separate thread, for at most `READING` seconds each time, so that a hanging file system blocks
 neither streams nor later reloads.
 
-What a listener was opened with stays until a restart. Such keys keep the values that they had at the start, in
-``/config`` too, and a reload that would change them says so each time.
+Settings of open listeners require a restart. Such keys keep their values from the start, also in ``/config``, and a
+reload that would change them logs this each time.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ READING = 30.0  # seconds for the files to be read
 
 T = TypeVar("T")
 
-# The keys of ``server`` that a reload puts into force; ``tls`` as far as `_same_kind` allows.
+# The keys of ``server`` that a reload applies; ``tls`` only as `_same_kind` allows.
 _LIVE = frozenset({"trusted_proxies", "drain_timeout", "drain_delay", "tls"})
 
 
 class Source:
-    """Where the configuration comes from: the file, and ``load``, which reads it and raises ConfigError.
+    """The source of the configuration: the file, and ``load``, which reads it and raises ConfigError.
 
-    Create it before the first ``load``: it remembers what the file said (``seen``).
+    Create it before the first ``load``, because it remembers the content of the file (``seen``).
     """
 
     def __init__(self, path: Path, load: Callable[[], Config]) -> None:
@@ -54,9 +53,9 @@ class Source:
 
 
 def pin(started: Config, new: Config) -> tuple[Config, list[str]]:
-    """``new`` as far as it can come into force in a process that was started with ``started``.
+    """Returns the part of ``new`` that can come into force in a process started with ``started``.
 
-    Returns it with all other keys as they were at the start, and the names of those keys.
+    All other keys keep their values from the start; the names of those that differ are returned too.
     """
     fixed = {key: getattr(started.server, key) for key in Server.model_fields if key not in _LIVE}
     keys = [f"server.{key}" for key, value in fixed.items() if getattr(new.server, key) != value]
@@ -75,14 +74,14 @@ def pin(started: Config, new: Config) -> tuple[Config, list[str]]:
 
 
 def _same_kind(old: ServerTls | None, new: ServerTls | None) -> bool:
-    """Whether an open listener can go from one to the other: both plain, or both with client certificates or none."""
+    """Whether an open listener can switch between two TLS settings: both plain, or both with or without client CAs."""
     if old is None or new is None:
         return old is new
     return (old.client_ca is None) == (new.client_ca is None)
 
 
 class Reloader:
-    """Reloads a proxy from where its configuration came from."""
+    """Reloads a proxy from the source of its configuration."""
 
     def __init__(self, control: Control, source: Source, tls: ListenerTls | None) -> None:
         self._control = control
@@ -93,13 +92,13 @@ class Reloader:
         self._one_at_a_time = asyncio.Lock()
 
     def files(self) -> list[Path]:
-        """The files whose change calls for a reload: the configuration, and the listener's certificates."""
+        """Returns the files whose change triggers a reload: the configuration, and the listener's certificates."""
         tls = self._control.in_force.server.tls
         names = [] if tls is None else [tls.cert, tls.key, tls.client_ca]
         return [self._source.path, *(Path(name) for name in names if name is not None)]
 
     async def follow(self, stop: asyncio.Event) -> None:
-        """Reload whenever the content of a file has changed, until ``stop`` is set."""
+        """Reloads whenever the content of a file has changed, until ``stop`` is set."""
         try:
             async for _ in looks(self.files, stop):
                 if await self._changed():
@@ -118,7 +117,7 @@ class Reloader:
         return await self._read(partial(contents, self.files()))
 
     async def _read(self, call: Callable[[], T]) -> T:
-        """Run what reads files, beside the loop and for a limited time. Raises StreamproxyError."""
+        """Runs a call that reads files in a thread, with a time limit. Raises StreamproxyError."""
         try:
             async with asyncio.timeout(READING):
                 return await run_in_daemon_thread(call)
@@ -126,7 +125,7 @@ class Reloader:
             raise StreamproxyError(f"{self._source.path}: could not be read within {READING:g} seconds") from None
 
     async def reload(self) -> Reloaded:
-        """Read the configuration again and put it into force, or say what is wrong with it. Raises nothing."""
+        """Reads the configuration again and puts it into force, or returns its problems. Never raises."""
         async with self._one_at_a_time:
             try:
                 self._seen = await self._contents()
@@ -169,7 +168,7 @@ class Reloader:
 
 
 class Reloading:
-    """Between `begin` and `end`, SIGHUP, ``POST /reload`` and a change of the files reload the configuration."""
+    """Reloads on SIGHUP, ``POST /reload`` and changes of the files, between `begin` and `end`."""
 
     def __init__(self, control: Control, reloader: Reloader) -> None:
         self._control = control
@@ -179,7 +178,7 @@ class Reloading:
         self._following: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Reload from now on."""
+        """Enables reloads."""
         loop = asyncio.get_running_loop()
         self._following = loop.create_task(self._reloader.follow(self._over), name="watch the configuration")
         self._control.reloader = self._reloader.reload
@@ -193,7 +192,7 @@ class Reloading:
         task.add_done_callback(self._asked.discard)
 
     async def end(self) -> None:
-        """Reload no more; a reload that is under way is given up. Does nothing before `begin`."""
+        """Disables reloads and cancels one in progress. Does nothing before `begin`."""
         if self._following is None:
             return
         # A process that ends does not change any more; a SIGHUP must not kill it.

@@ -1,12 +1,12 @@
-"""`server.workers` above 1: processes that serve, and this one, which keeps them going.
+"""The supervisor of worker processes, for `server.workers` above 1.
 
-Theory of operation. The supervisor has the listening sockets and the admin listener, and serves no exchange. Workers
-inherit sockets (`Shares` says which), whose queues outlive them: a connection that was not yet accepted is not lost
-with a worker that dies. A worker is started as a new program (not by fork, since event loops and threads do not survive
-that), ends by itself when the supervisor is gone, and is replaced when it dies, later each time when it keeps dying.
-One that hangs is killed (`streamproxy.process.watchdog`).
+Theory of operation. The supervisor holds the listening sockets and the admin listener, and serves no exchanges. Workers
+inherit sockets (see `Shares`), whose queues outlive them: a connection that was not yet accepted is not lost with a
+dead worker. A worker is started as a new program (not by fork, which event loops and threads do not survive). It exits
+when the supervisor does, and is replaced when it dies, with growing pauses if it keeps dying. A worker that hangs is
+killed (`streamproxy.process.watchdog`).
 
-Signals and changes of the configuration come here and are passed on in order::
+Signals and changes of the configuration are passed on by the supervisor::
 
     reload   read and check once ──▶ every worker prepares ──▶ all come into force, or none
     drain    not ready ──▶ every worker drains ──▶ their sockets closed: close ours ──▶ all gone ──▶ admin, end
@@ -36,12 +36,12 @@ from streamproxy.upstream.sessions import shared_memory
 logger = logging.getLogger("streamproxy.server")
 
 STARTING = 60.0  # seconds for a worker to accept connections
-_GRACE = 5.0  # seconds for a worker to end, beyond those that its drain may take
+_GRACE = 5.0  # seconds for a worker to end, in addition to its drain
 _OVER = MOMENT + FLUSH + _GRACE
 
 
 class Supervisor(Main):
-    """Keeps the configured number of workers serving on sockets that listen already."""
+    """Keeps the configured number of workers running on sockets that are already listening."""
 
     def __init__(self, fleet: Fleet, listeners: list[socket.socket]) -> None:
         self._fleet = fleet
@@ -58,7 +58,7 @@ class Supervisor(Main):
         return self._shares.all()
 
     async def start(self) -> None:
-        """Start all workers; returns once they accept connections. Raises StartFailed."""
+        """Starts all workers; returns once they accept connections. Raises StartFailed."""
         started = await asyncio.gather(*(self._start(number) for number in range(1, self._count + 1)))
         for worker in started:
             await self._await_ready(worker)
@@ -78,7 +78,7 @@ class Supervisor(Main):
             raise StartFailed(problem)
 
     async def _keep(self, worker: Worker) -> None:
-        """Wait for the end of a worker and start another in its place, again and again."""
+        """Waits for a worker to exit and replaces it, repeatedly."""
         backoff, number = Backoff(), worker.number
         while True:
             began = time.monotonic()
@@ -99,8 +99,8 @@ class Supervisor(Main):
             worker = await self._replace(number)
 
     async def _replace(self, number: int) -> Worker:
-        """Start a worker; it may fail, which shows as its end."""
-        # Not while the configuration changes: it would begin with the one, and miss the other.
+        """Starts a worker. A failure to start shows as its exit."""
+        # Not while the configuration changes, because the worker would start with the old one and miss the new one.
         async with self._fleet.changing:
             while True:
                 try:
@@ -120,7 +120,7 @@ class Supervisor(Main):
         return worker
 
     async def _watch(self) -> None:
-        """Kill workers that hang, for ever; `_keep` sees them end."""
+        """Kills workers that hang; `_keep` then replaces them."""
         hanging: watchdog.Watchdog[Worker] = watchdog.Watchdog(watchdog.SILENCE)
         while True:
             began = time.monotonic()
@@ -131,7 +131,7 @@ class Supervisor(Main):
                 worker.process.kill()
 
     async def drain(self, stop: Stop) -> None:
-        """Let all workers drain, and end them at once at the second signal; returns when they are gone."""
+        """Drains all workers, and ends them at once on the second signal; returns when they have exited."""
         self._stopping.set()
         self._fleet.draining = not stop.replaced
         logger.info("draining: %d workers", len(self._fleet.workers))
@@ -158,7 +158,7 @@ class Supervisor(Main):
         await asyncio.gather(*(worker.end(_OVER) for worker in workers))
 
     async def stop(self) -> None:
-        """End all workers that are left, after a drain or a start that failed half-way."""
+        """Ends all remaining workers, after a drain or a failed start."""
         self._stopping.set()
         for task in (*self._places, *filter(None, [self._watching])):
             task.cancel()
@@ -168,7 +168,7 @@ class Supervisor(Main):
 
 
 async def supervise(config: Config, launch: Launch) -> None:
-    """Serve with several workers on sockets that listen already, until a signal comes or a successor serves.
+    """Serves with several workers on listening sockets until a signal or a successor ends it.
 
     Raises StreamproxyError.
     """
@@ -182,7 +182,7 @@ async def supervise(config: Config, launch: Launch) -> None:
 
 
 def _reap_orphans(fleet: Fleet) -> None:
-    """As the first process of a container, wait for whatever ends there."""
+    """Reaps orphaned processes if this is the first process of a container."""
     if os.getpid() != 1:
         return
 

@@ -1,14 +1,14 @@
-"""One of several processes that serve: what the supervisor starts, and what it hears of it.
+"""A worker process: started by the supervisor, and controlled over a private connection.
 
-Theory of operation. A worker inherits the listening sockets and one end of a line. The first message on it says what
-to serve; then the worker says that it is ready, and from there on two things happen beside its serving: it does what
-the supervisor asks, and it reports its numbers every `PUSH` seconds, so that no more is lost when it dies.
+Theory of operation. A worker inherits the listening sockets and one end of a `Line`. The first message says what to
+serve. The worker then reports that it is ready. While it serves, it executes the supervisor's requests, and it reports
+its numbers every `PUSH` seconds, so that little is lost if it dies.
 
     boot ──▶ ready ──▶ draining ──▶ last report, end
-                       by the supervisor's word, by SIGTERM, or when the supervisor is gone
+                       by the supervisor's message, by SIGTERM, or when the supervisor has exited
 
-SIGTERM begins the drain and no more: a terminal, and a service manager, send their signals to every process of a
-group, and the second of two must not be one that was meant for somebody else. SIGHUP is the supervisor's alone.
+SIGTERM starts the drain, and further ones have no effect: terminals and service managers send signals to every process
+of a group, and a second one may be meant for another process. Only the supervisor handles SIGHUP.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ from streamproxy.server.sockets import close, inherit
 from streamproxy.server.tls import ListenerTls
 from streamproxy.upstream.sessions import SessionTable
 
-PUSH = 1.0  # seconds between two reports that nobody asked for
-_BATCH = 100  # exchanges between two turns of the event loop: about a millisecond
+PUSH = 1.0  # seconds between two reports without a request
+_BATCH = 100  # exchanges between two iterations of the event loop
 
 
 class Service:
-    """What a worker answers: numbers of the application, and another configuration for it."""
+    """Answers the supervisor's requests: reports, and changes of the configuration."""
 
     def __init__(self, app: Application, tls: ListenerTls | None, stop: Stop) -> None:
         self._app = app
@@ -73,7 +73,7 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def listen(self, line: Line) -> None:
-        """Do what the supervisor says, until it is gone; then drain."""
+        """Executes the supervisor's messages until it exits; then drains."""
         while (message := await line.receive()) is not None:
             await self._hear(message, line)
         self._stop.begun.set()
@@ -81,7 +81,7 @@ class Service:
     async def _hear(self, message: Message, line: Line) -> None:
         match message:
             case Question():
-                # Aside: whatever takes long must not hold up a stop.
+                # In a task of its own, because a long request must not delay a stop.
                 task = asyncio.get_running_loop().create_task(self._answer(message, line))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
