@@ -172,6 +172,15 @@ http {{
             proxy_request_buffering off;
             proxy_read_timeout 1h;
         }}
+        location /socket {{
+            proxy_pass http://bench;
+            proxy_http_version 1.1;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection upgrade;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Request-Id $request_id;
+            proxy_read_timeout 1h;
+        }}
     }}
 }}
 """

@@ -90,7 +90,10 @@ class FrameWalker:
         at, size = 0, len(data)
         while at < size and not self.lost:
             if not self._left:
-                at += self._enter(data[at : at + _LONGEST_HEADER])
+                if size - at >= _LONGEST_HEADER and not self._head:
+                    at += self._begin(data, at)
+                else:
+                    at += self._enter(data[at : at + _LONGEST_HEADER])
                 if self._head or self.lost:
                     break
             left = self._left
@@ -116,25 +119,30 @@ class FrameWalker:
             self._head = head
             return len(piece)
         self._head = b""
-        self._begin(head)
-        return need - before
+        return self._begin(head, 0) - before
 
-    def _begin(self, head: bytes) -> None:
-        first, second = head[0], head[1]
+    def _begin(self, data: bytes, at: int) -> int:
+        """Read the whole header that stands at ``at``; returns its size."""
+        first, second = data[at], data[at + 1]
         opcode, final, length = first & 0x0F, first & 0x80 != 0, second & 0x7F
         if opcode >= CLOSE:
             good = opcode <= 10 and final and length <= _MOST_CONTROL
         else:
             good = opcode <= 2 and self._fragmented == (opcode == 0)
             self._fragmented = not final
+        size = 2
         if length == 126:
-            length = int.from_bytes(head[2:4], "big")
+            length = data[at + 2] << 8 | data[at + 3]
+            size = 4
         elif length == 127:
-            length = int.from_bytes(head[2:10], "big")
-        self.lost = not good or self._masked != (second & 0x80 != 0) or length >= 1 << 63
+            length = int.from_bytes(data[at + 2 : at + 10], "big")
+            size = 10
+        masked = second & 0x80 != 0
+        self.lost = not good or self._masked != masked or length >= 1 << 63
         self._opcode = opcode
         self._ends_message = final and opcode < CLOSE
         self._left = 0 if self.lost else length
+        return size + 4 if masked else size
 
     def _leave(self) -> None:
         """Ends the frame."""
