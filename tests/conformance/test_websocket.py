@@ -491,6 +491,20 @@ async def test_no_tunnel_begins_while_the_proxy_drains(stack: StartStack, serve:
     assert (await client.read_response()).status == 503
 
 
+async def test_an_upstream_behind_an_egress_proxy_refuses_handshakes(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    if stack.client == "native":
+        pytest.skip("the native client speaks to no egress proxy")
+    upstream = await serve(answering(response(b"ok")))
+    upstreams = {"up": {"endpoints": [upstream.url], "proxy": "http://127.0.0.1:1"}}
+    proxy = await stack([route("up")], upstreams=upstreams)
+    client = await dial(proxy.url)
+    await client.send(HANDSHAKE % b"")
+    assert (await client.read_response()).status == 501
+    assert not upstream.requests
+
+
 async def test_garbage_passes_all_the_same(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(switching(stalled))
     proxy = await stack([route(upstream.url, websocket={"ping": "100ms"})])

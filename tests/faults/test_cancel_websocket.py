@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from streamproxy.app import Application, create_app
@@ -78,13 +79,13 @@ class Server:
             self.answered.set()
 
 
-def application(url: str, **keys: Any) -> Application:
+def application(url: str, client: httpx.AsyncClient | None = None, **keys: Any) -> Application:
     config = {
         "log": {"access": "off"},
         "routes": [{"path": "/*", "upstream": "up", **keys}],
-        "upstreams": {"up": {"endpoints": [url], "client": "native"}},
+        "upstreams": {"up": {"endpoints": [url], "client": "native" if client is None else "httpx"}},
     }
-    return create_app(parse_config(json.dumps(config), name="test"))
+    return create_app(parse_config(json.dumps(config), name="test"), client=client)
 
 
 async def run_struck_at(app: Application, n: int, how: str) -> bool:
@@ -161,3 +162,13 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_handshake(leaks: 
     assert ended[0].end == "client_disconnect"
     assert not server.sent
     await app.deployment.aclose()
+
+
+async def test_a_user_s_own_client_carries_no_websocket(leaks: LeakCheck, serve: Serve) -> None:
+    upstream = await serve(talk)
+    async with httpx.AsyncClient() as client:
+        app, server = application(upstream.url, client), Server()
+        await app(scope("websocket.http.response"), server.receive, server.send)
+        assert server.sent[0]["status"] == 501
+        assert not upstream.requests
+        await app.deployment.aclose()
