@@ -266,7 +266,7 @@ async def test_an_upstream_waits_for_a_client_that_takes_nothing(stack: StartSta
 async def test_frames_that_are_none_end_a_relay_of_messages(stack: StartStack, serve: Serve, frames: bytes) -> None:
     async def script(conn: Conn) -> None:
         request = await conn.read_head()
-        key = request.get("sec-websocket-key")
+        key = request.get("sec-websocket-key") or b""
         await conn.send(SWITCH.replace(accept_of(b"dGhlIHNhbXBsZSBub25jZQ=="), accept_of(key)) % b"" + frames)
         await conn.read_all()
 
@@ -284,7 +284,7 @@ async def test_an_extension_is_never_offered_to_the_upstream_of_messages(stack: 
     async def script(conn: Conn) -> None:
         request = await conn.read_head()
         assert request.get("sec-websocket-extensions") is None
-        key = request.get("sec-websocket-key")
+        key = request.get("sec-websocket-key") or b""
         head = SWITCH.replace(accept_of(b"dGhlIHNhbXBsZSBub25jZQ=="), accept_of(key))
         await conn.send(head % b"Sec-WebSocket-Extensions: permessage-deflate\r\n")
         await conn.read_all()

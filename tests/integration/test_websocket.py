@@ -7,6 +7,7 @@ import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,12 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import Serve
 from tests.doubles.certificates import Certificate
+from tests.doubles.until import until
 from tests.doubles.upstream import answering, response
 from tests.integration.conftest import RunNginx, RunProxy
+from tests.integration.process import reserved_port
 from tests.integration.proxy import configuration, write_configuration
+from tests.integration.test_takeover import program, served
 
 ENGINES = ("uvicorn", "hypercorn")
 
@@ -96,3 +100,23 @@ async def test_a_socket_passes_nginx_in_front(run_proxy: RunProxy, run_nginx: Ru
         front = await run_nginx(f"location / {{ proxy_pass {proxy.url}; {directives} }}")
         async with dialled(front.url) as client:
             await answers(client)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_takeover_leaves_a_socket_with_its_process(tmp_path: Path, engine: str) -> None:
+    async with echoing() as url:
+        with reserved_port() as port, reserved_port() as admin:
+            server = {"listen": f"127.0.0.1:{port}", "engine": engine, "drain_timeout": "10m"}
+            config = configuration(url, server=server, admin={"listen": f"127.0.0.1:{admin}"})
+            file = write_configuration(tmp_path, config)
+            with program(file) as old:
+                proxy = await served(old, file)
+                async with dialled(proxy.url) as client:
+                    await answers(client)
+                    with program(file, "--takeover") as new:
+                        await served(new, file)
+                        await answers(client)
+                        async with dialled(proxy.url) as another:
+                            await answers(another)
+                        await client.close()
+                        await until(lambda: old.child.poll() is not None, "the old process to end")
