@@ -31,6 +31,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from streamproxy.subclassing import mypyc_attr
 from streamproxy.wire.headers import Headers
 
 # Takes a chunk in the callback of the read, and the same chunk in HTTP/1.1 framing if the read was exactly that (else
@@ -38,6 +39,7 @@ from streamproxy.wire.headers import Headers
 Sink = Callable[[bytes, bytes], bool]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ChunkSource:
     """The body of a response: to be pulled, and pushed if the source supports it.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from streamproxy.errors import ExchangeError
+from streamproxy.subclassing import mypyc_attr
 
 
 class Usage(NamedTuple):
@@ -25,6 +26,7 @@ class Usage(NamedTuple):
     reasoning: int | None = None
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Inspector:
     """Observes one response body. Subclasses override what their format defines.
 

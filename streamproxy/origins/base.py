@@ -12,9 +12,11 @@ from streamproxy.client.base import ChunkSource
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.formats.inspector import Inspector
+from streamproxy.subclassing import mypyc_attr
 from streamproxy.wire.headers import Headers, ResponseFields
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class OriginResponse:
     """A response whose head is known and whose body can be read.
 
@@ -50,6 +52,7 @@ class OriginResponse:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Origin:
     """Opens responses, one for each request."""
 
