@@ -11,7 +11,7 @@ else:
     T = TypeVar("T")
 
     def mypyc_attr(**_attributes: object) -> Callable[[T], T]:
-        """``allow_interpreted_subclasses``: classes of modules that are not compiled may inherit from a compiled one."""
+        """``allow_interpreted_subclasses``: classes that are not compiled may inherit from a compiled one."""
         return lambda cls: cls
 
 
