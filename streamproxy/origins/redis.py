@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from streamproxy.errors import LimitReached, MethodRefused
@@ -12,8 +12,10 @@ from streamproxy.exchange.timer import HEAD
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.store.base import StoredBody
 from streamproxy.store.events import ChannelRequest, ChannelTemplate
-from streamproxy.store.redis_events import RedisEvents
 from streamproxy.wire.headers import Headers, ResponseFields, first
+
+if TYPE_CHECKING:
+    from streamproxy.store.redis_events import RedisEvents  # which needs the extra
 
 _FIELDS: Final = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 

@@ -16,7 +16,7 @@ ROOT = Path(streamproxy.__file__).parent
 # From the bottom up. A module has the place of the longest name here that it is, or is inside of. Modules of one
 # layer may import each other, as long as no circle comes of it.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "version", "wire"}),
+    frozenset({"errors", "subclassing", "version", "wire"}),
     frozenset({"config"}),
     frozenset({"client", "dialects", "exchange", "formats"}),
     frozenset({"auth", "observe", "routing", "store", "upstream"}),
