@@ -59,6 +59,8 @@ def pin(started: Config, new: Config) -> tuple[Config, list[str]]:
     """
     fixed = {key: getattr(started.server, key) for key in Server.model_fields if key not in _LIVE}
     keys = [f"server.{key}" for key, value in fixed.items() if getattr(new.server, key) != value]
+    if "server.engine" in keys and "server.http2" in keys:
+        keys.remove("server.http2")  # its default is the engine's
     if not _same_kind(started.server.tls, new.server.tls):
         fixed["tls"] = started.server.tls
         keys.append(
