@@ -490,6 +490,7 @@ def share_plan(route: model.Route, share: model.Share, clients: Counter[str]) ->
         linger=share.linger,
         buffer=route.buffer,
         parse_once=route.protocol == "http",
+        dialect=DIALECTS[route.protocol],
         clients=clients,
     )
 

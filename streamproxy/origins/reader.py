@@ -64,9 +64,10 @@ class Reader:
 
     async def stop(self, fault: BaseException | None) -> None:
         """Read no more, and end what has not ended; ``fault`` is why."""
-        self._task.cancel()
         try:
-            await asyncio.wait([self._task])
+            if not self._task.done():  # a complete response must not wait: its client may be gone then
+                self._task.cancel()
+                await asyncio.wait([self._task])
         finally:
             self._source.pipe(None)
             self._recipient.end(self._reason(fault))

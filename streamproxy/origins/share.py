@@ -24,6 +24,7 @@ from streamproxy.origins.reconnect import is_event_stream
 from streamproxy.origins.shared_stream import CURSOR, SharedBody, SharedInspector, SharedStream, SharePlan
 from streamproxy.store.cursor import cursor_of
 from streamproxy.wire.headers import Headers, ResponseFields, first
+from streamproxy.wire.media import EVENT_STREAM
 
 
 class OpenedResponse(OriginResponse):
@@ -31,14 +32,14 @@ class OpenedResponse(OriginResponse):
 
     __slots__ = ("_body", "_inner", "_reader", "_stream")
 
-    def __init__(self, inner: OriginResponse, stream: SharedStream, body: SharedBody) -> None:
+    def __init__(self, inner: OriginResponse, stream: SharedStream, body: SharedBody, judge: Inspector | None) -> None:
         super().__init__(inner.status, inner.fields, body)
         self.reason = inner.reason
         self.version = inner.version
         self._inner = inner
         self._stream = stream
         self._body = body
-        self._reader = Reader(inner.body, stream, max(1, stream.plan.buffer // 2), stream.exchange)
+        self._reader = Reader(inner.body, stream, max(1, stream.plan.buffer // 2), stream.exchange, judge)
 
     def on_client_left(self) -> Callable[[], None] | None:
         return self._body.abandon
@@ -70,7 +71,8 @@ class JoinedResponse(OriginResponse):
         self.version = stream.version
 
     def inspector(self) -> Inspector | None:
-        return SharedInspector(self._body, self._stream.tracker) if self._stream.plan.parse_once else None
+        """One that only tells events apart: usage and failures belong to the exchange of the first client."""
+        return SharedInspector(self._body, self._stream.tracker)
 
     async def aclose(self, fault: BaseException | None) -> None:
         stream = self._stream
@@ -148,7 +150,12 @@ class ShareOrigin(Origin):
             fields.kept = [pair for pair in fields.kept if pair[0] != b"content-length"]
         body = stream.begin(response)
         body.cut_client = call.downstream.cut
-        return OpenedResponse(response, stream, body)
+        return OpenedResponse(response, stream, body, self._judge(call))
+
+    def _judge(self, call: Call) -> Inspector | None:
+        """Knows the end marker of the route's API, for all clients; None where there is none."""
+        dialect = self._plan.dialect.for_path(call.downstream.target.path)
+        return dialect.inspector(200, EVENT_STREAM) if dialect.reads_answers else None
 
     def _forget(self, key: Hashable, stream: SharedStream) -> None:
         if self._streams.get(key) is stream:

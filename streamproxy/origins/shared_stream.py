@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from streamproxy.client.base import ChunkSource, Sink
+from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ClientDisconnected, ExchangeError, LimitReached, ResponseIncomplete
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.formats.inspector import Inspector
@@ -47,6 +48,7 @@ class SharePlan:
     linger: float  # seconds
     buffer: int
     parse_once: bool  # the route's dialect sees no more in a stream than its events
+    dialect: Dialect
     clients: Counter[str]  # how many read a stream of another, by route: for `streamproxy_shared_clients`
 
 

@@ -347,3 +347,28 @@ async def test_a_client_that_takes_nothing_ends_alone(stack: StartStack, serve: 
         await lazy.read_body_until(b"never")
     await until(lambda: len(proxy.ended) == 2, "both to end")
     assert owner.end == "client_disconnect"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_shared_stream_is_charged_once_and_judged_for_all(
+    stack: StartStack, serve: Serve, dial: Connect, ends: bool
+) -> None:
+    usage = b'{"object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":60,"completion_tokens":50}}'
+    last = b"data: [DONE]\n\n" if ends else b"data: {}\n\n"
+    upstream = await serve(in_turns(b"data: " + usage + b"\n\n", last, b""))
+    proxy = await stack([sharing(upstream.url) | {"protocol": "openai"}])
+    clients = [await dial(proxy.url) for _ in range(3)]
+    for client in clients:
+        await client.request("/")
+    await until(lambda: len(proxy.app.ledger.live) == 3, "three exchanges")
+    conn = await upstream.connection()
+    for _ in range(4):
+        await go(conn)
+    for client in clients:
+        assert (await client.read_head()).status == 200
+        assert (await client.read_rest()).complete is ends
+    await until(lambda: not proxy.app.ledger.live, "all to end")
+    assert len(upstream.requests) == 1
+    assert proxy.metric("gen_ai_client_token_usage_sum", gen_ai_token_type="input") == 60
+    assert proxy.metric("gen_ai_client_operation_duration_seconds_count") == 1
+    assert {exchange.end for exchange in proxy.ended} == {"complete" if ends else "upstream_truncated"}
