@@ -43,9 +43,8 @@ async def until(
     try:
         async with asyncio.timeout(timeout):
             while True:
-                value = look()
-                if inspect.isawaitable(value):
-                    value = await value
+                seen = look()
+                value = await seen if inspect.isawaitable(seen) else seen
                 if holds(value):
                     return value
                 turns += 1

@@ -43,10 +43,10 @@ class Scene:
         holder = Exchange(request_id="h", route="r", upstream="u", method="GET", path="/")
         self.ticket = await self.admission.enter("holder", holder)
         first, self.client = Client(), Client()
-        coroutine = CancelAt(self.app(scope(), first.receive, first.send), n, strike)
+        coroutine = CancelAt(self.app(scope("POST"), first.receive, first.send), n, strike)
         self.struck = loop.create_task(coroutine)
         await until(lambda: self.places.waiting == 1 or self.struck_is_over())
-        self.next: Task = loop.create_task(self.app(scope(), self.client.receive, self.client.send))
+        self.next: Task = loop.create_task(self.app(scope("POST"), self.client.receive, self.client.send))
         await until(lambda: self.next_waits())
         return coroutine
 

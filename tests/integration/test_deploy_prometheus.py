@@ -32,6 +32,10 @@ RULES = [
 CHAT = json.dumps({"model": "m", "max_tokens": 3, "stream": True, "messages": [{"role": "user", "content": "x"}]})
 
 
+# Gauges of the demo's own proxy, in the place of an engine's.
+ENGINE = {"running": "streamproxy_streams_active", "waiting": "streamproxy_connections"}
+
+
 class Watched(NamedTuple):
     """A Prometheus that scrapes a proxy, while every kind of traffic goes on."""
 
@@ -39,7 +43,7 @@ class Watched(NamedTuple):
     proxy: str
 
 
-def routes(upstream: str, dead: str) -> Config:
+def routes(upstream: str, engine: str, dead: str) -> Config:
     """Routes that give each series something to show: streams, a queue, retries, failures."""
     return configuration(
         [
@@ -48,9 +52,18 @@ def routes(upstream: str, dead: str) -> Config:
             {"name": "limited", "path": "/events", "upstream": "demo", "limits": {"max_streams": 1, "queue": 10}},
             {"name": "retried", "path": "/ndjson", "upstream": "pair", "retry": {"attempts": 2}},
             {"name": "dead", "path": "/dead", "upstream": dead},
+            {"name": "other", "path": "/other", "upstream": dead, "fallback": ["demo"]},
+            {"name": "engine", "path": "/engine", "upstream": "engine"},
+            {"name": "quota", "path": "/quota", "upstream": "demo", "limits": {"requests": {"rate": "1/1h"}}},
+            {"name": "kept", "path": "/kept/*", "upstream": "demo", "rewrite": {"strip_prefix": "/kept"}, "resume": {}},
+            {"name": "shared", "path": "/shared", "upstream": "demo", "share": {}},
             {"name": "rest", "path": "/*", "upstream": "demo"},
         ],
-        upstreams={"demo": {"endpoints": [upstream]}, "pair": {"endpoints": [upstream, dead]}},
+        upstreams={
+            "demo": {"endpoints": [upstream]},
+            "engine": {"endpoints": [engine], "load": {"source": ENGINE}},
+            "pair": {"endpoints": [upstream, dead]},
+        },
     )
 
 
@@ -76,6 +89,14 @@ async def broken(url: str) -> None:
         await client.read_response()
 
 
+async def come_back(url: str) -> None:
+    """Read a stream, and again from its beginning."""
+    answer = await fetch(url + "/kept/events?interval=0.02&count=3")
+    cursor = answer.get("x-stream-cursor")
+    assert cursor is not None
+    await fetch(url + "/kept/events", headers=[("Last-Event-ID", cursor.decode())])
+
+
 def ask(path: str) -> Callable[[str], Awaitable[object]]:
     async def request(url: str) -> None:
         await fetch(url + path)
@@ -90,6 +111,9 @@ KINDS = (
     ask("/slow?delay=0.3"),
     ask("/dead"),
     ask("/nowhere"),
+    ask("/other"),
+    ask("/quota"),
+    come_back,
     *[ask("/events?interval=0.02&count=3")] * 3,
 )
 
@@ -119,7 +143,8 @@ async def watched(run_proxy: RunProxy, tmp_path: Path) -> AsyncIterator[Watched]
     command = [sys.executable, "-m", "streamproxy", "demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     with Process(command) as demo, reserved_port() as port:
         upstream = (await demo.line(r"^listening on (http://\S+)"))[1]
-        proxy = await run_proxy(routes(upstream, f"http://127.0.0.1:{port}"))
+        engine = (await demo.line(r"^admin on (http://\S+)"))[1]
+        proxy = await run_proxy(routes(upstream, engine, f"http://127.0.0.1:{port}"))
         async with prometheus(tmp_path, proxy.admin) as server, traffic(proxy.url):
             yield Watched(server, proxy.url)
         await demo.stop()

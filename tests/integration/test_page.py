@@ -64,7 +64,7 @@ async def test_the_page_shows_a_stream_and_stops_it_when_that_is_confirmed(
     assert (row[0], row[2], row[3], row[7]) == ("chat", "127.0.0.1", "body", "1")
     assert row[1] == f"GET /events?token=***|the/one → {upstream.url}"
     (endpoint,) = await rows(chromium, "endpoint-table")
-    assert endpoint[1:] == [upstream.url, "up", "1", "1 active, 0 idle"]
+    assert endpoint[1:] == [upstream.url, "up", "1", "1 active, 0 idle", "\u2013"]
 
     # By the keyboard alone: the button, then out of the question, then into it again and through it.
     await chromium.evaluate("(document.querySelector('#stream-table td button').focus(), true)")
