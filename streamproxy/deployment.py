@@ -14,50 +14,55 @@ import pathlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from streamproxy.auth import build_authenticator
 from streamproxy.client.build import adapt
 from streamproxy.config import model
 from streamproxy.dialects.http import HTTP
 from streamproxy.dialects.protocols import DIALECTS
-from streamproxy.errors import HeadTimeout, StreamproxyError
+from streamproxy.errors import StreamproxyError
 from streamproxy.exchange.ledger import Ledger
-from streamproxy.exchange.tally import Tallies, Tally
+from streamproxy.exchange.tally import Tally
 from streamproxy.exchange.timer import FOREVER, TimeLimits
-from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.observe.tracing import SpanExport, Tracer
 from streamproxy.origins.attempts import Fallback, RetryingOrigin
 from streamproxy.origins.available import AvailableOrigin
 from streamproxy.origins.base import Origin
-from streamproxy.origins.gate import GatePlan
 from streamproxy.origins.mirror import MirrorOrigin
 from streamproxy.origins.not_found import NotFound
 from streamproxy.origins.reconnect import ReconnectOrigin, ReconnectPlan
-from streamproxy.origins.redis import EventsOrigin, EventsPlan
-from streamproxy.origins.resume import RESULTS, ResumeOrigin, ResumePlan
+from streamproxy.origins.redis import EventsOrigin
+from streamproxy.origins.resume import ResumeOrigin
 from streamproxy.origins.share import ShareOrigin
-from streamproxy.origins.shared_stream import SharePlan
 from streamproxy.origins.shares import SharesOrigin, WeightedOrigin
-from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
+from streamproxy.origins.upstream import UpstreamOrigin
+from streamproxy.plans import (
+    cors_rules,
+    early_plan,
+    events_plan,
+    gate_plan,
+    header_edit,
+    relay_plan,
+    request_plan,
+    resume_plan,
+    share_plan,
+    time_limits,
+    tunnel_plan,
+)
 from streamproxy.proxy.admission import Admission, client_key, priority_of
 from streamproxy.proxy.choose import Candidate, ModelChooser, Models
-from streamproxy.proxy.early import EarlyPlan
 from streamproxy.proxy.handle import Handler, RoutePlan
 from streamproxy.proxy.peek import PeekPlan
 from streamproxy.proxy.quota import Quota, build_quota
-from streamproxy.proxy.relay import RelayPlan
 from streamproxy.proxy.tunnel import TunnelPlan
 from streamproxy.routing.matcher import Matcher
 from streamproxy.routing.route import Route
 from streamproxy.store.build import Limiters, Sources, Stores
-from streamproxy.store.events import ChannelTemplate
 from streamproxy.upstream import Upstream
 from streamproxy.upstream.build import build_upstream
 from streamproxy.upstream.sessions import SessionTable
-from streamproxy.wire.cors import Cors
-from streamproxy.wire.headers import NO_EDIT, Edit, edit
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _WRITE: Final = 120.0  # seconds for a client to take an answer where no route says otherwise
@@ -105,13 +110,13 @@ class Deployment:
         self.candidates: list[tuple[ModelChooser | None, Candidate]] = []  # the routes, in order
         self.quotas: dict[str, Quota] = {}  # as the admissions
         self._keeping: dict[str, ResumeOrigin] = {}  # of the routes with resume, by their names
-        self.routes = [self._route(route, ledger) for route in config.routes]
+        self.routes = [self._route(route) for route in config.routes]
         for number, (chooser, _) in enumerate(self.candidates):
             if chooser is not None:
                 chooser.candidates = [candidate for _, candidate in self.candidates[number:]]
         self.not_found = Handler(self._no_route(), ledger)
 
-    def _route(self, route: model.Route, ledger: Ledger) -> Route:
+    def _route(self, route: model.Route) -> Route:
         matcher = Matcher(
             route.paths,
             methods=route.methods,
@@ -120,20 +125,20 @@ class Deployment:
             preflight=route.cors is not None,
             cursors=route.resume is not None,
         )
-        plan = self._plan(route, ledger.tallies)
+        plan = self._plan(route)
         if plan.quota is not None:
             self.quotas[route.name] = plan.quota
         if plan.admission is not None:
             self.admissions[route.name] = plan.admission
         chooser = ModelChooser() if route.models else None
-        compiled = Route(route.name, matcher, Handler(plan, ledger, chooser).handle)
+        compiled = Route(route.name, matcher, Handler(plan, self._ledger, chooser).handle)
         models = Models(route.models) if route.models else None
         candidate = Candidate(compiled, plan, models, route.limits.inspect_body, self._keeping.get(route.name))
         self.candidates.append((chooser, candidate))
         return compiled
 
-    def _plan(self, route: model.Route, tallies: Tallies) -> RoutePlan:
-        limits, cors, keepalive = route.limits, route.cors, route.keepalive
+    def _plan(self, route: model.Route) -> RoutePlan:
+        limits, tallies = route.limits, self._tallies
         limited = limits.max_streams is not None or limits.max_streams_per_client is not None
         return RoutePlan(
             name=route.name,
@@ -143,7 +148,7 @@ class Deployment:
             limits=time_limits(route),
             trusted=self.config.server.trusted_proxies,
             tracer=self._tracer,
-            cors=Cors(cors.origins, credentials=cors.credentials, methods=_cors_methods(route)) if cors else None,
+            cors=cors_rules(route),
             auth=build_authenticator(route.auth, LocalFile) if route.auth is not None else None,
             admission=Admission(limits) if limited else None,
             client_key=client_key(limits.client_key),
@@ -152,16 +157,9 @@ class Deployment:
             max_request_body=limits.max_request_body,
             buffer=route.buffer,
             continue_on_disconnect=route.on_disconnect == "continue",
-            response_edit=_edit(route.response_headers),
-            relay=RelayPlan(
-                keepalive=KeepaliveShape(keepalive.comment, keepalive.shape) if keepalive is not None else None,
-                ndjson=keepalive is not None and keepalive.ndjson,
-                anti_buffering=route.anti_buffering,
-                error_event=route.on_truncation == "error_event",
-                max_events=limits.max_events,
-                throttled=tallies.of("throttled", route.name, "events") if limits.max_events is not None else None,
-            ),
-            tunnel=tunnel_plan(route, self._tallies),
+            response_edit=header_edit(route.response_headers),
+            relay=relay_plan(route, tallies),
+            tunnel=tunnel_plan(route, tallies),
             allow=", ".join(route.methods or _METHODS).encode(),
             peek=self._peek(route),
             early=early_plan(route),
@@ -202,14 +200,14 @@ class Deployment:
         retry, first = route.retry, self.upstream_origin(route, name)
         gate = gate_plan(route, self._tallies)
         patience, upstream = route.timeouts.available, self.upstreams[name]
-        if retry.attempts == 1 and not route.fallback and gate is None:
-            return first if patience is None else AvailableOrigin(first, upstream, patience, retry.buffer)
-        fallbacks = [
-            Fallback(other, self.upstream_origin(route, other), self._tallies.of("fallbacks", route.name, other))
-            for other in route.fallback
-            if other != name
-        ]
-        origin = RetryingOrigin(first, retry, fallbacks, gate)
+        origin: Origin = first
+        if retry.attempts > 1 or route.fallback or gate is not None:
+            fallbacks = [
+                Fallback(other, self.upstream_origin(route, other), self._tallies.of("fallbacks", route.name, other))
+                for other in route.fallback
+                if other != name
+            ]
+            origin = RetryingOrigin(first, retry, fallbacks, gate)
         return origin if patience is None else AvailableOrigin(origin, upstream, patience, retry.buffer)
 
     def upstream_origin(self, route: model.Route, name: str) -> UpstreamOrigin:
@@ -228,19 +226,8 @@ class Deployment:
             limits=replace(time_limits(route), keepalive=FOREVER, early=FOREVER),
             trusted=self.config.server.trusted_proxies,
             tracer=self._tracer,
-            cors=None,
-            auth=None,
-            admission=None,
             client_key=client_key("client_ip"),
-            priority=None,
-            quota=None,
-            max_request_body=None,
             buffer=route.buffer,
-            continue_on_disconnect=False,
-            response_edit=NO_EDIT,
-            relay=RelayPlan(None, ndjson=False, anti_buffering=False, error_event=False),
-            tunnel=None,
-            allow=b"",
             peek=PeekPlan(route.limits.inspect_body, members=True) if renames else None,
         )
 
@@ -253,19 +240,8 @@ class Deployment:
             limits=TimeLimits(write=_WRITE),
             trusted=self.config.server.trusted_proxies,
             tracer=self._tracer,
-            cors=None,
-            auth=None,
-            admission=None,
             client_key=client_key("client_ip"),
-            priority=None,
-            quota=None,
-            max_request_body=None,
-            buffer=0,
-            continue_on_disconnect=False,
-            response_edit=NO_EDIT,
-            relay=RelayPlan(None, ndjson=False, anti_buffering=False, error_event=False),
             tunnel=TunnelPlan(None, 0, False, Tally(), Tally()),  # a handshake is told what any request is
-            allow=b"",
         )
 
     def _span_export(self, previous: Deployment | None) -> SpanExport | None:
@@ -365,28 +341,9 @@ class LocalFile:
             raise StreamproxyError(f"{self.path} cannot be read: {error.strerror}") from None
 
 
-def _cors_methods(route: model.Route) -> tuple[str, ...]:
-    """The methods that a page may use: those of the route, and those that may carry a cursor."""
-    return (*route.methods, "GET", "DELETE") if route.methods and route.resume is not None else route.methods
-
-
 def build_tracer(config: model.Config) -> Tracer | None:
     """What decides which exchanges are recorded as spans; None when tracing is off."""
     return Tracer(config.tracing.sample_ratio) if config.tracing is not None else None
-
-
-def time_limits(route: model.Route) -> TimeLimits:
-    """A route's time-outs."""
-    timeouts, keepalive = route.timeouts, route.keepalive
-    return TimeLimits(
-        request=_seconds(timeouts.request),
-        first_byte=_seconds(timeouts.first_byte),
-        idle=_seconds(timeouts.idle),
-        write=_seconds(timeouts.write),
-        total=_seconds(timeouts.total),
-        keepalive=keepalive.interval if keepalive is not None else FOREVER,
-        early=_seconds(keepalive.before_headers) if keepalive is not None else FOREVER,
-    )
 
 
 def _model_names(config: model.Config) -> Iterable[str]:
@@ -397,115 +354,8 @@ def _model_names(config: model.Config) -> Iterable[str]:
         yield from upstream.models.values()
 
 
-def _seconds(timeout: float | None) -> float:
-    return FOREVER if timeout is None else timeout
-
-
-def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
-    """How a route makes its requests to an upstream."""
-    connect = route.timeouts.connect
-    extensions: dict[str, Any] = {
-        "timeout": {"connect": connect, "pool": connect, "read": None, "write": None},
-        "buffer": route.buffer // 2,  # the other half is the server's
-    }
-    return RequestPlan(
-        host=upstream.literal_host,
-        preserve_host=upstream.host == "preserve",
-        strip_prefix=(route.rewrite.strip_prefix or "").encode(),
-        add_prefix=(route.rewrite.add_prefix or "").encode(),
-        extensions=extensions,
-        compression=route.compression,
-        edit=_edit(route.request_headers),
-        models=upstream.models,
-        ask_usage=route.usage is not None,
-        stream_identity=route.protocol != "http",
-        upstream_edit=_edit(upstream.request_headers),
-        inspect_body=route.limits.inspect_body,
-        trailers=upstream.http2,
-    )
-
-
-def early_plan(route: model.Route) -> EarlyPlan | None:
-    """How a route answers before there is a response; None where it does not."""
-    keepalive = route.keepalive
-    if keepalive is None or keepalive.before_headers is None:
-        return None
-    return EarlyPlan(
-        KeepaliveShape(keepalive.comment, keepalive.shape),
-        _edit(route.response_headers),
-        route.buffer,
-        anti_buffering=route.anti_buffering,
-        by_body=route.protocol != "http",
-    )
-
-
-def tunnel_plan(route: model.Route, tallies: Tallies) -> TunnelPlan | None:
-    """How a route carries its WebSockets; None when it refuses them."""
-    if route.websocket is None:
-        return None
-    return TunnelPlan(
-        ping=route.websocket.ping,
-        buffer=route.buffer,
-        continue_on_disconnect=route.on_disconnect == "continue",
-        from_client=tallies.of("websocket_messages", route.name, "client"),
-        from_upstream=tallies.of("websocket_messages", route.name, "upstream"),
-    )
-
-
-def gate_plan(route: model.Route, tallies: Tallies) -> GatePlan | None:
-    """How long a route waits for its first events; None where it does not."""
-    first_event, held = route.timeouts.first_event, route.retry.until == "first_event"
-    if first_event is None and not held:
-        return None
-    late = {
-        name: tallies.of("upstream_errors", route.name, name, HeadTimeout.error)
-        for name in (route.upstreams if first_event is not None else ())
-    }
-    return GatePlan(DIALECTS[route.protocol], first_event, held, late)
-
-
-def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> ResumePlan:
-    """How a route keeps its streams."""
-    return ResumePlan(
-        route=route.name,
-        authenticated=route.auth is not None,
-        ids=resume.ids == "on" or (resume.ids == "auto" and route.protocol == "http"),
-        tallies={result: tallies.of("resumed", route.name, result) for result in RESULTS},
-        buffer=min(route.buffer, resume.max_bytes // 2),
-        dialect=DIALECTS[route.protocol],
-        max_events=route.limits.max_events,
-        throttled=tallies.of("throttled", route.name, "events") if route.limits.max_events is not None else None,
-    )
-
-
-def share_plan(route: model.Route, share: model.Share, clients: Counter[str]) -> SharePlan:
-    """How a route shares its streams."""
-    clients[route.name] += 0  # it shows from now on
-    return SharePlan(
-        route=route.name,
-        key=frozenset(share.key),
-        authenticated=route.auth is not None,
-        slow=share.slow,
-        max_clients=share.max_clients,
-        linger=share.linger,
-        buffer=route.buffer,
-        parse_once=route.protocol == "http",
-        dialect=DIALECTS[route.protocol],
-        clients=clients,
-    )
-
-
 def _shared_clients(ledger: Ledger) -> Counter[str]:
     """How many clients read a stream of another, by route: a gauge that goes on after a reload."""
     clients: Counter[str] = Counter()
     ledger.tallies.levels.append(lambda: [(("shared_clients", route), float(n)) for route, n in clients.items()])
     return clients
-
-
-def events_plan(route: model.Route, redis: model.RedisSource) -> EventsPlan:
-    """What a route takes from a Redis."""
-    return EventsPlan(ChannelTemplate(redis.channel), redis.kind == "stream", redis.max_clients, route.buffer)
-
-
-def _edit(rules: model.HeaderRules) -> Edit:
-    return edit(rules.set, rules.add, rules.remove)

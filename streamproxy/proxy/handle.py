@@ -75,6 +75,9 @@ logger = logging.getLogger("streamproxy.proxy")
 _PROTOCOLS: Final = {"1.0": "HTTP/1.0", "1.1": "HTTP/1.1", "2": "HTTP/2", "3": "HTTP/3"}  # by ASGI's http_version
 
 
+_PLAIN: Final = RelayPlan(None, ndjson=False, anti_buffering=False, error_event=False)
+
+
 @dataclass(frozen=True, slots=True)  # a request reads these: an attribute in a slot costs least
 class RoutePlan:
     """What a route does with its requests; None for the parts that it has not."""
@@ -86,19 +89,19 @@ class RoutePlan:
     limits: TimeLimits
     trusted: Sequence[Network]
     tracer: Tracer | None
-    cors: Cors | None
-    auth: Authenticator | None
-    admission: Admission | None
     client_key: ClientKey  # tells clients apart for their own limits
-    priority: Priority | None  # in the queue
-    quota: Quota | None
-    max_request_body: int | None
-    buffer: int
-    continue_on_disconnect: bool
-    response_edit: Edit
-    relay: RelayPlan
-    tunnel: TunnelPlan | None  # of its WebSockets; None refuses them
-    allow: bytes  # the methods that it takes
+    relay: RelayPlan = _PLAIN
+    cors: Cors | None = None
+    auth: Authenticator | None = None
+    admission: Admission | None = None
+    priority: Priority | None = None  # in the queue
+    quota: Quota | None = None
+    max_request_body: int | None = None
+    buffer: int = 0
+    continue_on_disconnect: bool = False
+    response_edit: Edit = NO_EDIT
+    tunnel: TunnelPlan | None = None  # of its WebSockets; None refuses them
+    allow: bytes = b""  # the methods that it takes
     peek: PeekPlan | None = None  # what is to be known of its requests' bodies
     early: EarlyPlan | None = None  # its answers before there is a response
 

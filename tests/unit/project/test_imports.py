@@ -22,7 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"auth", "observe", "routing", "store", "upstream"}),
     frozenset({"control", "origins"}),
     frozenset({"admin", "demo", "proxy"}),
-    frozenset({"deployment"}),
+    frozenset({"deployment", "plans"}),
     frozenset({"app", "explain"}),
     frozenset({"server"}),
     frozenset({"process"}),
