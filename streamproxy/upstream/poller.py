@@ -18,7 +18,7 @@ from streamproxy.errors import ExchangeError, LimitReached, StreamproxyError
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.health import next_delay
 from streamproxy.upstream.load import MOST, LoadReading, MetricReader, names_of
-from streamproxy.wire.headers import Headers
+from streamproxy.upstream.watch import EndpointWatch
 
 logger = logging.getLogger("streamproxy.upstream")
 
@@ -29,11 +29,8 @@ class Unreadable(StreamproxyError):
     """A response of an engine that is not a valid reading, and why."""
 
 
-class LoadPoller:
-    """Reads the load of the endpoints passed to `watch`, and sets their ``load``.
-
-    ``host`` is the value of Host, or None for the endpoint's own authority.
-    """
+class LoadPoller(EndpointWatch):
+    """Reads the load of the endpoints passed to `watch`, and sets their ``load``."""
 
     def __init__(
         self,
@@ -44,32 +41,11 @@ class LoadPoller:
         uniform: Callable[[], float] = random.random,
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        super().__init__("load", host, uniform)
         self._name = name
         self._settings = settings
         self._names = names_of(settings.source)
-        self._host = host
-        self._uniform = uniform
         self._clock = clock
-        self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
-
-    def watch(self, endpoint: Endpoint) -> None:
-        """Starts to read an endpoint's load, at once."""
-        if endpoint not in self._tasks:
-            task = asyncio.get_running_loop().create_task(self._run(endpoint), name=f"load {endpoint.url}")
-            self._tasks[endpoint] = task
-
-    def drop(self, endpoint: Endpoint) -> None:
-        """Stops reading an endpoint's load."""
-        if (task := self._tasks.pop(endpoint, None)) is not None:
-            task.cancel()
-
-    async def aclose(self) -> None:
-        """Stops all readings."""
-        tasks = list(self._tasks.values())
-        self._tasks.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, endpoint: Endpoint) -> None:
         read = True  # whether the last reading succeeded; each change is logged once
@@ -108,19 +84,8 @@ class LoadPoller:
         return why
 
     async def _ask(self, endpoint: Endpoint, at: float, streams: int) -> LoadReading:
-        limit, reader = self._settings.stale, MetricReader(self._names)
-        headers: Headers = [
-            (b"host", self._host or endpoint.authority),
-            (b"accept", b"text/plain"),
-            (b"user-agent", USER_AGENT),
-        ]
-        extensions = {
-            "target": self._names.path.encode(),
-            # The pool's own wait is shorter, so its error is reported and not this timeout.
-            "timeout": {"connect": limit, "pool": limit * 0.9, "read": limit, "write": limit},
-            "progress": _ignore,
-        }
-        stream = endpoint.client.stream("GET", endpoint.url, headers=headers, content=None, extensions=extensions)
+        reader, fields = MetricReader(self._names), [(b"accept", b"text/plain"), (b"user-agent", USER_AGENT)]
+        stream = self._get(endpoint, self._names.path, fields, self._settings.stale)
         async with stream as response:
             if response.status_code != 200:
                 raise Unreadable(f"status {response.status_code}")
@@ -131,7 +96,3 @@ class LoadPoller:
         if reading is None:
             raise Unreadable("its metrics lack a number of requests, or have one that is not finite")
         return reading
-
-
-def _ignore(phase: str) -> None:
-    pass
