@@ -55,14 +55,9 @@ class LlmEvents(EventInspector):
         if api is None:
             if event is not None and is_prelude(event):
                 return
-            api = recognise(event, self._expected) if event is not None else None
+            api = self._api = begin(recognise(event, self._expected) if event is not None else None, self)
             if api is None:
-                self.spoke = True
-                self.deafen()
                 return
-            self._api = api
-            self.provider = api.provider
-            self.operation = api.operation
         note(api, event, data, self)
         self._lazy = self.spoke or self.failure is not None
 
@@ -95,14 +90,9 @@ class LlmLines(LineInspector):
             return
         event = decode(line)
         if api is None:
-            api = recognise_line(event) if event is not None else None
+            api = self._api = begin(recognise_line(event) if event is not None else None, self)
             if api is None:
-                self.spoke = True
-                self.deafen()
                 return
-            self._api = api
-            self.provider = api.provider
-            self.operation = api.operation
         note(api, event, line, self)
         self._lazy = self.spoke or self.failure is not None
 
@@ -171,6 +161,17 @@ class LlmAnswer(Inspector):
         else:
             api.read(answer, self)
         self.spoke = True
+
+
+def begin(api: ApiStream | None, inspector: EventInspector | LineInspector) -> ApiStream | None:
+    """Note the API that the first event has told. A stream of no known kind has spoken, and is not listened to."""
+    if api is None:
+        inspector.spoke = True
+        inspector.deafen()
+    else:
+        inspector.provider = api.provider
+        inspector.operation = api.operation
+    return api
 
 
 def note(api: ApiStream, event: dict[str, Any] | None, data: bytes, to: Inspector) -> None:

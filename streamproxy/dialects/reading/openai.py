@@ -81,24 +81,21 @@ class ResponsesStream(ApiStream):
 
 def completion_usage(value: object) -> Usage | None:
     """The ``usage`` of chat and text completions and of embeddings; None where nothing of it makes sense."""
-    said = table(value)
-    usage = Usage(
-        input=tokens(said.get("prompt_tokens")),
-        output=tokens(said.get("completion_tokens")),
-        cache_read=tokens(table(said.get("prompt_tokens_details")).get("cached_tokens")),
-        reasoning=tokens(table(said.get("completion_tokens_details")).get("reasoning_tokens")),
-    )
-    return usage if usage != Usage() else None
+    return _usage(value, "prompt", "completion")
 
 
 def responses_usage(value: object) -> Usage | None:
     """The ``usage`` of a response; None where nothing of it makes sense."""
+    return _usage(value, "input", "output")
+
+
+def _usage(value: object, input: str, output: str) -> Usage | None:
     said = table(value)
     usage = Usage(
-        input=tokens(said.get("input_tokens")),
-        output=tokens(said.get("output_tokens")),
-        cache_read=tokens(table(said.get("input_tokens_details")).get("cached_tokens")),
-        reasoning=tokens(table(said.get("output_tokens_details")).get("reasoning_tokens")),
+        input=tokens(said.get(f"{input}_tokens")),
+        output=tokens(said.get(f"{output}_tokens")),
+        cache_read=tokens(table(said.get(f"{input}_tokens_details")).get("cached_tokens")),
+        reasoning=tokens(table(said.get(f"{output}_tokens_details")).get("reasoning_tokens")),
     )
     return usage if usage != Usage() else None
 
