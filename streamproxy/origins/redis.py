@@ -10,7 +10,7 @@ from streamproxy.errors import LimitReached, MethodRefused
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.timer import HEAD
 from streamproxy.origins.base import Origin, OriginResponse
-from streamproxy.store.base import StoredBody
+from streamproxy.store.body import StoredBody
 from streamproxy.store.events import ChannelRequest, ChannelTemplate
 from streamproxy.wire.headers import Headers, ResponseFields, first
 

@@ -34,7 +34,8 @@ from streamproxy.formats.inspector import Inspector
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.origins.owner import owner_by, owner_of
 from streamproxy.origins.reader import Reader
-from streamproxy.store.base import KeptStream, StopReason, StoredBody, StreamHead, StreamStore
+from streamproxy.store.base import KeptStream, StopReason, StreamHead, StreamStore
+from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import Cursor, cursor_of
 from streamproxy.store.segments import Format
 from streamproxy.wire.headers import Headers, ResponseFields

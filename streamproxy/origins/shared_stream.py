@@ -14,18 +14,19 @@ is cut, or skips whole events. Nobody waits for it. While *all* clients lag the 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from streamproxy.client.base import ChunkSource, Sink
 from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ClientDisconnected, ExchangeError, LimitReached, ResponseIncomplete
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.sse import SseTracker
 from streamproxy.origins.base import OriginResponse
+from streamproxy.store.body import QueuedBody
+from streamproxy.wire.chunked import chunk_parts
 from streamproxy.wire.headers import Headers
 
 CURSOR: Final = b"x-stream-cursor"
@@ -73,32 +74,32 @@ class SharedInspector(Inspector):
         self.spoke = self.events > 0
 
 
-class SharedBody(ChunkSource):
+class SharedBody(QueuedBody):
     """One client's place in a stream, in push or in pull mode."""
 
-    __slots__ = ("_chunks", "_sink", "_stream", "_waiter", "abandoned", "cut_client", "held", "missed", "state")
+    __slots__ = ("_stream", "abandoned", "cut_client", "missed", "state")
 
     def __init__(self, stream: SharedStream, state: int, missed: int) -> None:
+        super().__init__()
         self.state = state
         self.missed = missed  # events that were not for this client
-        self.held = 0  # bytes
         self.abandoned = False  # the client has left, and its exchange reads on
         self.cut_client: Callable[[], bool] | None = None  # of the first client, whose exchange has to go on
         self._stream = stream
-        self._chunks: deque[bytes] = deque()
-        self._sink: Sink | None = None
-        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def ended(self) -> bool:
         return self._stream.ended and self._stream.fault is None and not self._chunks
 
+    @property
+    def stirred(self) -> bool:
+        return bool(self._chunks) or self.state == _CUT or self._stream.ended
+
     def ready(self) -> bytes | None:
         if self.state == _CUT:
             raise ResponseIncomplete(note="the client lagged behind the others of its stream")
         if self._chunks:
-            chunk = self._chunks.popleft()
-            self.held -= len(chunk)
+            chunk = self.take()
             self._stream.make_room()
             return chunk
         fault = self._stream.fault
@@ -106,51 +107,14 @@ class SharedBody(ChunkSource):
             raise type(fault)(fault.detail, note=fault.note)
         return None
 
-    def change(self) -> Awaitable[None]:
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            waiter = self._waiter = asyncio.get_running_loop().create_future()
-            if self._chunks or self.state == _CUT or self._stream.ended:
-                waiter.set_result(None)
-        return waiter
-
-    def pipe(self, sink: Sink | None) -> bool:
-        if sink is not None and (self._chunks or self.state == _CUT or self._stream.ended):
-            return False
-        self._sink = sink
-        return True
-
-    def put(self, chunk: bytes, framed: bytes) -> None:
-        """Hand the client some bytes."""
-        sink = self._sink
-        if sink is not None:
-            if not sink(chunk, framed):
-                self._sink = None
-                self.wake()
-            return
-        self._chunks.append(chunk)
-        self.held += len(chunk)
-        self.wake()
-
     def cut(self) -> bool:
         """End this client's response as one that is not finished. Returns whether it could."""
         if self.cut_client is not None:
             return self.cut_client()
         self.state = _CUT
-        self._chunks.clear()
-        self.held = 0
+        self.drop()
         self.wake()
         return True
-
-    def wake(self) -> None:
-        """There is something to look at."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def finish(self) -> None:
-        """The stream has ended."""
-        self._sink = None
-        self.wake()
 
     def abandon(self) -> None:
         """The client has left; its exchange reads on."""
@@ -196,7 +160,7 @@ class SharedStream:
         events = tracker.events
         boundary = tracker.first_boundary(chunk)
         if not framed and len(self.bodies) > 1:
-            framed = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+            framed = b"".join(chunk_parts(chunk))
         for body in tuple(self.bodies):
             if body.held > self.plan.buffer and body.state == _FOLLOWS:
                 self._lags(body, boundary == 0)

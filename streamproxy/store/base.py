@@ -2,7 +2,7 @@
 
 The process that reads a stream from its upstream *creates* it, appends each chunk and ends it. Appending takes no time
 that depends on the store: it neither waits nor fails. Every client, the first one too, reads the stream as a
-`ChunkSource`, from the place of its cursor to the end.
+`StoredBody`, from the place of its cursor to the end.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from streamproxy.client.base import ChunkSource
 from streamproxy.errors import ExchangeError
+from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import Cursor
 from streamproxy.store.segments import Format
 
@@ -38,20 +38,6 @@ class StreamHead(NamedTuple):
     owner: Sequence[bytes]
     content_type: bytes
     format: Format
-
-
-class StoredBody(ChunkSource):
-    """The bytes of a kept stream from one place on, for one client. Must be closed."""
-
-    __slots__ = ()
-
-    def abandon(self) -> None:
-        """The client has left; its exchange reads on to the end, and does not count as a client any more."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """The client reads no more. Safe to call twice."""
-        raise NotImplementedError
 
 
 class KeptStream:

@@ -12,11 +12,10 @@ is behind reads the log when it can. None waits for another, and one that the lo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from hmac import compare_digest
 from typing import Final
 
-from streamproxy.client.base import Sink
 from streamproxy.errors import ExchangeError, ResponseIncomplete, StreamGone, StreamUnknown
 from streamproxy.store.base import (
     PATIENCE,
@@ -24,11 +23,11 @@ from streamproxy.store.base import (
     KeptStream,
     Replay,
     Stop,
-    StoredBody,
     StoreSettings,
     StreamHead,
     StreamStore,
 )
+from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import Cursor, new_stream, owner_digest
 from streamproxy.store.expiry import Expiry
 from streamproxy.store.ids import IdWriter
@@ -41,21 +40,24 @@ _OVERHEAD: Final = 1024  # bytes that a finished stream counts for beside its ow
 class MemoryBody(StoredBody):
     """One client's place in a stream, in push or in pull mode."""
 
-    __slots__ = ("_ids", "_read", "_sink", "_stream", "_waiter", "abandoned", "offset")
+    __slots__ = ("_ids", "_read", "_stream", "abandoned", "offset")
 
     def __init__(self, stream: MemoryStream, offset: int, ids: IdWriter | None) -> None:
+        super().__init__()
         self.offset = offset
         self.abandoned = False
         self._stream = stream
         self._ids = ids
         self._read = b""  # at the offset: one read of the upstream that was too large to be kept
-        self._sink: Sink | None = None
-        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def ended(self) -> bool:
         stream = self._stream
         return stream.ended and stream.fault is None and self.offset >= stream.log.end
+
+    @property
+    def stirred(self) -> bool:
+        return self._stream.ended or self.offset < self._stream.log.end
 
     def ready(self) -> bytes | None:
         stream = self._stream
@@ -71,20 +73,6 @@ class MemoryBody(StoredBody):
         if stream.fault is not None:
             raise type(stream.fault)(stream.fault.detail, note=stream.fault.note)
         return None
-
-    def change(self) -> Awaitable[None]:
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            waiter = self._waiter = asyncio.get_running_loop().create_future()
-            if self.offset < self._stream.log.end or self._stream.ended:
-                waiter.set_result(None)
-        return waiter
-
-    def pipe(self, sink: Sink | None) -> bool:
-        if sink is not None and (self._stream.ended or self.offset < self._stream.log.end):
-            return False
-        self._sink = sink
-        return True
 
     def deliver(self, chunk: bytes, framed: bytes) -> None:
         """The chunk was appended to the log just now."""
@@ -102,16 +90,6 @@ class MemoryBody(StoredBody):
         if not sink(chunk, framed):
             self._sink = None
             self.wake()
-
-    def wake(self) -> None:
-        """There is something to look at."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def finish(self) -> None:
-        """The stream has ended."""
-        self._sink = None
-        self.wake()
 
     def abandon(self) -> None:
         if not self.abandoned:

@@ -187,7 +187,7 @@ class RedisStore(StreamStore):
             writer = IdWriter(cursor.stream, cursor.events, stopped=0 <= meta.ids_from <= cursor.events)
         body = RemoteBody(self._hub.feeds, storage_key(cursor.stream), meta.writer, piece, writer)
         if piece.end:  # a stream that ended without an event
-            body.finish(None if piece.end == COMPLETE else "the stream was cut")
+            body.end(None if piece.end == COMPLETE else "the stream was cut")
         elif rest := piece.data[find_place(format, piece.data, cursor.events - piece.events_before) :]:
             body.put(rest)
         self._hub.feeds.attach(body)

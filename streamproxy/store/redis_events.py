@@ -19,18 +19,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from streamproxy.client.base import Sink
 from streamproxy.errors import DestinationUnavailable, ExchangeError, ResponseIncomplete, StreamGone
-from streamproxy.store.base import StoredBody
+from streamproxy.store.body import QueuedBody
 from streamproxy.store.events import EntryId, parse_entry_id, render_entry, render_event
 from streamproxy.store.redis_link import IDLE, TIMEOUT, RedisLink, StoreDown, Word, connect, encode
+from streamproxy.wire.chunked import chunk_parts
 
 logger = logging.getLogger("streamproxy")
 
@@ -40,68 +39,42 @@ _BLOCK: Final = 5000  # ms
 _NEWEST: EntryId = (2**64, 0)
 
 
-class EventBody(StoredBody):
+class EventBody(QueuedBody):
     """The events of one client; ``last`` is the entry that it was handed last (of a stream)."""
 
-    __slots__ = ("_buffer", "_chunks", "_close", "_fault", "_held", "_sink", "_waiter", "last")
+    __slots__ = ("_buffer", "_close", "_fault", "last")
 
     def __init__(self, buffer: int, last: EntryId, close: Callable[[EventBody], None]) -> None:
+        super().__init__()
         self.last = last
         self._buffer = buffer
         self._close = close
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
         self._fault: ExchangeError | None = None
-        self._sink: Sink | None = None
-        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def ended(self) -> bool:
         return False  # it has no good end
 
+    @property
+    def stirred(self) -> bool:
+        return bool(self._chunks) or self._fault is not None
+
     def ready(self) -> bytes | None:
         if self._fault is not None:
             raise self._fault
-        if not self._chunks:
-            return None
-        chunk = self._chunks.popleft()
-        self._held -= len(chunk)
-        return chunk
+        return self.take() if self._chunks else None
 
-    def change(self) -> Awaitable[None]:
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            waiter = self._waiter = asyncio.get_running_loop().create_future()
-            if self._chunks or self._fault is not None:
-                waiter.set_result(None)
-        return waiter
-
-    def pipe(self, sink: Sink | None) -> bool:
-        if sink is not None and (self._chunks or self._fault is not None):
-            return False
-        self._sink = sink
-        return True
-
-    def put(self, chunk: bytes, framed: bytes) -> None:
-        """Hand the client an event, and the same in HTTP/1.1's chunked framing."""
-        if self._sink is not None:
-            if not self._sink(chunk, framed):
-                self._sink = None
-                self._wake()
-            return
-        self._chunks.append(chunk)
-        self._held += len(chunk)
-        if self._held > self._buffer:
+    def put(self, chunk: bytes, framed: bytes = b"") -> None:
+        super().put(chunk, framed)
+        if self.held > self._buffer:
             self.cut("the client lagged behind")
-        self._wake()
 
     def cut(self, note: str) -> None:
         """End the client's response as one that is not finished."""
         if self._fault is None:
             self._fault = ResponseIncomplete(note=note)
-            self._chunks.clear()
-            self._sink = None
-            self._wake()
+            self.drop()
+            self.finish()
 
     def abandon(self) -> None:
         """Nobody reads on for a client of a stream that runs elsewhere."""
@@ -109,10 +82,6 @@ class EventBody(StoredBody):
     def close(self) -> None:
         self._sink = None
         self._close(self)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class _Group:
@@ -126,7 +95,7 @@ class _Group:
         self.subscribed = False
 
     def put(self, chunk: bytes) -> None:
-        framed = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        framed = b"".join(chunk_parts(chunk))
         for body in tuple(self.bodies):
             body.put(chunk, framed)
 
@@ -423,7 +392,7 @@ def _hand_out(group: _Group, entries: list[Any]) -> None:
     for name, fields in entries:
         id = parse_entry_id(name)
         chunk = render_entry(name, fields)
-        framed = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        framed = b"".join(chunk_parts(chunk))
         for body in tuple(group.bodies):
             if id > body.last:
                 body.last = id

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from streamproxy.client.base import Sink
 from streamproxy.errors import ExchangeError, ResponseIncomplete
-from streamproxy.store.base import StoredBody
+from streamproxy.store.body import QueuedBody
 from streamproxy.store.ids import IdWriter
 from streamproxy.store.redis_layout import (
     BEAT_TTL,
@@ -46,52 +44,39 @@ _MISSED: Final = 2  # looks at which a process has to be missing
 Listener = Callable[[bytes, str], None]
 
 
-class RemoteBody(StoredBody):
+class RemoteBody(QueuedBody):
     """One client's place in a stream of another process. ``last`` is the entry that it was handed last."""
 
-    __slots__ = (
-        "_chunks",
-        "_end",
-        "_feeds",
-        "_held",
-        "_ids",
-        "_sink",
-        "_waiter",
-        "dead",
-        "key",
-        "last",
-        "next",
-        "writer",
-    )
+    __slots__ = ("_end", "_feeds", "_ids", "dead", "key", "last", "next", "writer")
 
     def __init__(self, feeds: Feeds, key: str, writer: bytes, piece: Piece, ids: IdWriter | None) -> None:
+        super().__init__()
         self.key = key
         self.writer = writer
         self.last: EntryId = piece.id
         self.next = piece.offset + len(piece.data)  # the offset at which the next entry has to begin
         self.dead = False
         self._feeds = feeds
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
         self._end: ExchangeError | bytes | None = None
         self._ids = ids
-        self._sink: Sink | None = None
-        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def hungry(self) -> bool:
         """Whether it may be handed more."""
-        return self._end is None and self._held < _HELD
+        return self._end is None and self.held < _HELD
 
     @property
     def ended(self) -> bool:
         return self._end == COMPLETE and not self._chunks
 
+    @property
+    def stirred(self) -> bool:
+        return bool(self._chunks) or self._end is not None
+
     def ready(self) -> bytes | None:
         if self._chunks:
-            chunk = self._chunks.popleft()
             was_hungry = self.hungry
-            self._held -= len(chunk)
+            chunk = self.take()
             if not was_hungry and self.hungry:
                 self._feeds.wake()
             return chunk
@@ -99,32 +84,8 @@ class RemoteBody(StoredBody):
             raise self._end
         return None
 
-    def change(self) -> Awaitable[None]:
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            waiter = self._waiter = asyncio.get_running_loop().create_future()
-            if self._chunks or self._end is not None:
-                waiter.set_result(None)
-        return waiter
-
-    def pipe(self, sink: Sink | None) -> bool:
-        if sink is not None and (self._chunks or self._end is not None):
-            return False
-        self._sink = sink
-        return True
-
-    def put(self, data: bytes) -> None:
-        """Hand the client bytes, now or when it asks for them."""
-        if self._ids is not None:
-            data = self._ids.feed(data)
-        if self._sink is not None:
-            if not self._sink(data, b""):
-                self._sink = None
-                self._wake()
-            return
-        self._chunks.append(data)
-        self._held += len(data)
-        self._wake()
+    def put(self, chunk: bytes, framed: bytes = b"") -> None:
+        super().put(chunk if self._ids is None else self._ids.feed(chunk))
 
     def deliver(self, piece: Piece) -> None:
         """An entry has come, perhaps one that the client has had."""
@@ -132,19 +93,18 @@ class RemoteBody(StoredBody):
             return
         self.last = piece.id
         if piece.end:
-            self.finish(None if piece.end == COMPLETE else "the stream was cut")
+            self.end(None if piece.end == COMPLETE else "the stream was cut")
         elif piece.offset != self.next:
-            self.finish("the client lagged behind what is kept of the stream")
+            self.end("the client lagged behind what is kept of the stream")
         else:
             self.next += len(piece.data)
             self.put(piece.data)
 
-    def finish(self, note: str | None) -> None:
+    def end(self, note: str | None) -> None:
         """The stream has ended: in good order (None), or cut."""
         if self._end is None:
             self._end = COMPLETE if note is None else ResponseIncomplete(note=note)
-        self._sink = None
-        self._wake()
+        self.finish()
 
     def abandon(self) -> None:
         """Nobody reads on for a client of a stream that runs elsewhere."""
@@ -152,10 +112,6 @@ class RemoteBody(StoredBody):
     def close(self) -> None:
         self._sink = None
         self._feeds.detach(self)
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class Feeds:
@@ -224,7 +180,7 @@ class Feeds:
             await asyncio.gather(self._task, return_exceptions=True)
         for bodies in tuple(self._bodies.values()):
             for body in bodies:
-                body.finish("the proxy is shutting down")
+                body.end("the proxy is shutting down")
         await self._client.aclose()
 
     def _looked(self, writer: bytes, reply: Any) -> None:
@@ -275,7 +231,7 @@ class Feeds:
                 for piece in pieces:
                     body.deliver(piece)
                 if body.dead and not pieces:
-                    body.finish("the process that read the stream died")
+                    body.end("the process that read the stream died")
 
     def _heed(self, got: dict[bytes, list[Any]]) -> None:
         if wakes := got.get(wake_key(self._process).encode()):

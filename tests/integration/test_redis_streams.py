@@ -412,5 +412,5 @@ async def test_a_slow_client_elsewhere_holds_nobody_and_gets_everything(sidecars
         await asyncio.sleep(0.001)
     stream.end(None)
     assert await read_to_end(quick.body) == event_of_10_kb * 100
-    assert slow.body._held < 512 * 1024  # type: ignore[attr-defined]
+    assert slow.body.held < 512 * 1024  # type: ignore[attr-defined]
     assert await read_to_end(slow.body) == event_of_10_kb * 100

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from streamproxy.store.base import KeptStream, Replay, StopReason, StoredBody, StreamHead, StreamStore
+from streamproxy.store.base import KeptStream, Replay, StopReason, StreamHead, StreamStore
+from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import Cursor
 from streamproxy.store.segments import Format
 
