@@ -140,7 +140,6 @@ def share_plan(route: model.Route, share: model.Share, clients: Counter[str]) ->
         max_clients=share.max_clients,
         linger=share.linger,
         buffer=route.buffer,
-        parse_once=route.protocol == "http",
         dialect=DIALECTS[route.protocol],
         clients=clients,
     )

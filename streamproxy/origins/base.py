@@ -14,6 +14,7 @@ from streamproxy.exchange.stream import ByteStream
 from streamproxy.formats.inspector import Inspector
 from streamproxy.subclassing import mypyc_attr
 from streamproxy.wire.headers import Headers, ResponseFields
+from streamproxy.wire.media import EVENT_STREAM, media_type
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -69,3 +70,10 @@ class Origin:
     async def open(self, call: Call) -> OriginResponse:
         """The response to a request. Raises an ExchangeError when there is none."""
         raise NotImplementedError
+
+
+def is_event_stream(response: OriginResponse) -> bool:
+    """Whether it is a stream of events that can be read here."""
+    fields = response.fields
+    media = media_type(fields.noted.get(b"content-type", b""))
+    return response.status == 200 and fields.plain and media == EVENT_STREAM

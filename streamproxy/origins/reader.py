@@ -7,10 +7,13 @@ import logging
 from typing import Protocol
 
 from streamproxy.client.base import ChunkSource
+from streamproxy.dialects.base import Dialect
 from streamproxy.errors import EventLimitReached, ExchangeError, InternalError, ResponseIncomplete, UpstreamError
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.limit import feed_within
+from streamproxy.origins.base import OriginResponse
+from streamproxy.wire.media import media_type
 
 logger = logging.getLogger("streamproxy.origins")
 
@@ -130,3 +133,12 @@ class Reader:
         passed = self._follow(chunk)
         self._recipient.append(passed, b"" if self._over else framed)
         return not self._over and self._recipient.has_room(self._limit)
+
+
+def judge_of(response: OriginResponse, dialect: Dialect, counts: bool = False) -> Inspector | None:
+    """What judges a response: it knows the end marker of the route's API, and ``counts`` events; None for neither."""
+    if not dialect.reads_answers and not counts:
+        return None
+    noted = response.fields.noted
+    media = media_type(noted.get(b"content-type", b""))
+    return dialect.inspector(response.status, media, b"content-length" in noted)

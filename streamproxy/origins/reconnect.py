@@ -28,9 +28,8 @@ from streamproxy.errors import BadResponse, ExchangeError, ResponseIncomplete, U
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.timer import CHUNK
 from streamproxy.formats.sse import blocks_of
-from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.origins.base import Origin, OriginResponse, is_event_stream
 from streamproxy.wire.headers import RequestFields
-from streamproxy.wire.media import EVENT_STREAM, media_type
 
 _LONGEST: Final = 1 << 20  # bytes of an unfinished event that are held
 _KNOWN: Final = 4096  # ids that are remembered
@@ -322,9 +321,7 @@ class ReconnectOrigin(Origin):
         response = await self._inner.open(call)
         if call.downstream.method != "GET" or not is_event_stream(response):
             return response
-        fields = response.fields
-        if fields.noted.pop(b"content-length", None) is not None:
-            fields.kept = [pair for pair in fields.kept if pair[0] != b"content-length"]
+        response.fields.drop_length()
         return ReconnectedResponse(response, ReconnectedBody(self._plan, response, partial(self._again, call)))
 
     async def _again(self, call: Call, last_id: bytes) -> OriginResponse:
@@ -340,10 +337,3 @@ class ReconnectOrigin(Origin):
         finally:
             exchange.sent_at, exchange.head_at, exchange.phase = sent_at, head_at, phase
             call.timer.waits_for(CHUNK, monotonic())
-
-
-def is_event_stream(response: OriginResponse) -> bool:
-    """Whether it is a stream of events that can be read here."""
-    fields = response.fields
-    media = media_type(fields.noted.get(b"content-type", b""))
-    return response.status == 200 and fields.plain and media == EVENT_STREAM

@@ -33,7 +33,7 @@ from streamproxy.exchange.tally import Tally
 from streamproxy.formats.inspector import Inspector
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.origins.owner import owner_by, owner_of
-from streamproxy.origins.reader import Reader
+from streamproxy.origins.reader import Reader, judge_of
 from streamproxy.store.base import KeptStream, StopReason, StreamHead, StreamStore
 from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import Cursor, cursor_of
@@ -224,23 +224,16 @@ class ResumeOrigin(Origin):
         stream = self._early.pop(call) if call in self._early else self._create(call, content_type, format)
         if stream is None:
             return response  # the store is away: the stream goes on without a cursor
-        judge = self._judge(call, fields, content_type)
+        dialect = self._plan.dialect.for_path(call.downstream.target.path)
+        judge = judge_of(response, dialect, counts=self._plan.max_events is not None)
         cursor = Cursor(stream.name, 0)
-        changed = (CURSOR, b"content-length") if self._plan.ids and format == "sse" else (CURSOR,)
-        fields.kept = [pair for pair in fields.kept if pair[0] not in changed]
+        fields.kept = [pair for pair in fields.kept if pair[0] != CURSOR]
         fields.kept.append((CURSOR, cursor.render()))
-        if len(changed) > 1:
-            fields.noted.pop(b"content-length", None)
+        if self._plan.ids and format == "sse":
+            fields.drop_length()
         kept = KeptResponse(response, stream, stream.read(cursor, self._plan.ids), exchange)
         kept.start(self._plan, judge)
         return kept
-
-    def _judge(self, call: Call, fields: ResponseFields, content_type: bytes) -> Inspector | None:
-        """Counts events and knows the end marker of the route's API; None where neither matters."""
-        dialect = self._plan.dialect.for_path(call.downstream.target.path)
-        if not dialect.reads_answers and self._plan.max_events is None:
-            return None
-        return dialect.inspector(200, media_type(content_type), b"content-length" in fields.noted)
 
     def _owner(self, call: Call) -> Sequence[bytes]:
         """Whose streams they are, as the parts of a digest."""

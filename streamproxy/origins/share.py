@@ -17,14 +17,12 @@ from streamproxy.errors import ResponseIncomplete
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.timer import HEAD
 from streamproxy.formats.inspector import Inspector
-from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.origins.base import Origin, OriginResponse, is_event_stream
 from streamproxy.origins.owner import owner_of
-from streamproxy.origins.reader import Reader
-from streamproxy.origins.reconnect import is_event_stream
+from streamproxy.origins.reader import Reader, judge_of
 from streamproxy.origins.shared_stream import CURSOR, SharedBody, SharedInspector, SharedStream, SharePlan
 from streamproxy.store.cursor import cursor_of
 from streamproxy.wire.headers import Headers, ResponseFields, first
-from streamproxy.wire.media import EVENT_STREAM
 
 
 class OpenedResponse(OriginResponse):
@@ -45,7 +43,8 @@ class OpenedResponse(OriginResponse):
         return self._body.abandon
 
     def inspector(self) -> Inspector | None:
-        return SharedInspector(self._body, self._stream.tracker) if self._stream.plan.parse_once else None
+        sees_more = self._stream.plan.dialect.reads_answers
+        return None if sees_more else SharedInspector(self._body, self._stream.tracker)
 
     async def aclose(self, fault: BaseException | None) -> None:
         try:
@@ -145,17 +144,11 @@ class ShareOrigin(Origin):
         if not _can_be_shared(response):
             stream.give_up()
             return response
-        fields = response.fields
-        if fields.noted.pop(b"content-length", None) is not None:
-            fields.kept = [pair for pair in fields.kept if pair[0] != b"content-length"]
+        response.fields.drop_length()
+        judge = judge_of(response, self._plan.dialect.for_path(call.downstream.target.path))
         body = stream.begin(response)
         body.cut_client = call.downstream.cut
-        return OpenedResponse(response, stream, body, self._judge(call))
-
-    def _judge(self, call: Call) -> Inspector | None:
-        """Knows the end marker of the route's API, for all clients; None where there is none."""
-        dialect = self._plan.dialect.for_path(call.downstream.target.path)
-        return dialect.inspector(200, EVENT_STREAM) if dialect.reads_answers else None
+        return OpenedResponse(response, stream, body, judge)
 
     def _forget(self, key: Hashable, stream: SharedStream) -> None:
         if self._streams.get(key) is stream:

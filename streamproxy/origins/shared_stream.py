@@ -48,7 +48,6 @@ class SharePlan:
     max_clients: int | None
     linger: float  # seconds
     buffer: int
-    parse_once: bool  # the route's dialect sees no more in a stream than its events
     dialect: Dialect
     clients: Counter[str]  # how many read a stream of another, by route: for `streamproxy_shared_clients`
 

@@ -26,9 +26,9 @@ from streamproxy.exchange.call import Call
 from streamproxy.exchange.date import http_date
 from streamproxy.exchange.timer import FOREVER
 from streamproxy.formats.sse import KeepaliveShape
-from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.origins.base import Origin, OriginResponse, is_event_stream
 from streamproxy.wire.headers import NO_EDIT, Edit, ResponseFields
-from streamproxy.wire.media import EVENT_STREAM, accepts_event_stream, media_type
+from streamproxy.wire.media import EVENT_STREAM, accepts_event_stream
 
 EXPLAIN_TIMEOUT: Final = 1.0  # seconds for a client to take the last event of a response that is aborted
 _LARGEST: Final = 64 << 10  # bytes of an upstream's error that are read to be passed on
@@ -162,12 +162,12 @@ class EarlyHead:
 
     async def mismatch(self, response: OriginResponse) -> ExchangeError | None:
         """Why the head does not fit a response; None where it does. Reads the body of an error, to pass it on."""
-        status, fields = response.status, response.fields
-        if status == 200 and fields.plain and media_type(fields.noted.get(b"content-type", b"")) == EVENT_STREAM:
+        if is_event_stream(response):
             return None
+        status = response.status
         if status < 400:
             return UpstreamReportedError("The upstream answered with something else than a stream of events")
-        payload = await _beginning(response) if fields.plain else b""
+        payload = await _beginning(response) if response.fields.plain else b""
         return UpstreamReportedError(f"The upstream answered with status {status}", payload=payload)
 
     async def explain(self, error: ExchangeError) -> None:

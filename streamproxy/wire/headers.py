@@ -337,6 +337,11 @@ class ResponseFields:
             self.kept = [pair for pair in kept if pair[0] not in gone]
             self._replaced = [pair for pair in self._replaced if pair[0] not in gone]
 
+    def drop_length(self) -> None:
+        """Removes Content-Length, for a body that may become longer or shorter."""
+        if self.noted.pop(b"content-length", None) is not None:
+            self.kept = [pair for pair in self.kept if pair[0] != b"content-length"]
+
     def pass_on(self, request_id: bytes, date: bytes, version: str = "1.1") -> None:
         """Adds the proxy's own fields of a response: Via, and X-Request-Id and Date unless the upstream sent them.
 
