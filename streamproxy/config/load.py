@@ -80,9 +80,7 @@ def parse_config(
     config, findings = _validate(document, examine)
     if config is None or findings:
         problems = {_problem(finding, document, name) for finding in findings}
-        raise ConfigError(
-            sorted(problems, key=lambda problem: (problem.line, problem.column, problem.where, problem.message))
-        )
+        raise ConfigError(sorted(problems))
     return config.hiding(document.outside)
 
 

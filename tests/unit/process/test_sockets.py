@@ -65,9 +65,7 @@ def test_an_address_that_cannot_be_listened_on_comes_with_what_to_do(tmp_path: P
     with pytest.raises(BindError, match="another program listens there: stop it, or take another port"):
         bind(Address(host="127.0.0.1", port=port))
     close(listener)
-    with pytest.raises(BindError, match="it is no address of this machine; 0.0.0.0 is all of them"):
+    with pytest.raises(BindError, match=r"it is no address of this machine; 0\.0\.0\.0 is all of them"):
         bind(Address(host="192.0.2.1", port=0))
     with pytest.raises(BindError, match="the directory of the socket has to exist"):
         bind(Address(path=str(tmp_path / "none" / "s")))
-    with pytest.raises(BindError, match=r"Name or service not known|[Nn]ame"):
-        bind(Address(host="no-such-name.invalid", port=8080))
