@@ -16,7 +16,8 @@ import yaml
 
 from streamproxy.config.foreign import slip
 from streamproxy.config.redact import Path
-from streamproxy.config.references import References
+from streamproxy.config.references import References, why_unreadable
+from streamproxy.config.units import is_off
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge"))
@@ -86,6 +87,16 @@ class Document:
         for want in pattern:
             paths = [(*path, part) for path in paths for part in _parts(self.get(path)) if want in ("*", part)]
         yield from paths
+
+    def file(self, path: Path) -> str | None:
+        """Returns the path of the file that a key names, or None."""
+        value = self.get(path)
+        return value if isinstance(value, str) and value and not is_off(value) and "\0" not in value else None
+
+    def readable_file(self, path: Path) -> str | None:
+        """Returns the path of the file that a key names, or None if there is none that can be read."""
+        value = self.file(path)
+        return value if value is not None and why_unreadable(value) is None else None
 
 
 def _parts(value: object) -> Iterator[str | int]:

@@ -272,11 +272,14 @@ _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 
 def hash_source(value: object) -> str:
-    """Returns a hash source: ``header:NAME``, ``cookie:NAME``, ``query:NAME`` or ``client_ip``. Raises ValueError."""
+    """Returns the source of a key: ``header:NAME``, ``cookie:NAME``, ``query:NAME``, ``client_ip`` or ``principal``.
+
+    Raises ValueError.
+    """
     raw = text(value)
     match = _SOURCE.fullmatch(raw)
-    if raw != "client_ip" and (match is None or not TOKEN.fullmatch(match[2].encode())):
-        raise ValueError("is not a source: write header:NAME, cookie:NAME, query:NAME or client_ip")
+    if raw not in ("client_ip", "principal") and (match is None or not TOKEN.fullmatch(match[2].encode())):
+        raise ValueError("is not a source: write header:NAME, cookie:NAME, query:NAME, client_ip or principal")
     return raw
 
 

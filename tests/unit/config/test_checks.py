@@ -364,6 +364,19 @@ def test_a_kept_stream_is_not_shared_with_everybody() -> None:
     assert problems(routes("path: /a, share: {key: [path]}")) == []
 
 
+def hashed_by_principal(*routes: str) -> str:
+    upstreams = "upstreams: {u: {endpoints: ['http://a', 'http://b'], balance: {hash: principal}}}\n"
+    return upstreams + "routes:\n" + "".join(f"  - {{{one}}}\n" for one in routes)
+
+
+def test_a_principal_to_balance_by_needs_clients_that_are_known() -> None:
+    (problem,) = problems(hashed_by_principal("path: /a, upstream: u", "path: /b, upstream: 'http://x', fallback: [u]"))
+    assert "upstreams.u.balance.hash: 'principal' is nobody, since no route to this upstream has auth" in problem
+    known = "auth: {bearer: {tokens: [t]}}"
+    assert problems(hashed_by_principal("path: /a, upstream: u", f"path: /b, upstream: u, {known}")) == []
+    assert problems(hashed_by_principal(f"path: /b, upstream: 'http://x', fallback: u, {known}")) == []
+
+
 @pytest.mark.parametrize("key", ["share", "reconnect"])
 def test_what_is_for_get_is_refused_where_get_is_left_out(key: str) -> None:
     (problem,) = problems(routes(f"path: /a, methods: [POST], {key}: {{}}"))
