@@ -34,6 +34,7 @@ from streamproxy.client.http1.tunnel import Tunnel
 from streamproxy.client.reads import MOST, bound_reads
 from streamproxy.client.secure import TlsTransport
 from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, TlsFailed
+from streamproxy.wire.gather import GATHERS
 
 # Chunks below this are joined when several wait: handing on one more costs ten times what copying it does.
 _JOIN_BELOW: Final = 8192
@@ -155,8 +156,12 @@ class Connection(ClientConnection):
 
     def writelines(self, parts: list[bytes]) -> None:
         """Hand several strings of bytes to the transport; nothing happens on a closed connection."""
-        if not self.closed:
+        if self.closed:
+            return
+        if GATHERS:
             self._transport.writelines(parts)
+        else:
+            self._transport.write(b"".join(parts))
 
     async def drained(self) -> None:
         """Wait until the transport takes more."""
