@@ -23,6 +23,7 @@ DICTIONARY = (
 )
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
+_LONGEST_TRIED = 200  # bytes of a stream whose every position is tried
 
 
 class Reading:
@@ -85,7 +86,8 @@ def check(data: bytes) -> None:
             assert one.between_events == between, reads
         listener.finish()
         assert listener.heard == heard, (reads, listener.heard, heard)
-    check_places(data)
+    if len(data) <= _LONGEST_TRIED:
+        check_places(data)
     check_mark(data)
 
 
