@@ -41,7 +41,7 @@ _JOIN_BELOW: Final = 8192
 # What is still read from a socket after its other end has reset it.
 _RESCUE_READ: Final = 65536
 _RESCUE_READS: Final = 4
-_NONE: Final[deque[bytes]] = deque((), 0)  # no chunks, and no room for any
+_NONE: Final[deque[bytes]] = deque(maxlen=0)  # no chunks, and no room for any
 
 
 class Connection(ClientConnection):
