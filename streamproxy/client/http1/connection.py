@@ -41,6 +41,7 @@ _JOIN_BELOW: Final = 8192
 # What is still read from a socket after its other end has reset it.
 _RESCUE_READ: Final = 65536
 _RESCUE_READS: Final = 4
+_NONE: Final[deque[bytes]] = deque(maxlen=0)  # no chunks, and no room for any
 
 
 class Connection(ClientConnection):
@@ -184,6 +185,9 @@ class Connection(ClientConnection):
             raise RuntimeError("the connection has not switched protocols")
         self._tunnel = Tunnel(self._transport, self._loop, self.response.rest, self.closed)
         self.response.rest = b""
+        # A tunnel lasts, and what was needed for its head and a body would stay with it.
+        self.response.forget()
+        self.chunks = _NONE
         return self._tunnel
 
     def fail(self, fault: BaseException) -> None:

@@ -88,6 +88,7 @@ class Http11Cycle(RequestCycle):
         "_version",
         "keep_alive",
     )
+    __deletable__ = ("_connection", "_flow")
 
     def __init__(self, connection: Connection, head: RequestHead, state: ServerState) -> None:
         framing = head.framing
@@ -203,6 +204,7 @@ class Http11Cycle(RequestCycle):
         self.started = self.complete = True
         self.on_disconnect = None
         stream = self._stream = self._connection.upgrade()
+        del self._connection, self._flow  # a socket lasts, and nothing of HTTP is needed any more
         self._wake()
         return stream
 
