@@ -24,7 +24,7 @@ RUN python -m venv /sbom \
         --output-file /opt/streamproxy/sbom.cdx.json /opt/streamproxy/bin/python
 
 FROM python:3.13-slim-bookworm
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="streamproxy" \
       org.opencontainers.image.description="A streaming reverse proxy for LLM servers and event backends" \

@@ -94,6 +94,26 @@ compiled: dist
 		tests/conformance tests/faults \
 		tests/integration/test_drain.py tests/integration/test_workers.py
 
+# Interpreters of the machine: on the path, and those of pyenv. A free-threaded one ends with t.
+FOUND = $(shell for version in 3.11 3.12 3.13 3.14 3.13t 3.14t; do \
+	for python in $$(ls -d $(HOME)/.pyenv/versions/$$version*/bin/python$$version 2>/dev/null) python$$version; do \
+	if $$python -c pass 2>/dev/null; then echo $$version=$$(command -v $$python); break; fi; done; done)
+
+## matrix: unit and behaviour tests on every Python that is found, each in a virtual environment of its own
+matrix:
+	@echo 'found: $(FOUND)'
+	@set -e; for found in $(FOUND); do \
+		$(MAKE) --no-print-directory unit behaviour VENV=.venv-$${found%%=*} PYTHON=$${found#*=}; done
+
+## docs: the documentation as a site in build/site; every warning is an error
+docs: install-test
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.site build/site
+
+## pictures: take the documentation's pictures from the demo, with Chromium
+pictures: install-test
+	$(BIN)/python -m docs.pictures
+
 ## bench: measure beside nginx, HAProxy, Caddy (those that are installed) and Envoy; BENCH=--help shows how to choose
 bench: install-bench
 	$(BIN)/python -m benchmarks $(BENCH)

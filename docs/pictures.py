@@ -15,7 +15,7 @@ from tests.integration.process import Process
 
 DOCS = Path(__file__).parent
 SIZE = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-STREAMS = ("/slow?delay=600", "/sse?interval=1&events=600", "/told/slow?delay=600")
+STREAMS = ("/slow?delay=600", "/events", "/ndjson?interval=0.5")
 SCHEMES = {"page.png": "light", "page-dark.png": "dark"}
 
 

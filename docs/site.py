@@ -2,7 +2,7 @@
 
 The pages are Markdown as the repository shows it. What a site shows differently is changed in a copy: links that leave
 ``docs/`` lead to the repository, and the mark of blocks that are tested goes. Every warning is an error. The site asks
-no other server for anything, and its search works in pages that are opened from a disk.
+no other server for anything; its search needs to be served, as `python -m http.server` does.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def test_the_search_finds_every_page(built: Path) -> None:
 
 def test_the_mark_of_tested_blocks_is_not_shown(built: Path) -> None:
     assert "```" not in (built / "llm.html").read_text()
-    assert 'class="language-sh' in (built / "llm.html").read_text()
+    assert '<div class="highlight">' in (built / "llm.html").read_text()
 
 
 def test_a_link_that_leads_nowhere_fails_the_build(
@@ -89,7 +89,7 @@ def test_a_link_that_leads_nowhere_fails_the_build(
     (tmp_path / "README.md").write_text("# One\n\n[two](two.md)\n")
     settings = (DOCS / "zensical.toml").read_text()
     (tmp_path / "zensical.toml").write_text(
-        settings[: settings.index("nav = [")] + settings[settings.index("[project.plugins.offline]") :]
+        settings[: settings.index("nav = [")] + settings[settings.index("[project.plugins.search]") :]
     )
     monkeypatch.setattr(site, "DOCS", tmp_path)
     with pytest.raises(SystemExit, match=r"two\.md"):
