@@ -19,16 +19,17 @@ STREAMS = ("/slow?delay=600", "/events", "/ndjson?interval=0.5")
 SCHEMES = {"page.png": "light", "page-dark.png": "dark"}
 
 
-async def take(page: Browser, file: Path, scheme: str) -> None:
-    """Write what the window shows in a colour scheme to a PNG file."""
+async def take(page: Browser, scheme: str) -> bytes:
+    """Return what the window shows in a colour scheme, as PNG."""
     media = [{"name": "prefers-color-scheme", "value": scheme}]
     await page.devtools("Emulation.setEmulatedMedia", features=media)
+    await page.evaluate("new Promise(resolve => setTimeout(resolve, 1000, true))")  # colours change in steps
     shot = await page.devtools("Page.captureScreenshot", format="png")
-    file.write_bytes(base64.b64decode(shot["data"]))
+    return base64.b64decode(shot["data"])
 
 
-async def main() -> None:
-    """Start the demo and some streams, and take the page of the admin listener in both colour schemes."""
+async def pictures() -> dict[str, bytes]:
+    """Start the demo and some streams; return the page of the admin listener in both colour schemes, by file name."""
     command = [sys.executable, "-m", "streamproxy", "demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     with tempfile.TemporaryDirectory() as name, Process(command) as process:
         url = (await process.line(r"^listening on (http://\S+)"))[1]
@@ -41,13 +42,14 @@ async def main() -> None:
             await page.devtools("Emulation.setDeviceMetricsOverride", **SIZE)
             await page.open(admin)
             await page.evaluate(
-                "new Promise(resolve => { const look = () => document.querySelectorAll('#streams tbody tr').length >= "
-                f"{len(STREAMS)} ? resolve(true) : setTimeout(look, 50); look(); }})"
+                "new Promise(resolve => { const rows = document.getElementById('stream-table').tBodies[0].rows;"
+                f"const look = () => rows.length >= {len(STREAMS)} ? setTimeout(resolve, 8000, true) : setTimeout(look, 50); look(); }})"
             )
-            for file, scheme in SCHEMES.items():
-                await take(page, DOCS / file, scheme)
+            taken = {name: await take(page, scheme) for name, scheme in SCHEMES.items()}
         await process.stop()
+    return taken
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    for name, picture in asyncio.run(pictures()).items():
+        (DOCS / name).write_bytes(picture)
