@@ -16,6 +16,12 @@ from tests.integration.process import Process
 DOCS = Path(__file__).parent
 SIZE = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
 STREAMS = ("/slow?delay=600", "/events", "/ndjson?interval=0.5")
+# Resolves when the table has had every stream for so long that its curves show something.
+SHOWN = f"""new Promise(resolve => {{
+    const rows = document.getElementById("stream-table").tBodies[0].rows;
+    const look = () => rows.length >= {len(STREAMS)} ? setTimeout(resolve, 8000, true) : setTimeout(look, 50);
+    look();
+}})"""
 SCHEMES = {"page.png": "light", "page-dark.png": "dark"}
 
 
@@ -41,10 +47,7 @@ async def pictures() -> dict[str, bytes]:
             page = await stack.enter_async_context(browser(Path(name)))
             await page.devtools("Emulation.setDeviceMetricsOverride", **SIZE)
             await page.open(admin)
-            await page.evaluate(
-                "new Promise(resolve => { const rows = document.getElementById('stream-table').tBodies[0].rows;"
-                f"const look = () => rows.length >= {len(STREAMS)} ? setTimeout(resolve, 8000, true) : setTimeout(look, 50); look(); }})"
-            )
+            await page.evaluate(SHOWN)
             taken = {name: await take(page, scheme) for name, scheme in SCHEMES.items()}
         await process.stop()
     return taken
