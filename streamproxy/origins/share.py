@@ -47,11 +47,15 @@ class OpenedResponse(OriginResponse):
         return None if sees_more else SharedInspector(self._body, self._stream.tracker)
 
     async def aclose(self, fault: BaseException | None) -> None:
+        failure: BaseException | None = None
         try:
             await self._reader.stop(fault)
-        finally:
-            self._body.close()
-            await self._inner.aclose(fault)
+        except BaseException as error:
+            failure = error
+        self._body.close()
+        await self._inner.aclose(fault)
+        if failure is not None:
+            raise failure
 
 
 class JoinedResponse(OriginResponse):

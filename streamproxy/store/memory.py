@@ -32,6 +32,7 @@ from streamproxy.store.cursor import Cursor, new_stream, owner_digest
 from streamproxy.store.expiry import Expiry
 from streamproxy.store.ids import IdWriter
 from streamproxy.store.segments import PlaceGone, SegmentLog
+from streamproxy.subclassing import mypyc_attr
 
 _NAMES: Final = 16_384  # how many names of dropped streams are remembered
 _OVERHEAD: Final = 1024  # bytes that a finished stream counts for beside its own
@@ -101,6 +102,7 @@ class MemoryBody(StoredBody):
         self._stream.leave(self)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class MemoryStream(KeptStream):
     """One stream: its log, its clients, its end."""
 
