@@ -77,7 +77,8 @@ class Sources:
     def of(self, redis: RedisSource) -> RedisEvents:
         """The events that an upstream names. Raises StreamproxyError if it can't be used."""
         try:
-            from streamproxy.store.redis_events import PubSubEvents, StreamEvents  # the library is an extra
+            from streamproxy.store.redis_entries import StreamEvents  # the library is an extra
+            from streamproxy.store.redis_events import PubSubEvents
         except ImportError:
             raise StreamproxyError("events from Redis need the extra: pip install 'streamproxy[redis]'") from None
         key = redis.url, redis.kind, redis.event or ""

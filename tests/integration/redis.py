@@ -47,6 +47,13 @@ class RedisServer:
         async with Redis.from_url(self.url, protocol=2) as client:
             return await client.execute_command(*words)
 
+    async def all_at_once(self, *commands: tuple[str | int, ...]) -> None:
+        """Commands between which Redis does nothing else."""
+        async with Redis.from_url(self.url, protocol=2) as client, client.pipeline(transaction=True) as pipeline:
+            for words in commands:
+                pipeline.execute_command(*words)
+            await pipeline.execute()
+
     async def kill(self) -> None:
         """SIGKILL: nothing is said to anybody, nothing is kept."""
         if self._process is not None:
