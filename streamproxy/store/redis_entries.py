@@ -47,6 +47,7 @@ class StreamEvents(RedisEvents):
         super().__init__(url, on_error)
         self._link = RedisLink(url, on_error)
         self._link.on_up.append(self._track)
+        self._starter: asyncio.Task[None] | None = None
         self._listener = 0  # what Redis calls the connection that hears of changes; 0 while there is none
         self._changed: dict[bytes, None] = {}  # channels that are to be read
         self._poll: asyncio.TimerHandle | None = None
@@ -74,8 +75,9 @@ class StreamEvents(RedisEvents):
         return body
 
     async def aclose(self) -> None:
-        self._starter.cancel()
-        await asyncio.gather(self._starter, return_exceptions=True)
+        if self._starter is not None:
+            self._starter.cancel()
+            await asyncio.gather(self._starter, return_exceptions=True)
         if self._poll is not None:
             self._poll.cancel()
         await self._link.aclose()
