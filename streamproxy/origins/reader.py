@@ -119,6 +119,5 @@ def judge_of(response: OriginResponse, dialect: Dialect, counts: bool = False) -
     """What judges a response: it knows the end marker of the route's API, and ``counts`` events; None for neither."""
     if not dialect.reads_answers and not counts:
         return None
-    noted = response.fields.noted
-    media = media_type(noted.get(b"content-type", b""))
-    return dialect.inspector(response.status, media, b"content-length" in noted)
+    fields = response.fields
+    return dialect.inspector(response.status, media_type(fields.noted.get(b"content-type", b"")), fields.told_length)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from streamproxy.errors import ExchangeError
+from streamproxy.errors import ExchangeError, LimitReached
 from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import Cursor
 from streamproxy.store.segments import Format
 from streamproxy.subclassing import mypyc_attr
 
 REMEMBERED = 3600.0  # seconds for which the name of a stream is known after the stream is gone
+READERS = 1000  # how many clients may read one stream by a cursor at once, in each process
 PATIENCE = 2.0  # seconds for which a place is waited for that a live stream has not reached
 
 # Why a stream is to end: its owner's DELETE, or no client for as long as `grace`.
@@ -31,6 +32,12 @@ class StoreSettings(NamedTuple):
     max_bytes: int = 4 << 20
     max_total: int = 256 << 20
     grace: float = 30.0
+
+
+def check_readers(count: int) -> None:
+    """Raise LimitReached if so many clients of one stream are all that may be."""
+    if count >= READERS:
+        raise LimitReached("Too many clients read this stream", retry_after=5.0)
 
 
 class StreamHead(NamedTuple):
@@ -113,7 +120,8 @@ class StreamStore:
     async def find(self, cursor: Cursor, owner: Sequence[bytes], ids: bool = False) -> Replay:
         """What a client gets that comes back. Waits for a place that a live stream has not reached, PATIENCE at most.
 
-        Raises StreamUnknown for a stream that never was or is another's, StreamGone for a place that is not kept.
+        Raises StreamUnknown for a stream that never was or is another's, StreamGone for a place that is not kept,
+        LimitReached when READERS clients read it.
         """
         raise NotImplementedError
 

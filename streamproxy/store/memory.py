@@ -26,6 +26,7 @@ from streamproxy.store.base import (
     StoreSettings,
     StreamHead,
     StreamStore,
+    check_readers,
 )
 from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import Cursor, new_stream, owner_digest
@@ -269,6 +270,7 @@ class MemoryStore(StreamStore):
             await stream.reached(cursor.events, PATIENCE)
         if stream.ended and stream.fault is None and cursor.events == stream.events:
             return Replay(stream.content_type, None, live=False)
+        check_readers(len(stream.bodies))
         return Replay(stream.content_type, stream.read(cursor, ids), live=not stream.ended)
 
     async def own(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
