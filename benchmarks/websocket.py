@@ -21,9 +21,9 @@ import uvloop
 
 from benchmarks import proc
 from benchmarks.__main__ import OUT
-from benchmarks.loads import Cores, choose_cores
 from benchmarks.peers import PEERS, Peer, Place, prepare
 from benchmarks.programs import BenchError, free_port, running, wait_ready
+from benchmarks.rig import Cores, choose_cores
 from streamproxy.wire.websocket import accept_of
 
 PATH = b"/socket"
