@@ -63,7 +63,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "websocket": (
         "100 WebSockets that send 20 messages a second each, echoed",
-        {"CPU µs a message": "cpu_us"},
+        {"CPU µs a message": "cpu_us", "KiB a silent socket": "kib_a_socket"},
     ),
     "llm": (
         "100 chat completions of 64 events, one every 20 ms, usage in the last",
