@@ -93,7 +93,7 @@ class Talker(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's
-        transport.write(_HANDSHAKE % (PATH, _KEY))
+        self._transport.write(_HANDSHAKE % (PATH, _KEY))
 
     def data_received(self, data: bytes) -> None:
         if self._open:
@@ -206,7 +206,8 @@ def measure_memory(peer: Peer, options: argparse.Namespace, cores: Cores) -> flo
         before = proc.pss(proc.tree(pid))
         ends.say(f"open {port} {options.silent} 0")
         time.sleep(_SETTLE)
-        return (proc.pss(proc.tree(pid)) - before) / 1024 / options.silent
+        count: int = options.silent
+        return (proc.pss(proc.tree(pid)) - before) / 1024 / count
 
 
 def main() -> int:

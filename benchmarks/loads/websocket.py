@@ -8,7 +8,7 @@ from benchmarks.rig import Numbers, Session
 
 
 def messages(session: Session) -> Numbers:
-    """100 sockets that send 20 messages of 200 bytes a second each, which the upstream echoes; and 1,000 silent ones."""
+    """100 sockets that send 20 messages of 200 bytes a second each, which the upstream echoes; then 1,000 silent."""
     from benchmarks.websocket import measure_cpu, measure_memory  # which imports the command line
 
     options = argparse.Namespace(size=200, sockets=100, rate=20.0, seconds=session.sizes.seconds, silent=1000)
