@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import AsyncIterator, Sequence
 
@@ -24,13 +25,16 @@ async def started(setup: Setup, streaming: bool) -> AsyncIterator[Running]:
     async with Upstream() as upstream:
         site = Site(free_port(), upstream.port, free_port(), free_port(), directory, streaming)
         launch = setup.launch(site)
-        proxy = running(launch.command, cores=set(), env=launch.env, log=directory / "output.log")
-        child = await asyncio.to_thread(proxy.__enter__)
+        stack = contextlib.ExitStack()
         try:
+            if launch.beside:
+                stack.enter_context(running(launch.beside, cores=set(), log=directory / "beside.log"))
+            log = directory / "output.log"
+            child = stack.enter_context(running(launch.command, cores=set(), env=launch.env, log=log))
             await asyncio.to_thread(wait_ready, site.listen, setup.ready, child)
             yield Running(setup, site, upstream, child.pid)
         finally:
-            await asyncio.to_thread(proxy.__exit__, None, None, None)
+            await asyncio.to_thread(stack.close)
 
 
 async def _cells(setup: Setup, cases: Sequence[Case]) -> dict[str, str]:
@@ -78,6 +82,7 @@ def main() -> int:
     if not setups:
         print("none of these is installed", file=sys.stderr)
         return 1
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of writes to proxies that have left
     print(asyncio.run(compare(setups, cases)))
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import time
@@ -152,16 +153,9 @@ async def _ending(running: Running, number: int, path: str) -> str:
         data = f"POST {path} HTTP/1.0\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
         await exchange(running.site.admin, data, _WAIT)
     else:
-        signal_process(running.pid, number)
+        os.kill(running.pid, number)
     response = await stream
     return "stream ends whole" if response.whole and 39 in response.numbers else "stream is cut"
-
-
-def signal_process(pid: int, number: int) -> None:
-    """Send a signal to one of the processes that were started here."""
-    import os
-
-    os.kill(pid, number)
 
 
 class Case(NamedTuple):
@@ -176,14 +170,20 @@ class Case(NamedTuple):
 
 CASES: Final = (
     Case("first-event-default", "first event, shortest configuration", first_event, streaming=False),
-    Case("first-event", "first event, configured for streams", first_event),
+    Case("first-event", "the same, configured for streams", first_event),
     Case("steady-default", f"a stream of {STEADY:g} s, shortest configuration", steady, streaming=False),
     Case("silence-default", f"{LONG:g} s without an event, shortest configuration", silence, streaming=False),
     Case("keepalive", "sent to the client while the upstream is silent", keepalive),
-    Case("leave", "client leaves a silent stream: upstream is told", leave),
+    Case(
+        "leave-default",
+        "client leaves a silent stream, shortest configuration: upstream is told",
+        leave,
+        streaming=False,
+    ),
+    Case("leave", "the same, configured for streams", leave),
     Case("truncation", "upstream dies in the middle: the response", truncation),
     Case("retry-refused", "one of two endpoints refuses: POST requests", retry_refused),
-    Case("retry-reset", "upstream closes before its answer: POST request", retry_reset),
+    Case("retry-reset", "the only endpoint closes before its answer: POST request", retry_reset),
     Case("error-form", "no upstream: the answer to a chat completion", error_form),
     Case("resume", "client comes back to a GET stream", resume),
     Case("first-event-metric", "metric with the time to the first event", first_event_metric),

@@ -218,7 +218,7 @@ def _litellm(site: Site) -> Launch:
     live = [model(name, site.upstream) for name in _MODELS]
     others = [model("twice", site.dead), model("twice", site.upstream), model("dead", site.dead)]
     settings = {"router_settings": {"num_retries": 3}} if site.streaming else {}
-    path = site.write("litellm.yaml", json.dumps({"model_list": live + others, **settings}))
+    path = site.write("cases.yaml", json.dumps({"model_list": live + others, **settings}))
     base = litellm(_OUT).launch
     assert base is not None
     launch = base(site.place)
@@ -226,8 +226,14 @@ def _litellm(site: Site) -> Launch:
 
 
 def _pushpin(site: Site) -> Launch:
+    dead, live = (f"127.0.0.1:{port}" for port in (site.dead, site.upstream))
+    routes = f"*,path_beg=/twice {dead} {live}\n*,path_beg=/dead {dead}\n* {live}\n"
+    internal = Path("/usr/lib/pushpin/internal.conf").read_text().replace("/var/run/zurl", str(site.directory))
+    zurl = Path("/etc/zurl.conf").read_text().replace("/var/run/zurl", str(site.directory))
     text = Path("/etc/pushpin/pushpin.conf").read_text()
     for old, new in (
+        ("routesfile=routes", f"routesfile={site.write('routes', routes)}"),
+        ("{libdir}/internal.conf", site.write("internal.conf", internal)),
         ("rundir=/var/run/pushpin", f"rundir={site.directory}"),
         ("logdir=/var/log/pushpin", f"logdir={site.directory}"),
         *((f"127.0.0.1:{port}", f"127.0.0.1:{site.admin + number}") for number, port in enumerate((5560, 5562, 5563))),
@@ -235,8 +241,8 @@ def _pushpin(site: Site) -> Launch:
     ):
         text = text.replace(old, new)
     path = site.write("pushpin.conf", text)
-    route = f"* 127.0.0.1:{site.upstream}"
-    return Launch(["pushpin", "--config", path, "--port", f"127.0.0.1:{site.listen}", "--route", route], {})
+    command = ["pushpin", "--config", path, "--port", f"127.0.0.1:{site.listen}"]
+    return Launch(command, {}, ["zurl", f"--config={site.write('zurl.conf', zurl)}"])
 
 
 _OUT = Path(__file__).parent.parent / "out"

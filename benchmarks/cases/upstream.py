@@ -11,7 +11,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n"
+_FIELDS: Final = (b"Content-Type: text/event-stream", b"Cache-Control: no-cache", b"Transfer-Encoding: chunked")
+HEAD: Final = b"\r\n".join((b"HTTP/1.1 200 OK", *_FIELDS, b"", b""))
 LAST: Final = b"0\r\n\r\n"
 PAUSE: Final = 0.6  # seconds before the second event of `paced`, and before the first of `late`
 LONG: Final = 70.0  # seconds of silence in `silent`
@@ -58,8 +59,8 @@ class Upstream:
                 self.seen[name] = self.seen.get(name, 0) + 1
                 if await SCENARIOS.get(name, _plain)(self, reader, writer):
                     break
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            pass  # cancelled at the end, which asyncio's streams would report
         finally:
             self._tasks.discard(task)
             writer.close()
@@ -100,9 +101,11 @@ async def _paced(upstream: Upstream, reader: asyncio.StreamReader, writer: async
 
 
 async def _late(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """The head at once, and its first event later."""
+    """The head at once, the first event later, and the end later still."""
     writer.write(HEAD)
-    return await _after(PAUSE, writer)
+    await asyncio.sleep(PAUSE)
+    writer.write(event(0))
+    return await _after(2 * PAUSE, writer)
 
 
 async def _after(seconds: float, writer: asyncio.StreamWriter) -> bool:
