@@ -139,7 +139,7 @@ async def test_a_cancellation_at_any_await_leaves_nothing(
     struck = 0
     while await run_struck_at(app, struck, how):
         struck += 1
-    assert struck > 5  # the request's parts, the head, the chunks, the sends
+    assert struck >= 5  # the request's parts, the head, the chunks, the sends
     assert len(ended) >= struck
     assert ended[-1].end == "complete"
     assert ended[-1].events == 3
