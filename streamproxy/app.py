@@ -96,6 +96,7 @@ class Application(Control, Starlette):
         self._configure_log()
         self._configure_spans()
         self._retired.add(old.dropped(new))
+        await old.key_sets.retire(new.key_sets)
         if old.spans is not None and old.spans is not new.spans:
             await old.spans.aclose()
 

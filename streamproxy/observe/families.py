@@ -309,8 +309,8 @@ _OURS: Final[tuple[Family, ...]] = (
     Counts(
         "store_errors",
         ("store",),
-        "Operations of a store that failed (resume, limits, events).",
-        "Is the store reachable?",
+        "Operations of a store that failed (resume, limits, events), or readings of auth.jwt.jwks_url (keys).",
+        "Are the stores and the keys reachable?",
         _counted("store_errors"),
     ),
 )

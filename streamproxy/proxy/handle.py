@@ -139,6 +139,8 @@ class Handler:
             try:
                 if self._chooser is not None:
                     plan = await self._chooser.choose(call)
+                if plan.auth is not None and plan.auth.waits and self._chooser is None:
+                    await prepare_auth(plan.auth, call)
                 answer = answer_here(plan, call, self._ledger.draining)
                 if answer is None:
                     if self._chooser is None:
@@ -249,6 +251,13 @@ async def _fitting(early: EarlyHead, response: OriginResponse) -> OriginResponse
     # An answer that is no stream is no fault of its endpoint.
     await response.aclose(InternalError() if isinstance(fault, UpstreamReportedError) else fault)
     raise fault
+
+
+def prepare_auth(auth: Authenticator, call: Call) -> Coroutine[Any, Any, None]:
+    """Wait for keys that the credentials of a request need and that are not known; a client that leaves is gone."""
+    downstream = call.downstream
+    downstream.expect_disconnect()
+    return auth.prepare(downstream.headers, downstream.target.query)
 
 
 def answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Headers] | None:
