@@ -9,7 +9,7 @@ COMPILED := $(CURDIR)/build/compiled
 # The suites are processes of their own, and most of them wait most of the time: three at once. Output comes as each ends.
 TOGETHER := --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: demo test check bench lint types behaviour rest compiled unit install install-test install-bench parts clean
+.PHONY: demo test check bench fuzz lint types behaviour rest compiled unit install install-test install-bench install-fuzz parts clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -26,9 +26,14 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@ $(VENV)/.demo
 
+$(VENV)/.fuzz: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --editable '.[fuzz]'
+	touch $@ $(VENV)/.test $(VENV)/.demo
+
 install: $(VENV)/.demo
 install-bench: $(VENV)/.bench
 install-test: $(VENV)/.test
+install-fuzz: $(VENV)/.fuzz
 
 ## demo: install into a virtual environment, then serve an embedded upstream behind the proxy
 demo: install
@@ -75,6 +80,10 @@ compiled: install-test
 ## bench: measure beside nginx, HAProxy, Caddy (those that are installed) and Envoy; BENCH=--help shows how to choose
 bench: install-bench
 	$(BIN)/python -m benchmarks $(BENCH)
+
+## fuzz: SECONDS of coverage-guided fuzzing for each part without I/O; PARTS="sse chunked" chooses
+fuzz: install-fuzz
+	$(BIN)/python -m fuzz $(or $(SECONDS),600) $(PARTS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

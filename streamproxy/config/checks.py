@@ -74,7 +74,7 @@ def _unknown_upstreams(document: Document) -> Iterator[Finding]:
     for path in (path for key in keys for path in document.match(("routes", "*", *key.split(".")))):
         name = document.get(path)
         if isinstance(name, str) and "://" not in name and name not in names:
-            advice = suggest(name, names, otherwise="the upstreams are:")
+            advice = suggest(name, names, otherwise="a URL begins with http://, and the upstreams are:")
             yield Finding(path, f"is not the name of an upstream, nor a URL; {advice}")
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from streamproxy.config.foreign import slip
 from streamproxy.config.redact import Path
 from streamproxy.config.references import References, why_unreadable
 from streamproxy.config.units import is_off
@@ -135,11 +136,14 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> Finding:
     place = error.problem_mark or error.context_mark
     line, column = (place.line, place.column) if place is not None else (0, 0)
     message = "; ".join(part for part in (error.problem, error.context) if part)
-    source = "".join(text.splitlines()[line : line + 1])
+    lines = text.splitlines()
+    source = "".join(lines[line : line + 1])
     if _BARE_IPV6.search(source):
         message += '; an IPv6 address is quoted: "[::1]:8080"'
     elif "${" in source:
         message += '; inside {...} or [...] a reference is quoted: "${NAME}"'
+    elif (advice := slip(lines, line)) is not None:
+        message += f"; {advice}"
     return Finding((), f"not YAML: {message}", Mark(line + 1, column + 1))
 
 

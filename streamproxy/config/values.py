@@ -74,7 +74,12 @@ def address(value: object) -> Address:
             raise ValueError(problem)
         return Address(path=path)
     host, colon, port = raw.rpartition(":")
-    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+    digits = re.fullmatch(r"[0-9]{1,5}", port) is not None
+    if not host and digits:
+        raise ValueError(f"{problem}; 127.0.0.1:{port} is this machine alone, 0.0.0.0:{port} every address of it")
+    if colon and digits and int(port) > 65535:
+        raise ValueError("is not an address: a port is at most 65535")
+    if not colon or not host or not digits:
         raise ValueError(problem)
     if host.startswith("["):
         try:
@@ -89,6 +94,8 @@ def address(value: object) -> Address:
 
 def _split_url(raw: str, schemes: tuple[str, ...]) -> SplitResult:
     problem = f"is not a URL: write {', '.join(f'{scheme}://host:port' for scheme in schemes)}"
+    if raw.startswith(("ws://", "wss://")):
+        problem += "; WebSocket goes over these too"
     try:
         url = urlsplit(raw)
         port_is_fine = url.port != 0

@@ -113,6 +113,7 @@ class EventInspector(SseTracker):
 
     def _end_line(self, line: bytes) -> None:
         if self._start:
+            self._start = False  # only the first mark is one
             line = line.removeprefix(b"\xef\xbb\xbf")
         if not line:
             self._end_event()

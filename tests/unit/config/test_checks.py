@@ -37,7 +37,8 @@ def test_an_unknown_upstream_comes_with_a_suggestion() -> None:
         "f.yaml:3:26: routes[0].upstream: 'bakend' is not the name of an upstream, nor a URL; did you mean 'backend'?"
     ]
     assert problems(text % "xyz") == [
-        "f.yaml:3:26: routes[0].upstream: 'xyz' is not the name of an upstream, nor a URL; the upstreams are: backend"
+        "f.yaml:3:26: routes[0].upstream: 'xyz' is not the name of an upstream, nor a URL;"
+        " a URL begins with http://, and the upstreams are: backend"
     ]
 
 

@@ -125,6 +125,12 @@ def test_gives_each_line_that_is_not_blank_under_any_split(data: st.DataObject, 
     assert inspector.events == len(whole.split(b"\n")) - (not whole or whole.endswith(b"\n"))
 
 
+def test_only_the_first_of_two_marks_is_one() -> None:
+    inspector = Events()
+    inspector.feed(b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\ndata: b\n\n")  # the first line's field is unknown
+    assert (inspector.seen, inspector.events) == ([b"b"], 1)
+
+
 @pytest.mark.parametrize("size", [LIMIT, LIMIT + 1])
 @pytest.mark.parametrize("step", [1 << 16, 1 << 22])
 def test_a_line_over_the_limit_goes_by_unread(size: int, step: int) -> None:

@@ -1,0 +1,41 @@
+"""One module for each target. Its ``check`` takes any bytes, and raises if a promise is broken.
+
+A module may also have ``DICTIONARY``, words that inputs are made of, and ``mutate``, which changes an input and keeps
+its structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+PARTS = (
+    "request_head",
+    "response",
+    "http1_server",
+    "chunked",
+    "sse",
+    "ndjson",
+    "json_members",
+    "websocket",
+    "http2_server",
+    "proxy_header",
+    "cursors",
+    "configuration",
+)
+
+
+class Target(NamedTuple):
+    """``mutate`` takes an input, its largest size in bytes and a seed, and returns another input."""
+
+    name: str
+    check: Callable[[bytes], None]
+    dictionary: Sequence[bytes]
+    mutate: Callable[[bytes, int, int], bytes] | None
+
+
+def load(name: str) -> Target:
+    """Imports a target. Raises ImportError for an unknown name."""
+    module: Any = import_module(f"fuzz.targets.{name}")
+    return Target(name, module.check, getattr(module, "DICTIONARY", ()), getattr(module, "mutate", None))

@@ -1,0 +1,48 @@
+"""Configuration files: any text is loaded, or refused with problems that have a place in it. No value of ``${...}``
+stands in a problem or in what is shown of the configuration."""
+
+from __future__ import annotations
+
+import json
+
+from streamproxy.config import Config, parse_config
+from streamproxy.errors import ConfigError
+
+SECRET = "qjx8-planted-value"
+DICTIONARY = (
+    b"routes:\n", b"  - path: /\n", b"    upstream: http://127.0.0.1:1\n", b"upstreams:\n", b"server:\n", b"admin:\n",
+    b"${TOKEN}", b"${MISSING}", b"${TOKEN:-x}", b"$${", b"&a ", b"*a", b"<<: *a", b"- [", b"{",
+    b"!!python/object:x", b"!x ",
+    b"timeouts:\n", b"keepalive: ", b"auth:\n", b"bearer:\n", b"tokens:\n", b"jwt:\n", b"limits:\n",
+    b"resume:\n", b"share:\n",
+    b"retry:\n", b"health:\n", b"endpoints:\n", b"tls:\n", b"1ms", b"1GiB", b"off", b"~",
+    b"---\n", b"...\n", b"? ", b"|\n",
+)  # fmt: skip
+
+
+def load(text: str) -> Config | ConfigError:
+    try:
+        return parse_config(text, name="f.yaml", environ={"TOKEN": SECRET})
+    except ConfigError as error:
+        return error
+
+
+def check(data: bytes) -> None:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return
+    loaded = load(text)
+    if isinstance(loaded, ConfigError):
+        assert loaded.problems
+        lines = (
+            text.count("\n") + text.count("\r") + text.count("\x85") + text.count("\u2028") + text.count("\u2029") + 1
+        )
+        for problem in loaded.problems:
+            assert problem.message
+            assert 1 <= problem.line <= lines + 1, problem
+            assert problem.column >= 1
+        assert SECRET not in str(loaded)
+        return
+    shown = loaded.redacted()
+    json.dumps(shown)

@@ -1,0 +1,127 @@
+"""Request heads. The oracle is h11: what we accept, it accepts, and for the same request.
+
+h11 takes more than we do (folded lines, bare LF, Content-Length with Transfer-Encoding), and less in two places: it
+wants targets in ASCII, and no empty lines before a request.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import h11
+
+from fuzz.reads import bytes_of, reads_of
+from streamproxy.errors import Rejected
+from streamproxy.wire.http1 import Framing
+from streamproxy.wire.request import RequestHead
+
+DICTIONARY = (
+    b"GET / HTTP/1.1\r\n", b"POST /a?b HTTP/1.0\r\n", b"Host: a\r\n", b"\r\n\r\n", b"Content-Length: 5\r\n",
+    b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"Connection: upgrade\r\n", b"Upgrade: websocket\r\n",
+    b"Upgrade: h2c\r\n", b"http://b/c", b"OPTIONS * HTTP/1.1\r\n", b"Keep-Alive", b"\x0b", b"\x00", b"\t", b"\x80",
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b"Expect: 100-continue\r\n", b"TE: trailers\r\n", b", ",
+    b"Proxy-Connection: keep-alive\r\n", b"CONNECT a:1 HTTP/1.1\r\n", b"chunked, ", b"identity", b"+5", b"0x5",
+)  # fmt: skip
+MAX_SIZE = 4096
+
+
+class Head(NamedTuple):
+    """An accepted head, and what followed it."""
+
+    method: str
+    target: bytes
+    version: str
+    headers: list[tuple[bytes, bytes]]
+    framing: Framing
+    rest: bytes
+
+
+def parse(reads: list[bytes]) -> Head | str:
+    """Returns the head, or "refused" or "more"."""
+    parser = RequestHead(MAX_SIZE, 100)
+    try:
+        for at, data in enumerate(reads):
+            rest = parser.feed(data)
+            if rest is not None:
+                rest += b"".join(reads[at + 1 :])
+                return Head(
+                    parser.method, parser.target, parser.version, list(parser.headers), parser.framing, bytes(rest)
+                )
+    except Rejected:
+        return "refused"
+    finally:
+        parser.close()
+    return "more"
+
+
+def check(data: bytes) -> None:
+    if not data:
+        return
+    head = parse([data])
+    for reads in (reads_of(data), bytes_of(data)):
+        other = parse(reads)
+        if isinstance(head, Head) or isinstance(other, Head):
+            assert other == head, (head, other)
+        elif b"\r\n\r\n" in data.lstrip(b"\r\n"):
+            assert other == head == "refused", (head, other)
+    if isinstance(head, Head):
+        assert len(data) - len(head.rest) <= MAX_SIZE + len(data) - len(data.lstrip(b"\r\n"))
+        compare(head, data.lstrip(b"\r\n"))
+
+
+def compare(head: Head, data: bytes) -> None:
+    """Compares an accepted head with h11's reading of it."""
+    raw = data[: len(data) - len(head.rest)]
+    written = raw.split(b"\r\n", 1)[0].split(b" ")[1]
+    if not written.isascii():
+        raw = raw.replace(written, b"/x" * (len(written) // 2) or b"/", 1)
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+    connection.receive_data(raw)
+    event = connection.next_event()
+    assert type(event) is h11.Request, event
+    assert event.method.decode() == head.method
+    assert event.http_version.decode() == head.version
+    fields = [(bytes(name), bytes(value)) for name, value in event.headers]
+    if written.startswith(b"/") or written == b"*":
+        assert head.target == written
+        compare_fields(head.headers, fields)
+    else:
+        check_absolute(head, written, fields)
+    coding = [value for name, value in fields if name == b"transfer-encoding"]
+    length = [value for name, value in fields if name == b"content-length"]
+    assert not (coding and length)
+    assert head.framing.chunked == bool(coding)
+    if not coding:
+        assert head.framing.length == (int(length[0]) if length else 0)
+    closes = any(name == b"connection" and b"close" in value.lower() for name, value in fields)
+    assert head.framing.keep_alive <= (not closes or b"close" not in options(fields))
+
+
+def options(fields: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """Returns the options of all Connection fields."""
+    joined = b",".join(value.lower() for name, value in fields if name == b"connection")
+    return [option.strip(b" \t") for option in joined.split(b",")]
+
+
+def compare_fields(ours: list[tuple[bytes, bytes]], theirs: list[tuple[bytes, bytes]]) -> None:
+    """Compares fields; h11 joins equal lengths and lower-cases the coding."""
+    assert [name for name, _ in ours] == [name for name, _ in theirs]
+    for (name, value), (_, other) in zip(ours, theirs, strict=True):
+        assert value == other or (name == b"transfer-encoding" and value.lower() == other), (name, value, other)
+
+
+def check_absolute(head: Head, written: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    """A target in absolute form: its authority replaces Host (RFC 9112 section 3.2.2)."""
+    url = urlsplit(written.decode("latin-1"))
+    assert url.scheme in ("http", "https")
+    host = [value for name, value in head.headers if name == b"host"]
+    assert host == [url.netloc.encode("latin-1")]
+    rest = url.path + ("?" + url.query if "?" in written.decode("latin-1") else "")
+    wanted = rest if rest.startswith("/") else "/" + rest
+    if not rest and head.method == "OPTIONS":
+        wanted = "*"
+    assert head.target == wanted.encode("latin-1"), (head.target, wanted)
+    compare_fields(
+        [pair for pair in head.headers if pair[0] != b"host"], [pair for pair in fields if pair[0] != b"host"]
+    )
