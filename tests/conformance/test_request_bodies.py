@@ -111,6 +111,25 @@ async def test_a_body_over_inspect_body_is_not_the_routes(stack: StartStack, ser
     assert b.bodies == [body, body]
 
 
+async def test_the_bytes_that_are_held_show_in_a_metric_until_they_are_sent(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    proxy, _, _ = await two(stack, serve)
+    client = await dial(proxy.url)
+    body = ask("qwen", more="x" * 2000)
+    await client.request(method="POST", headers=[("Content-Length", str(len(body)))])
+    await client.send(body[:1500])
+
+    def held() -> float:
+        return proxy.metric("streamproxy_request_held_bytes")
+
+    await until(held, "what has come to be held", holds=lambda size: size == 1500)
+    await client.send(body[1500:])
+    assert (await client.read_response("POST")).status == 200
+    await proxy.end_of()
+    assert held() == 0
+
+
 async def test_a_request_without_a_body_goes_to_the_route_without_models(stack: StartStack, serve: Serve) -> None:
     proxy, _, _ = await two(stack, serve)
     async with await connect(proxy.url) as client:

@@ -137,9 +137,8 @@ async def test_an_answer_that_never_ends_is_given_up(
     async def endless(conn: Conn) -> None:
         await conn.read_request()
         await conn.send(stream_head("application/json"))
-        while True:
-            await conn.send_chunk(b" ")
-            await asyncio.sleep(0.01)
+        await conn.send_chunk(b" ")
+        await conn.wait_ended()
 
     monkeypatch.setattr(remote, "READING", 0.2)
     upstream = await serve(endless)
