@@ -87,6 +87,11 @@ class RequestBody:
         self._keep = limit
 
     @property
+    def begun(self) -> bool:
+        """Whether any of it was read from the source, so that its client does not wait for 100 (Continue) any more."""
+        return self._ended or self._lost or self._held > 0
+
+    @property
     def repeatable(self) -> bool:
         """Whether another attempt could receive the whole body."""
         return not self._lost and self._held <= self._keep

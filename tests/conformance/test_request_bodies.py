@@ -302,6 +302,23 @@ async def test_a_client_that_waits_for_100_is_told_to_go_on(stack: StartStack, s
     assert (await client.read_response("POST")).body == b"a"
 
 
+@pytest.mark.quirk("http2", reason="the test's client sends its body at once there")
+async def test_no_upstream_is_waited_for_with_a_body_that_is_held(
+    stack: StartStack, serve: Serve, dial: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("http1", "http2"):
+        monkeypatch.setattr(f"streamproxy.client.{version}.body.CONTINUE_TIMEOUT", 3600.0)
+    a = await Echo("a").start(serve)  # which never says 100
+    proxy = await stack([route(a.url, models="qwen")])
+    client = await dial(proxy.url)
+    body = ask("qwen")
+    await client.request(method="POST", headers=[("Transfer-Encoding", "chunked"), ("Expect", "100-continue")])
+    await until(lambda: b"100" in bytes(client.buffer), "100 Continue")
+    await client.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+    assert (await client.read_response("POST")).body == b"a"
+    assert a.bodies == [body]
+
+
 async def test_a_model_is_a_label_only_if_the_configuration_has_it(stack: StartStack, serve: Serve) -> None:
     said = {"object": "chat.completion", "model": "m", "usage": {"prompt_tokens": 1}}
     reply = response(json.dumps(said).encode(), headers=[("Content-Type", "application/json")])
