@@ -159,9 +159,11 @@ class Handler:
                     if early is not None:
                         early.opening = plan.origin
                     response = await plan.origin.open(call)
-                    if early is not None and early.stop():
+                    if early is not None and early.sent:
                         unfit, response = response, None
                         response = await _fitting(early, unfit)
+                    elif early is not None:
+                        early.stop()
                     if response.tunnel is not None and plan.tunnel is not None:
                         fields = _prepare(plan, call, response, place)
                         await Tunnel(call, response.tunnel, plan.tunnel).run(fields.kept)
@@ -240,12 +242,16 @@ async def _early(plan: RoutePlan, early: EarlyPlan, call: Call, peeks: bool) -> 
 
 
 async def _fitting(early: EarlyHead, response: OriginResponse) -> OriginResponse:
-    """The response, if it may follow an early head. Raises what the client is told instead, with it closed."""
+    """The response, if it may follow an early head. Raises what the client is told instead, with it closed.
+
+    Comments go on until that is known: the upstream's error may come slowly.
+    """
     fault: BaseException | None = None
     try:
         fault = await early.mismatch(response)
     except (Exception, asyncio.CancelledError) as error:
         fault = error
+    early.stop()
     if fault is None:
         return response
     # An answer that is no stream is no fault of its endpoint.

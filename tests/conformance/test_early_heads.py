@@ -161,6 +161,35 @@ async def test_the_error_object_of_the_upstream_is_passed_on(stack: StartStack, 
     assert not rest.complete
 
 
+async def test_comments_go_on_while_the_upstreams_error_comes_slowly(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    async def halting(conn: Conn) -> None:
+        await conn.read_request()
+        head = response(LIMITED, status="429 Too Many Requests", headers=[("Content-Type", "application/json")])
+        await conn.stall()
+        await conn.send(head[:-10])
+        conn.go.clear()
+        await conn.stall()
+        await conn.send(head[-10:])
+
+    upstream = await serve(halting)
+    proxy = await stack([early(upstream.url, protocol="openai")])
+    client = await dial(proxy.url)
+    await ask(client)
+    await client.read_head()
+    await client.read_body_until(COMMENT)
+    await let_go(upstream)
+    conn = await upstream.connection()
+    await until(lambda: not conn.go.is_set(), "the error to begin")
+    for _ in range(3):
+        await client.read_body_until(COMMENT)
+    await let_go(upstream)
+    rest = await client.read_rest()
+    assert json.loads(rest.body.replace(COMMENT, b"").partition(b"data: ")[2])["error"]["code"] == "limit"
+    assert not rest.complete
+
+
 async def test_retries_and_fallbacks_go_on_behind_it(stack: StartStack, serve: Serve, dial: Connect) -> None:
     bad, good = await serve(slowly(UNAVAILABLE)), await serve(slow)
     upstreams = {"main": {"endpoints": [bad.url]}, "spare": {"endpoints": [good.url]}}
