@@ -145,15 +145,17 @@ class Handler:
                 if answer is None:
                     if self._chooser is None:
                         downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
-                    if plan.early is not None:
-                        early = await _early(plan, plan.early, call, self._chooser is None)
                     limited = (plan.quota or plan.admission) is not None and not plan.origin.replays(call)
                     if plan.quota is not None and limited:
                         client = str(plan.client_key(exchange, downstream.headers))
                         await plan.quota.admit(client, monotonic())
                         charged = client
                     if plan.admission is not None and limited:
-                        place = await _place(plan, plan.admission, call)
+                        place = _place(plan, plan.admission, call)
+                    if plan.early is not None:
+                        early = await _early(plan, plan.early, call, self._chooser is None)
+                    if plan.admission is not None and place is not None:
+                        await plan.admission.wait(place, exchange)
                     if plan.peek is not None and self._chooser is None and plan.early is None:
                         await peek(call, plan.peek)
                     if early is not None:
@@ -224,16 +226,19 @@ class Handler:
         return Call(exchange, downstream, timer)
 
 
-def _place(plan: RoutePlan, admission: Admission, call: Call) -> Coroutine[Any, Any, Ticket]:
-    """Ask for a place for the request."""
+def _place(plan: RoutePlan, admission: Admission, call: Call) -> Ticket:
+    """Ask for a place for the request; it may have to be waited for."""
     exchange, headers = call.exchange, call.downstream.headers
     priority = plan.priority(headers) if plan.priority is not None else 0
-    return admission.enter(plan.client_key(exchange, headers), exchange, priority)
+    return admission.ask(plan.client_key(exchange, headers), exchange, priority)
 
 
 async def _early(plan: RoutePlan, early: EarlyPlan, call: Call, peeks: bool) -> EarlyHead | None:
-    """Begin to wait for an early head, where the request asks for events. Its body is looked at before it has a place,
-    so that it is answered in the queue too."""
+    """Begin to wait for an early head, where the request asks for events.
+
+    Its body is looked at while it stands in the queue, so that it is answered there too; nothing is read of one that
+    is refused.
+    """
     if peeks and plan.peek is not None:
         await peek(call, plan.peek)
     if not wants_events(call, early):

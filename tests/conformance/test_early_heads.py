@@ -161,6 +161,30 @@ async def test_the_error_object_of_the_upstream_is_passed_on(stack: StartStack, 
     assert not rest.complete
 
 
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [
+        ({"max_streams": 1}, 503),
+        ({"max_streams_per_client": 1}, 429),
+        ({"requests": {"rate": "1/1h", "burst": 1}}, 429),
+    ],
+    ids=["places", "a client's places", "quota"],
+)
+async def test_nothing_of_a_body_is_read_of_a_request_that_is_refused(
+    stack: StartStack, serve: Serve, dial: Connect, limits: Config, status: int
+) -> None:
+    upstream = await serve(slow)
+    proxy = await stack([early(upstream.url, protocol="openai", limits=limits)])
+    first, second = await dial(proxy.url), await dial(proxy.url)
+    await ask(first)
+    await upstream.request()
+    await ask(second, method="POST", headers=[("Content-Type", "application/json"), ("Content-Length", "100")])
+    answer = await second.read_response("POST")  # and the body never comes
+    assert answer.status == status
+    await let_go(upstream)
+    await first.read_response()
+
+
 async def test_comments_go_on_while_the_upstreams_error_comes_slowly(
     stack: StartStack, serve: Serve, dial: Connect
 ) -> None:
