@@ -31,6 +31,7 @@ class Response(NamedTuple):
     head_size: int
 
 
+_FRAMING = (b"content-length", b"transfer-encoding")
 _PHRASE = re.compile(rb"(?m)^(HTTP/1\.[01] [0-9]{3} )[^\r\n]*\r")
 
 
@@ -87,6 +88,8 @@ def compare(ours: Response, data: bytes, method: str) -> None:
         try:
             event = connection.next_event()
         except h11.RemoteProtocolError:
+            if any(name in _FRAMING for name, _ in ours.trailers):
+                return  # h11 reads these as if they framed the body; we pass none of them on
             assert ours.end == "refused", ours
             assert head is not None
             break
