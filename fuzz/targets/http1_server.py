@@ -143,7 +143,7 @@ def by_h11(data: bytes) -> tuple[list[Request], bool]:
     connection.receive_data(ascii_only(data.lstrip(b"\r\n")))
     in_body = False
     try:
-        while isinstance(head := connection.next_event(), h11.Request):
+        while isinstance(head := connection.next_event(), h11.Request) and head.method != b"CONNECT":
             in_body, body = True, b""
             while not isinstance(event := connection.next_event(), h11.EndOfMessage):
                 if not isinstance(event, h11.Data):
