@@ -171,6 +171,7 @@ async def _load(
         asyncio.create_task(probe(f"http://127.0.0.1:{backends.ports['a']}", delays[1])),
     ]
     clients = [asyncio.create_task(client(scene, number, plan.pause, stop)) for number in range(plan.clients)]
+    told = 0
     until_then = time.monotonic() + plan.seconds
     try:
         while (left := until_then - time.monotonic()) > 0:
@@ -179,6 +180,9 @@ async def _load(
                 if helper.done():
                     helper.result()
             done = f"{scene.done.total()} done, {len(scene.wrong)} wrong"
+            for problem in scene.wrong[told:]:
+                say(f"WRONG: {problem}")
+            told = len(scene.wrong)
             say(f"{plan.seconds - left:6.0f} s  {done}, {watch.samples[-1]}")
     finally:
         # The last exchanges end by themselves, while a killed backend comes back.
