@@ -279,6 +279,7 @@ def _envoy_config(place: Place) -> dict[str, Any]:
         "stat_prefix": "bench",
         "use_remote_address": True,
         "stream_idle_timeout": "0s",
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
         "http_filters": [router],
         "route_config": {"virtual_hosts": [{"name": "bench", "domains": ["*"], "routes": [route]}]},
     }

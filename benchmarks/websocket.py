@@ -1,8 +1,9 @@
-"""``python -m benchmarks.websocket``: what a proxy's WebSocket costs a message.
+"""``python -m benchmarks.websocket``: the cost of WebSocket through a proxy, in CPU a message and in memory a socket.
 
-Sockets stand, and each sends so many messages a second, out of step with the others; the upstream echoes them. The
-CPU is that of the proxy's process tree, and every message counts that passes it, in either direction. Upstream and
-load generator are one process, on the core that the proxy has not.
+Open sockets send a fixed number of messages per second each, not in step, and the upstream echoes them. The CPU time is
+that of the proxy's process tree. Every message that passes the proxy counts, in either direction. Memory is what silent
+sockets add to a proxy that has served some before. Upstream and load generator are one process, which does not run on
+the proxy's core.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import cast
@@ -37,6 +39,8 @@ _SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
 )
 _READY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+_SETTLE = 1.0  # seconds
+_FIRST = 200  # sockets that are open before memory is measured
 _MASK = bytes(4)  # shows what it masks, so that neither end works for it
 
 
@@ -114,7 +118,7 @@ class Talker(asyncio.Protocol):
 
 
 async def talk(size: int, port: int, count: int, interval: float) -> list[Talker]:
-    """Open so many sockets, and have them talk once all are open."""
+    """Opens ``count`` sockets, each of which then sends a message every ``interval`` seconds; none if that is 0."""
     loop = asyncio.get_running_loop()
     opened = asyncio.Semaphore(0)
     talkers: list[Talker] = []
@@ -123,8 +127,9 @@ async def talk(size: int, port: int, count: int, interval: float) -> list[Talker
         talkers.append(talker)
     for _ in talkers:
         await opened.acquire()
-    for number, talker in enumerate(talkers):
-        talker.begin(interval * number / count)
+    if interval:
+        for number, talker in enumerate(talkers):
+            talker.begin(interval * number / count)
     return talkers
 
 
@@ -162,8 +167,9 @@ class Ends:
         return self._line()
 
 
-def measure(peer: Peer, options: argparse.Namespace, cores: Cores) -> float:
-    """Microseconds of CPU a message. Raises BenchError when it could not be measured."""
+@contextlib.contextmanager
+def started(peer: Peer, options: argparse.Namespace, cores: Cores) -> Iterator[tuple[Ends, int, int]]:
+    """Runs a proxy between the ends; yields these, its port and its process. Raises BenchError if it does not start."""
     assert peer.launch is not None
     directory: Path = OUT / "run" / f"websocket-{peer.name}"
     directory.mkdir(parents=True, exist_ok=True)
@@ -175,9 +181,15 @@ def measure(peer: Peer, options: argparse.Namespace, cores: Cores) -> float:
         log = directory / "output.log"
         proxy = stack.enter_context(running(launch.command, cores=cores.proxy, env=launch.env, log=log))
         wait_ready(port, peer.ready, proxy)
+        yield ends, port, proxy.pid
+
+
+def measure_cpu(peer: Peer, options: argparse.Namespace, cores: Cores) -> float:
+    """Returns microseconds of CPU a message. Raises BenchError if it could not be measured."""
+    with started(peer, options, cores) as (ends, port, pid):
         ends.say(f"open {port} {options.sockets} {1 / options.rate}")
-        time.sleep(1.0)
-        pids = proc.tree(proxy.pid)
+        time.sleep(_SETTLE)
+        pids = proc.tree(pid)
         before, first = proc.cpu(pids), ends.say("count")
         time.sleep(options.seconds)
         after, last = proc.cpu(pids), ends.say("count")
@@ -186,13 +198,25 @@ def measure(peer: Peer, options: argparse.Namespace, cores: Cores) -> float:
         return proc.cpu_between(before, after) * 1e6 / (2 * (last - first))
 
 
+def measure_memory(peer: Peer, options: argparse.Namespace, cores: Cores) -> float:
+    """Returns KiB of memory a silent socket. Raises BenchError if it could not be measured."""
+    with started(peer, options, cores) as (ends, port, pid):
+        ends.say(f"open {port} {_FIRST} 0")
+        time.sleep(_SETTLE)
+        before = proc.pss(proc.tree(pid))
+        ends.say(f"open {port} {options.silent} 0")
+        time.sleep(_SETTLE)
+        return (proc.pss(proc.tree(pid)) - before) / 1024 / options.silent
+
+
 def main() -> int:
-    """Measure the peers in turn, and print the median of the rounds."""
+    """Measures the peers in turn, and prints the medians of the rounds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.websocket", description=__doc__.partition(": ")[2])
-    parser.add_argument("--peers", default="streamproxy,nginx", help="comma-separated")
+    parser.add_argument("--peers", default="streamproxy,nginx,envoy", help="comma-separated")
     parser.add_argument("--sockets", type=int, default=100)
     parser.add_argument("--rate", type=float, default=20.0, help="messages a second that each sends")
     parser.add_argument("--size", type=int, default=200, help="bytes of a message, 126 to 65535")
+    parser.add_argument("--silent", type=int, default=2000, help="sockets whose memory is measured; 0 for none")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -204,12 +228,15 @@ def main() -> int:
     names = options.peers.split(",")
     prepare(names)
     cores = choose_cores()
-    found: dict[str, list[float]] = {name: [] for name in names}
+    cpu: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.rounds):
         for name in names:
-            found[name].append(measure(PEERS[name], options, cores))
-    for name, values in found.items():
-        print(f"{name:18} {median(values):6.1f} us of CPU a message ({min(values):.1f} to {max(values):.1f})")
+            cpu[name].append(measure_cpu(PEERS[name], options, cores))
+    for name, values in cpu.items():
+        line = f"{name:18} {median(values):6.1f} us of CPU a message ({min(values):.1f} to {max(values):.1f})"
+        if options.silent:
+            line += f", {measure_memory(PEERS[name], options, cores):.1f} KiB of memory a socket"
+        print(line, flush=True)
     return 0
 
 

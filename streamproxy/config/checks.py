@@ -15,8 +15,9 @@ from streamproxy.config.certificates import unusable_authorities, unusable_pair
 from streamproxy.config.document import Document, Finding
 from streamproxy.config.fields import field_at, is_default
 from streamproxy.config.model import Admin, Config, Route, Server, default_name
+from streamproxy.config.principals import nobodies, unnamed_clients
 from streamproxy.config.redact import Path
-from streamproxy.config.references import has_bare_lines, why_unreadable
+from streamproxy.config.references import why_unreadable
 from streamproxy.config.units import is_off
 from streamproxy.config.values import Address, same_origin
 from streamproxy.wire.target import normal_path
@@ -53,7 +54,7 @@ def find(document: Document) -> Iterator[Finding]:
     yield from _double_endpoints(document)
     yield from _double_names(document)
     yield from _dead_routes(document)
-    yield from _principals(document)
+    yield from nobodies(document)
     yield from _kept_streams(document)
     yield from _tokens(document)
     yield from _get_only(document)
@@ -73,7 +74,7 @@ def _unknown_upstreams(document: Document) -> Iterator[Finding]:
     for path in (path for key in keys for path in document.match(("routes", "*", *key.split(".")))):
         name = document.get(path)
         if isinstance(name, str) and "://" not in name and name not in names:
-            advice = suggest(name, names, otherwise="the upstreams are:")
+            advice = suggest(name, names, otherwise="a URL begins with http://, and the upstreams are:")
             yield Finding(path, f"is not the name of an upstream, nor a URL; {advice}")
 
 
@@ -142,7 +143,7 @@ def _redis_upstreams(document: Document) -> Iterator[Finding]:
                 yield Finding((*route, *keys), "is not for an upstream of events from Redis", at_key=True)
         channel = redis.get("channel")
         if isinstance(channel, str) and "{principal}" in channel:
-            yield from _unnamed_clients(document, route)
+            yield from unnamed_clients(document, route)
 
 
 def _redis_beside_others(document: Document) -> Iterator[Finding]:
@@ -152,19 +153,6 @@ def _redis_beside_others(document: Document) -> Iterator[Finding]:
         name = document.get(path)
         if isinstance(name, str) and not is_off(document.get(("upstreams", name, "redis"))):
             yield Finding(path, "is an upstream of events from Redis, which has to be the only one of its route")
-
-
-def _unnamed_clients(document: Document, route: Path) -> Iterator[Finding]:
-    """``{principal}`` is replaced with the name of a token and never with the token, so each token needs a name."""
-    if is_off(document.get((*route, "auth"))):
-        yield Finding((*route, "upstream"), "has {principal} in its channel, which is nobody without auth on the route")
-    for path in document.match(("routes", "*", "auth", "bearer", "tokens", "*")):
-        token = document.get(path) if path[: len(route)] == route else None
-        file = _readable(document, (*path, "file")) if isinstance(token, dict) else None
-        if file is not None and has_bare_lines(file):
-            yield Finding((*path, "file"), "has a token without a name, and {principal} in the channel is the name")
-        if isinstance(token, str) or (isinstance(token, dict) and "token" in token and is_off(token.get("name"))):
-            yield Finding(path, "has no name, and {principal} in the channel of the upstream is the token's name")
 
 
 def _double_names(document: Document) -> Iterator[Finding]:
@@ -288,13 +276,6 @@ def _covers_models(other: Route, route: Route) -> bool:
     )
 
 
-def _principals(document: Document) -> Iterator[Finding]:
-    """A principal is only known on routes with authentication."""
-    for path in document.match(("routes", "*", "limits", "client_key")):
-        if document.get(path) == "principal" and is_off(document.get((*path[:2], "auth"))):
-            yield Finding(path, "is nobody without auth on the route: set auth, or take client_ip or header:NAME")
-
-
 def _tokens(document: Document) -> Iterator[Finding]:
     """Only the dialects of model APIs report tokens."""
     for path in document.match(("routes", "*", "limits", "tokens")):
@@ -349,7 +330,7 @@ def _one_admin(document: Document) -> Iterator[Finding]:
 def _missing_files(document: Document) -> Iterator[Finding]:
     for pattern in _FILES:
         for path in document.match(pattern):
-            value = _file(document, path)
+            value = document.file(path)
             if value is not None and (why := why_unreadable(value)) is not None:
                 yield Finding(path, f"cannot be read: {why}")
 
@@ -358,7 +339,7 @@ def _certificates(document: Document) -> Iterator[Finding]:
     """Checks that each key belongs to its certificate, and that CA files contain certificates."""
     for section, authorities in _TLS.items():
         for path in document.match(section):
-            cert, key, ca = (_readable(document, (*path, name)) for name in ("cert", "key", authorities))
+            cert, key, ca = (document.readable_file((*path, name)) for name in ("cert", "key", authorities))
             if cert is not None and key is not None:
                 for name, why in unusable_pair(cert, key):
                     yield Finding((*path, name), why)
@@ -380,14 +361,3 @@ def _engine(document: Document) -> Iterator[Finding]:
         yield Finding(
             ("server", "proxy_protocol"), "is not understood by the engine hypercorn: leave the key out, or use uvicorn"
         )
-
-
-def _file(document: Document, path: Path) -> str | None:
-    """Returns the path of the file that a key names, or None."""
-    value = document.get(path)
-    return value if isinstance(value, str) and value and not is_off(value) and "\0" not in value else None
-
-
-def _readable(document: Document, path: Path) -> str | None:
-    value = _file(document, path)
-    return value if value is not None and why_unreadable(value) is None else None

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from streamproxy.config.foreign import slip
 from streamproxy.config.redact import Path
-from streamproxy.config.references import References
+from streamproxy.config.references import References, why_unreadable
+from streamproxy.config.units import is_off
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset(_TAG + name for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge"))
@@ -86,6 +88,16 @@ class Document:
             paths = [(*path, part) for path in paths for part in _parts(self.get(path)) if want in ("*", part)]
         yield from paths
 
+    def file(self, path: Path) -> str | None:
+        """Returns the path of the file that a key names, or None."""
+        value = self.get(path)
+        return value if isinstance(value, str) and value and not is_off(value) and "\0" not in value else None
+
+    def readable_file(self, path: Path) -> str | None:
+        """Returns the path of the file that a key names, or None if there is none that can be read."""
+        value = self.file(path)
+        return value if value is not None and why_unreadable(value) is None else None
+
 
 def _parts(value: object) -> Iterator[str | int]:
     if isinstance(value, dict):
@@ -124,11 +136,14 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> Finding:
     place = error.problem_mark or error.context_mark
     line, column = (place.line, place.column) if place is not None else (0, 0)
     message = "; ".join(part for part in (error.problem, error.context) if part)
-    source = "".join(text.splitlines()[line : line + 1])
+    lines = text.splitlines()
+    source = "".join(lines[line : line + 1])
     if _BARE_IPV6.search(source):
         message += '; an IPv6 address is quoted: "[::1]:8080"'
     elif "${" in source:
         message += '; inside {...} or [...] a reference is quoted: "${NAME}"'
+    elif (advice := slip(lines, line)) is not None:
+        message += f"; {advice}"
     return Finding((), f"not YAML: {message}", Mark(line + 1, column + 1))
 
 

@@ -7,6 +7,7 @@ earlier stage reported is not reported again by a later one.
 
 from __future__ import annotations
 
+import errno
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from pydantic_core import ErrorDetails
 from streamproxy.config import checks
 from streamproxy.config.document import Document, Finding, read
 from streamproxy.config.fields import field_at, keys_of, model_at
+from streamproxy.config.foreign import MIGRATING, familiar, recognised, recognised_keys
 from streamproxy.config.model import Config, default_name
 from streamproxy.config.redact import Path, is_secret
 from streamproxy.config.references import References
@@ -53,7 +55,8 @@ def load_config(
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {error.strerror}")]) from None
+        advice = "; name the file with -c or in $STREAMPROXY_CONFIG" if error.errno == errno.ENOENT else ""
+        raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {error.strerror}{advice}")]) from None
     except UnicodeDecodeError:
         raise ConfigError([Problem(str(path), 1, 1, "", "cannot be read: it is not UTF-8 text")]) from None
     return parse_config(text, name=str(path), environ=environ, examine=examine)
@@ -67,14 +70,17 @@ def parse_config(
     Raises ConfigError with every problem of the text.
     """
     document = read(text, References(environ or {}))
-    if not isinstance(document.data, dict):
+    other = recognised_keys(document.data) if isinstance(document.data, dict) else recognised(text)
+    if other is not None:
+        document.findings[:] = [Finding((), f"this is {other}; {MIGRATING}")]
+    if other is not None or not isinstance(document.data, dict):
         found = document.findings or [_no_mapping(document)]
         raise ConfigError(_problem(finding, document, name) for finding in found)
     _name_routes(document)
     config, findings = _validate(document, examine)
     if config is None or findings:
         problems = {_problem(finding, document, name) for finding in findings}
-        raise ConfigError(sorted(problems, key=lambda problem: (problem.line, problem.column, problem.where)))
+        raise ConfigError(sorted(problems))
     return config.hiding(document.outside)
 
 
@@ -130,13 +136,24 @@ def _model_findings(error: ValidationError, document: Document) -> Iterator[Find
             path = document.known(location)
             if location[0] == "routes" and location[2:] == ("name",) and document.get(location) is None:
                 continue  # the default name is derived from the path, which is invalid
-            yield Finding(path, _message(details, path))
+            yield Finding(path, _message(details, path) + _defaults(document.get(path), path))
+
+
+def _defaults(value: object, path: Path) -> str:
+    """Returns the end of a message about ``on`` in the place of a section, if the section needs no keys."""
+    model = model_at(Config, path) if isinstance(value, str) and value.lower() in ("on", "true", "yes") else None
+    if model is None or any(field.is_required() for field in model.model_fields.values()):
+        return ""
+    return "; {} switches it on with its defaults"
 
 
 def _unknown_key(location: Path) -> str:
     model = model_at(Config, location[:-1])
     known = keys_of(model) if model is not None else {}
-    return f"unknown key; {checks.suggest(str(location[-1]), known, otherwise='the keys here are:')}"
+    name = str(location[-1])
+    if (instead := familiar(location)) is not None:
+        return f"unknown key; {instead}"
+    return f"unknown key; {checks.suggest(name, known, otherwise='the keys here are:')}"
 
 
 def _message(details: ErrorDetails, path: Path = ()) -> str:

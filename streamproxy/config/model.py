@@ -123,6 +123,10 @@ class Config(Section):
         copy._interpolated = frozenset(interpolated)
         return copy
 
+    def is_from_outside(self, path: Path) -> bool:
+        """Whether the value at a path has a part that came from outside the file."""
+        return path in self._interpolated
+
     def plain(self) -> dict[str, Any]:
         """Returns the configuration, secrets included, as plain data that a file could hold; None means off."""
         data = self.model_dump(mode="json", by_alias=True)

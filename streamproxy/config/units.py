@@ -87,7 +87,7 @@ def switch(value: object) -> bool:
 
 def count(value: object) -> int:
     """Returns a whole number of at least 0. Raises ValueError."""
-    problem = "is not a whole number"
+    problem = "is not a whole number: write 1, 2 and so on"
     digits = _text_of_number(value, problem)
     if not re.fullmatch(r"[0-9]+(_[0-9]+)*", digits):
         raise ValueError(problem)

@@ -82,7 +82,7 @@ class Outlier(Section):
 class Hash(Section):
     """Balancing that sends a client, session or key to the same endpoint."""
 
-    hash: t.HashSource = Field(description="header:NAME, cookie:NAME, query:NAME or client_ip")
+    hash: t.HashSource = Field(description="header:NAME, cookie:NAME, query:NAME, client_ip or principal")
 
 
 class PrefixRing(Section):

@@ -74,7 +74,12 @@ def address(value: object) -> Address:
             raise ValueError(problem)
         return Address(path=path)
     host, colon, port = raw.rpartition(":")
-    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+    digits = re.fullmatch(r"[0-9]{1,5}", port) is not None
+    if not host and digits:
+        raise ValueError(f"{problem}; 127.0.0.1:{port} is this machine alone, 0.0.0.0:{port} every address of it")
+    if colon and digits and int(port) > 65535:
+        raise ValueError("is not an address: a port is at most 65535")
+    if not colon or not host or not digits:
         raise ValueError(problem)
     if host.startswith("["):
         try:
@@ -89,6 +94,8 @@ def address(value: object) -> Address:
 
 def _split_url(raw: str, schemes: tuple[str, ...]) -> SplitResult:
     problem = f"is not a URL: write {', '.join(f'{scheme}://host:port' for scheme in schemes)}"
+    if raw.startswith(("ws://", "wss://")):
+        problem += "; WebSocket goes over these too"
     try:
         url = urlsplit(raw)
         port_is_fine = url.port != 0
@@ -265,11 +272,14 @@ _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 
 def hash_source(value: object) -> str:
-    """Returns a hash source: ``header:NAME``, ``cookie:NAME``, ``query:NAME`` or ``client_ip``. Raises ValueError."""
+    """Returns the source of a key: ``header:NAME``, ``cookie:NAME``, ``query:NAME``, ``client_ip`` or ``principal``.
+
+    Raises ValueError.
+    """
     raw = text(value)
     match = _SOURCE.fullmatch(raw)
-    if raw != "client_ip" and (match is None or not TOKEN.fullmatch(match[2].encode())):
-        raise ValueError("is not a source: write header:NAME, cookie:NAME, query:NAME or client_ip")
+    if raw not in ("client_ip", "principal") and (match is None or not TOKEN.fullmatch(match[2].encode())):
+        raise ValueError("is not a source: write header:NAME, cookie:NAME, query:NAME, client_ip or principal")
     return raw
 
 

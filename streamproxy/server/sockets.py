@@ -13,6 +13,11 @@ from streamproxy.config import Address
 from streamproxy.errors import StreamproxyError
 
 BACKLOG = 2048
+_ADVICE = {
+    errno.EADDRINUSE: "another program listens there: stop it, or take another port with --listen or --admin",
+    errno.EACCES: "a port below 1024 needs root, or the capability CAP_NET_BIND_SERVICE",
+    errno.EADDRNOTAVAIL: "it is no address of this machine; 0.0.0.0 is all of them, 127.0.0.1 this machine alone",
+}
 UNIX_MODE = 0o660  # the owner of the socket and its group may connect
 
 
@@ -24,6 +29,14 @@ class Listener(socket.socket):
 
 class BindError(StreamproxyError):
     """An address can't be listened on; the text says which and why."""
+
+
+def _why(address: Address, error: OSError) -> str:
+    reason = f"can't listen on {address}: {error.strerror or error}"
+    advice = _ADVICE.get(error.errno or 0) if address.path is None else None
+    if error.errno == errno.ENOENT:
+        advice = "the directory of the socket has to exist"
+    return f"{reason}; {advice}" if advice else reason
 
 
 def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
@@ -46,7 +59,7 @@ def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     except OSError as error:
-        raise BindError(f"can't listen on {address}: {error.strerror or error}") from error
+        raise BindError(_why(address, error)) from error
     try:
         listener.bind(target)  # type: ignore[arg-type]  # getaddrinfo's address or a path, as the family wants
         if address.path is not None:
@@ -55,7 +68,7 @@ def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise BindError(f"can't listen on {address}: {error.strerror or error}") from error
+        raise BindError(_why(address, error)) from error
     return listener
 
 
@@ -70,7 +83,7 @@ def where(address: Address) -> object:
     try:
         return _resolve(address)[-1]
     except OSError as error:
-        raise BindError(f"can't listen on {address}: {error.strerror or error}") from error
+        raise BindError(_why(address, error)) from error
 
 
 def bind_several(address: Address, count: int) -> list[socket.socket]:

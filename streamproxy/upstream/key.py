@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.wire.headers import Headers, first
 
-Key = Callable[[Headers, bytes, str], bytes | None]  # headers, query, the client's address
+Key = Callable[[Headers, Exchange], bytes | None]
 
 
 def key_source(source: str) -> Key:
     """Returns a function that returns the key of a request, or None if the request has none.
 
-    ``source`` is ``header:NAME``, ``cookie:NAME``, ``query:NAME`` or ``client_ip``. An empty value is no key.
+    ``source`` is ``header:NAME``, ``cookie:NAME``, ``query:NAME``, ``client_ip`` or ``principal``. An empty value is no
+    key.
     """
     kind, _, name = source.partition(":")
     if kind == "client_ip":
-        return lambda headers, query, client: client.encode() or None
+        return lambda headers, exchange: exchange.client.encode() or None
+    if kind == "principal":
+        return lambda headers, exchange: exchange.principal.encode("utf-8", "surrogatepass") or None
     raw = name.encode()
     if kind == "header":
         lower = raw.lower()
-        return lambda headers, query, client: first(headers, lower) or None
+        return lambda headers, exchange: first(headers, lower) or None
     if kind == "cookie":
-        return lambda headers, query, client: _cookie(headers, raw)
+        return lambda headers, exchange: _cookie(headers, raw)
     if kind == "query":
-        return lambda headers, query, client: _parameter(query, raw)
+        return lambda headers, exchange: _parameter(exchange.query, raw)
     raise ValueError(f"{source} is not a source of keys")
 
 

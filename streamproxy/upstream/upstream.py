@@ -89,7 +89,7 @@ class Upstream:
     def _choose(self, candidates: Sequence[Endpoint], exchange: Exchange, headers: Headers) -> Endpoint:
         if not candidates:
             raise DestinationUnavailable()
-        key = self._key(headers, exchange.query, exchange.client) if self._key is not None else exchange.affinity
+        key = self._key(headers, exchange) if self._key is not None else exchange.affinity
         return self._balancer.pick(candidates, key)
 
     def watch(self, call: Callable[[], None]) -> None:

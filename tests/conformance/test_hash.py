@@ -22,6 +22,7 @@ SOURCES: dict[str, Callable[[str], Ask]] = {
     "cookie:session": lambda key: ("/", [("Cookie", f"a=1; session={key}; b=2")]),
     "query:user": lambda key: (f"/?a=1&user={key}", []),
     "client_ip": lambda key: ("/", [("X-Forwarded-For", key)]),
+    "principal": lambda key: ("/", [("Authorization", f"Bearer {key}")]),
 }
 
 
@@ -44,7 +45,7 @@ async def test_every_key_stays_and_only_a_leavers_keys_move(
     everyone: list[Backend] = await backends("a", "b", "c")
     leaver, ask = everyone[1], SOURCES[source]
     proxy = await stack(
-        [route("pool")],
+        [route("pool", auth={"bearer": {"tokens": KEYS}} if source == "principal" else "off")],
         server={"trusted_proxies": ["127.0.0.1"]},  # so that X-Forwarded-For says who asks
         **pool(*everyone, balance={"hash": source}, health={"interval": "2s"}),
     )

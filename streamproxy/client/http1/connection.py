@@ -34,12 +34,14 @@ from streamproxy.client.http1.tunnel import Tunnel
 from streamproxy.client.reads import MOST, bound_reads
 from streamproxy.client.secure import TlsTransport
 from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, TlsFailed
+from streamproxy.wire.gather import GATHERS
 
 # Chunks below this are joined when several wait: handing on one more costs ten times what copying it does.
 _JOIN_BELOW: Final = 8192
 # What is still read from a socket after its other end has reset it.
 _RESCUE_READ: Final = 65536
 _RESCUE_READS: Final = 4
+_NONE: Final[deque[bytes]] = deque(maxlen=0)  # no chunks, and no room for any
 
 
 class Connection(ClientConnection):
@@ -154,8 +156,12 @@ class Connection(ClientConnection):
 
     def writelines(self, parts: list[bytes]) -> None:
         """Hand several strings of bytes to the transport; nothing happens on a closed connection."""
-        if not self.closed:
+        if self.closed:
+            return
+        if GATHERS:
             self._transport.writelines(parts)
+        else:
+            self._transport.write(b"".join(parts))
 
     async def drained(self) -> None:
         """Wait until the transport takes more."""
@@ -179,6 +185,9 @@ class Connection(ClientConnection):
             raise RuntimeError("the connection has not switched protocols")
         self._tunnel = Tunnel(self._transport, self._loop, self.response.rest, self.closed)
         self.response.rest = b""
+        # A tunnel lasts, and what was needed for its head and a body would stay with it.
+        self.response.forget()
+        self.chunks = _NONE
         return self._tunnel
 
     def fail(self, fault: BaseException) -> None:

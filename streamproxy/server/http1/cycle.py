@@ -29,6 +29,7 @@ from streamproxy.server.flow import Flow
 from streamproxy.server.http1.head import connection_field, expects_continue, with_defaults
 from streamproxy.wire.chunked import SIZE_LINES
 from streamproxy.wire.encode import field_section, informational_head, response_head, upgrade_head
+from streamproxy.wire.gather import GATHERS
 from streamproxy.wire.http1 import NO_BODY
 from streamproxy.wire.request import RequestHead
 
@@ -87,6 +88,7 @@ class Http11Cycle(RequestCycle):
         "_version",
         "keep_alive",
     )
+    __deletable__ = ("_connection", "_flow")
 
     def __init__(self, connection: Connection, head: RequestHead, state: ServerState) -> None:
         framing = head.framing
@@ -202,6 +204,7 @@ class Http11Cycle(RequestCycle):
         self.started = self.complete = True
         self.on_disconnect = None
         stream = self._stream = self._connection.upgrade()
+        del self._connection, self._flow  # a socket lasts, and nothing of HTTP is needed any more
         self._wake()
         return stream
 
@@ -295,7 +298,7 @@ class Http11Cycle(RequestCycle):
                 return
             self._cork = None
             parts = (*cork, *parts)
-        if size > _COPY_UP_TO:
+        if size > _COPY_UP_TO and GATHERS:
             self._transport.writelines(parts)
         elif parts:
             self._transport.write(b"".join(parts))

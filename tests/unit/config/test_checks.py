@@ -37,7 +37,8 @@ def test_an_unknown_upstream_comes_with_a_suggestion() -> None:
         "f.yaml:3:26: routes[0].upstream: 'bakend' is not the name of an upstream, nor a URL; did you mean 'backend'?"
     ]
     assert problems(text % "xyz") == [
-        "f.yaml:3:26: routes[0].upstream: 'xyz' is not the name of an upstream, nor a URL; the upstreams are: backend"
+        "f.yaml:3:26: routes[0].upstream: 'xyz' is not the name of an upstream, nor a URL;"
+        " a URL begins with http://, and the upstreams are: backend"
     ]
 
 
@@ -361,6 +362,19 @@ def test_a_kept_stream_is_not_shared_with_everybody() -> None:
     assert "routes[0].share.key: leaves out principal" in problem
     assert problems(routes("path: /a, resume: {}, share: {key: [path, principal]}")) == []
     assert problems(routes("path: /a, share: {key: [path]}")) == []
+
+
+def hashed_by_principal(*routes: str) -> str:
+    upstreams = "upstreams: {u: {endpoints: ['http://a', 'http://b'], balance: {hash: principal}}}\n"
+    return upstreams + "routes:\n" + "".join(f"  - {{{one}}}\n" for one in routes)
+
+
+def test_a_principal_to_balance_by_needs_clients_that_are_known() -> None:
+    (problem,) = problems(hashed_by_principal("path: /a, upstream: u", "path: /b, upstream: 'http://x', fallback: [u]"))
+    assert "upstreams.u.balance.hash: 'principal' is nobody, since no route to this upstream has auth" in problem
+    known = "auth: {bearer: {tokens: [t]}}"
+    assert problems(hashed_by_principal("path: /a, upstream: u", f"path: /b, upstream: u, {known}")) == []
+    assert problems(hashed_by_principal(f"path: /b, upstream: 'http://x', fallback: u, {known}")) == []
 
 
 @pytest.mark.parametrize("key", ["share", "reconnect"])

@@ -208,7 +208,8 @@ def test_what_is_wrong_in_an_upstream() -> None:
 def test_what_is_wrong_in_the_listeners() -> None:
     text = "server:\n  listen: [8080, '[::1]:x']\n  trusted_proxies: [10.0.0.1/8]\nadmin: {mount: admin}\n" + ROUTES
     assert problems(text) == [
-        "f.yaml:2:12: server.listen[0]: '8080' is not an address: write host:port, [v6]:port or unix:/path.sock",
+        "f.yaml:2:12: server.listen[0]: '8080' is not an address: write host:port, [v6]:port or unix:/path.sock;"
+        " 127.0.0.1:8080 is this machine alone, 0.0.0.0:8080 every address of it",
         "f.yaml:2:18: server.listen[1]: '[::1]:x' is not an address: write host:port, [v6]:port or unix:/path.sock",
         "f.yaml:3:21: server.trusted_proxies[0]: '10.0.0.1/8' has bits set behind its prefix length:"
         " the network is 10.0.0.0/8",

@@ -26,7 +26,7 @@ class Block(NamedTuple):
 
 def pages() -> list[Path]:
     """Every page of the documentation."""
-    return sorted(DOCS.glob("*.md"))
+    return sorted(DOCS.rglob("*.md"))
 
 
 def blocks(language: str, *, tested: bool | None = None) -> list[Block]:

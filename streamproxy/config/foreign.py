@@ -1,0 +1,145 @@
+"""Recognises what people bring from other proxies: whole files, names of keys, and the usual slips of YAML.
+
+All of it only improves a message about a file that is refused anyway.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from streamproxy.config.redact import Path
+
+MIGRATING: Final = "docs/migrating.md has the same in streamproxy's form"
+
+
+def _line(pattern: str) -> re.Pattern[str]:
+    return re.compile("^" + pattern, re.MULTILINE)
+
+
+# Each is a line that its own format has and that no YAML configuration of ours begins with.
+_TEXTS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
+    ("an nginx configuration", _line(r"\s*((server|http|events|location\b[^{;]*|upstream\s+\S+)\s*\{|proxy_pass\s)")),
+    ("a Caddyfile", _line(r"\s*(reverse_proxy|handle|handle_path|encode)\b")),
+    ("an HAProxy configuration", _line(r"(global|defaults|(frontend|backend|listen)\s+\S+)\s*$")),
+    ("TOML", _line(r"\[\[?[\w.]+\]\]?\s*$")),
+)  # fmt: skip
+_KEYS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
+    ("an Envoy configuration", frozenset({"static_resources", "dynamic_resources"})),
+    ("a LiteLLM configuration", frozenset({"model_list", "litellm_settings"})),
+    ("a Caddy configuration in JSON", frozenset({"apps"})),
+    ("a Traefik configuration", frozenset({"entryPoints", "providers", "http"})),
+    ("a compose file", frozenset({"services"})),
+    ("a Kubernetes manifest", frozenset({"apiVersion", "kind"})),
+)
+
+_IDLE: Final = "the limit between two reads is timeouts.idle, the wait for the response head timeouts.first_byte"
+_NOTHING_BUFFERS: Final = "nothing is buffered here, so there is nothing to switch off"
+_OF_A_ROUTE: Final = "it belongs to a route"
+_LISTEN: Final = "write server: {listen: 127.0.0.1:8080}"
+_ENDPOINTS: Final = "write endpoints: [http://host:port]"
+_UPSTREAM: Final = "write upstream: http://host:port, or the name of an upstream"
+_SET_REQUEST: Final = "write request_headers: {set: {Name: value}}"
+_SET_RESPONSE: Final = "write response_headers: {set: {Name: value}}"
+_STRIP: Final = "write rewrite: {strip_prefix: /prefix}"
+_RETRY: Final = "write retry: {attempts: 3}"
+_HEALTH: Final = "write health: {path: /health}"
+_OUTLIER: Final = "write outlier: {consecutive_failures: 5, eject_for: 30s}"
+_TLS: Final = "write tls: {cert: FILE, key: FILE}"
+
+# By section, in which entries of lists and names of upstreams are left out: what to write instead of a key.
+_FAMILIAR: Final[dict[str, dict[str, str]]] = {
+    "": {
+        **dict.fromkeys(("listen", "port", "bind", "host"), _LISTEN),
+        **dict.fromkeys(
+            ("limits", "auth", "cors", "protocol", "keepalive", "timeouts", "retry", "resume"), _OF_A_ROUTE
+        ),
+        **dict.fromkeys(("workers", "tls", "http2", "trusted_proxies"), "it belongs to server"),
+        "upstream": "write upstreams: {name: {endpoints: [http://host:port]}}",
+        "endpoints": "write upstreams: {name: {endpoints: [http://host:port]}}",
+        "metrics": "they are at /metrics of admin.listen",
+    },
+    "server": {
+        **dict.fromkeys(("port", "host", "bind"), "write listen: 127.0.0.1:8080"),
+        **dict.fromkeys(("ssl_certificate", "ssl_certificate_key", "cert", "key", "certfile", "keyfile"), _TLS),
+        "worker_processes": "write workers: 2",
+        "client_max_body_size": "write limits: {max_request_body: 20MiB} at the route",
+        "access_log": "write log: {access: on}",
+    },
+    "upstreams": {
+        **dict.fromkeys(("servers", "server", "hosts", "url", "urls", "address", "endpoint", "targets"), _ENDPOINTS),
+        **dict.fromkeys(("lb_policy", "load_balancing", "policy"), "write balance: least_streams"),
+        **dict.fromkeys(("max_fails", "fail_timeout", "outlier_detection"), _OUTLIER),
+        **dict.fromkeys(("health_check", "health_checks", "healthcheck"), _HEALTH),
+        "max_connections": "write connections: {max: 1000}",
+        "keepalive": "write connections: {max_idle: 100, idle_timeout: 30s}",
+        "timeouts": _OF_A_ROUTE,
+        "protocol": _OF_A_ROUTE,
+        "api_key": 'write request_headers: {set: {Authorization: "Bearer ${NAME}"}}',
+    },
+    "routes": {
+        **dict.fromkeys(("proxy_pass", "reverse_proxy", "backend", "cluster", "target", "url", "endpoints"), _UPSTREAM),
+        **dict.fromkeys(("location", "prefix", "match"), "write path: /v1/* for a prefix, path: /v1 for one path"),
+        **dict.fromkeys(("proxy_read_timeout", "read_timeout", "stream_idle_timeout"), _IDLE),
+        **dict.fromkeys(("timeout", "request_timeout"), "write timeouts: {first_byte: 60s, idle: 5m, total: off}"),
+        **dict.fromkeys(("proxy_buffering", "buffering", "flush_interval"), _NOTHING_BUFFERS),
+        **dict.fromkeys(("proxy_set_header", "header_up"), _SET_REQUEST),
+        **dict.fromkeys(("add_header", "header_down"), _SET_RESPONSE),
+        **dict.fromkeys(("strip_prefix", "prefix_rewrite"), _STRIP),
+        **dict.fromkeys(("retries", "max_retries"), _RETRY),
+        **dict.fromkeys(("token", "tokens", "bearer"), 'write auth: {bearer: {tokens: ["${NAME}"]}}'),
+        **dict.fromkeys(("health", "balance", "outlier", "tls", "load"), "it belongs to an entry of upstreams"),
+        "proxy_connect_timeout": "write timeouts: {connect: 5s}",
+        "connect_timeout": "write timeouts: {connect: 5s}",
+        "proxy_send_timeout": "write timeouts: {write: 60s}",
+        "client_max_body_size": "write limits: {max_request_body: 20MiB}",
+        "max_request_body": "write limits: {max_request_body: 20MiB}",
+        "max_streams": "write limits: {max_streams: 64}",
+        "rate_limit": "write limits: {requests: 100/1m}",
+        "method": "write methods: [GET]",
+        "host": "write hosts: [name]",
+        "model": "write models: [name]",
+    },
+    "routes.timeouts": {
+        "read": _IDLE,
+        "response": "the wait for the response head is timeouts.first_byte, the whole exchange timeouts.total",
+        "send": "a client, or an upstream, that takes nothing: write",
+    },
+}
+
+
+_NO_SPACE: Final = re.compile(r"^\s*(?:- )?[a-z_]+:[^\s/]|^\s*(?:- )?[a-z_]+:/(?!/)")
+_UNQUOTED: Final = re.compile(r"[:\-\[{,]\s+([*@`%&!])")
+
+
+def recognised(text: str) -> str | None:
+    """Returns what a text is that is not YAML, or no mapping: "an nginx configuration", or None."""
+    return next((name for name, line in _TEXTS if line.search(text)), None)
+
+
+def recognised_keys(keys: object) -> str | None:
+    """Returns what a mapping is, by its first level of keys, or None. Ours always has ``routes``."""
+    if not isinstance(keys, dict) or "routes" in keys:
+        return None
+    return next((name for name, known in _KEYS if known & keys.keys()), None)
+
+
+def familiar(path: Path) -> str | None:
+    """Returns what to write in place of the key at a path, if other proxies have such a key there, or None."""
+    parts = [str(part) for part in path[:-1] if isinstance(part, str)]
+    if parts[:1] == ["upstreams"]:
+        del parts[1:2]  # its name
+    return _FAMILIAR.get(".".join(parts), {}).get(str(path[-1]))
+
+
+def slip(lines: list[str], line: int) -> str | None:
+    """Returns what is probably wrong near a line (from 0) at which YAML could not be read on, or None."""
+    source = lines[line] if line < len(lines) else ""
+    before = next((each for each in reversed(lines[:line]) if each.strip()), "")
+    if "\t" in source[: len(source) - len(source.lstrip())]:
+        return "YAML is indented with spaces, never with tabs"
+    if (unquoted := _UNQUOTED.search(source)) is not None:
+        return f'a value that begins with {unquoted[1]} is quoted: "{unquoted[1]}…"'
+    if _NO_SPACE.match(source) or _NO_SPACE.match(before):
+        return "the colon after a key is followed by a space"
+    return None
