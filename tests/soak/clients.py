@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import random
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from tests.doubles.client import RawClient, connect
 from tests.doubles.connection import Head, PeerEnded
 from tests.soak.content import DONE, LLM_PATTERN, file_bytes, parse_event
 
-GRACE = 4.0  # seconds after a kill in which its effects may still arrive
+GRACE = 4.0  # seconds in which the effects of a kill may still arrive, once the backend is back
 
 
 class WrongEnd(Exception):
@@ -39,17 +40,26 @@ class Broken(Exception):
 
 
 @dataclass
+class Kill:
+    """A backend's absence: when it was killed, and when it was back."""
+
+    name: str
+    at: float
+    back: float = math.inf
+
+
+@dataclass
 class Scene:
     """Where the proxy is, what was done to its backends, and what the clients saw.
 
-    ``kills`` are times and names. ``gap`` is the time between two events in milliseconds, ``events`` the mean number of
+    ``kills`` are what was killed. ``gap`` is the time between two events in milliseconds, ``events`` the mean number of
     a stream.
     """
 
     url: str
     gap: int
     events: int
-    kills: list[tuple[float, str]] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -68,7 +78,7 @@ class Scene:
     def judge(self, kind: str, error: Broken) -> None:
         """Counts an early end that a kill explains; anything else is wrong."""
         now = time.monotonic()
-        if any(at <= now <= at + GRACE and error.name in ("", name) for at, name in self.kills):
+        if any(kill.at <= now <= kill.back + GRACE and error.name in ("", kill.name) for kill in self.kills):
             self.broken[kind] += 1
         else:
             self.wrong.append(f"{kind}: {error} ({error.name or 'no backend known'}), and no backend had been killed")
@@ -300,6 +310,8 @@ async def client(scene: Scene, number: int, pause: float, stop: asyncio.Event) -
             scene.done[name] += 1
         except Broken as error:
             scene.judge(name, error)
+        except PeerEnded as error:
+            scene.judge(name, Broken(f"{error.ended.how} while the request was sent"))
         except Exception as error:
             scene.wrong.append(f"{name}: {type(error).__name__}: {error}")
         with contextlib.suppress(TimeoutError):

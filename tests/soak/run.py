@@ -18,7 +18,7 @@ from streamproxy.version import BUILD
 from tests.integration.process import Process, reserved_port
 from tests.integration.proxy import RunningProxy, configuration, write_configuration
 from tests.integration.redis import RedisServer, redis_server
-from tests.soak.clients import Scene, client
+from tests.soak.clients import Kill, Scene, client
 from tests.soak.watch import Delays, Sample, Watch, probe, table
 
 NAMES = ("a", "b", "c")  # "a" is never killed: the probes read from it
@@ -116,10 +116,12 @@ async def harm(scene: Scene, proxy: RunningProxy, backends: Backends, redis: Red
         await proxy.until_reloaded(number)
         await asyncio.sleep(plan.period / 2)
         name = NAMES[1 + number % 2]
-        scene.kills.append((time.monotonic(), name))
+        kill = Kill(name, time.monotonic())
+        scene.kills.append(kill)
         await backends.kill(name)
         await asyncio.sleep(min(5.0, plan.period / 4))
         await backends.start(name)
+        kill.back = time.monotonic()
 
 
 async def soak(plan: Plan, folder: Path, say: Callable[[str], None] = lambda line: None) -> Report:
