@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections import defaultdict
 from typing import NamedTuple, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes
 
 import h11
 
@@ -55,7 +55,7 @@ class Recorder:
             while connection.states[h11.SERVER] is not h11.MUST_CLOSE:
                 data = await reader.read(65536)
                 raw += data
-                connection.receive_data(data)
+                connection.receive_data(_ascii(data))
                 while (request := self._next(connection, writer)) is not None:
                     self._answer(connection, writer, request)
                 if not data:
@@ -110,8 +110,13 @@ class Recorder:
 
 
 def as_path(target: bytes) -> bytes:
-    """A target in absolute form as its path."""
+    """A target as a path without percent-encoding: some proxies pass absolute forms on, and some encode anew."""
     if target[:7].lower() == b"http://":
-        url = urlsplit(target.decode("latin-1"))
-        return (url.path + (f"?{url.query}" if url.query else "")).encode("latin-1")
-    return target
+        begin = target.find(b"/", 7)
+        target = target[begin:] if begin > 0 else b"/"
+    return _ascii(unquote_to_bytes(target))
+
+
+def _ascii(data: bytes) -> bytes:
+    """h11 takes targets in ASCII only, where a proxy may pass any byte on, so others are replaced."""
+    return data if data.isascii() else bytes(byte if byte < 0x80 else 0x7E for byte in data)
