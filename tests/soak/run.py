@@ -23,6 +23,7 @@ from tests.soak.watch import Delays, Sample, Watch, probe, table
 
 NAMES = ("a", "b", "c")  # "a" is never killed: the probes read from it
 _SETTLE = 60.0  # seconds in which everything must be gone at the end
+_LOOK = 1.0  # seconds between two looks at what is left
 _MORE = 1.10  # the last third may use a tenth more than the second
 _LONG_ENOUGH = 300.0  # seconds from which growth is judged
 
@@ -204,7 +205,7 @@ async def _settled(watch: Watch, idle: Sample, report: Report) -> Sample:
 
     deadline = time.monotonic() + _SETTLE
     while not is_settled(sample := await watch.look()) and time.monotonic() < deadline:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(_LOOK)
     if not is_settled(sample):
         report.problems.append(f"left behind: {sample}, where the idle proxy had {idle}")
     if sample.lasting > 1:

@@ -19,6 +19,8 @@ from tests.integration.redis import RedisServer
 from tests.soak.content import parse_event
 from tests.soak.proxy import COUNT
 
+_AGAIN = 0.5  # seconds before a stream that was cut is opened again
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -115,7 +117,7 @@ async def probe(url: str, delays: Delays) -> None:
                 await client.request("/probe/endless?seed=0&gap=50")
                 await client.read_head()
                 await _follow(client, delays)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(_AGAIN)
 
 
 async def _follow(client: RawClient, delays: Delays) -> None:
