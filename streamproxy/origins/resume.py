@@ -130,12 +130,16 @@ class KeptResponse(OriginResponse):
     async def aclose(self, fault: BaseException | None) -> None:
         if self._throttled is not None and isinstance(fault, EventLimitReached):
             self._throttled.add()
+        failure: BaseException | None = None
         try:
             if self._reader is not None:
                 await self._reader.stop(fault)
-        finally:
-            self._stored.close()
-            await self._inner.aclose(fault)
+        except BaseException as error:
+            failure = error
+        self._stored.close()
+        await self._inner.aclose(fault)
+        if failure is not None:
+            raise failure
 
 
 class ResumeOrigin(Origin):

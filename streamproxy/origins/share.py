@@ -47,11 +47,15 @@ class OpenedResponse(OriginResponse):
         return None if sees_more else SharedInspector(self._body, self._stream.tracker)
 
     async def aclose(self, fault: BaseException | None) -> None:
+        failure: BaseException | None = None
         try:
             await self._reader.stop(fault)
-        finally:
-            self._body.close()
-            await self._inner.aclose(fault)
+        except BaseException as error:
+            failure = error
+        self._body.close()
+        await self._inner.aclose(fault)
+        if failure is not None:
+            raise failure
 
 
 class JoinedResponse(OriginResponse):
@@ -131,16 +135,16 @@ class ShareOrigin(Origin):
     async def _begin(self, call: Call, key: Hashable) -> OriginResponse:
         stream = SharedStream(self._plan, call.exchange, lambda stream: self._forget(key, stream))
         self._streams[key] = stream
-        response = None
         self._opening.add(call)
         try:
             response = await self._inner.open(call)
-        finally:
+        except BaseException:
+            # The next of those who wait opens it, and gets its own error if there is one.
             self._opening.discard(call)
-            if response is None:
-                # The next of those who wait opens it, and gets its own error if there is one.
-                stream.fault = ResponseIncomplete()
-                stream.give_up()
+            stream.fault = ResponseIncomplete()
+            stream.give_up()
+            raise
+        self._opening.discard(call)
         if not _can_be_shared(response):
             stream.give_up()
             return response
