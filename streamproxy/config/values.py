@@ -149,6 +149,15 @@ def proxy_url(value: object) -> str:
     return raw.removesuffix("/")
 
 
+def keys_url(value: object) -> str:
+    """Returns the URL of a set of keys; a path and a query are allowed. Raises ValueError."""
+    raw = text(value)
+    url = _split_url(raw, ("http", "https"))
+    if "@" in url.netloc or "#" in raw:
+        raise ValueError("must not carry a user, a password or a fragment")
+    return raw
+
+
 def name(value: object) -> str:
     """Returns the name of an upstream. Raises ValueError."""
     raw = text(value)
