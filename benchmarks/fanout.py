@@ -13,7 +13,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.peers import Launch, Place, open_files, program
+from benchmarks.peers.base import Launch, Place, program
+from benchmarks.peers.proxies import open_files
 
 # nchan: https://nchan.io, "Configuration directives"
 

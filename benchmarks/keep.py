@@ -37,10 +37,11 @@ import redis
 from benchmarks import proc
 from benchmarks.__main__ import OUT
 from benchmarks.fanout import nchan, nchan_module, publish_nchan, publish_pushpin, pushpin
-from benchmarks.loads import Cores, Programs, Session, Sizes, Window, choose_cores
 from benchmarks.package import ENVIRONMENT, compile_package
-from benchmarks.peers import Launch, Peer, Place, program
+from benchmarks.peers import Launch, Peer, Place
+from benchmarks.peers.base import program
 from benchmarks.programs import BenchError, Generator, build, free_port, running, wait_ready
+from benchmarks.rig import Cores, Programs, Session, Sizes, Window, choose_cores
 
 KIB = 1024
 _SIZES = Sizes(3.0, 0, 15, 0, 0)
