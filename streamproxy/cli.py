@@ -17,6 +17,7 @@ from streamproxy.config.advice import advice
 from streamproxy.config.auth import bearer_token
 from streamproxy.config.values import address
 from streamproxy.errors import ConfigError, StreamproxyError
+from streamproxy.health import health
 from streamproxy.version import COMPILED, __version__
 
 T = TypeVar("T")
@@ -37,6 +38,9 @@ _LEVELS = click.Choice(["debug", "info", "warning", "error"])
 )
 def cli() -> None:
     """A streaming reverse proxy for LLM servers and event backends."""
+
+
+cli.add_command(health)
 
 
 @cli.command()

@@ -74,6 +74,7 @@ class Exchange:
         "gap_sum_before",
         "gaps",
         "head_at",
+        "held",
         "id",
         "inspector",
         "interruption",
@@ -142,6 +143,7 @@ class Exchange:
         self.ended_at = 0.0
         # Quantities.
         self.request_bytes = 0
+        self.held = 0  # bytes of the request body in memory; 0 once they were passed on
         self.response_bytes = 0  # bytes from the upstream, without keepalives
         self.chunks = 0
         self.events = 0
