@@ -12,28 +12,20 @@ import pytest
 from streamproxy.app import Application, create_app
 from streamproxy.config import parse_config
 from streamproxy.errors import StoppedByOperator, StoppedByShutdown
-from streamproxy.wire.websocket import accept_of
 from tests.conftest import Serve
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.upstream import Conn
+from tests.doubles.websocket import KEY, SWITCH, UPSTREAM_CLOSE, WORLD
 from tests.faults.test_cancel_everywhere import CancelAt
-
-KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
-SWITCH = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-    + accept_of(KEY)
-    + b"\r\n\r\n"
-)
-WORLD = b"\x81\x05world"
 
 
 async def talk(conn: Conn) -> None:
     """Answer the handshake, send a message, and answer a Close frame with one."""
     await conn.read_head()
-    await conn.send(SWITCH + WORLD)
+    await conn.send(SWITCH % b"" + WORLD)
     await conn.read_until(b"\x88\x82")
     await conn.read_exactly(6)
-    await conn.send(b"\x88\x02\x03\xe8")
+    await conn.send(UPSTREAM_CLOSE)
 
 
 def scope(*extensions: str) -> dict[str, Any]:
