@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
+from streamproxy.admin.tries import Tries
 from streamproxy.config import Address, parse_config
-from streamproxy.demo import DemoUpstream, banner, demo_config
+from streamproxy.demo import DemoUpstream, banner, demo_config, tries
 from streamproxy.errors import StreamproxyError
 from streamproxy.process.engine import loop_factory
 from streamproxy.process.lifecycle import Launch
@@ -38,7 +40,7 @@ def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
             await engine.start()
         say(banner(url_of(listeners.main[0]), url_of(listeners.admin[0])))
         try:
-            await serve(config, Launch(listeners, say))
+            await serve(config, Launch(listeners, say, tries=_tries(listeners.main[0])))
         finally:
             for engine in engines:
                 engine.drain()
@@ -49,3 +51,8 @@ def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
             runner.run(serve_both())
     finally:
         listeners.close()
+
+
+def _tries(listener: socket.socket) -> Tries | None:
+    """What the page offers; a browser reaches no unix socket."""
+    return None if listener.family == socket.AF_UNIX else Tries(listener.getsockname()[1], tries())
