@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from streamproxy.config.model import Config
 from streamproxy.config.values import Address
+from streamproxy.wire.hosts import DEFAULT_PORTS
 
 _COUNTED = ("max_streams", "max_streams_per_client", "queue")
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -43,7 +44,7 @@ def _own_listeners(config: Config) -> Iterator[str]:
             if endpoint.socket is not None:
                 continue
             url = urlsplit(endpoint.url)
-            host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+            host, port = url.hostname or "", url.port or DEFAULT_PORTS[url.scheme]
             for key, addresses in sections:
                 if any(_reaches(host, port, address) for address in addresses):
                     yield f"upstreams.{name}: {endpoint.url} is this proxy itself ({key}): give the backend's address"

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from streamproxy.wire.headers import TOKEN, VALUE
+from streamproxy.wire.hosts import DEFAULT_PORTS
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -130,7 +131,7 @@ def same_origin(value: object) -> str:
     Raises ValueError if it is not an `origin`.
     """
     url = urlsplit(origin(value).lower())
-    port = url.port or (443 if url.scheme == "https" else 80)
+    port = url.port or DEFAULT_PORTS[url.scheme]
     return f"{url.scheme}://{url.hostname}:{port}"
 
 

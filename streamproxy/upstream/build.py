@@ -11,6 +11,7 @@ from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.names import Name, authority_of
 from streamproxy.upstream.sessions import Sessions, SessionTable
 from streamproxy.upstream.upstream import Upstream
+from streamproxy.wire.hosts import DEFAULT_PORTS
 
 
 def build_upstream(
@@ -43,7 +44,7 @@ def _endpoint(endpoint: model.Endpoint, url: str, client: Client) -> Endpoint:
 def _name(endpoint: model.Endpoint, make: ClientFactory) -> Name:
     """Returns a name that has one endpoint for each address. Host, SNI and certificate checks keep using the name."""
     parts = urlsplit(endpoint.url)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
 
     def build(address: str) -> Endpoint:
         url = f"{parts.scheme}://{authority_of(address, port)}"
