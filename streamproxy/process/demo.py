@@ -1,4 +1,4 @@
-"""`streamproxy demo`: the embedded upstream with its endpoints and the proxy before it, in one process."""
+"""`streamproxy demo`: runs the proxy and an embedded upstream behind it in one process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENDPOINTS = 2
 
 
 def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
-    """Serve the demo until a signal ends it. Raises StreamproxyError when an address is in use or ``admin`` is off."""
+    """Serves the demo until a signal ends it. Raises StreamproxyError if an address is in use or ``admin`` is off."""
     if admin == "off":
         raise StreamproxyError(
             "the demo shows its admin listener: give --admin a host:port, with port 0 for a free one"
@@ -34,7 +34,7 @@ def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
 
     async def serve_both() -> None:
         settings = EngineSettings(65536, 30.0, 75.0, 1.0, 10000, lambda status, reason: None)
-        # An application each: every endpoint counts its own requests.
+        # One application each, because every endpoint counts its own requests.
         engines = [UvicornEngine(DemoUpstream(), [upstream], settings) for upstream in upstreams]
         for engine in engines:
             await engine.start()
@@ -54,5 +54,5 @@ def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
 
 
 def _tries(listener: socket.socket) -> Tries | None:
-    """What the page offers; a browser reaches no unix socket."""
+    """Returns what the page offers; None for a Unix socket, to which browsers cannot connect."""
     return None if listener.family == socket.AF_UNIX else Tries(listener.getsockname()[1], tries())
