@@ -117,6 +117,8 @@ def prepare(  # the arguments of `stream`, and the connections to use
     else:
         framing = body_framing(headers)
         head = request_head(method, target, headers, chunked=framing.length is None)
+        if isinstance(content, BodyReader) and content.body.begun:
+            framing = BodyFraming(framing.length, False)
         if isinstance(content, BodyReader) and not framing.expects_continue:
             data = content.take_whole() if framing.length is not None else None
             if data is not None:
