@@ -13,7 +13,7 @@ TOGETHER := --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)
 DIST := $(CURDIR)/dist
 EXTRAS := hypercorn,jwt,otel,redis,top
 
-.PHONY: demo test check bench fuzz lint types behaviour rest compiled unit dist docs pictures matrix
+.PHONY: demo test check bench fuzz soak differential lint types behaviour rest compiled unit dist docs pictures matrix
 .PHONY: install install-test install-bench install-fuzz parts clean
 
 $(VENV)/bin/python:
@@ -121,6 +121,14 @@ bench: install-bench
 ## fuzz: SECONDS of coverage-guided fuzzing for each part without I/O; PARTS="sse chunked" chooses
 fuzz: install-fuzz
 	$(BIN)/python -m fuzz $(or $(SECONDS),600) $(PARTS)
+
+## soak: everything at once for MINUTES, with CLIENTS clients; every byte is checked
+soak: install-test
+	$(BIN)/python -m tests.soak $(or $(MINUTES),30) --clients $(or $(CLIENTS),1000)
+
+## differential: N mutated messages through the other proxies that are installed, in front and behind
+differential: install-test
+	$(BIN)/python -m tests.differential $(or $(N),2000)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

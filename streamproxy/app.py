@@ -99,6 +99,7 @@ class Application(Control, Starlette):
         self._configure_spans()
         self._retired.add(old.dropped(new))
         self._leftovers.reloaded()
+        await old.key_sets.retire(new.key_sets)
         if old.spans is not None and old.spans is not new.spans:
             await old.spans.aclose()
 

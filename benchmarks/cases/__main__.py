@@ -16,6 +16,8 @@ from benchmarks.cases.upstream import Upstream
 from benchmarks.programs import BenchError, free_port, running, wait_ready
 from benchmarks.report import table
 
+_FIRST = 30.0  # seconds that a proxy may take for its first request
+
 
 @contextlib.asynccontextmanager
 async def started(setup: Setup, streaming: bool) -> AsyncIterator[Running]:
@@ -32,7 +34,9 @@ async def started(setup: Setup, streaming: bool) -> AsyncIterator[Running]:
             log = directory / "output.log"
             child = stack.enter_context(running(launch.command, cores=set(), env=launch.env, log=log))
             await asyncio.to_thread(wait_ready, site.listen, setup.ready, child)
-            yield Running(setup, site, upstream, child.pid)
+            proxy = Running(setup, site, upstream, child.pid)
+            await proxy.get("paced", _FIRST)  # a program may still load parts of itself then
+            yield proxy
         finally:
             await asyncio.to_thread(stack.close)
 

@@ -16,6 +16,7 @@ from benchmarks.cases.upstream import LONG, PAUSE, STEADY, Upstream
 from benchmarks.peers.base import Ask
 
 _WAIT: Final = 5.0  # seconds
+_SOON: Final = 0.2
 
 
 class Running(NamedTuple):
@@ -67,7 +68,8 @@ async def leave(running: Running) -> str:
     gone = time.monotonic()
     try:
         async with asyncio.timeout(_WAIT):
-            return f"after {_seconds(max(await asyncio.shield(running.upstream.left) - gone, 0.0))}"
+            took = await asyncio.shield(running.upstream.left) - gone
+            return "at once" if took < _SOON else f"after {_seconds(took)}"
     except TimeoutError:
         return f"not in {_seconds(_WAIT)}"
 
@@ -92,6 +94,8 @@ async def retry_reset(running: Running) -> str:
 
 async def error_form(running: Running) -> str:
     response = await running.get("dead", 2 * _WAIT)
+    if not response.status:
+        return f"none in {_seconds(2 * _WAIT)}"
     kind = re.search(rb"content-type: ([^;\r\n]*)", response.head)
     openai = b'"error"' in response.body and b'"message"' in response.body
     form = "OpenAI's" if openai else kind[1].decode() if kind else "no type"
@@ -176,7 +180,7 @@ CASES: Final = (
     Case("keepalive", "sent to the client while the upstream is silent", keepalive),
     Case(
         "leave-default",
-        "client leaves a silent stream, shortest configuration: upstream is told",
+        "client leaves a silent stream, shortest configuration: upstream told",
         leave,
         streaming=False,
     ),
@@ -186,7 +190,7 @@ CASES: Final = (
     Case("retry-reset", "the only endpoint closes before its answer: POST request", retry_reset),
     Case("error-form", "no upstream: the answer to a chat completion", error_form),
     Case("resume", "client comes back to a GET stream", resume),
-    Case("first-event-metric", "metric with the time to the first event", first_event_metric),
+    Case("first-event-metric", "metric with the time to the first event", first_event_metric, last=True),
     Case("stop", "SIGTERM while a stream runs", stop, last=True),
     Case("drain", "the documented way to drain", drain, last=True),
 )

@@ -140,7 +140,11 @@ backend live
 
 
 def _caddy(site: Site) -> Launch:
-    streaming = "flush_interval -1\n lb_try_duration 3s\n lb_retry_match method POST" if site.streaming else ""
+    streaming = (
+        "flush_interval -1\n buffer_requests\n lb_try_duration 3s\n lb_retry_match method POST"
+        if site.streaming
+        else ""
+    )
     sites = {"/twice/*": (site.dead, site.upstream), "/dead/*": (site.dead,), "": (site.upstream,)}
     blocks = "".join(
         f"reverse_proxy {path} {' '.join(f'127.0.0.1:{port}' for port in ports)} {{\n lb_policy round_robin\n"
