@@ -14,7 +14,7 @@ from benchmarks.cases.checks import CASES, Case, Running
 from benchmarks.cases.setups import SETUPS, Setup, Site
 from benchmarks.cases.upstream import Upstream
 from benchmarks.programs import BenchError, free_port, running, wait_ready
-from benchmarks.report import table
+from benchmarks.report_tables import table
 
 _FIRST = 30.0  # seconds that a proxy may take for its first request
 

@@ -18,7 +18,7 @@ SEVERAL: dict[str, Peer] = {peer.name: peer for peer in _SEVERAL}
 PEERS: dict[str, Peer] = {peer.name: peer for peer in (Peer("direct", "no proxy", lambda: "", None), *OURS, *PROXIES)}
 
 
-def prepare(names: Iterable[str]) -> None:
-    """Build what the peers of these names need. Raises BenchError."""
+def prepare(names: Iterable[str], as_built: bool = False) -> None:
+    """Build what the peers of these names need; ``as_built`` takes an older build. Raises BenchError."""
     if any(name.startswith("streamproxy") and name != "streamproxy-pure" for name in names):
-        compile_package()
+        compile_package(as_built)
