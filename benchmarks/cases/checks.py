@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
+from benchmarks import proc
 from benchmarks.cases.client import Response, exchange, request
 from benchmarks.cases.setups import Setup, Site
 from benchmarks.cases.upstream import LONG, PAUSE, STEADY, Upstream
@@ -26,6 +27,7 @@ class Running(NamedTuple):
     site: Site
     upstream: Upstream
     pid: int
+    took: float  # seconds to start
 
     async def get(self, scenario: str, seconds: float, until: bytes = b"") -> Response:
         """Ask for a scenario's chat completion."""
@@ -34,6 +36,14 @@ class Running(NamedTuple):
 
 def _seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.0f} s"
+
+
+async def start(running: Running) -> str:
+    return _seconds(running.took)
+
+
+async def memory(running: Running) -> str:
+    return f"{proc.pss(proc.tree(running.pid)) / 1e6:.0f} MB"
 
 
 async def first_event(running: Running) -> str:
@@ -195,4 +205,6 @@ CASES: Final = (
     Case("first-event-metric", "metric with the time to the first event", first_event_metric, last=True),
     Case("stop", "SIGTERM while a stream runs", stop, last=True),
     Case("drain", "the documented way to drain", drain, last=True),
+    Case("start", "from its start to its first answer", start, last=True),
+    Case("memory", "memory after its first stream", memory, last=True),
 )
