@@ -293,6 +293,11 @@ class Deployment:
         """The upstreams that a successor does not have any more."""
         return [upstream for name, upstream in self.upstreams.items() if name not in successor._kept]
 
+    async def close_unused(self) -> None:
+        """Close the stores and the connections to Redis that only an earlier configuration used."""
+        for shared in (self.stores, self.limiters, self.sources):
+            await shared.close_unused(self.config)
+
     async def aclose(self) -> None:
         """Close the upstreams' connections, and send the last spans."""
         for quota in self.quotas.values():

@@ -1,0 +1,86 @@
+"""Autobahn's cases, run by kosoku: a WebSocket server has the same verdicts through the proxy as without it.
+
+The server is the ``websockets`` library. Sections 1 to 7 and 10 are run whole: framing, pings, reserved bits, opcodes,
+fragments, UTF-8, closing. Of sections 9, 12 and 13 (large messages and compression) a few cases are run, since the
+whole sections last for minutes. A few cases are races: the server may or may not send its echo before it closes. Where
+a verdict differs, the server alone is asked again, until it has had the verdict that it had through the proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as listen
+
+from tests.integration.conftest import RunProxy
+from tests.integration.proxy import configuration
+
+SECTIONS = ("1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*")
+LARGE = ("9.1.1", "9.1.2", "9.1.3", "9.2.*", "12.1.1", "12.2.1", "13.1.1", "13.3.1")
+CASES = 260
+AGAIN = 5  # times that a case is repeated whose verdicts differ
+KOSOKU = Path(sys.executable).with_name("kosoku")
+
+Verdicts = dict[str, tuple[str, str]]  # of the messages and of the close, by case
+
+
+@asynccontextmanager
+async def server() -> AsyncIterator[str]:
+    """Runs a server that echoes messages; yields its URL."""
+
+    async def echo(connection: ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    quiet = logging.getLogger("tests.autobahn")
+    quiet.setLevel(logging.CRITICAL)  # nearly every case breaks the protocol
+    async with listen(echo, "127.0.0.1", 0, max_size=None, ping_interval=None, logger=quiet) as running:
+        yield f"http://127.0.0.1:{next(iter(running.sockets)).getsockname()[1]}"
+
+
+async def verdicts(url: str, directory: Path, cases: Iterable[str]) -> Verdicts:
+    """Runs the cases against a server. A program of its own: the library changes the interpreter that imports it."""
+    address = url.removeprefix("http://")
+    include = [argument for case in cases for argument in ("-i", case)]
+    command = [str(KOSOKU), *include, "-p", "8", "-o", str(directory), address]
+    program = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(120):
+            output, _ = await program.communicate()
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
+    index = directory / "index.json"
+    assert index.exists(), output.decode()
+    (found,) = json.loads(index.read_text()).values()
+    return {case: (verdict["behavior"], verdict["behaviorClose"]) for case, verdict in found.items()}
+
+
+async def test_a_server_has_the_same_verdicts_through_the_proxy(run_proxy: RunProxy, tmp_path: Path) -> None:
+    async with server() as url:
+        proxy = await run_proxy(configuration(url))
+        alone = await verdicts(url, tmp_path / "alone", SECTIONS + LARGE)
+        through = await verdicts(proxy.url, tmp_path / "through", SECTIONS + LARGE)
+        assert len(alone) == CASES
+        assert through.keys() == alone.keys()
+        differing = {case for case in alone if alone[case] != through[case]}
+        seen = {case: {alone[case]} for case in differing}
+        for turn in range(AGAIN):
+            missing = [case for case in differing if through[case] not in seen[case]]
+            if not missing:
+                break
+            for case, verdict in (await verdicts(url, tmp_path / f"again-{turn}", missing)).items():
+                seen[case].add(verdict)
+        unknown = {case: (through[case], seen[case]) for case in differing if through[case] not in seen[case]}
+        assert not unknown, unknown
+        assert len(differing) <= 5, differing
