@@ -241,9 +241,8 @@ async def _early(plan: RoutePlan, early: EarlyPlan, call: Call, peeks: bool) -> 
     """
     if peeks and plan.peek is not None:
         await peek(call, plan.peek)
-    if not wants_events(call, early):
-        return None
-    return EarlyHead(call, early, plan.dialect.for_path(call.downstream.target.path))
+    dialect = plan.dialect.for_path(call.downstream.target.path)
+    return EarlyHead(call, early, dialect) if wants_events(call, dialect) else None
 
 
 async def _fitting(early: EarlyHead, response: OriginResponse) -> OriginResponse:
