@@ -294,8 +294,10 @@ class Exchange:
 
     def end_reads(self, now: float) -> None:
         """Records the normal end of the response body. A long silence before it also counts as a gap."""
-        if (gap := self.gap_until(now)) > 0.0:
-            self.count_gap(gap)
+        if self.streaming and self.last_read_at:
+            gap = now - self.last_read_at
+            if gap >= LAST_GAP:
+                self.count_gap(gap)
         self.last_read_at = 0.0
 
     def note(self, inspector: Inspector, now: float) -> None:

@@ -29,7 +29,7 @@ from typing import Final, cast
 
 from streamproxy.client.base import Sink
 from streamproxy.client.connection import ClientConnection, Owner
-from streamproxy.client.http1.response import Informational, ResponseParser
+from streamproxy.client.http1.response import ResponseParser
 from streamproxy.client.http1.tunnel import Tunnel
 from streamproxy.client.reads import MOST, bound_reads
 from streamproxy.client.secure import TlsTransport
@@ -101,16 +101,12 @@ class Connection(ClientConnection):
 
     # For the exchange.
 
-    def expect(self, method: str, informational: Informational | None, buffer: int | None, upgrade: bool) -> None:
-        """Make ready for the response to a request of ``method``, which `ask` then sends."""
-        self.response.begin(method, informational, upgrade)
-        self._buffer = self._default_buffer if buffer is None else buffer
-
-    def ask(self, head: bytes, *, whole: bool) -> None:
-        """Send the head of a request.
+    def ask(self, head: bytes, buffer: int | None, whole: bool) -> None:
+        """Send the head of a request, for whose response ``response.begin`` was called.
 
         ``whole`` says that no body follows; else ``sent`` is to be set when it is out.
         """
+        self._buffer = self._default_buffer if buffer is None else buffer
         self._held = 0
         self.sent = whole
         self._active = True
@@ -219,7 +215,6 @@ class Connection(ClientConnection):
     def become_idle(self) -> None:
         """Forget the exchange, and note the time: idle connections age."""
         self.idle_since = self._loop.time()
-        self.response.leave()
         if not self.lifetime:
             self.lifetime = self.response.lifetime
         self._sink = None
