@@ -9,7 +9,12 @@ COMPILED := $(CURDIR)/build/compiled
 # The suites are processes of their own, and most of them wait most of the time: three at once. Output comes as each ends.
 TOGETHER := --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: demo test check bench fuzz lint types behaviour rest compiled unit install install-test install-bench install-fuzz parts clean
+# What `pip install streamproxy` has to choose from, and the software bill of materials of an image.
+DIST := $(CURDIR)/dist
+EXTRAS := hypercorn,jwt,otel,redis,top
+
+.PHONY: demo test check bench fuzz soak differential lint types behaviour rest compiled unit dist docs pictures matrix
+.PHONY: install install-test install-bench install-fuzz parts clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -66,16 +71,48 @@ behaviour: install-test
 	$(BIN)/python -m pytest tests/conformance tests/faults
 
 rest: install-test
-	$(BIN)/python -m pytest --ignore=tests/conformance --ignore=tests/faults
+	$(BIN)/python -m pytest --ignore=tests/conformance --ignore=tests/faults --ignore=tests/release
 
-## compiled: compile the hot modules, and run the behaviour suites on what comes of it; what is not ours needs no second run
-compiled: install-test
+## dist: an sdist, the pure wheel made from it, the compiled wheel for this interpreter, and an SBOM (CycloneDX)
+dist: install-test
+	rm -rf $(DIST) build/installed
+	STREAMPROXY_COMPILE=0 $(BIN)/python -m build --outdir $(DIST)
+	STREAMPROXY_COMPILE=1 $(BIN)/pip wheel --quiet --no-deps --wheel-dir $(DIST) $(DIST)/*.tar.gz
+	$(BIN)/twine check --strict $(DIST)/*
+	$(BIN)/python -m venv --without-pip build/installed
+	$(BIN)/pip --python build/installed/bin/python install --quiet "$$(echo $(DIST)/*-cp*.whl)[$(EXTRAS)]"
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible \
+		--output-file $(DIST)/streamproxy.cdx.json build/installed/bin/python
+
+## compiled: make what a release has and test it, then run the behaviour suites on the compiled wheel; what is not ours needs no second run
+compiled: dist
+	$(BIN)/python -m pytest --dist $(DIST) tests/release
 	rm -rf $(COMPILED)
-	STREAMPROXY_COMPILE=1 $(BIN)/pip install --quiet --no-deps --target $(COMPILED) .
+	$(BIN)/pip install --quiet --no-deps --target $(COMPILED) $(DIST)/*-cp*.whl
 	PYTHONPATH=$(COMPILED) PYTHONSAFEPATH=1 \
 		$(BIN)/python -m pytest --build compiled -o pythonpath='$(COMPILED) .' -k 'not hypercorn and not user+uvicorn and not httpx+uvicorn' \
 		tests/conformance tests/faults \
 		tests/integration/test_drain.py tests/integration/test_workers.py
+
+# Interpreters of the machine: on the path, and those of pyenv. A free-threaded one ends with t.
+FOUND = $(shell for version in 3.11 3.12 3.13 3.14 3.13t 3.14t; do \
+	for python in $$(ls -d $(HOME)/.pyenv/versions/$$version*/bin/python$$version 2>/dev/null) python$$version; do \
+	if $$python -c pass 2>/dev/null; then echo $$version=$$(command -v $$python); break; fi; done; done)
+
+## matrix: unit and behaviour tests on every Python that is found, each in a virtual environment of its own
+matrix:
+	@echo 'found: $(FOUND)'
+	@set -e; for found in $(FOUND); do \
+		$(MAKE) --no-print-directory unit behaviour VENV=.venv-$${found%%=*} PYTHON=$${found#*=}; done
+
+## docs: the documentation as a site in build/site; every warning is an error
+docs: install-test
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m docs.site build/site
+
+## pictures: take the documentation's pictures from the demo, with Chromium
+pictures: install-test
+	$(BIN)/python -m docs.pictures
 
 ## bench: measure beside nginx, HAProxy, Caddy (those that are installed) and Envoy; BENCH=--help shows how to choose
 bench: install-bench
@@ -84,6 +121,14 @@ bench: install-bench
 ## fuzz: SECONDS of coverage-guided fuzzing for each part without I/O; PARTS="sse chunked" chooses
 fuzz: install-fuzz
 	$(BIN)/python -m fuzz $(or $(SECONDS),600) $(PARTS)
+
+## soak: everything at once for MINUTES, with CLIENTS clients; every byte is checked
+soak: install-test
+	$(BIN)/python -m tests.soak $(or $(MINUTES),30) --clients $(or $(CLIENTS),1000)
+
+## differential: N mutated messages through the other proxies that are installed, in front and behind
+differential: install-test
+	$(BIN)/python -m tests.differential $(or $(N),2000)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

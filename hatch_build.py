@@ -3,16 +3,21 @@
 The source is the same, and the wheel holds it too. Without the variable, or with 0, the wheel is pure Python and needs
 no compiler: what an installation gives must not depend on what happens to be installed beside it. Editable
 installations are always pure, since a changed file would not be what runs.
+
+The package's description is README.md with links that lead from the package index into the repository.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 VARIABLE = "STREAMPROXY_COMPILE"
 GROUP = "streamproxy"  # all modules share one library, streamproxy__mypyc: within it calls are calls in C
@@ -61,6 +66,26 @@ class CompileHook(BuildHookInterface):  # type: ignore[type-arg]
             directory.cleanup()
 
 
+class DescriptionHook(MetadataHookInterface):
+    """Sets ``readme``: README.md with absolute links."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        """Set the description."""
+        text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        described = absolute_links(text, metadata["urls"]["Source"])
+        metadata["readme"] = {"content-type": "text/markdown", "text": described}
+
+
+def absolute_links(text: str, source: str) -> str:
+    """Return Markdown whose relative links lead into the repository at the URL ``source``; pictures are raw files."""
+
+    def link(match: re.Match[str]) -> str:
+        kind = "raw" if match[1] == "!" else "blob"
+        return f"{match[1]}[{match[2]}]({source}/{kind}/main/{match[3]})"
+
+    return re.sub(r"(!?)\[([^]]+)\]\((?!https?://|#)([^)]+)\)", link, text)
+
+
 def compile_modules(modules: list[str], directory: Path) -> None:
     """Compile modules, given as paths, to extensions under ``lib`` in a directory. Raises SystemExit on an error."""
     from mypyc.build import mypycify
@@ -81,6 +106,9 @@ def compile_modules(modules: list[str], directory: Path) -> None:
         multi_file=True,
         target_dir=str(directory / "c"),
     )
+    if sys.platform == "linux":
+        for extension in extensions:
+            extension.extra_link_args.append("-Wl,-s")  # symbols that nobody reads are a tenth of the wheel
     command = Distribution({"name": GROUP, "ext_modules": extensions}).get_command_obj("build_ext")
     command.build_lib = str(directory / "lib")
     command.build_temp = str(directory / "objects")

@@ -13,17 +13,21 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks.chart import svg
-from benchmarks.loads import LOADS, Programs, Sizes, choose_cores
-from benchmarks.peers import PEERS, SEVERAL, Peer, install_litellm, litellm, prepare
+from benchmarks.loads import LOADS
+from benchmarks.peers import PEERS, SEVERAL, Peer, prepare
+from benchmarks.peers.gateways import install
 from benchmarks.programs import BenchError, build
 from benchmarks.report import markdown
+from benchmarks.rig import Programs, Sizes, choose_cores
 from benchmarks.sitting import Sitting, sit
 
 HERE = Path(__file__).parent
 OUT = HERE / "out"
 RESULTS = HERE / "results"
 KNOWN = PEERS | SEVERAL
-QUICK = Sizes(seconds=1.0, idle_streams=500, keepalive=3, download=200_000_000, aborts=200)
+QUICK = Sizes(1.0, idle_streams=500, keepalive=3, download=200_000_000, aborts=200, streams=(10, 100), sustained=200)
+STREAMS = (10, 100, 1000, 5000, 10_000)  # open at once
+SUSTAINED = 4000  # the most that the upstream and the generator carry
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +39,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement")
     parser.add_argument("--idle-streams", type=int, default=5000)
     parser.add_argument("--quick", action="store_true", help="one short round of smaller loads, to see that all works")
-    parser.add_argument("--litellm", action="store_true", help="also LiteLLM's proxy, which is installed for it")
+    parser.add_argument(
+        "--gateways", action="store_true", help="also the LLM gateways of PyPI and npm, which are installed for it"
+    )
     parser.add_argument(
         "--results", type=Path, help="where table, JSON and chart go; default: results, or out if quick"
     )
@@ -54,12 +60,11 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def chosen_peers(names: list[str], with_litellm: bool) -> list[Peer]:
+def chosen_peers(names: list[str], gateways: bool) -> list[Peer]:
     """The peers that are asked for and installed; says which are not."""
     peers = [KNOWN[name] for name in names]
-    if with_litellm:
-        install_litellm(OUT)
-        peers.append(litellm(OUT))
+    if gateways:
+        peers += install(OUT)
     missing = [peer.label for peer in peers if peer.version() is None]
     if missing:
         print(f"not installed, and left out: {', '.join(missing)}", file=sys.stderr)
@@ -73,7 +78,9 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 200
     if options.idle_streams > allowed:
         print(f"only {allowed} idle streams: the limit on open files is in the way", file=sys.stderr)
-    return Sizes(options.seconds, min(options.idle_streams, allowed), 15, 1_000_000_000, 2000)
+    streams = tuple(sorted({min(count, allowed) for count in STREAMS}))
+    idle = min(options.idle_streams, allowed)
+    return Sizes(options.seconds, idle, 15, 1_000_000_000, 2000, streams, min(SUSTAINED, allowed))
 
 
 def write(sitting: Sitting, results: Path) -> None:
@@ -103,7 +110,7 @@ def main() -> int:
     try:
         programs = Programs(*build(OUT), OUT)
         prepare(options.peers)
-        peers = chosen_peers(options.peers, options.litellm)
+        peers = chosen_peers(options.peers, options.gateways)
         cores = choose_cores()
         if cores.upstream:
             os.sched_setaffinity(0, cores.upstream)  # the harness itself keeps off the proxy's core

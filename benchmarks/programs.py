@@ -127,6 +127,16 @@ def fetch(port: int, path: str, timeout: float = 5.0) -> tuple[int, bytes]:
         connection.close()
 
 
+def wait_listening(port: int) -> None:
+    """Wait until a port takes connections. Raises BenchError if it takes too long."""
+    deadline = time.monotonic() + _START
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+            return
+        time.sleep(0.02)
+    raise BenchError(f"nothing listens on port {port}")
+
+
 def wait_ready(port: int, path: str, child: subprocess.Popen[str]) -> None:
     """Wait until a program answers 200. Raises BenchError when it ends instead, or takes too long."""
     deadline = time.monotonic() + _START

@@ -39,11 +39,59 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
             "streams": "streams",
         },
     ),
+    "streams": (
+        "Open streams with one event a second each, by how many there are",
+        {
+            f"{what}, {count}": number.format(count)
+            for count in (10, 100, 1000, 5000, 9800, 10_000)
+            for what, number in (("KiB a stream", "kib_{}"), ("CPU µs a stream and second", "cpu_{}_us"))
+        },
+    ),
     "download": ("A download of {download}", _BULK),
     "upload": ("Uploads of {download} in all", _BULK),
     "abort": (
         "A stream opened and left after its first event",
         {"CPU µs a stream": "cpu_us", "a second": "per_second", "left open": "left_open"},
+    ),
+    "h2-tiny": (
+        "One-event responses over HTTP/2, 4 connections with 8 streams each",
+        {"CPU µs a request": "cpu_us", "requests a second": "per_second", "MB": "pss_mb"},
+    ),
+    "h2-events": (
+        "100 streams of one HTTP/2 connection, 50 events a second each",
+        {"CPU µs an event": "cpu_us", "delay p50 µs": "p50_us", "p99": "p99_us", "MB": "pss_mb"},
+    ),
+    "websocket": (
+        "100 WebSockets that send 20 messages a second each, echoed",
+        {"CPU µs a message": "cpu_us", "KiB a silent socket": "kib_a_socket"},
+    ),
+    "llm": (
+        "100 chat completions of 64 events, one every 20 ms, usage in the last",
+        {
+            "CPU µs an event": "cpu_us",
+            "first event p50 µs": "p50_us",
+            "p99": "p99_us",
+            "gap p50 µs": "gap_p50_us",
+            "gap p99 µs": "gap_p99_us",
+            "MB": "pss_mb",
+        },
+    ),
+    "sustained": ("Chat completions that are carried at once", {"chats": "most"}),
+    "models": (
+        "One-event responses to JSON bodies of 8 KiB, 32 connections",
+        {"CPU µs a request": "cpu_us", "requests a second": "per_second"},
+    ),
+    "resume": (
+        "100 streams, 50 events a second each, kept for clients that come back",
+        {"CPU µs an event": "cpu_us", "KiB a stream": "kib_a_stream", "MB": "pss_mb"},
+    ),
+    "share": (
+        "One stream with 50 events a second for many clients",
+        {"CPU µs an event and client": "cpu_us", "KiB a client": "kib_a_stream", "p99": "p99_us"},
+    ),
+    "published": (
+        "50 messages a second, published for 1,000 clients of one channel",
+        {"CPU µs a message and client": "cpu_us", "KiB a client": "kib_a_stream", "p50": "p50_us", "p99": "p99_us"},
     ),
 }
 
@@ -109,8 +157,9 @@ def _label(sitting: Sitting, load: str, peer: str) -> str:
 def load_table(sitting: Sitting, load: str) -> str:
     """One load, every peer that carried it."""
     samples = sitting.samples
-    columns = TABLES[load][1]
-    timed = load in ("ttfb", "events") and bool(values(samples, load, "direct", "p50_us"))
+    there = {number for sample in samples if sample.load == load for number in sample.numbers}
+    columns = {head: number for head, number in TABLES[load][1].items() if number in there}
+    timed = load in ("ttfb", "events", "llm") and bool(values(samples, load, "direct", "p50_us"))
     rows = []
     for peer in sitting.facts["labels"]:
         if quote(samples, load, peer, "limit") is None:

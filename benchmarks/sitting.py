@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.loads import LOADS, Cores, Numbers, Programs, Session, Sizes, measure
+from benchmarks.loads import LOADS, carries, measure
 from benchmarks.peers import Peer
 from benchmarks.programs import BenchError
+from benchmarks.rig import Cores, Numbers, Programs, Session, Sizes
 
 
 class Sample(NamedTuple):
@@ -77,7 +78,7 @@ def sit(
             if number >= load.rounds:
                 continue
             for peer in order(peers, number):
-                if peer.loads is not None and name not in peer.loads:
+                if not carries(name, peer):
                     continue
                 try:
                     numbers = measure(load, Session(peer, sizes, programs, cores))

@@ -23,9 +23,9 @@ import uvloop
 
 from benchmarks import proc
 from benchmarks.__main__ import OUT
-from benchmarks.loads import Cores, choose_cores
 from benchmarks.peers import PEERS, Peer, Place, prepare
 from benchmarks.programs import BenchError, free_port, running, wait_ready
+from benchmarks.rig import Cores, choose_cores
 from streamproxy.wire.websocket import accept_of
 
 PATH = b"/socket"
@@ -93,7 +93,7 @@ class Talker(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's
-        transport.write(_HANDSHAKE % (PATH, _KEY))
+        self._transport.write(_HANDSHAKE % (PATH, _KEY))
 
     def data_received(self, data: bytes) -> None:
         if self._open:
@@ -206,7 +206,8 @@ def measure_memory(peer: Peer, options: argparse.Namespace, cores: Cores) -> flo
         before = proc.pss(proc.tree(pid))
         ends.say(f"open {port} {options.silent} 0")
         time.sleep(_SETTLE)
-        return (proc.pss(proc.tree(pid)) - before) / 1024 / options.silent
+        count: int = options.silent
+        return (proc.pss(proc.tree(pid)) - before) / 1024 / count
 
 
 def main() -> int:

@@ -17,13 +17,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from fuzz.targets import PARTS, load
+from fuzz.targets import FOUND, PARTS, ROOT, load
 
-ROOT = Path(__file__).parent.parent
-FOUND = ROOT / "build" / "fuzz"
 _STATUS = re.compile(r"#(\d+)\s+\S+.*?cov: (\d+) ft: (\d+) corp: (\d+)")
 _DONE = re.compile(r"Done (\d+) runs in (\d+) second")
-_SLOWEST = 10  # seconds for one input, beyond which it counts as found
+_SLOWEST = 60  # seconds for one input, beyond which it counts as found
 _MEMORY = 2048  # MB
 
 

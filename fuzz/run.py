@@ -5,14 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-from pathlib import Path
 
 import atheris
 
-from fuzz.targets import load
-
-CORPUS = Path(__file__).parent / "corpus"
-FOUND = Path(__file__).parent.parent / "build" / "fuzz"
+from fuzz.targets import FOUND, folders_of, load
 
 
 def write_dictionary(words: list[bytes]) -> str:
@@ -33,9 +29,7 @@ def main(name: str, options: list[str]) -> None:
     arguments = [sys.argv[0], *options, f"-artifact_prefix={found.parent}/{name}-"]
     if target.dictionary:
         arguments.append("-dict=" + write_dictionary(list(target.dictionary)))
-    arguments += [str(found), str(CORPUS / name)]
-    if name == "configuration":
-        arguments.append(str(CORPUS.parent.parent / "config"))
+    arguments += map(str, [found, *folders_of(name)])
     if target.mutate is not None:
         mutate = target.mutate
 

@@ -15,6 +15,10 @@ def main() -> None:
     if sys.argv[1:2] in (["run"], ["demo"]):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: os._exit(0))
+    if sys.argv[1:2] == ["health"]:  # runs every few seconds: without the imports of the other commands
+        from streamproxy.health import health
+
+        health(sys.argv[2:], prog_name="streamproxy health")
     from streamproxy.cli import main as command
 
     command()

@@ -31,6 +31,7 @@ from streamproxy.observe.log import flush
 from streamproxy.observe.metrics import Metrics
 from streamproxy.proxy.messages import relay_messages
 from streamproxy.routing.route import ProxyRouter
+from streamproxy.store.leftovers import Leftovers
 from streamproxy.upstream.retired import Retired
 from streamproxy.upstream.sessions import SessionTable
 
@@ -48,6 +49,7 @@ class Application(Control, Starlette):
         self._client = client
         sessions = sessions or SessionTable()
         self._retired = Retired(self.ledger)
+        self._leftovers = Leftovers(self.ledger, lambda: self.deployment.close_unused())
         self.deployment = Deployment(config, self.ledger, client=client, sessions=sessions)
         self.metrics = Metrics(self.ledger, lambda: self.deployment.upstreams.values())
         self.metrics.declare((pair for route in config.routes for pair in route.pairs), self.deployment.models)
@@ -96,6 +98,8 @@ class Application(Control, Starlette):
         self._configure_log()
         self._configure_spans()
         self._retired.add(old.dropped(new))
+        self._leftovers.reloaded()
+        await old.key_sets.retire(new.key_sets)
         if old.spans is not None and old.spans is not new.spans:
             await old.spans.aclose()
 
@@ -145,6 +149,7 @@ class Application(Control, Starlette):
         """
         await self.admin.aclose()
         await self._retired.aclose()
+        await self._leftovers.aclose()
         await self.deployment.aclose()
         flush()
 

@@ -16,7 +16,8 @@ from streamproxy.config import Config, json_schema, parse_config
 from streamproxy.config.advice import advice
 from streamproxy.config.auth import bearer_token
 from streamproxy.config.values import address
-from streamproxy.errors import ConfigError, StreamproxyError
+from streamproxy.errors import ConfigError, Problem, StreamproxyError
+from streamproxy.health import health
 from streamproxy.version import COMPILED, __version__
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ _CONFIG = click.option(
     type=click.Path(path_type=Path),
     help="The configuration file; $STREAMPROXY_CONFIG, then ./streamproxy.yaml, without it.",
 )
+_DEFAULT_FILE = "streamproxy.yaml"
 _LEVELS = click.Choice(["debug", "info", "warning", "error"])
 
 
@@ -37,6 +39,9 @@ _LEVELS = click.Choice(["debug", "info", "warning", "error"])
 )
 def cli() -> None:
     """A streaming reverse proxy for LLM servers and event backends."""
+
+
+cli.add_command(health)
 
 
 @cli.command()
@@ -183,7 +188,11 @@ def top(admin: str | None, token: str | None, path: Path | None, interval: str, 
 
 
 def _file(path: Path | None) -> Path:
-    return path or Path(os.environ.get("STREAMPROXY_CONFIG") or "streamproxy.yaml")
+    named = path or os.environ.get("STREAMPROXY_CONFIG")
+    if not named and not Path(_DEFAULT_FILE).exists():
+        advice = "does not exist: name the file with -c or in $STREAMPROXY_CONFIG"
+        raise ConfigError([Problem(_DEFAULT_FILE, 1, 1, "", advice)])
+    return Path(named or _DEFAULT_FILE)
 
 
 def _override(config: Config, listen: tuple[str, ...], admin: str | None, log_level: str | None) -> Config:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from streamproxy.auth import build_authenticator
+from streamproxy.auth import KeySets, build_authenticator
 from streamproxy.client.build import adapt
 from streamproxy.config import model
 from streamproxy.dialects.http import HTTP
@@ -104,6 +104,8 @@ class Deployment:
         self.limiters: Limiters = previous.limiters if previous is not None else Limiters(limit_errors.add)
         event_errors = ledger.tallies.of("store_errors", "events")
         self.sources: Sources = previous.sources if previous is not None else Sources(event_errors.add)
+        key_errors = ledger.tallies.of("store_errors", "keys")
+        self.key_sets: KeySets = KeySets(key_errors.add, previous.key_sets if previous is not None else None)
         self.shared_clients: Counter[str] = previous.shared_clients if previous is not None else _shared_clients(ledger)
         self.admissions: dict[str, Admission] = {}  # of the routes that have limits, by their names
         self.models = frozenset(_model_names(config))  # those that may be labels
@@ -149,7 +151,7 @@ class Deployment:
             trusted=self.config.server.trusted_proxies,
             tracer=self._tracer,
             cors=cors_rules(route),
-            auth=build_authenticator(route.auth, LocalFile) if route.auth is not None else None,
+            auth=build_authenticator(route.auth, LocalFile, self.key_sets) if route.auth is not None else None,
             admission=Admission(limits) if limited else None,
             client_key=client_key(limits.client_key),
             priority=priority_of(limits.priority),
@@ -277,7 +279,10 @@ class Deployment:
             await self.spans.start()
         self.sources.start()
         await asyncio.gather(
-            self.stores.start(), self.limiters.start(), *(upstream.start() for upstream in self._own())
+            self.stores.start(),
+            self.limiters.start(),
+            self.key_sets.start(),
+            *(upstream.start() for upstream in self._own()),
         )
 
     def _own(self) -> list[Upstream]:
@@ -288,6 +293,11 @@ class Deployment:
         """The upstreams that a successor does not have any more."""
         return [upstream for name, upstream in self.upstreams.items() if name not in successor._kept]
 
+    async def close_unused(self) -> None:
+        """Close the stores and the connections to Redis that only an earlier configuration used."""
+        for shared in (self.stores, self.limiters, self.sources):
+            await shared.close_unused(self.config)
+
     async def aclose(self) -> None:
         """Close the upstreams' connections, and send the last spans."""
         for quota in self.quotas.values():
@@ -295,6 +305,7 @@ class Deployment:
         await self.limiters.aclose()
         await self.stores.aclose()
         await self.sources.aclose()
+        await self.key_sets.retire()
         await _close(self.upstreams.values())
         if self.spans is not None:
             await self.spans.aclose()
@@ -302,6 +313,7 @@ class Deployment:
     async def discard(self) -> None:
         """Close what was made for this deployment, which never came into force."""
         await _close(self._own())
+        await self.key_sets.discard()
         if self.spans is not None and not self._keeps_spans:
             await self.spans.aclose()
 

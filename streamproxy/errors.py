@@ -19,6 +19,7 @@ header, the access log and the metrics. One place, this tree, goes from an excep
         │   ├── NotImplementedHere      501 http_request_error
         │   ├── MethodRefused           405 http_request_error
         │   ├── Denied                  401 http_request_denied
+        │   │   └── KeysUnknown             503 destination_unavailable: the keys have never been read
         │   ├── LimitReached            503 connection_limit_reached (429 for a client's own limit or quota)
         │   ├── EventLimitReached       after the head: http_response_body_size
         │   └── LoopDetected            508 proxy_loop_detected
@@ -186,6 +187,16 @@ class Denied(Rejected):
     def __init__(self, detail: str = "", *, challenge: str, note: str = "") -> None:
         super().__init__(detail, note=note)
         self.challenge = challenge
+
+
+class KeysUnknown(Denied):
+    """A credential that cannot be checked yet, so that it is neither good nor bad."""
+
+    error, status, title = "destination_unavailable", 503, "Credentials cannot be checked at the moment"
+
+    def __init__(self) -> None:
+        super().__init__(challenge="", note="the keys of auth.jwt.jwks_url have not been read yet")
+        self.retry_after = 1.0
 
 
 class LimitReached(Rejected):

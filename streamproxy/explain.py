@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from streamproxy.config import model
-from streamproxy.config.redact import HIDDEN, shown_field
+from streamproxy.config.redact import HIDDEN, shown_field, shown_url
 from streamproxy.config.section import Section
 from streamproxy.deployment import Deployment
 from streamproxy.errors import ExchangeError, NoModel, NotImplementedHere
@@ -326,4 +326,4 @@ def _plain(value: object) -> str:
         return f"({_settings(value)})"
     if isinstance(value, tuple) and type(value) is tuple:
         return "[" + ", ".join(map(str, value)) + "]"
-    return str(value)
+    return shown_url(str(value))

@@ -26,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--build", choices=("pure", "compiled"), default="pure", help="which build of the package is to be tested"
     )
+    parser.addoption("--dist", type=Path, help="the folder of what `make dist` has made, for tests/release")
 
 
 def pytest_configure(config: pytest.Config) -> None:

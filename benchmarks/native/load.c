@@ -5,6 +5,7 @@
  *   closed     each connection sends its next request when the last response is complete
  *   paced      `rate` requests a second over all connections, none sent before its time
  *   streams    `conns` streams whose events carry the time at which they were written
+ *   chats      `conns` streams as those, each begun anew when it has ended
  *   flood      `conns` streams, read and thrown away
  *   idle       `conns` streams that stay silent, but for keepalives
  *   download   `count` responses to their ends
@@ -23,8 +24,8 @@
 #define RAMP 64 /* connections that are being opened at once */
 #define GIVE_UP 1000 /* errors */
 
-enum mode { CLOSED, PACED, STREAMS, FLOODED, IDLING, DOWNLOADS, UPLOADS, ABORTS };
-static const char *MODES[] = {"closed", "paced", "streams", "flood", "idle", "download", "upload", "abort", NULL};
+enum mode { CLOSED, PACED, STREAMS, CHATS, FLOODED, IDLING, DOWNLOADS, UPLOADS, ABORTS };
+static const char *MODES[] = {"closed", "paced", "streams", "chats", "flood", "idle", "download", "upload", "abort", NULL};
 
 struct samples {
     uint32_t *values; /* ns / 10, so that 42 s fit */
@@ -35,7 +36,7 @@ struct conn {
     int fd;
     enum { OFF, SENDING, IN_HEAD, IN_BODY, WAITING } state;
     int greeted; /* has had its first bytes of a body */
-    uint64_t sent_at, payload, to_send;
+    uint64_t sent_at, event_at, payload, to_send;
     struct body body;
     char *head;
     size_t head_size;
@@ -47,12 +48,12 @@ static enum mode mode;
 static struct sockaddr_in address;
 static struct conn *conns;
 static int poller, timer, conn_count = 1, opened, greeted, measuring, said_ready;
-static char request[8192], zeros[256 * 1024];
+static char request[65536], zeros[256 * 1024];
 static size_t request_size;
 static uint64_t rate, wanted, upload_bytes, begun, finished;
 static uint64_t responses, bytes, payload_bytes, events, reads, errors, lost, begun_at;
 static struct rusage usage_before;
-static struct samples first_byte, complete, delay;
+static struct samples first_byte, complete, delay, gap;
 static struct conn **idle_conns;
 static int idle_count;
 
@@ -95,6 +96,7 @@ __attribute__((noreturn)) static void report(void) {
     print_samples("first_byte", &first_byte);
     print_samples("complete", &complete);
     print_samples("delay", &delay);
+    print_samples("gap", &gap);
     printf("}\n");
     fflush(stdout);
     exit(0);
@@ -144,6 +146,7 @@ static void send_request(struct conn *conn) {
     conn->to_send = upload_bytes;
     conn->state = IN_HEAD;
     conn->sent_at = now_ns();
+    conn->event_at = 0;
     begun++;
     if (send(conn->fd, request, request_size, MSG_NOSIGNAL) != (ssize_t)request_size) {
         fail(conn, "a request could not be sent");
@@ -220,6 +223,8 @@ static void find_stamps(struct conn *conn, const char *data, size_t size) {
         for (int digit = 1; digit <= STAMP_DIGITS; digit++) stamp = stamp * 10 + (uint64_t)(conn->carry[digit] - '0');
         if (measuring) events++;
         if (stamp <= now) record(&delay, now - stamp);
+        if (conn->event_at) record(&gap, now - conn->event_at);
+        conn->event_at = now;
     }
 }
 
@@ -245,7 +250,7 @@ static void take_body(struct conn *conn, const char *data, size_t size) {
     body_take(&conn->body, data, size, &conn->payload);
     if (measuring) payload_bytes += conn->payload - before;
     if (!before && conn->payload) first_bytes(conn);
-    if (mode == STREAMS) find_stamps(conn, data, size);
+    if (mode == STREAMS || mode == CHATS) find_stamps(conn, data, size);
     if (mode == ABORTS && conn->payload) aborted(conn);
     else if (conn->body.state == COMPLETE) {
         if (mode == STREAMS || mode == FLOODED || mode == IDLING) {
@@ -335,7 +340,7 @@ static void command(void) {
     if (byte == 'e') report();
     if (byte != 'm') return;
     responses = bytes = payload_bytes = events = reads = 0;
-    first_byte.size = complete.size = delay.size = 0;
+    first_byte.size = complete.size = delay.size = gap.size = 0;
     getrusage(RUSAGE_SELF, &usage_before);
     begun_at = now_ns();
     measuring = 1;

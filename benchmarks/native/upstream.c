@@ -3,6 +3,7 @@
  *   /tiny                 one event, chunked, in one write; the connection stays
  *   /json                 a small JSON object with its length
  *   /events?rate=N        N events a second, each stamped with the time at which it is written
+ *   /chat                 a chat completion: 64 stamped events, one every 20 ms, then the finish, the usage and [DONE]
  *   /flood                events of 1 KiB, as fast as the socket takes them
  *   /idle?keepalive=S     one event and then silence; with S, a comment every S seconds
  *   /download?bytes=N     N bytes with their length
@@ -20,8 +21,10 @@
 #define FLOOD_EVENT 1024
 #define FLOOD_BUFFER (FLOOD_EVENT * 64)
 #define LATE_NS 2000000ull
+#define CHAT_EVENTS 64
+#define CHAT_PERIOD_NS 20000000ull
 
-enum kind { READING, ANSWERING, EVENTS, FLOOD, IDLE, DOWNLOAD };
+enum kind { READING, ANSWERING, EVENTS, CHAT, FLOOD, IDLE, DOWNLOAD };
 
 struct conn {
     int fd;
@@ -32,7 +35,7 @@ struct conn {
     size_t head_size, head_end;
     uint64_t period, due; /* ns */
     int place;            /* in the heap, or -1 */
-    uint64_t left;        /* bytes of a download */
+    uint64_t left;        /* bytes of a download, or events of a chat */
     size_t offset;        /* in the repeated buffer */
     int wants_write;
 };
@@ -43,6 +46,7 @@ static struct conn **heap;
 static int heap_size, heap_room;
 static char flood_frames[FLOOD_BUFFER * 2], zeros[256 * 1024], event_frame[EVENT_SIZE + 16];
 static size_t flood_size, event_size, event_stamp;
+static char chat_end[1024];
 
 static const char *STREAM_HEAD = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
                                  "Transfer-Encoding: chunked\r\n\r\n";
@@ -204,6 +208,12 @@ static int answer(struct conn *conn) {
         schedule(conn, 1000000000ull / query_number(query, "rate", 50));
         return stream(conn, EVENTS);
     }
+    if (!strncmp(target, "/chat", 5)) {
+        if (!put_event(conn, STREAM_HEAD, "")) return 0;
+        conn->left = CHAT_EVENTS - 1;
+        schedule(conn, CHAT_PERIOD_NS);
+        return stream(conn, CHAT);
+    }
     if (!strncmp(target, "/idle", 5)) {
         if (!put_event(conn, STREAM_HEAD, "")) return 0;
         uint64_t seconds = query_number(query, "keepalive", 0);
@@ -268,6 +278,15 @@ static int read_request(struct conn *conn) {
     return alive;
 }
 
+/* Write the next event of a chat, and what ends it behind the last; 0 when the connection is gone. */
+static int put_delta(struct conn *conn) {
+    if (--conn->left) return put_event(conn, "", "");
+    unschedule(conn);
+    open_streams--;
+    conn->kind = READING;
+    return put_event(conn, "", chat_end);
+}
+
 static void tick(void) {
     uint64_t expirations;
     if (read(timer, &expirations, sizeof expirations) < 0 && errno != EAGAIN) die("timerfd");
@@ -277,7 +296,9 @@ static void tick(void) {
         if (now - conn->due > LATE_NS) late++;
         conn->due += conn->period;
         sift_down(0);
-        int alive = conn->kind == EVENTS ? put_event(conn, "", "") : put(conn, "d\r\n: keepalive\n\n\r\n", 18);
+        int alive = conn->kind == EVENTS ? put_event(conn, "", "")
+                    : conn->kind == CHAT ? put_delta(conn)
+                                         : put(conn, "d\r\n: keepalive\n\n\r\n", 18);
         if (!alive) {
             shutdown(conn->fd, SHUT_RDWR); /* its EPOLLIN drops it: the poller may have it in hand already */
             unschedule(conn);
@@ -296,6 +317,14 @@ static void make_frames(void) {
     memcpy(payload + EVENT_SIZE - strlen(tail), tail, strlen(tail));
     event_size = (size_t)snprintf(event_frame, sizeof event_frame, "%x\r\n%.*s\r\n", EVENT_SIZE, EVENT_SIZE, payload);
     event_stamp = (size_t)(strchr(event_frame, '@') + 1 - event_frame);
+    static const char *ends[] = {
+        "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"bench\","
+        "\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+        "data: {\"id\":\"chatcmpl-bench\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"bench\","
+        "\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":64,\"total_tokens\":73}}\n\n",
+        "data: [DONE]\n\n"};
+    for (int part = 0, at = 0; part < 3; part++)
+        at += sprintf(chat_end + at, "%zx\r\n%s\r\n%s", strlen(ends[part]), ends[part], part == 2 ? "0\r\n\r\n" : "");
     memset(payload, 'x', sizeof payload);
     memcpy(payload, "data: ", 6);
     memcpy(payload + FLOOD_EVENT - 2, "\n\n", 2);

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
+ROOT = Path(__file__).parents[2]
+CORPUS = ROOT / "fuzz" / "corpus"
+FOUND = ROOT / "build" / "fuzz"  # inputs that reach new code, logs, and what was found
 PARTS = (
     "request_head",
     "response",
@@ -33,6 +37,12 @@ class Target(NamedTuple):
     check: Callable[[bytes], None]
     dictionary: Sequence[bytes]
     mutate: Callable[[bytes, int, int], bytes] | None
+
+
+def folders_of(name: str) -> list[Path]:
+    """Returns the folders with the inputs of a target that are kept in the repository."""
+    more = [ROOT / "config"] if name == "configuration" else []
+    return [CORPUS / name, *more]
 
 
 def load(name: str) -> Target:

@@ -7,24 +7,21 @@ more of it than the input accounts for. The application sees only requests whose
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import random
 from collections.abc import Callable
-from typing import Any
+from functools import cache
 
 import hpack
-import uvicorn
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
-from uvicorn.server import ServerState
 
 from fuzz.reads import reads_of
+from fuzz.rig import Rig
 from streamproxy.server.http2.limits import Http2Limits
 from streamproxy.server.http2.protocol import http2_protocol
 from streamproxy.wire.headers import TOKEN
 from streamproxy.wire.http2.frames import PREFACE
 from streamproxy.wire.http2.session import MAX_FRAME
-from tests.unit.server.harness import FakeTransport, Receive, Scope, Send, body_message, start_message, turns
+from tests.unit.server.harness import Receive, Scope, Send, body_message, start_message
 
 _FIELDS = (
     (":method", "GET"), (":method", "POST"), (":method", "HEAD"), (":method", "CONNECT"), (":scheme", "http"),
@@ -65,55 +62,16 @@ class Application:
         await send(body_message(b"%d" % size))
 
 
-class Rig:
-    """The loop and the configuration, which are the same for every input."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.faults: list[dict[str, Any]] = []
-        self.loop.set_exception_handler(lambda loop, context: self.faults.append(context))
-        self.config = uvicorn.Config(
-            Application(), http=http2_protocol(Http2Limits(max_header_size=4096)), lifespan="off", log_config=None,
-            access_log=False, server_header=False, date_header=False, proxy_headers=False, interface="asgi3",
-        )  # fmt: skip
-        self.config.load()
-
-    async def run(self, reads: list[bytes]) -> bytes:
-        state = ServerState()
-        protocol: Any = self.config.http_protocol_class
-        made = protocol(config=self.config, server_state=state, app_state={}, _loop=self.loop)
-        transport = FakeTransport()
-        made.connection_made(transport)
-        try:
-            for read in reads:
-                if transport.closed:
-                    break
-                made.data_received(read)
-                await turns(1)
-            await turns(4)
-        finally:
-            made.connection_lost(None)
-            await turns(2)
-            for task in list(state.tasks):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            assert not made.blocked
-            assert not made._streams
-        return transport.data
-
-
-_rigs: list[Rig] = []
+@cache
+def rig() -> Rig:
+    return Rig(Application(), http2_protocol(Http2Limits(max_header_size=4096)))
 
 
 def check(data: bytes) -> None:
-    if not _rigs:
-        _rigs.append(Rig())
-    here = _rigs[0]
     for reads in ([PREFACE + data], [PREFACE, *reads_of(data)]):
-        here.faults.clear()
-        out = here.loop.run_until_complete(here.run([read for read in reads if read]))
-        assert not here.faults, here.faults
+        out, protocol = rig().run([read for read in reads if read])
+        assert not protocol.blocked
+        assert not protocol._streams
         check_output(out, data)
 
 

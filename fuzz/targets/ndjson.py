@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from fuzz.reads import bytes_of, reads_of
-from streamproxy.formats.events import LineInspector
 from streamproxy.formats.ndjson import LineCounter
+from tests.unit.formats.seen import Lines
 
 DICTIONARY = (b'{"a":1}\n', b"\n", b"\r\n", b" ", b"\t")
-
-
-class Listener(LineInspector):
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard: list[bytes] = []
-
-    def on_line(self, line: bytes) -> None:
-        self.heard.append(line)
 
 
 def check(data: bytes) -> None:
@@ -23,7 +14,7 @@ def check(data: bytes) -> None:
     rest = lines[-1]
     heard = [line for line in lines if line and not line.isspace()]
     for reads in ([data], reads_of(data), bytes_of(data)):
-        counter, listener = LineCounter(), Listener()
+        counter, listener = LineCounter(), Lines()
         for read in reads:
             counter.feed(read)
             listener.feed(read)
@@ -34,4 +25,4 @@ def check(data: bytes) -> None:
         counter.finish()
         listener.finish()
         assert counter.events == listener.events == data.count(b"\n") + bool(rest)
-        assert listener.heard == heard
+        assert listener.seen == heard

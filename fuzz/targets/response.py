@@ -31,6 +31,8 @@ class Response(NamedTuple):
     head_size: int
 
 
+_FRAMING = (b"content-length", b"transfer-encoding")
+_SPACED_SIZE = re.compile(rb"[0-9A-Fa-f][\t ]+;")
 _PHRASE = re.compile(rb"(?m)^(HTTP/1\.[01] [0-9]{3} )[^\r\n]*\r")
 
 
@@ -87,6 +89,10 @@ def compare(ours: Response, data: bytes, method: str) -> None:
         try:
             event = connection.next_event()
         except h11.RemoteProtocolError:
+            if any(name in _FRAMING for name, _ in ours.trailers):
+                return  # h11 reads these as if they framed the body; we pass none of them on
+            if _SPACED_SIZE.search(data):
+                return  # h11 takes no white space before a chunk's extension, which RFC 9112 section 7.1.1 allows
             assert ours.end == "refused", ours
             assert head is not None
             break

@@ -6,8 +6,8 @@ import re
 
 from fuzz.reads import bytes_of, reads_of
 from streamproxy.formats.bom import BomFilter
-from streamproxy.formats.events import EventInspector
 from streamproxy.formats.sse import SseTracker, blocks_of
+from tests.unit.formats.seen import Events
 
 DICTIONARY = (
     b"data: ",
@@ -61,20 +61,11 @@ class Reading:
         self.saw_id = self.saw_id or name == b"id"
 
 
-class Listener(EventInspector):
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard: list[bytes] = []
-
-    def on_event(self, data: bytes) -> None:
-        self.heard.append(data)
-
-
 def check(data: bytes) -> None:
     expected = Reading(data)
     heard = expected.events + ([expected.unfinished] if expected.unfinished is not None else [])
     for reads in ([data], reads_of(data), bytes_of(data)):
-        tracker, listener, deaf = SseTracker(), Listener(), Listener()
+        tracker, listener, deaf = SseTracker(), Events(), Events()
         deaf.deafen()
         for read in reads:
             for one in (tracker, listener, deaf):
@@ -85,7 +76,7 @@ def check(data: bytes) -> None:
             assert one.saw_id == expected.saw_id, reads
             assert one.between_events == between, reads
         listener.finish()
-        assert listener.heard == heard, (reads, listener.heard, heard)
+        assert listener.seen == heard, (reads, listener.seen, heard)
     if len(data) <= _LONGEST_TRIED:
         check_places(data)
     check_mark(data)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from streamproxy.config.model import Config
-from streamproxy.config.values import Address
+from streamproxy.config.values import Address, host_and_port
 
 _COUNTED = ("max_streams", "max_streams_per_client", "queue")
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -42,8 +41,7 @@ def _own_listeners(config: Config) -> Iterator[str]:
         for endpoint in upstream.endpoints:
             if endpoint.socket is not None:
                 continue
-            url = urlsplit(endpoint.url)
-            host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+            host, port = host_and_port(endpoint.url)
             for key, addresses in sections:
                 if any(_reaches(host, port, address) for address in addresses):
                     yield f"upstreams.{name}: {endpoint.url} is this proxy itself ({key}): give the backend's address"

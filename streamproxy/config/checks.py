@@ -15,7 +15,7 @@ from streamproxy.config.certificates import unusable_authorities, unusable_pair
 from streamproxy.config.document import Document, Finding
 from streamproxy.config.fields import field_at, is_default
 from streamproxy.config.model import Admin, Config, Route, Server, default_name
-from streamproxy.config.principals import nobodies, unnamed_clients
+from streamproxy.config.principals import ONE_OF_SEVERAL, nobodies, unnamed_clients
 from streamproxy.config.redact import Path
 from streamproxy.config.references import why_unreadable
 from streamproxy.config.units import is_off
@@ -70,8 +70,7 @@ def find(document: Document) -> Iterator[Finding]:
 def _unknown_upstreams(document: Document) -> Iterator[Finding]:
     upstreams = document.get(("upstreams",))
     names = list(upstreams) if isinstance(upstreams, dict) else []
-    keys = ("upstream", "upstream.*.name", "upstream.shares.*.name", "fallback", "fallback.*", "mirror.upstream")
-    for path in (path for key in keys for path in document.match(("routes", "*", *key.split(".")))):
+    for path in document.in_routes("upstream", *ONE_OF_SEVERAL, "mirror.upstream"):
         name = document.get(path)
         if isinstance(name, str) and "://" not in name and name not in names:
             advice = suggest(name, names, otherwise="a URL begins with http://, and the upstreams are:")
@@ -148,8 +147,7 @@ def _redis_upstreams(document: Document) -> Iterator[Finding]:
 
 def _redis_beside_others(document: Document) -> Iterator[Finding]:
     """Events from Redis are all that a route has: they are neither shared out nor fallen back to."""
-    keys = ("upstream.*.name", "upstream.shares.*.name", "fallback", "fallback.*", "mirror.upstream")
-    for path in (path for key in keys for path in document.match(("routes", "*", *key.split(".")))):
+    for path in document.in_routes(*ONE_OF_SEVERAL, "mirror.upstream"):
         name = document.get(path)
         if isinstance(name, str) and not is_off(document.get(("upstreams", name, "redis"))):
             yield Finding(path, "is an upstream of events from Redis, which has to be the only one of its route")
@@ -158,8 +156,8 @@ def _redis_beside_others(document: Document) -> Iterator[Finding]:
 def _double_names(document: Document) -> Iterator[Finding]:
     first: dict[object, int] = {}
     for path in document.match(("routes", "*")):
-        route = document.get(path)
-        if not isinstance(route, dict):
+        route, place = document.get(path), path[-1]
+        if not isinstance(route, dict) or not isinstance(place, int):  # routes that are a mapping have no place
             continue
         name = route.get("name") or default_name(route)
         if not isinstance(name, str):
@@ -172,7 +170,7 @@ def _double_names(document: Document) -> Iterator[Finding]:
                 (*path, "name" if given else "path"), f"is the name of the route on line {line} already{advice}"
             )
         else:
-            first[name] = int(path[-1])
+            first[name] = place
 
 
 def _valid_route(raw: object) -> Route | None:

@@ -88,6 +88,11 @@ class Document:
             paths = [(*path, part) for path in paths for part in _parts(self.get(path)) if want in ("*", part)]
         yield from paths
 
+    def in_routes(self, *keys: str) -> Iterator[Path]:
+        """Yields the paths of keys of any route, one key after the other; a key is dotted, with ``*`` as in `match`."""
+        for key in keys:
+            yield from self.match(("routes", "*", *key.split(".")))
+
     def file(self, path: Path) -> str | None:
         """Returns the path of the file that a key names, or None."""
         value = self.get(path)

@@ -17,7 +17,7 @@ def _line(pattern: str) -> re.Pattern[str]:
     return re.compile("^" + pattern, re.MULTILINE)
 
 
-# Each is a line that its own format has and that no YAML configuration of ours begins with.
+# Each is a line of one format. A broken file of ours may contain it too, inside of text.
 _TEXTS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
     ("an nginx configuration", _line(r"\s*((server|http|events|location\b[^{;]*|upstream\s+\S+)\s*\{|proxy_pass\s)")),
     ("a Caddyfile", _line(r"\s*(reverse_proxy|handle|handle_path|encode)\b")),
@@ -34,23 +34,12 @@ _KEYS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
 )
 
 _IDLE: Final = "the limit between two reads is timeouts.idle, the wait for the response head timeouts.first_byte"
-_NOTHING_BUFFERS: Final = "nothing is buffered here, so there is nothing to switch off"
 _OF_A_ROUTE: Final = "it belongs to a route"
-_LISTEN: Final = "write server: {listen: 127.0.0.1:8080}"
-_ENDPOINTS: Final = "write endpoints: [http://host:port]"
-_UPSTREAM: Final = "write upstream: http://host:port, or the name of an upstream"
-_SET_REQUEST: Final = "write request_headers: {set: {Name: value}}"
-_SET_RESPONSE: Final = "write response_headers: {set: {Name: value}}"
-_STRIP: Final = "write rewrite: {strip_prefix: /prefix}"
-_RETRY: Final = "write retry: {attempts: 3}"
-_HEALTH: Final = "write health: {path: /health}"
-_OUTLIER: Final = "write outlier: {consecutive_failures: 5, eject_for: 30s}"
-_TLS: Final = "write tls: {cert: FILE, key: FILE}"
 
 # By section, in which entries of lists and names of upstreams are left out: what to write instead of a key.
 _FAMILIAR: Final[dict[str, dict[str, str]]] = {
     "": {
-        **dict.fromkeys(("listen", "port", "bind", "host"), _LISTEN),
+        **dict.fromkeys(("listen", "port", "bind", "host"), "write server: {listen: 127.0.0.1:8080}"),
         **dict.fromkeys(
             ("limits", "auth", "cors", "protocol", "keepalive", "timeouts", "retry", "resume"), _OF_A_ROUTE
         ),
@@ -61,16 +50,25 @@ _FAMILIAR: Final[dict[str, dict[str, str]]] = {
     },
     "server": {
         **dict.fromkeys(("port", "host", "bind"), "write listen: 127.0.0.1:8080"),
-        **dict.fromkeys(("ssl_certificate", "ssl_certificate_key", "cert", "key", "certfile", "keyfile"), _TLS),
+        **dict.fromkeys(
+            ("ssl_certificate", "ssl_certificate_key", "cert", "key", "certfile", "keyfile"),
+            "write tls: {cert: FILE, key: FILE}",
+        ),
         "worker_processes": "write workers: 2",
         "client_max_body_size": "write limits: {max_request_body: 20MiB} at the route",
         "access_log": "write log: {access: on}",
     },
     "upstreams": {
-        **dict.fromkeys(("servers", "server", "hosts", "url", "urls", "address", "endpoint", "targets"), _ENDPOINTS),
+        **dict.fromkeys(
+            ("servers", "server", "hosts", "url", "urls", "address", "endpoint", "targets"),
+            "write endpoints: [http://host:port]",
+        ),
         **dict.fromkeys(("lb_policy", "load_balancing", "policy"), "write balance: least_streams"),
-        **dict.fromkeys(("max_fails", "fail_timeout", "outlier_detection"), _OUTLIER),
-        **dict.fromkeys(("health_check", "health_checks", "healthcheck"), _HEALTH),
+        **dict.fromkeys(
+            ("max_fails", "fail_timeout", "outlier_detection"),
+            "write outlier: {consecutive_failures: 5, eject_for: 30s}",
+        ),
+        **dict.fromkeys(("health_check", "health_checks", "healthcheck"), "write health: {path: /health}"),
         "max_connections": "write connections: {max: 1000}",
         "keepalive": "write connections: {max_idle: 100, idle_timeout: 30s}",
         "timeouts": _OF_A_ROUTE,
@@ -78,15 +76,21 @@ _FAMILIAR: Final[dict[str, dict[str, str]]] = {
         "api_key": 'write request_headers: {set: {Authorization: "Bearer ${NAME}"}}',
     },
     "routes": {
-        **dict.fromkeys(("proxy_pass", "reverse_proxy", "backend", "cluster", "target", "url", "endpoints"), _UPSTREAM),
+        **dict.fromkeys(
+            ("proxy_pass", "reverse_proxy", "backend", "cluster", "target", "url", "endpoints"),
+            "write upstream: http://host:port, or the name of an upstream",
+        ),
         **dict.fromkeys(("location", "prefix", "match"), "write path: /v1/* for a prefix, path: /v1 for one path"),
         **dict.fromkeys(("proxy_read_timeout", "read_timeout", "stream_idle_timeout"), _IDLE),
         **dict.fromkeys(("timeout", "request_timeout"), "write timeouts: {first_byte: 60s, idle: 5m, total: off}"),
-        **dict.fromkeys(("proxy_buffering", "buffering", "flush_interval"), _NOTHING_BUFFERS),
-        **dict.fromkeys(("proxy_set_header", "header_up"), _SET_REQUEST),
-        **dict.fromkeys(("add_header", "header_down"), _SET_RESPONSE),
-        **dict.fromkeys(("strip_prefix", "prefix_rewrite"), _STRIP),
-        **dict.fromkeys(("retries", "max_retries"), _RETRY),
+        **dict.fromkeys(
+            ("proxy_buffering", "buffering", "flush_interval"),
+            "nothing is buffered here, so there is nothing to switch off",
+        ),
+        **dict.fromkeys(("proxy_set_header", "header_up"), "write request_headers: {set: {Name: value}}"),
+        **dict.fromkeys(("add_header", "header_down"), "write response_headers: {set: {Name: value}}"),
+        **dict.fromkeys(("strip_prefix", "prefix_rewrite"), "write rewrite: {strip_prefix: /prefix}"),
+        **dict.fromkeys(("retries", "max_retries"), "write retry: {attempts: 3}"),
         **dict.fromkeys(("token", "tokens", "bearer"), 'write auth: {bearer: {tokens: ["${NAME}"]}}'),
         **dict.fromkeys(("health", "balance", "outlier", "tls", "load"), "it belongs to an entry of upstreams"),
         "proxy_connect_timeout": "write timeouts: {connect: 5s}",
@@ -108,20 +112,24 @@ _FAMILIAR: Final[dict[str, dict[str, str]]] = {
 }
 
 
+_OURS: Final = _line(r"routes\s*:")
 _NO_SPACE: Final = re.compile(r"^\s*(?:- )?[a-z_]+:[^\s/]|^\s*(?:- )?[a-z_]+:/(?!/)")
 _UNQUOTED: Final = re.compile(r"[:\-\[{,]\s+([*@`%&!])")
 
 
-def recognised(text: str) -> str | None:
-    """Returns what a text is that is not YAML, or no mapping: "an nginx configuration", or None."""
-    return next((name for name, line in _TEXTS if line.search(text)), None)
+def recognised(data: object, text: str) -> str | None:
+    """Returns what a file is that is not ours: "an nginx configuration", or None. Ours always has ``routes``.
 
-
-def recognised_keys(keys: object) -> str | None:
-    """Returns what a mapping is, by its first level of keys, or None. Ours always has ``routes``."""
-    if not isinstance(keys, dict) or "routes" in keys:
+    ``data`` is what was read of its ``text``. A mapping is recognised by its keys, anything else by its lines: a text
+    with the key ``routes`` is ours, though it cannot be parsed.
+    """
+    if not isinstance(data, dict):
+        if _OURS.search(text):
+            return None
+        return next((name for name, line in _TEXTS if line.search(text)), None)
+    if "routes" in data:
         return None
-    return next((name for name, known in _KEYS if known & keys.keys()), None)
+    return next((name for name, known in _KEYS if known & data.keys()), None)
 
 
 def familiar(path: Path) -> str | None:

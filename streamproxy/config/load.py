@@ -7,7 +7,6 @@ earlier stage reported is not reported again by a later one.
 
 from __future__ import annotations
 
-import errno
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,10 +18,11 @@ from pydantic_core import ErrorDetails
 from streamproxy.config import checks
 from streamproxy.config.document import Document, Finding, read
 from streamproxy.config.fields import field_at, keys_of, model_at
-from streamproxy.config.foreign import MIGRATING, familiar, recognised, recognised_keys
+from streamproxy.config.foreign import MIGRATING, familiar, recognised
 from streamproxy.config.model import Config, default_name
 from streamproxy.config.redact import Path, is_secret
 from streamproxy.config.references import References
+from streamproxy.config.units import is_on
 from streamproxy.errors import ConfigError, Problem
 
 # A message repeats a value only if it looks as harmless as a duration, a name or an address.
@@ -55,8 +55,7 @@ def load_config(
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        advice = "; name the file with -c or in $STREAMPROXY_CONFIG" if error.errno == errno.ENOENT else ""
-        raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {error.strerror}{advice}")]) from None
+        raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError:
         raise ConfigError([Problem(str(path), 1, 1, "", "cannot be read: it is not UTF-8 text")]) from None
     return parse_config(text, name=str(path), environ=environ, examine=examine)
@@ -70,10 +69,9 @@ def parse_config(
     Raises ConfigError with every problem of the text.
     """
     document = read(text, References(environ or {}))
-    other = recognised_keys(document.data) if isinstance(document.data, dict) else recognised(text)
-    if other is not None:
-        document.findings[:] = [Finding((), f"this is {other}; {MIGRATING}")]
-    if other is not None or not isinstance(document.data, dict):
+    if (other := recognised(document.data, text)) is not None:
+        raise ConfigError([_problem(Finding((), f"this is {other}; {MIGRATING}"), document, name)])
+    if not isinstance(document.data, dict):
         found = document.findings or [_no_mapping(document)]
         raise ConfigError(_problem(finding, document, name) for finding in found)
     _name_routes(document)
@@ -141,19 +139,18 @@ def _model_findings(error: ValidationError, document: Document) -> Iterator[Find
 
 def _defaults(value: object, path: Path) -> str:
     """Returns the end of a message about ``on`` in the place of a section, if the section needs no keys."""
-    model = model_at(Config, path) if isinstance(value, str) and value.lower() in ("on", "true", "yes") else None
+    model = model_at(Config, path) if is_on(value) else None
     if model is None or any(field.is_required() for field in model.model_fields.values()):
         return ""
     return "; {} switches it on with its defaults"
 
 
 def _unknown_key(location: Path) -> str:
-    model = model_at(Config, location[:-1])
-    known = keys_of(model) if model is not None else {}
-    name = str(location[-1])
     if (instead := familiar(location)) is not None:
         return f"unknown key; {instead}"
-    return f"unknown key; {checks.suggest(name, known, otherwise='the keys here are:')}"
+    model = model_at(Config, location[:-1])
+    known = keys_of(model) if model is not None else {}
+    return f"unknown key; {checks.suggest(str(location[-1]), known, otherwise='the keys here are:')}"
 
 
 def _message(details: ErrorDetails, path: Path = ()) -> str:

@@ -9,7 +9,8 @@ from streamproxy.config.redact import Path
 from streamproxy.config.references import has_bare_lines
 from streamproxy.config.units import is_off
 
-_USES = ("upstream", "upstream.*.name", "upstream.shares.*.name", "fallback", "fallback.*")
+# Keys of a route that name one of the upstreams which its requests may go to.
+ONE_OF_SEVERAL = ("upstream.*.name", "upstream.shares.*.name", "fallback", "fallback.*")
 
 
 def nobodies(document: Document) -> Iterator[Finding]:
@@ -18,13 +19,10 @@ def nobodies(document: Document) -> Iterator[Finding]:
         if document.get(path) == "principal" and not _authenticates(document, path[:2]):
             yield Finding(path, "is nobody without auth on the route: set auth, or take client_ip or header:NAME")
     for path in document.match(("upstreams", "*", "balance", "hash")):
-        users = [
-            use
-            for key in _USES
-            for use in document.match(("routes", "*", *key.split(".")))
-            if document.get(use) == path[1]
-        ]
-        if document.get(path) == "principal" and not any(_authenticates(document, use[:2]) for use in users):
+        if document.get(path) != "principal":
+            continue
+        uses = (use for use in document.in_routes("upstream", *ONE_OF_SEVERAL) if document.get(use) == path[1])
+        if not any(_authenticates(document, use[:2]) for use in uses):
             yield Finding(path, "is nobody, since no route to this upstream has auth: set auth on one")
 
 
@@ -34,7 +32,7 @@ def _authenticates(document: Document, route: Path) -> bool:
 
 def unnamed_clients(document: Document, route: Path) -> Iterator[Finding]:
     """``{principal}`` is replaced with the name of a token and never with the token, so each token needs a name."""
-    if is_off(document.get((*route, "auth"))):
+    if not _authenticates(document, route):
         yield Finding((*route, "upstream"), "has {principal} in its channel, which is nobody without auth on the route")
     for path in document.match(("routes", "*", "auth", "bearer", "tokens", "*")):
         token = document.get(path) if path[: len(route)] == route else None

@@ -44,6 +44,11 @@ def is_off(value: object) -> bool:
     return value is None or value is False or (isinstance(value, str) and value.lower() in _OFF)
 
 
+def is_on(value: object) -> bool:
+    """Whether a value means ``on``, in any of its YAML 1.1 spellings."""
+    return value is True or (isinstance(value, str) and value.lower() in _ON)
+
+
 def _text_of_number(value: object, problem: str) -> str:
     if isinstance(value, str):
         return value
@@ -78,7 +83,7 @@ def size(value: object) -> int:
 
 def switch(value: object) -> bool:
     """Returns True for ``on`` and False for ``off``. Raises ValueError."""
-    if value is True or (isinstance(value, str) and value.lower() in _ON):
+    if is_on(value):
         return True
     if value is not None and is_off(value):
         return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
 
 from streamproxy.client.base import ChunkSource
 from streamproxy.dialects.base import Dialect
@@ -13,29 +12,10 @@ from streamproxy.exchange.exchange import Exchange
 from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.limit import feed_within
 from streamproxy.origins.base import OriginResponse
+from streamproxy.store.base import Recipient
 from streamproxy.wire.media import media_type
 
 logger = logging.getLogger("streamproxy.origins")
-
-
-class Recipient(Protocol):
-    """What the bytes are for. `append` and `end` neither wait nor raise."""
-
-    def append(self, chunk: bytes, framed: bytes = b"") -> None:
-        """Take a chunk; ``framed`` is the same in HTTP/1.1's chunked framing, where it came like that."""
-        ...
-
-    def end(self, fault: ExchangeError | None) -> None:
-        """There is no more, in good order (None) or not. Only the first call counts."""
-        ...
-
-    def has_room(self, limit: int) -> bool:
-        """Whether it takes more, where no client may be ``limit`` bytes behind."""
-        ...
-
-    async def room(self, limit: int) -> None:
-        """Wait until it does."""
-        ...
 
 
 class Reader:
@@ -139,6 +119,5 @@ def judge_of(response: OriginResponse, dialect: Dialect, counts: bool = False) -
     """What judges a response: it knows the end marker of the route's API, and ``counts`` events; None for neither."""
     if not dialect.reads_answers and not counts:
         return None
-    noted = response.fields.noted
-    media = media_type(noted.get(b"content-type", b""))
-    return dialect.inspector(response.status, media, b"content-length" in noted)
+    fields = response.fields
+    return dialect.inspector(response.status, media_type(fields.noted.get(b"content-type", b"")), fields.told_length)

@@ -206,12 +206,16 @@ class ReconnectedBody(ChunkSource):
         """Let go of the answer that is being read."""
         broken, self._broken = self._broken, None
         response, self._response = self._response, None
+        failure: BaseException | None = None
         try:
             if broken is not None:
                 await broken.aclose(self._fault)
-        finally:
-            if response is not None:
-                await response.aclose(fault)
+        except BaseException as error:
+            failure = error
+        if response is not None:
+            await response.aclose(fault)
+        if failure is not None:
+            raise failure
 
     def _take(self, chunk: bytes, framed: bytes) -> bool:
         whole = self._whole_events(chunk)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote_to_bytes
 
 from streamproxy.errors import LimitReached, MethodRefused
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.timer import HEAD
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.store.body import StoredBody
+from streamproxy.store.cursor import last_event_ids
 from streamproxy.store.events import ChannelRequest, ChannelTemplate
-from streamproxy.wire.headers import Headers, ResponseFields, first
+from streamproxy.wire.headers import ResponseFields
 
 if TYPE_CHECKING:
     from streamproxy.store.redis_events import RedisEvents  # which needs the extra
@@ -59,7 +59,9 @@ class EventsOrigin(Origin):
             raise LimitReached("Too many clients read events", retry_after=5.0)
         call.exchange.phase = "head"
         call.timer.waits_for(HEAD, call.exchange.started_at)
-        last_id = _last_event_id(downstream.headers, downstream.target.query) if plan.resumes else b""
+        last_id = b""
+        if plan.resumes:
+            last_id = next(last_event_ids(downstream.headers, downstream.target.query), b"")
         return EventsResponse(await events.subscribe(channel, plan.buffer, last_id))
 
     def channel(self, call: Call) -> bytes:
@@ -71,12 +73,3 @@ class EventsOrigin(Origin):
         principal = call.exchange.principal.removeprefix("token:")
         request = ChannelRequest(principal, target.path, target.query or b"", call.downstream.headers)
         return self._plan.channel.expand(request)
-
-
-def _last_event_id(headers: Headers, query: bytes | None) -> bytes:
-    """In ``Last-Event-ID``, else in the query's ``last_event_id``; empty without."""
-    value = first(headers, b"last-event-id")
-    if value is None and query:
-        pairs = (pair.partition(b"=") for pair in query.split(b"&"))
-        value = next((unquote_to_bytes(text) for name, _, text in pairs if name == b"last_event_id"), None)
-    return value or b""

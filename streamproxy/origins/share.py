@@ -21,7 +21,7 @@ from streamproxy.origins.base import Origin, OriginResponse, is_event_stream
 from streamproxy.origins.owner import owner_of
 from streamproxy.origins.reader import Reader, judge_of
 from streamproxy.origins.shared_stream import CURSOR, SharedBody, SharedInspector, SharedStream, SharePlan
-from streamproxy.store.cursor import cursor_of
+from streamproxy.store.cursor import cursor_of, storage_key
 from streamproxy.wire.headers import Headers, ResponseFields, first
 
 
@@ -47,11 +47,15 @@ class OpenedResponse(OriginResponse):
         return None if sees_more else SharedInspector(self._body, self._stream.tracker)
 
     async def aclose(self, fault: BaseException | None) -> None:
+        failure: BaseException | None = None
         try:
             await self._reader.stop(fault)
-        finally:
-            self._body.close()
-            await self._inner.aclose(fault)
+        except BaseException as error:
+            failure = error
+        self._body.close()
+        await self._inner.aclose(fault)
+        if failure is not None:
+            raise failure
 
 
 class JoinedResponse(OriginResponse):
@@ -118,7 +122,7 @@ class ShareOrigin(Origin):
                 raise
             if not stream.ended:
                 self._plan.clients[self._plan.route] += 1
-                call.exchange.stream = stream.cursor.decode()
+                call.exchange.stream = storage_key(stream.cursor.decode()) if stream.cursor else ""
                 return JoinedResponse(stream)
             stream.left()
             if not stream.opened and stream.fault is None:
@@ -131,16 +135,16 @@ class ShareOrigin(Origin):
     async def _begin(self, call: Call, key: Hashable) -> OriginResponse:
         stream = SharedStream(self._plan, call.exchange, lambda stream: self._forget(key, stream))
         self._streams[key] = stream
-        response = None
         self._opening.add(call)
         try:
             response = await self._inner.open(call)
-        finally:
+        except BaseException:
+            # The next of those who wait opens it, and gets its own error if there is one.
             self._opening.discard(call)
-            if response is None:
-                # The next of those who wait opens it, and gets its own error if there is one.
-                stream.fault = ResponseIncomplete()
-                stream.give_up()
+            stream.fault = ResponseIncomplete()
+            stream.give_up()
+            raise
+        self._opening.discard(call)
         if not _can_be_shared(response):
             stream.give_up()
             return response

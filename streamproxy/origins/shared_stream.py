@@ -25,6 +25,7 @@ from streamproxy.exchange.exchange import Exchange
 from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.sse import SseTracker
 from streamproxy.origins.base import OriginResponse
+from streamproxy.store.base import Recipient
 from streamproxy.store.body import QueuedBody
 from streamproxy.wire.chunked import chunk_parts
 from streamproxy.wire.headers import Headers
@@ -126,7 +127,7 @@ class SharedBody(QueuedBody):
         self._stream.leave(self)
 
 
-class SharedStream:
+class SharedStream(Recipient):
     """One upstream stream and its clients."""
 
     __slots__ = (

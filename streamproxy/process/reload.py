@@ -188,7 +188,7 @@ class Reloading:
 
     def _on_signal(self) -> None:
         if len(self._asked) > 1:
-            return  # one may have begun; the other will read what the file says by then
+            return  # one may have begun; another one will read the later content
         task = asyncio.get_running_loop().create_task(self._reloader.reload())
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
@@ -197,7 +197,7 @@ class Reloading:
         """Disables reloads and cancels one in progress. Does nothing before `begin`."""
         if self._following is None:
             return
-        # A process that ends does not change any more; a SIGHUP must not kill it.
+        # A process that is ending does not reload, but SIGHUP must not kill it.
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
         self._control.reloader = _too_late
         self._over.set()

@@ -201,4 +201,4 @@ def _reap_orphans(fleet: Fleet) -> None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(reap)
 
-    signal.signal(signal.SIGCHLD, on_signal)  # not by the loop: uvloop keeps this signal for itself
+    signal.signal(signal.SIGCHLD, on_signal)  # not by the loop, because uvloop reserves this signal

@@ -24,7 +24,7 @@ from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ClientError, ExchangeError, UpstreamReportedError
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.date import http_date
-from streamproxy.exchange.timer import FOREVER
+from streamproxy.exchange.timer import CHUNK, FOREVER
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.origins.base import Origin, OriginResponse, is_event_stream
 from streamproxy.wire.headers import NO_EDIT, Edit, ResponseFields
@@ -167,6 +167,7 @@ class EarlyHead:
         status = response.status
         if status < 400:
             return UpstreamReportedError("The upstream answered with something else than a stream of events")
+        self._call.timer.waits_for(CHUNK, monotonic())
         payload = await _beginning(response) if response.fields.plain else b""
         return UpstreamReportedError(f"The upstream answered with status {status}", payload=payload)
 

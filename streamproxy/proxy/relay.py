@@ -131,7 +131,7 @@ class Relay:
         exchange.streaming = True
         if fields.plain:
             shared = self._response.inspector()
-            inspector = dialect.inspector(status, media, has_length) if shared is None else shared
+            inspector = dialect.inspector(status, media, fields.told_length) if shared is None else shared
             self._inspector = exchange.inspector = inspector
             self._events = media == EVENT_STREAM
             if plan.keepalive is not None and status == 200 and not has_length and self._may_keep_alive():

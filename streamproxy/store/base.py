@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from streamproxy.errors import ExchangeError
+from streamproxy.errors import ExchangeError, LimitReached
 from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import Cursor
 from streamproxy.store.segments import Format
+from streamproxy.subclassing import mypyc_attr
 
 REMEMBERED = 3600.0  # seconds for which the name of a stream is known after the stream is gone
+READERS = 1000  # how many clients may read one stream by a cursor at once, in each process
 PATIENCE = 2.0  # seconds for which a place is waited for that a live stream has not reached
 
 # Why a stream is to end: its owner's DELETE, or no client for as long as `grace`.
@@ -32,6 +34,12 @@ class StoreSettings(NamedTuple):
     grace: float = 30.0
 
 
+def check_readers(count: int) -> None:
+    """Raise LimitReached if so many clients of one stream are all that may be."""
+    if count >= READERS:
+        raise LimitReached("Too many clients read this stream", retry_after=5.0)
+
+
 class StreamHead(NamedTuple):
     """What is kept of the response beside its body. ``owner`` are the parts of `owner_digest`."""
 
@@ -40,20 +48,14 @@ class StreamHead(NamedTuple):
     format: Format
 
 
-class KeptStream:
-    """A stream that this process reads from its upstream. ``name`` is the STREAM of its cursors."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Recipient:
+    """What the bytes of an upstream are for: one or more clients, and what is kept. Nothing but `room` waits."""
 
     __slots__ = ()
 
-    name: str
-
-    @property
-    def events(self) -> int:
-        """How many events have come so far."""
-        raise NotImplementedError
-
     def append(self, chunk: bytes, framed: bytes = b"") -> None:
-        """Keep a chunk and hand it to the clients. Never raises, never waits.
+        """Take a chunk, and hand it to the clients. Never raises.
 
         ``framed`` is the same in HTTP/1.1's chunked framing, where it came like that.
         """
@@ -61,10 +63,6 @@ class KeptStream:
 
     def end(self, fault: ExchangeError | None) -> None:
         """The upstream has ended: in good order (None), or cut. Only the first call counts."""
-        raise NotImplementedError
-
-    def read(self, cursor: Cursor, ids: bool = False) -> StoredBody:
-        """The body from a place on, for one client; with ``ids`` written into it. Raises StreamGone."""
         raise NotImplementedError
 
     def has_room(self, limit: int) -> bool:
@@ -76,6 +74,24 @@ class KeptStream:
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class KeptStream(Recipient):
+    """A stream that this process reads from its upstream. ``name`` is the STREAM of its cursors."""
+
+    __slots__ = ()
+
+    name: str
+
+    @property
+    def events(self) -> int:
+        """How many events have come so far."""
+        raise NotImplementedError
+
+    def read(self, cursor: Cursor, ids: bool = False) -> StoredBody:
+        """The body from a place on, for one client; with ``ids`` written into it. Raises StreamGone."""
+        raise NotImplementedError
+
+
 class Replay(NamedTuple):
     """The answer to a cursor. ``body`` is None when the stream is complete and nothing comes after the cursor."""
 
@@ -84,6 +100,7 @@ class Replay(NamedTuple):
     live: bool
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class StreamStore:
     """Where a route's streams are kept."""
 
@@ -103,7 +120,8 @@ class StreamStore:
     async def find(self, cursor: Cursor, owner: Sequence[bytes], ids: bool = False) -> Replay:
         """What a client gets that comes back. Waits for a place that a live stream has not reached, PATIENCE at most.
 
-        Raises StreamUnknown for a stream that never was or is another's, StreamGone for a place that is not kept.
+        Raises StreamUnknown for a stream that never was or is another's, StreamGone for a place that is not kept,
+        LimitReached when READERS clients read it.
         """
         raise NotImplementedError
 

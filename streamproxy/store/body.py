@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import Awaitable
 
 from streamproxy.client.base import ChunkSource, Sink
+from streamproxy.subclassing import mypyc_attr
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class StoredBody(ChunkSource):
     """The bytes of a stream from one place on, for one client. Must be closed.
 
@@ -60,6 +62,7 @@ class StoredBody(ChunkSource):
         raise NotImplementedError
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class QueuedBody(StoredBody):
     """A body whose chunks wait in memory until they are asked for; ``held`` is how many bytes do."""
 

@@ -1,13 +1,18 @@
-"""The stores of all routes, kept over reloads: a cursor is good in the next configuration too."""
+"""What all routes keep in stores, count in Redis and read from there: made once, and kept over reloads.
+
+A connection stays as long as the configuration in force has a use for it. What a reload leaves without a use is closed
+by `close_unused`, which is called when nothing runs any more that began under an earlier configuration.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
-from streamproxy.config.model import RedisSource, Resume
+from streamproxy.config.model import Config, RedisSource, Resume
 from streamproxy.errors import StreamproxyError
 from streamproxy.store.base import StoreSettings, StreamStore
 from streamproxy.store.limits import Bucket, Limiter, RequestLimiter, TokenLimiter
@@ -18,15 +23,53 @@ if TYPE_CHECKING:
     from streamproxy.store.redis_events import RedisEvents
     from streamproxy.store.redis_link import RedisLink
 
+K = TypeVar("K")
+V = TypeVar("V")
+SourceKey = tuple[str, str, str]  # URL, kind, and type of the events
+MEMORY = "memory"
+
+
+@contextmanager
+def _using_redis(what: str) -> Iterator[None]:
+    """Say of which key it is that Redis can't be used, and why: the library is an extra, or the URL is wrong."""
+    try:
+        yield
+    except ImportError:
+        raise StreamproxyError(f"{what} in Redis: install the extra, pip install 'streamproxy[redis]'") from None
+    except (ValueError, TypeError):  # whose text may have a part of the password
+        raise StreamproxyError(f"{what} in Redis: the URL can't be used") from None
+
+
+class _Connections(Generic[K, V]):
+    """What was made for each key, and whether it was started."""
+
+    def __init__(self) -> None:
+        self.made: dict[K, V] = {}
+        self._started: set[K] = set()
+
+    def started_now(self) -> list[V]:
+        """Those that were not started yet; they count as started from now on."""
+        new = [one for key, one in self.made.items() if key not in self._started]
+        self._started.update(self.made)
+        return new
+
+    def started(self) -> list[V]:
+        return [one for key, one in self.made.items() if key in self._started]
+
+    def take_unused(self, used: Set[K]) -> list[V]:
+        """Forget those that are not for one of these keys; returns them."""
+        unused = [key for key in self.made if key not in used]
+        self._started.difference_update(unused)
+        return [self.made.pop(key) for key in unused]
+
 
 class Stores:
-    """``on_error`` is called once for each failure of Redis."""
+    """Where streams are kept. ``on_error`` is called once for each failure of Redis."""
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         self._on_error = on_error
         self._stores: dict[tuple[str, str], StreamStore] = {}
-        self._hubs: dict[str, RedisHub] = {}
-        self._started: set[str] = set()
+        self._hubs: _Connections[str, RedisHub] = _Connections()
 
     def streams(self, route: str, resume: Resume) -> StreamStore:
         """The store of a route. Raises StreamproxyError if it can't be used."""
@@ -40,105 +83,115 @@ class Stores:
 
     async def start(self) -> None:
         """Connect to what is not connected yet. Returns after the first attempts, whatever comes of them."""
-        new = [url for url in self._hubs if url not in self._started]
-        self._started.update(new)
-        await asyncio.gather(*(self._hubs[url].start() for url in new))
+        await asyncio.gather(*(hub.start() for hub in self._hubs.started_now()))
+
+    async def close_unused(self, config: Config) -> None:
+        """Close what a configuration has no use for."""
+        used = {(route.name, route.resume.store) for route in config.routes if route.resume is not None}
+        unused = [self._stores.pop(key) for key in tuple(self._stores) if key not in used]
+        hubs = self._hubs.take_unused({where for _, where in used})
+        await _close(hubs)
+        await _close(unused)
 
     async def aclose(self) -> None:
         """Forget what is in memory, and bring to Redis what it has not yet."""
-        await asyncio.gather(*(hub.aclose() for hub in self._hubs.values()))
-        for store in self._stores.values():
-            await store.aclose()
+        await _close(self._hubs.made.values())
+        await _close(self._stores.values())
 
     def _make(self, where: str, settings: StoreSettings) -> StreamStore:
-        if where == "memory":
+        if where == MEMORY:
             return MemoryStore(settings)
-        try:
+        with _using_redis("resume"):
             from streamproxy.store.redis import RedisHub, RedisStore  # the library is an extra
-        except ImportError:
-            raise StreamproxyError("a store in Redis needs the extra: pip install 'streamproxy[redis]'") from None
-        hub = self._hubs.get(where)
-        if hub is None:
-            try:
-                hub = self._hubs[where] = RedisHub(where, self._on_error)
-            except (ValueError, TypeError):  # whose text may have a part of the password
-                raise StreamproxyError("the URL of the store can't be used") from None
-        return RedisStore(hub, settings)
+
+            hub = self._hubs.made.get(where)
+            if hub is None:
+                hub = self._hubs.made[where] = RedisHub(where, self._on_error)
+            return RedisStore(hub, settings)
 
 
 class Sources:
-    """The events of each Redis that an upstream names, one connection a process; kept over reloads."""
+    """The events of each Redis that an upstream names."""
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         self._on_error = on_error
-        self._sources: dict[tuple[str, str, str], RedisEvents] = {}
-        self._started: set[RedisEvents] = set()
+        self._sources: _Connections[SourceKey, RedisEvents] = _Connections()
 
     def of(self, redis: RedisSource) -> RedisEvents:
         """The events that an upstream names. Raises StreamproxyError if it can't be used."""
-        try:
-            from streamproxy.store.redis_events import PubSubEvents, StreamEvents  # the library is an extra
-        except ImportError:
-            raise StreamproxyError("events from Redis need the extra: pip install 'streamproxy[redis]'") from None
-        key = redis.url, redis.kind, redis.event or ""
-        source = self._sources.get(key)
+        key = _source_key(redis)
+        source = self._sources.made.get(key)
         if source is None:
-            try:
-                if redis.kind == "stream":
-                    source = StreamEvents(redis.url, self._on_error)
-                else:
-                    source = PubSubEvents(redis.url, self._on_error, (redis.event or "").encode())
-            except (ValueError, TypeError):  # whose text may have a part of the password
-                raise StreamproxyError("the URL of the Redis can't be used") from None
-            self._sources[key] = source
+            source = self._sources.made[key] = self._make(redis)
         return source
+
+    def _make(self, redis: RedisSource) -> RedisEvents:
+        with _using_redis("events"):
+            from streamproxy.store.redis_entries import StreamEvents  # the library is an extra
+            from streamproxy.store.redis_events import PubSubEvents
+
+            if redis.kind == "stream":
+                return StreamEvents(redis.url, self._on_error)
+            return PubSubEvents(redis.url, self._on_error, (redis.event or "").encode())
 
     def start(self) -> None:
         """Connect to what is not connected yet, and do not wait for it."""
-        for source in self._sources.values():
-            if source not in self._started:
-                self._started.add(source)
-                source.start()
+        for source in self._sources.started_now():
+            source.start()
+
+    async def close_unused(self, config: Config) -> None:
+        """Close what a configuration has no use for."""
+        used = {_source_key(upstream.redis) for upstream in config.upstreams.values() if upstream.redis is not None}
+        await _close(self._sources.take_unused(used))
 
     async def aclose(self) -> None:
         """Cut all clients and close the connections."""
-        await asyncio.gather(*(source.aclose() for source in self._sources.values() if source in self._started))
+        await _close(self._sources.started())
 
 
 class Limiters:
-    """Makes what counts the use of clients; one connection to each Redis, kept over reloads."""
+    """Makes what counts the use of clients, with one connection to each Redis."""
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         self._on_error = on_error
-        self._links: dict[str, RedisLink] = {}
-        self._started: set[str] = set()
+        self._links: _Connections[str, RedisLink] = _Connections()
 
     def make(self, where: str, name: str, kind: Literal["requests", "tokens"], bucket: Bucket) -> Limiter:
         """A limiter that counts in ``where``, memory or the URL of a Redis, with all others that have its name there.
 
         Raises StreamproxyError if the Redis can't be used.
         """
-        if where == "memory":
+        if where == MEMORY:
             return RequestLimiter(bucket) if kind == "requests" else TokenLimiter(bucket)
-        try:
+        with _using_redis("limits"):
             from streamproxy.store.redis_limits import SharedRequests, SharedTokens  # the library is an extra
             from streamproxy.store.redis_link import RedisLink
-        except ImportError:
-            raise StreamproxyError("limits in Redis need the extra: pip install 'streamproxy[redis]'") from None
-        link = self._links.get(where)
-        if link is None:
-            try:
-                link = self._links[where] = RedisLink(where, self._on_error)
-            except (ValueError, TypeError):  # whose text may have a part of the password
-                raise StreamproxyError("the URL of the store can't be used") from None
-        return (SharedRequests if kind == "requests" else SharedTokens)(link, name, bucket, monotonic)
+
+            link = self._links.made.get(where)
+            if link is None:
+                link = self._links.made[where] = RedisLink(where, self._on_error)
+            return (SharedRequests if kind == "requests" else SharedTokens)(link, name, bucket, monotonic)
 
     async def start(self) -> None:
         """Connect to what is not connected yet. Returns after the first attempts, whatever comes of them."""
-        new = [url for url in self._links if url not in self._started]
-        self._started.update(new)
-        await asyncio.gather(*(self._links[url].start() for url in new))
+        await asyncio.gather(*(link.start() for link in self._links.started_now()))
+
+    async def close_unused(self, config: Config) -> None:
+        """Close what a configuration has no use for."""
+        await _close(self._links.take_unused({route.limits.store for route in config.routes}))
 
     async def aclose(self) -> None:
         """Send what waits, and close the connections."""
-        await asyncio.gather(*(self._links[url].aclose() for url in self._started))
+        await _close(self._links.started())
+
+
+def _source_key(redis: RedisSource) -> SourceKey:
+    return redis.url, redis.kind, redis.event or ""
+
+
+class _Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+async def _close(all_of_them: Iterable[_Closable]) -> None:
+    await asyncio.gather(*(one.aclose() for one in all_of_them))

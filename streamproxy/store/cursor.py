@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -44,15 +44,22 @@ def parse_cursor(value: bytes) -> Cursor | None:
     return Cursor(match[1].decode(), int(match[2])) if match else None
 
 
-def cursor_of(headers: Headers, query: bytes | None) -> Cursor | None:
-    """The cursor of a request: in ``Last-Event-ID``, else in the query's ``last_event_id``; None if it has none."""
+def last_event_ids(headers: Headers, query: bytes | None) -> Iterator[bytes]:
+    """What a request says of where it was: its ``Last-Event-ID``, then the query's ``last_event_id``."""
     for name, value in headers:
-        if name == b"last-event-id" and (cursor := parse_cursor(value)) is not None:
-            return cursor
+        if name == b"last-event-id":
+            yield value
     if query and b"last_event_id=" in query:
         for pair in query.split(b"&"):
-            if pair.startswith(b"last_event_id=") and (cursor := parse_cursor(unquote_to_bytes(pair[14:]))) is not None:
-                return cursor
+            if pair.startswith(b"last_event_id="):
+                yield unquote_to_bytes(pair[14:])
+
+
+def cursor_of(headers: Headers, query: bytes | None) -> Cursor | None:
+    """The cursor of a request; None if it has none."""
+    for value in last_event_ids(headers, query):
+        if (cursor := parse_cursor(value)) is not None:
+            return cursor
     return None
 
 

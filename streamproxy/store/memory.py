@@ -26,12 +26,14 @@ from streamproxy.store.base import (
     StoreSettings,
     StreamHead,
     StreamStore,
+    check_readers,
 )
 from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import Cursor, new_stream, owner_digest
 from streamproxy.store.expiry import Expiry
 from streamproxy.store.ids import IdWriter
 from streamproxy.store.segments import PlaceGone, SegmentLog
+from streamproxy.subclassing import mypyc_attr
 
 _NAMES: Final = 16_384  # how many names of dropped streams are remembered
 _OVERHEAD: Final = 1024  # bytes that a finished stream counts for beside its own
@@ -101,6 +103,7 @@ class MemoryBody(StoredBody):
         self._stream.leave(self)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class MemoryStream(KeptStream):
     """One stream: its log, its clients, its end."""
 
@@ -267,6 +270,7 @@ class MemoryStore(StreamStore):
             await stream.reached(cursor.events, PATIENCE)
         if stream.ended and stream.fault is None and cursor.events == stream.events:
             return Replay(stream.content_type, None, live=False)
+        check_readers(len(stream.bodies))
         return Replay(stream.content_type, stream.read(cursor, ids), live=not stream.ended)
 
     async def own(self, cursor: Cursor, owner: Sequence[bytes]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from streamproxy.errors import DestinationUnavailable, StreamGone, StreamUnknown
-from streamproxy.store.base import PATIENCE, Replay, Stop, StoreSettings, StreamHead, StreamStore
+from streamproxy.store.base import PATIENCE, Replay, Stop, StoreSettings, StreamHead, StreamStore, check_readers
 from streamproxy.store.cursor import Cursor, owner_digest, storage_key
 from streamproxy.store.ids import IdWriter
 from streamproxy.store.memory import MemoryStore
@@ -122,6 +122,7 @@ class RedisStore(StreamStore):
         piece, last = found
         if last.end == COMPLETE and last.events == cursor.events:
             return Replay(meta.content_type, None, live=False)
+        check_readers(self._hub.feeds.readers(key))
         return Replay(meta.content_type, self._body(cursor, meta, piece, ids), live=not last.end)
 
     async def own(self, cursor: Cursor, owner: Sequence[bytes]) -> None:

@@ -7,11 +7,9 @@ client whose queue grows beyond what it may hold is cut, and holds up nobody.
 `PubSubEvents` subscribes to each channel once. A client is let in when Redis has confirmed that, so that it misses
 nothing that is published after its response has begun.
 
-`StreamEvents` waits in XREAD for all channels. Every client has the id of the entry that it was handed last, and is
-handed all after it. A new channel has to wake the connection that waits, which is done from another connection.
+When Redis goes, clients stay, and it is asked for again with backoff. What was published meanwhile is lost.
 
-When Redis goes, clients stay, and it is asked for again with backoff. What was published meanwhile is lost for pubsub.
-A stream goes on from the ids; a client that would miss entries which were trimmed meanwhile is cut.
+`streamproxy.store.redis_entries` is the same for the entries of Redis Streams.
 """
 
 from __future__ import annotations
@@ -20,33 +18,35 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from streamproxy.errors import DestinationUnavailable, ExchangeError, ResponseIncomplete, StreamGone
+from streamproxy.errors import DestinationUnavailable, ExchangeError, ResponseIncomplete
 from streamproxy.store.body import QueuedBody
-from streamproxy.store.events import EntryId, parse_entry_id, render_entry, render_event
-from streamproxy.store.redis_link import IDLE, TIMEOUT, RedisLink, StoreDown, Word, connect, encode
+from streamproxy.store.events import EntryId, render_event
+from streamproxy.store.redis_link import TIMEOUT, connect, encode
 from streamproxy.wire.chunked import chunk_parts
 
 logger = logging.getLogger("streamproxy")
 
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-_COUNT: Final = 100  # entries of one channel that are read at once
-_BLOCK: Final = 5000  # ms
-_NEWEST: EntryId = (2**64, 0)
 
 
 class EventBody(QueuedBody):
-    """The events of one client; ``last`` is the entry that it was handed last (of a stream)."""
+    """The events of one client; ``last`` is the entry that it was handed last (of a stream).
 
-    __slots__ = ("_buffer", "_close", "_fault", "last")
+    While it is ``behind``, it is handed older entries as it takes them, and ``more`` asks for the next ones.
+    """
+
+    __slots__ = ("_buffer", "_close", "_fault", "behind", "last", "more")
 
     def __init__(self, buffer: int, last: EntryId, close: Callable[[EventBody], None]) -> None:
         super().__init__()
         self.last = last
+        self.behind = False
+        self.more: Callable[[], None] | None = None
         self._buffer = buffer
         self._close = close
         self._fault: ExchangeError | None = None
@@ -62,11 +62,23 @@ class EventBody(QueuedBody):
     def ready(self) -> bytes | None:
         if self._fault is not None:
             raise self._fault
-        return self.take() if self._chunks else None
+        if not self._chunks:
+            return None
+        chunk = self.take()
+        more = self.more
+        if more is not None and self.hungry:
+            self.more = None
+            more()
+        return chunk
+
+    @property
+    def hungry(self) -> bool:
+        """Whether it may be handed older entries."""
+        return self.held <= self._buffer // 2
 
     def put(self, chunk: bytes, framed: bytes = b"") -> None:
         super().put(chunk, framed)
-        if self.held > self._buffer:
+        if self.held > self._buffer and not self.behind:
             self.cut("the client lagged behind")
 
     def cut(self, note: str) -> None:
@@ -84,7 +96,7 @@ class EventBody(QueuedBody):
         self._close(self)
 
 
-class _Group:
+class Group:
     """The clients of one channel."""
 
     __slots__ = ("bodies", "subscribed", "waiters")
@@ -115,7 +127,7 @@ class RedisEvents:
         self._ever = False
         self._on_error = on_error
         self._client = connect(url)
-        self._groups: dict[bytes, _Group] = {}
+        self._groups: dict[bytes, Group] = {}
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -179,7 +191,7 @@ class RedisEvents:
         """Hand out what comes, until the connection fails."""
         raise NotImplementedError
 
-    def _check_known(self) -> None:
+    def check_known(self) -> None:
         if not self._ever:
             raise DestinationUnavailable("The source of the events has not been reached yet", retry_after=1.0)
 
@@ -196,10 +208,10 @@ class PubSubEvents(RedisEvents):
         self._sender: asyncio.Task[None] | None = None
 
     async def subscribe(self, channel: bytes, buffer: int, last_id: bytes = b"") -> EventBody:
-        self._check_known()
+        self.check_known()
         group = self._groups.get(channel)
         if group is None:
-            group = self._groups[channel] = _Group()
+            group = self._groups[channel] = Group()
             self._subscribe(channel)
         body = EventBody(buffer, (0, 0), lambda body: self._leave(channel, group, body))
         group.bodies[body] = None
@@ -213,7 +225,7 @@ class PubSubEvents(RedisEvents):
                 raise
         return body
 
-    def _leave(self, channel: bytes, group: _Group, body: EventBody) -> None:
+    def _leave(self, channel: bytes, group: Group, body: EventBody) -> None:
         if group.bodies.pop(body, body) is None and not group.bodies:
             del self._groups[channel]
             self._command("UNSUBSCRIBE", channel)
@@ -278,123 +290,3 @@ class PubSubEvents(RedisEvents):
         await super().aclose()
         if self._sender is not None:
             self._sender.cancel()
-
-
-class StreamEvents(RedisEvents):
-    """Channels of XADD."""
-
-    def __init__(self, url: str, on_error: Callable[[], None]) -> None:
-        super().__init__(url, on_error)
-        self._link = RedisLink(url, on_error)
-        self._id = 0  # what Redis calls the connection that waits
-        self._changed = False
-        self._blocked = False
-        self._someone = asyncio.Event()
-
-    def start(self) -> None:
-        self._starter = asyncio.create_task(self._link.start(), name="redis events link")
-        super().start()
-
-    async def subscribe(self, channel: bytes, buffer: int, last_id: bytes = b"") -> EventBody:
-        after = parse_entry_id(last_id) if last_id else _NEWEST
-        self._check_known()
-        try:
-            first, newest = await self._ends(channel)
-        except (StoreDown, RedisError) as error:
-            raise DestinationUnavailable("The events can't be reached now", note=repr(error), retry_after=1.0) from None
-        if last_id and not first <= after <= newest:
-            raise StreamGone
-        body = EventBody(buffer, min(after, newest), lambda body: self._leave(channel, body))
-        self._groups.setdefault(channel, _Group()).bodies[body] = None
-        self._wake()
-        return body
-
-    async def aclose(self) -> None:
-        self._starter.cancel()
-        await asyncio.gather(self._starter, return_exceptions=True)
-        await self._link.aclose()
-        await super().aclose()
-
-    async def _ends(self, channel: bytes) -> tuple[EntryId, EntryId]:
-        """The ids of the first and the last entry; of a stream that has none, ones that nothing lies between."""
-        first, newest = await asyncio.gather(
-            self._link.ask("XRANGE", channel, "-", "+", "COUNT", 1),
-            self._link.ask("XREVRANGE", channel, "+", "-", "COUNT", 1),
-        )
-        if not first or not newest:
-            return (1, 0), (0, 0)
-        return parse_entry_id(first[0][0]), parse_entry_id(newest[0][0])
-
-    def _leave(self, channel: bytes, body: EventBody) -> None:
-        group = self._groups.get(channel)
-        if group is not None and group.bodies.pop(body, body) is None and not group.bodies:
-            del self._groups[channel]  # it is no longer asked for from the next time on
-
-    def _wake(self) -> None:
-        self._someone.set()
-        if not self._changed:
-            self._changed = True
-            self._unblock()
-
-    def _unblock(self) -> None:
-        if self._changed and self._blocked:
-            self._link.send("CLIENT", "UNBLOCK", self._id, done=self._unblocked)
-
-    def _unblocked(self, reply: Any) -> None:
-        # It may have come before the command that waits: then it is to be said again.
-        asyncio.get_running_loop().call_later(0.005, self._unblock)
-
-    async def _begin(self, connection: AbstractConnection) -> None:
-        await connection.send_packed_command([encode(("CLIENT", "ID"))], check_health=False)
-        self._id = await connection.read_response()
-        for channel, group in tuple(self._groups.items()):
-            await connection.send_packed_command(
-                [encode(("XRANGE", channel, "-", "+", "COUNT", 1))], check_health=False
-            )
-            reply = await connection.read_response()
-            first = parse_entry_id(reply[0][0]) if reply else (0, 0)
-            for body in tuple(group.bodies):
-                if first > body.last != (0, 0):
-                    body.cut("entries were trimmed while Redis was away")
-
-    async def _read(self, connection: AbstractConnection) -> None:
-        while True:
-            self._changed = False
-            places = {
-                channel: b"%d-%d" % min(body.last for body in group.bodies) for channel, group in self._groups.items()
-            }
-            if not places:
-                await self._idle(connection)
-                continue
-            words: tuple[Word, ...] = ("XREAD", "COUNT", _COUNT, "BLOCK", _BLOCK, "STREAMS", *places, *places.values())
-            self._blocked = True
-            try:
-                await connection.send_packed_command([encode(words)], check_health=False)
-                async with asyncio.timeout(_BLOCK / 1000 + TIMEOUT):
-                    reply = await connection.read_response()
-            finally:
-                self._blocked = False
-            for channel, entries in reply or ():
-                if (group := self._groups.get(channel)) is not None:
-                    _hand_out(group, entries)
-
-    async def _idle(self, connection: AbstractConnection) -> None:
-        """Nobody is there: look now and then whether Redis is."""
-        self._someone.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(IDLE):
-                await self._someone.wait()
-        await connection.send_packed_command([encode(("PING",))], check_health=False)
-        await connection.read_response()
-
-
-def _hand_out(group: _Group, entries: list[Any]) -> None:
-    for name, fields in entries:
-        id = parse_entry_id(name)
-        chunk = render_entry(name, fields)
-        framed = b"".join(chunk_parts(chunk))
-        for body in tuple(group.bodies):
-            if id > body.last:
-                body.last = id
-                if chunk:
-                    body.put(chunk, framed)

@@ -38,6 +38,7 @@ from streamproxy.store.redis_link import TIMEOUT, RedisLink, connect
 BLOCK: Final = 1000  # ms
 _COUNT: Final = 64  # entries of one stream that are read at once
 _HELD: Final = 256 * 1024  # bytes that a client may hold before it is left out
+_ALL_HELD: Final = 64 << 20  # bytes that all clients may hold together before they are, beyond one reading each
 _MISSED: Final = 2  # looks at which a process has to be missing
 
 # What processes tell each other of a stream, by its storage key.
@@ -63,7 +64,7 @@ class RemoteBody(QueuedBody):
     @property
     def hungry(self) -> bool:
         """Whether it may be handed more."""
-        return self._end is None and self.held < _HELD
+        return self._end is None and self.held < self._feeds.may_hold
 
     @property
     def ended(self) -> bool:
@@ -123,6 +124,8 @@ class Feeds:
         self._process = process
         self._listener = listener
         self._bodies: dict[str, list[RemoteBody]] = {}
+        self._count = 0
+        self.may_hold = _HELD  # bytes, a client
         self._missed: dict[bytes, int] = {}
         self._control = b"$"
         self._wake_id = b"0-0"
@@ -130,7 +133,15 @@ class Feeds:
         self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
-        return sum(map(len, self._bodies.values()))
+        return self._count
+
+    def readers(self, key: str) -> int:
+        """How many clients of this process read a stream."""
+        return len(self._bodies.get(key, ()))
+
+    def _counted(self, more: int) -> None:
+        self._count += more
+        self.may_hold = min(_HELD, _ALL_HELD // max(1, self._count))
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="redis feeds")
@@ -138,6 +149,7 @@ class Feeds:
     def attach(self, body: RemoteBody) -> None:
         """Hand a client all entries from now on."""
         self._bodies.setdefault(body.key, []).append(body)
+        self._counted(1)
         self.tell(b"here", body.key)
         self.wake()
 
@@ -147,6 +159,7 @@ class Feeds:
             bodies.remove(body)
             if not bodies:
                 del self._bodies[body.key]
+            self._counted(-1)
 
     def wake(self) -> None:
         """Have the task look again at what it is to wait for."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from hashlib import blake2b, sha1
 from typing import Any, Final
@@ -105,6 +105,38 @@ class SharedBucket:
         self._link.send("EVALSHA", _SHA, *words, done=done)
 
 
+class SharedLimiter(Limiter):
+    """What the limits of requests and of tokens have in common: the local count, and the wait for Redis."""
+
+    def __init__(self, link: RedisLink, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
+        self.shared = SharedBucket(link, name, bucket)
+        self.bucket = bucket
+        self._clock = clock
+        self._counts = Counts(bucket)
+
+    async def ask(self, client: str, now: float) -> Decision:
+        until = now + WAIT
+        while (decision := self.take(client, now)) is None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._inquire(client, waiter)
+            await asyncio.wait([waiter], timeout=until - now)
+            now = self._clock()
+            if now >= until and not waiter.done():
+                waiter.cancel()
+                self.shared.stay_away(now)
+        return decision
+
+    def _inquire(self, client: str, waiter: asyncio.Future[None]) -> None:
+        """Ask Redis, unless it was asked already; ``waiter`` is done when it has replied."""
+        raise NotImplementedError
+
+
+def _wake(waiters: Iterable[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+
+
 class _Share:
     """What this process may let in of one client's requests."""
 
@@ -120,14 +152,11 @@ class _Share:
         self.waiters: list[asyncio.Future[None]] = []
 
 
-class SharedRequests(Limiter):
+class SharedRequests(SharedLimiter):
     """`limits.requests` in Redis."""
 
     def __init__(self, link: RedisLink, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
-        self.shared = SharedBucket(link, name, bucket)
-        self.bucket = bucket
-        self._clock = clock
-        self._counts = Counts(bucket)
+        super().__init__(link, name, bucket, clock)
         self._shares: dict[str, _Share] = {}
         self._unused: Expiry[str] = Expiry(LEASE, self._give_back)
 
@@ -142,20 +171,11 @@ class SharedRequests(Limiter):
         refused = self._decide(share, now)
         return None if refused.allowed or share.refill else refused
 
-    async def ask(self, client: str, now: float) -> Decision:
-        until = now + WAIT
-        while (decision := self.take(client, now)) is None:
-            share = self._share(client)
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            share.waiters.append(waiter)
-            if not share.refill:
-                self._refill(client, share)
-            await asyncio.wait([waiter], timeout=until - now)
-            now = self._clock()
-            if now >= until and not waiter.done():
-                waiter.cancel()
-                self.shared.stay_away(now)
-        return decision
+    def _inquire(self, client: str, waiter: asyncio.Future[None]) -> None:
+        share = self._share(client)
+        share.waiters.append(waiter)
+        if not share.refill:
+            self._refill(client, share)
 
     def charge(self, client: str, now: float, units: int) -> None:
         """A request is charged when it is let in."""
@@ -196,18 +216,16 @@ class SharedRequests(Limiter):
     def _refilled(self, share: _Share, units: int, ahead: float) -> None:
         share.units += units
         share.ahead, share.at = ahead, self._clock()
-        self._wake(share)
+        self._replied(share)
 
     def _failed(self, share: _Share) -> None:
         self.shared.stay_away(self._clock())
-        self._wake(share)
+        self._replied(share)
 
-    def _wake(self, share: _Share) -> None:
+    def _replied(self, share: _Share) -> None:
         share.refill = False
         waiters, share.waiters = share.waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        _wake(waiters)
 
     def _give_back(self, client: str) -> None:
         share = self._shares[client]
@@ -222,17 +240,13 @@ class SharedRequests(Limiter):
             self.shared.run(client, -share.units, lambda units, ahead: None, lambda: None)
 
 
-class SharedTokens(Limiter):
+class SharedTokens(SharedLimiter):
     """`limits.tokens` in Redis."""
 
     def __init__(self, link: RedisLink, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
-        self.shared = SharedBucket(link, name, bucket)
-        self.bucket = bucket
-        self._clock = clock
-        self._counts = Counts(bucket)
-        self._said: dict[
-            str, tuple[float, float]
-        ] = {}  # the debt time of a client by our clock, and when that was said
+        super().__init__(link, name, bucket, clock)
+        # The debt time of a client by our clock, and when that was said.
+        self._said: dict[str, tuple[float, float]] = {}
         self._asking: dict[str, list[asyncio.Future[None]]] = {}
         self._owed: dict[str, int] = {}  # charges that Redis has not heard of
 
@@ -249,22 +263,9 @@ class SharedTokens(Limiter):
         if now - at <= FRESH:
             return decision
         if now - at <= KNOWN and decision.remaining * 4 >= decision.limit:
-            self._inquire(client)
+            self._refresh(client)
             return decision
         return None
-
-    async def ask(self, client: str, now: float) -> Decision:
-        until = now + WAIT
-        while (decision := self.take(client, now)) is None:
-            self._inquire(client)
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._asking.setdefault(client, []).append(waiter)
-            await asyncio.wait([waiter], timeout=until - now)
-            now = self._clock()
-            if now >= until and not waiter.done():
-                waiter.cancel()
-                self.shared.stay_away(now)
-        return decision
 
     def charge(self, client: str, now: float, units: int) -> None:
         self._counts.charge(client, now, units)
@@ -287,10 +288,17 @@ class SharedTokens(Limiter):
         self._owed[client] = self._owed.get(client, 0) + units
         self.shared.stay_away(self._clock())
 
-    def _inquire(self, client: str) -> None:
-        if client not in self._asking:
-            self._asking[client] = []
-            self.shared.run(client, 0, partial(self._heard, client), partial(self._failed, client))
+    def _inquire(self, client: str, waiter: asyncio.Future[None]) -> None:
+        self._refresh(client, waiter)
+
+    def _refresh(self, client: str, *waiters: asyncio.Future[None]) -> None:
+        """Ask Redis for a client's debt, unless that is under way; ``waiters`` are done when it has replied."""
+        asking = self._asking.get(client)
+        if asking is not None:
+            asking.extend(waiters)
+            return
+        self._asking[client] = list(waiters)
+        self.shared.run(client, 0, partial(self._heard, client), partial(self._failed, client))
 
     def _heard(self, client: str, units: int, ahead: float) -> None:
         now = self._clock()
@@ -298,13 +306,8 @@ class SharedTokens(Limiter):
         self._said[client] = (now + ahead, now)
         while len(self._said) > CLIENTS:
             del self._said[next(iter(self._said))]
-        self._wake(client)
+        _wake(self._asking.pop(client, ()))
 
     def _failed(self, client: str) -> None:
         self.shared.stay_away(self._clock())
-        self._wake(client)
-
-    def _wake(self, client: str) -> None:
-        for waiter in self._asking.pop(client, ()):
-            if not waiter.done():
-                waiter.set_result(None)
+        _wake(self._asking.pop(client, ()))

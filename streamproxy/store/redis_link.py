@@ -7,6 +7,8 @@ it down: all commands that wait are told so, new ones are refused at once, and t
 A command that Redis itself refuses (out of memory, no permission) concerns nobody but its sender.
 
 Where Redis is, and how it is to be spoken to, is in its URL; all the forms and options of redis-py's ``from_url`` hold.
+It is one server. Where a fail-over gives its name or address to another, the one that became a replica is left as soon
+as it refuses a write.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 logger = logging.getLogger("streamproxy")
 
@@ -153,9 +155,6 @@ class RedisLink:
         except (RedisError, OSError, TimeoutError) as error:
             await self._went_down(error)
             return
-        if self._failures:
-            logger.info("Redis at %s is back", self._where)
-        self._failures = 0
         self.up = True
         self.up_since = asyncio.get_running_loop().time()
         for call in self.on_up:
@@ -173,6 +172,9 @@ class RedisLink:
         except asyncio.CancelledError:
             self._fail_waiting(batch)
             raise
+        if self._failures:
+            logger.info("Redis at %s is back", self._where)
+            self._failures = 0
         for (_, done), reply in zip(batch, replies, strict=True):
             if isinstance(reply, Exception):
                 self.on_error()
@@ -186,6 +188,8 @@ class RedisLink:
         for _ in commands:
             try:
                 replies.append(await connection.read_response())
+            except ReadOnlyError:
+                raise  # it became a replica: whoever is the primary now is found by connecting again
             except ResponseError as refused:
                 replies.append(refused)
         return replies

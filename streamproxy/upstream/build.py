@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from streamproxy.client.base import Client
 from streamproxy.client.build import ClientFactory
 from streamproxy.config import model
+from streamproxy.config.values import host_and_port
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.names import Name, authority_of
 from streamproxy.upstream.sessions import Sessions, SessionTable
@@ -42,11 +43,11 @@ def _endpoint(endpoint: model.Endpoint, url: str, client: Client) -> Endpoint:
 
 def _name(endpoint: model.Endpoint, make: ClientFactory) -> Name:
     """Returns a name that has one endpoint for each address. Host, SNI and certificate checks keep using the name."""
-    parts = urlsplit(endpoint.url)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    scheme = urlsplit(endpoint.url).scheme
+    host, port = host_and_port(endpoint.url)
 
     def build(address: str) -> Endpoint:
-        url = f"{parts.scheme}://{authority_of(address, port)}"
+        url = f"{scheme}://{authority_of(address, port)}"
         return _endpoint(endpoint, url, make(url, None, server_name=host))
 
     return Name(host, port, itself=_endpoint(endpoint, endpoint.url, make(endpoint.url, None)), build=build)

@@ -302,6 +302,9 @@ _RESPONSE_FIELDS: Final = dict.fromkeys(HOP_BY_HOP, _DROP) | {
 }
 
 
+_DROPPED_LENGTH: Final = b"content-length (dropped)"  # no field has this name
+
+
 class ResponseFields:
     """The result of one pass over a response's fields: those to pass on, and those that describe the body.
 
@@ -339,8 +342,15 @@ class ResponseFields:
 
     def drop_length(self) -> None:
         """Removes Content-Length, for a body that may become longer or shorter."""
-        if self.noted.pop(b"content-length", None) is not None:
+        length = self.noted.pop(b"content-length", None)
+        if length is not None:
+            self.noted[_DROPPED_LENGTH] = length
             self.kept = [pair for pair in self.kept if pair[0] != b"content-length"]
+
+    @property
+    def told_length(self) -> bool:
+        """Whether the upstream announced the length, so that a body which came to its end is certainly whole."""
+        return b"content-length" in self.noted or _DROPPED_LENGTH in self.noted
 
     def pass_on(self, request_id: bytes, date: bytes, version: str = "1.1") -> None:
         """Adds the proxy's own fields of a response: Via, and X-Request-Id and Date unless the upstream sent them.

@@ -161,6 +161,59 @@ async def test_the_error_object_of_the_upstream_is_passed_on(stack: StartStack, 
     assert not rest.complete
 
 
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [
+        ({"max_streams": 1}, 503),
+        ({"max_streams_per_client": 1}, 429),
+        ({"requests": {"rate": "1/1h", "burst": 1}}, 429),
+    ],
+    ids=["places", "a client's places", "quota"],
+)
+async def test_nothing_of_a_body_is_read_of_a_request_that_is_refused(
+    stack: StartStack, serve: Serve, dial: Connect, limits: Config, status: int
+) -> None:
+    upstream = await serve(slow)
+    proxy = await stack([early(upstream.url, protocol="openai", limits=limits)])
+    first, second = await dial(proxy.url), await dial(proxy.url)
+    await ask(first)
+    await upstream.request()
+    await ask(second, method="POST", headers=[("Content-Type", "application/json"), ("Content-Length", "100")])
+    answer = await second.read_response("POST")  # and the body never comes
+    assert answer.status == status
+    await let_go(upstream)
+    await first.read_response()
+
+
+async def test_comments_go_on_while_the_upstreams_error_comes_slowly(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    async def halting(conn: Conn) -> None:
+        await conn.read_request()
+        head = response(LIMITED, status="429 Too Many Requests", headers=[("Content-Type", "application/json")])
+        await conn.stall()
+        await conn.send(head[:-10])
+        conn.go.clear()
+        await conn.stall()
+        await conn.send(head[-10:])
+
+    upstream = await serve(halting)
+    proxy = await stack([early(upstream.url, protocol="openai")])
+    client = await dial(proxy.url)
+    await ask(client)
+    await client.read_head()
+    await client.read_body_until(COMMENT)
+    await let_go(upstream)
+    conn = await upstream.connection()
+    await until(lambda: not conn.go.is_set(), "the error to begin")
+    for _ in range(3):
+        await client.read_body_until(COMMENT)
+    await let_go(upstream)
+    rest = await client.read_rest()
+    assert json.loads(rest.body.replace(COMMENT, b"").partition(b"data: ")[2])["error"]["code"] == "limit"
+    assert not rest.complete
+
+
 async def test_retries_and_fallbacks_go_on_behind_it(stack: StartStack, serve: Serve, dial: Connect) -> None:
     bad, good = await serve(slowly(UNAVAILABLE)), await serve(slow)
     upstreams = {"main": {"endpoints": [bad.url]}, "spare": {"endpoints": [good.url]}}

@@ -14,7 +14,7 @@ from tests.doubles.client import fetch
 from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
 
-KEYS = [f"10.0.{number}.{7 * number % 250}" for number in range(24)]
+KEYS = [f"10.0.{number}.{7 * number % 250}" for number in range(48)]
 Ask = tuple[str, list[tuple[str, str]]]  # a target and header fields
 
 SOURCES: dict[str, Callable[[str], Ask]] = {

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from streamproxy.store.cursor import storage_key
 from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
 from tests.doubles.connection import PeerEnded
@@ -101,7 +102,7 @@ async def test_a_finished_stream_is_replayed_and_204_when_nothing_is_left(
     assert proxy.metric("streamproxy_resumed_total", route="r0", result="replayed") == 3
     assert proxy.metric("streamproxy_resumed_total", route="r0", result="complete") == 1
     assert begin is not None
-    assert {exchange.stream for exchange in proxy.ended} == {begin[:-2].decode()}
+    assert {exchange.stream for exchange in proxy.ended} == {storage_key(begin[:-2].decode())}  # its name is a secret
 
 
 async def test_somebody_elses_cursor_reads_no_byte_and_a_foreign_id_goes_upstream(
@@ -118,6 +119,72 @@ async def test_somebody_elses_cursor_reads_no_byte_and_a_foreign_id_goes_upstrea
     assert len(upstream.requests) == 1
     assert (await client.get("/", headers=[*KEY, ("Last-Event-ID", "42")])).status == 200
     assert upstream.requests[1].get("last-event-id") == b"42"
+
+
+TOKENS = {"bearer": {"tokens": [{"name": "abc", "token": "abc"}, {"name": "abd", "token": "abd"}]}}
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"auth": TOKENS}, {"share": {"linger": "1s"}}, {"auth": TOKENS, "share": {"linger": "1s"}}]
+)
+async def test_nobody_elses_cursor_reads_or_stops_a_stream_whether_it_runs_or_has_ended(
+    stack: StartStack, serve: Serve, dial: Connect, keys: Config
+) -> None:
+    upstream = await serve(in_turns(event(1), event(2)))
+    proxy = await stack([resumable(upstream.url) | keys])
+    owner = await dial(proxy.url)
+    await owner.request("/", headers=KEY)
+    conn = await upstream.connection()
+    conn.go.set()
+    begin = (await owner.read_head()).get("x-stream-cursor")
+    await owner.read_body_until(event(1))
+    name, value = cursor(begin, 0)
+
+    async def others_get_nothing() -> None:
+        for headers in ([("Authorization", "Bearer abd")], []):
+            # Without a token a route with `auth` answers 401 before anything else.
+            expected = 401 if "auth" in keys and not headers else 404
+            for method in ("GET", "POST", "DELETE"):
+                client = await dial(proxy.url)
+                for target, cursors in (("/", [(name, value)]), (f"/?last_event_id={value}", [])):
+                    await client.request(target, method=method, headers=[*headers, *cursors])
+                    answer = await client.read_response()
+                    assert answer.status == expected
+                    assert b"data:" not in answer.body
+
+    await others_get_nothing()
+    conn.go.set()
+    assert await owner.read_body_until(event(2)) == event(2)  # nobody has stopped it
+    conn.go.set()
+    assert (await owner.read_rest()).complete
+    await others_get_nothing()
+    assert (await (await dial(proxy.url)).get("/", headers=[*KEY, (name, value)])).body == event(1) + event(2)
+    assert len(upstream.requests) == 1
+
+
+async def test_a_stream_has_so_many_readers_and_no_more(
+    stack: StartStack, serve: Serve, dial: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamproxy.store.base.READERS", 2)
+    upstream = await serve(in_turns(event(1)))
+    proxy = await stack([resumable(upstream.url)])
+    first, second, third = [await dial(proxy.url) for _ in range(3)]
+    await first.request("/", headers=KEY)
+    begin = (await first.read_head()).get("x-stream-cursor")
+    await second.request("/", headers=[*KEY, cursor(begin, 0)])
+    assert (await second.read_head()).status == 200
+    refused = await third.get("/", headers=[*KEY, cursor(begin, 0)])
+    assert (refused.status, refused.get("retry-after")) == (503, b"5")
+    second.reset()
+
+    async def let_in() -> bool:
+        client = await dial(proxy.url)
+        await client.request("/", headers=[*KEY, cursor(begin, 0)])
+        head = await client.read_head()
+        client.reset()
+        return head.status == 200
+
+    await until(let_in, "the place to be free again")
 
 
 async def test_a_place_that_is_gone_is_410_and_asks_nothing_of_the_upstream(
@@ -453,6 +520,20 @@ async def test_a_stream_that_lacks_its_end_marker_is_cut_for_whoever_comes_back(
         client = await dial(proxy.url)
         again = await client.get("/", headers=[*KEY, cursor(first.get("x-stream-cursor"), events)])
         assert (again.status, again.body, again.complete) == (200, b"".join(chat()[events:]), False)
+
+
+@pytest.mark.parametrize("keys", [{}, {"resume": {"ids": "on"}}, {"resume": "off", "share": {"linger": "1s"}}])
+async def test_a_stream_with_a_length_is_whole_without_its_end_marker(
+    stack: StartStack, serve: Serve, dial: Connect, keys: Config
+) -> None:
+    body = b"".join(chat())
+    upstream = await serve(answering(response(body, headers=[("Content-Type", "text/event-stream")])))
+    proxy = await stack([resumable(upstream.url) | {"protocol": "openai"} | keys])
+    answer = await (await dial(proxy.url)).get("/", headers=KEY)
+    assert answer.complete
+    assert answer.body.count(b"data:") == len(chat())
+    await until(lambda: proxy.ended, "its end")
+    assert {exchange.end for exchange in proxy.ended} == {"complete"}
 
 
 async def test_a_failure_inside_a_stream_is_counted_once_however_often_it_is_replayed(

@@ -22,6 +22,8 @@ PACKAGES = {
     "promtool": "prometheus",
     "redis-server": "redis-server",
     "openssl": "openssl",
+    "setpriv": "util-linux",
+    "unshare": "util-linux",
     "systemd-analyze": "systemd",
     "systemd-socket-activate": "systemd",
 }

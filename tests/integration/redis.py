@@ -12,6 +12,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from tests.doubles.certificates import Certificate
 from tests.doubles.parts import require
 from tests.integration.process import reserved_port
 
@@ -24,13 +25,20 @@ class RedisServer:
         self._folder = folder
         self._port = port
         self._process: asyncio.subprocess.Process | None = None
+        self._options: tuple[str, ...] = ()
         self.url = f"redis://127.0.0.1:{port}/0"
+
+    def secure(self, certificate: Certificate, port: int) -> str:
+        """Have it speak TLS on another port from the next start on; the URL there."""
+        self._options = ("--tls-port", str(port), "--tls-auth-clients", "no", "--tls-cert-file", str(certificate.cert))
+        self._options += ("--tls-key-file", str(certificate.key), "--tls-ca-cert-file", str(certificate.cert))
+        return f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate.cert}"
 
     async def start(self, *options: str) -> None:
         self._process = await asyncio.create_subprocess_exec(
             self._program,
             *("--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
-            *("--dir", str(self._folder), *options),
+            *("--dir", str(self._folder), *self._options, *options),
             stdout=asyncio.subprocess.DEVNULL,
         )
         for _ in range(500):
@@ -46,6 +54,13 @@ class RedisServer:
         """One command, over a connection of its own."""
         async with Redis.from_url(self.url, protocol=2) as client:
             return await client.execute_command(*words)
+
+    async def all_at_once(self, *commands: tuple[str | int, ...]) -> None:
+        """Commands between which Redis does nothing else."""
+        async with Redis.from_url(self.url, protocol=2) as client, client.pipeline(transaction=True) as pipeline:
+            for words in commands:
+                pipeline.execute_command(*words)
+            await pipeline.execute()
 
     async def kill(self) -> None:
         """SIGKILL: nothing is said to anybody, nothing is kept."""
@@ -64,9 +79,9 @@ class RedisServer:
 
 
 @asynccontextmanager
-async def redis_server(folder: Path) -> AsyncIterator[RedisServer]:
-    """Run a server that keeps nothing on disk."""
-    program = require("redis-server")
+async def redis_server(folder: Path, name: str = "redis-server") -> AsyncIterator[RedisServer]:
+    """Run a server that keeps nothing on disk; ``name`` is that of the program, or its path."""
+    program = require(name)
     with reserved_port() as port:
         server = RedisServer(program, folder, port)
         await server.start()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.conftest import Connect
 from tests.doubles.client import fetch
+from tests.integration.conftest import RunProxy
 from tests.integration.process import Process
 from tests.integration.proxy import configuration, write_configuration
 
@@ -65,6 +66,12 @@ async def test_run_with_a_missing_file_exits_with_2_and_names_it(tmp_path: Path)
     assert status == 2
     assert "nowhere.yaml" in output
     assert "Traceback" not in output
+
+
+async def test_without_a_file_in_the_working_folder_the_ways_to_name_one_are_said(tmp_path: Path) -> None:
+    status, output = await command(["check"], tmp_path)
+    advice = "streamproxy.yaml:1:1: does not exist: name the file with -c or in $STREAMPROXY_CONFIG"
+    assert (status, output) == (2, advice)
 
 
 async def test_run_on_a_port_in_use_exits_with_1_and_names_it(tmp_path: Path) -> None:
@@ -169,3 +176,30 @@ async def test_the_demo_without_its_admin_listener_says_what_it_needs(tmp_path: 
     status, output = await command(["demo", "--listen", "127.0.0.1:0", "--admin", "off"], tmp_path)
     assert status == 1
     assert "--admin" in output
+
+
+async def test_health_says_whether_a_proxy_lives_and_whether_it_is_ready(run_proxy: RunProxy, tmp_path: Path) -> None:
+    proxy = await run_proxy(GOOD)
+    assert await command(["health", "--admin", proxy.admin], tmp_path) == (0, "ok")
+    status, output = await command(["health", "--ready", "--admin", proxy.admin.removeprefix("http://")], tmp_path)
+    assert status == 0
+    assert '"ready":true' in output
+
+
+async def test_health_of_a_proxy_that_is_not_there_is_an_error_in_one_line(tmp_path: Path) -> None:
+    status, output = await command(["health", "--admin", f"unix:{tmp_path}/none.sock"], tmp_path)
+    assert (status, len(output.splitlines())) == (1, 1)
+    assert "does not answer" in output
+
+
+async def test_health_refuses_what_is_no_address(tmp_path: Path) -> None:
+    status, output = await command(["health", "--admin", "nowhere"], tmp_path)
+    assert status == 2
+    assert "is not an admin listener" in output
+
+
+async def test_health_imports_nothing_of_the_proxy(tmp_path: Path) -> None:
+    program = "import sys; import streamproxy.health; print([m for m in sys.modules if m.startswith('pydantic')])"
+    with Process([sys.executable, "-c", program], cwd=tmp_path) as process:
+        assert await process.exited() == 0
+    assert process.output == "[]"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from streamproxy import __version__
+from tests.doubles.parts import require
+from tests.integration.process import Process
 from tests.unit.project.dockerfile import ROOT, read_dockerfile
 
 FILE = read_dockerfile()
@@ -43,8 +48,11 @@ class Image:
             for name in copy.text.split()[:-1]:
                 self._copy(name)
         for step in FILE.all("RUN", stage=0):
-            command = step.text.replace("/opt/streamproxy", str(self.prefix)).replace(
-                "/wheels", str(self.root / "wheels")
+            command = (
+                step.text.replace("/opt/streamproxy", str(self.prefix))
+                .replace("/wheels", str(self.root / "wheels"))
+                .replace("/sbom/", f"{self.root}/sbom/")
+                .replace("venv /sbom", f"venv {self.root}/sbom")
             )
             done = self.run("sh", "-ec", command, path=Path(sys.executable).parent, cwd=self.source)
             assert done.returncode == 0, done.stdout + done.stderr
@@ -54,6 +62,12 @@ class Image:
             shutil.copytree(ROOT / name, self.source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, self.source / name)
+
+    def chmod_readable(self) -> None:
+        """Let every user read it, as in an image; the temporary folder of a test is its user's own."""
+        for path in (self.prefix, *self.prefix.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | 0o044 | (0o011 if path.is_dir() else 0))
 
     def environment(self, path: Path) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "STREAMPROXY"))}
@@ -98,7 +112,7 @@ def test_the_image_holds_its_own_code_and_both_engines_but_no_installer(image: I
 
 def test_the_image_has_every_extra_that_a_running_proxy_can_use(image: Image) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = set(project["optional-dependencies"]) - {"test", "bench"}
+    extras = set(project["optional-dependencies"]) - {"test", "bench", "docs", "fuzz", "release"}
     installed = {found for step in FILE.all("RUN", stage=0) for found in re.findall(r"\[([a-z0-9,]+)\]'", step.text)}
     assert [set(one.split(",")) for one in installed] == [extras]
     used = image.run("python", "-c", "import hypercorn, jwt, opentelemetry.sdk, rich")
@@ -136,10 +150,36 @@ def test_the_image_is_healthy_while_it_runs_and_not_after(
     image: Image, running: tuple[subprocess.Popen[str], str]
 ) -> None:
     process, port = running
-    python, option, code = FILE.one("HEALTHCHECK").exec_form()
-    assert "9090" in code
-    check = (python, option, code.replace("9090", port))
-    assert image.run(*check).returncode == 0
+    (command, *arguments) = FILE.one("HEALTHCHECK").exec_form()
+    assert (command, arguments) == ("streamproxy", ["health"])
+    check = (command, *arguments, "--admin", f"127.0.0.1:{port}")
+    assert image.run(*check).stdout == "ok\n"
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0
-    assert image.run(*check).returncode != 0
+    assert image.run(*check).returncode == 1
+
+
+def test_the_image_says_what_it_is_made_of(image: Image) -> None:
+    bill = json.loads((image.prefix / "sbom.cdx.json").read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    names = {component["name"].lower() for component in bill["components"]}
+    assert {"uvicorn", "uvloop", "hypercorn", "redis"} <= names
+    assert not {"pip", "mypy", "cyclonedx-bom"} & names
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_the_image_runs_without_rights_on_a_root_that_is_read_only(image: Image) -> None:
+    """In a mount namespace of its own, as the image's user, and with no shell in between."""
+    user, _, group = FILE.one("USER").text.partition(":")
+    file = image.root / "readonly.yaml"
+    file.write_text(CONFIG)
+    for folder in (image.root, *image.root.parents):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    image.chmod_readable()
+    drop = [require("setpriv"), f"--reuid={user}", f"--regid={group}", "--clear-groups", "--no-new-privs"]
+    program = shlex.join([*drop, str(image.prefix / "bin/streamproxy"), "run", "-c", str(file)])
+    script = f"mount --bind / / && mount -o remount,ro,bind / && ! touch / 2>/dev/null && exec {program}"
+    with Process([require("unshare"), "--mount", "sh", "-c", script], env={"PYTHONDONTWRITEBYTECODE": "1"}) as process:
+        line = asyncio.run(process.line(r"^admin on http://127.0.0.1:(\d+)"))
+        assert image.run("streamproxy", "health", "--ready", "--admin", f"127.0.0.1:{line[1]}").returncode == 0
+        assert asyncio.run(process.stop()) == 0, process.output

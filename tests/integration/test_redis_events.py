@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from streamproxy.errors import BadRequest, DestinationUnavailable, ResponseIncomplete, StreamGone
-from streamproxy.store.redis_events import EventBody, PubSubEvents, RedisEvents, StreamEvents
+from streamproxy.store.redis_entries import StreamEvents
+from streamproxy.store.redis_events import EventBody, PubSubEvents, RedisEvents
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.until import until
 from tests.integration.redis import RedisServer, redis_server
@@ -184,9 +185,51 @@ async def test_a_stream_catches_up_without_a_gap_when_the_connection_is_back(
 async def test_a_client_that_would_miss_entries_is_cut(streams: StreamEvents, redis: RedisServer) -> None:
     await redis.command("XADD", "a", "1-0", "data", "1")
     one = await streams.subscribe(b"a", BUFFER)
-    await redis.kill()
-    await until(lambda: not streams.connected)
-    await redis.start()
-    await redis.command("XADD", "a", "5-0", "data", "5")  # another life of the stream
+    await redis.all_at_once(
+        ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+        ("CLIENT", "KILL", "TYPE", "pubsub", "SKIPME", "yes"),
+        ("XADD", "a", "4-0", "data", "4"),
+        ("XADD", "a", "MINID", "5-0", "5-0", "data", "5"),
+    )
     with pytest.raises(ResponseIncomplete):
         await take(one, 2)
+
+
+async def test_the_id_before_all_entries_brings_all_that_are_kept(streams: StreamEvents, redis: RedisServer) -> None:
+    assert (await streams.subscribe(b"a", BUFFER, b"0-0")).ready() is None
+    for number in range(1, 4):
+        await redis.command("XADD", "a", f"{number}-0", "data", number)
+    body = await streams.subscribe(b"a", BUFFER, b"0-0")
+    assert await take(body, 3) == [b"data: %d\nid: %d-0\n\n" % (number, number) for number in range(1, 4)]
+
+
+async def test_a_client_that_is_far_behind_is_read_for_as_it_takes_what_it_gets(
+    streams: StreamEvents, redis: RedisServer
+) -> None:
+    await redis.command(
+        "EVAL", "for n = 1, 1000 do redis.call('XADD', 'a', n .. '-0', 'data', string.rep('x', 1000)) end", 0
+    )
+    body, live = await streams.subscribe(b"a", BUFFER, b"1-0"), await streams.subscribe(b"a", BUFFER)
+    await redis.command("XADD", "a", "1001-0", "data", "new")
+    assert await take(live, 1) == [b"data: new\nid: 1001-0\n\n"]
+    assert body.held <= BUFFER // 2 + 100 * 1030
+    got = await take(body, 1000)
+    assert got[0].endswith(b"id: 2-0\n\n")
+    assert got[-1] == b"data: new\nid: 1001-0\n\n"
+    assert len(set(got)) == 1000
+    await redis.command("XADD", "a", "1002-0", "data", "newer")
+    assert await take(body, 1) == await take(live, 1) == [b"data: newer\nid: 1002-0\n\n"]
+
+
+async def test_a_redis_that_does_not_track_is_asked_for_entries(redis: RedisServer, errors: Errors) -> None:
+    await redis.command(
+        "ACL", "SETUSER", "reader", "on", "allkeys", "allchannels", "nopass", "+@all", "-client|tracking"
+    )
+    events = StreamEvents(redis.url.replace("://", "://reader:any@"), errors)
+    events.start()
+    await until(lambda: events.connected and events._link.up)
+    body = await events.subscribe(b"a", BUFFER)
+    for number in (1, 2):
+        await redis.command("XADD", "a", f"{number}-0", "data", number)
+        assert await take(body, 1) == [b"data: %d\nid: %d-0\n\n" % (number, number)]
+    await events.aclose()

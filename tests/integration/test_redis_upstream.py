@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import Connect
+from tests.doubles.client import RawClient
 from tests.doubles.connection import PeerEnded
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.stack import RunningStack, running_stack
 from tests.doubles.until import until
+from tests.integration.proxy import configuration, running
 from tests.integration.redis import RedisServer, redis_server
 
 
@@ -164,3 +166,31 @@ async def test_shutting_down_cuts_the_clients(leaks: LeakCheck, redis: RedisServ
         client = await connected(proxy, dial)
     with pytest.raises(PeerEnded):
         await client.read_body_until(b"never")
+
+
+async def test_a_message_reaches_the_clients_of_every_worker(redis: RedisServer, dial: Connect, tmp_path: Path) -> None:
+    sources = {
+        kind: {"redis": {"url": redis.url, "channel": f"{kind}:{{path.2}}", "kind": kind}}
+        for kind in ("pubsub", "stream")
+    }
+    routes = [{"path": f"/{kind}/*", "upstream": kind, "keepalive": "off"} for kind in sources]
+    config = configuration(routes, server={"workers": 2}, upstreams=sources)
+    async with running(config, tmp_path) as proxy:
+        clients: dict[str, list[RawClient]] = {"pubsub": [], "stream": []}
+        for kind, members in clients.items():
+
+            async def begun(kind: str = kind, members: list[RawClient] = members) -> bool:
+                client = await dial(proxy.url)
+                await client.request(f"/{kind}/a")
+                if (await client.read_head()).status != 200:
+                    return False
+                members.append(client)
+                return len(members) >= 12
+
+            await until(begun, "clients of both workers")
+        assert await redis.command("PUBLISH", "pubsub:a", "one") == 2  # a subscription for each worker
+        await redis.command("XADD", "stream:a", "7-0", "data", "one")
+        for client in clients["pubsub"]:
+            assert await client.read_body_until(b"\n\n") == b"data: one\n\n"
+        for client in clients["stream"]:
+            assert await client.read_body_until(b"\n\n") == b"data: one\nid: 7-0\n\n"

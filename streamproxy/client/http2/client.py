@@ -173,6 +173,8 @@ class Http2Stream(ChunkSource):
             refuse_body_fields(headers)
         else:
             self._framing = body_framing(headers)
+            if isinstance(content, BodyReader) and content.body.begun:
+                self._framing = BodyFraming(self._framing.length, False)
             if isinstance(content, BodyReader) and self._framing.length is not None:
                 trailers = extensions.get("trailers")
                 if not self._framing.expects_continue and (trailers is None or not trailers()):

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.instructions import collected
-from benchmarks.loads import (
-    LOADS,
-    Cores,
-    Programs,
-    Session,
-    Sizes,
-    abort,
-    choose_cores,
-    download,
-    events,
-    idle,
-    measure,
-    tiny,
-    upload,
-)
+from benchmarks.loads import LOADS, carries, measure
+from benchmarks.loads.http1 import abort, download, events, idle, tiny, upload
 from benchmarks.peers import PEERS, SEVERAL, Launch, Peer, Place
 from benchmarks.programs import BenchError, build, fetch
+from benchmarks.report import TABLES
+from benchmarks.rig import Cores, Programs, Session, Sizes, choose_cores
 from streamproxy import load_config
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -115,6 +105,37 @@ def test_events_carry_the_time_at_which_they_were_written(session: Session) -> N
     assert numbers["per_second"] > 0
     assert 0 < numbers["p50_us"] <= numbers["p99_us"] <= numbers["p999_us"]
     assert numbers["errors"] == 0
+
+
+def test_chats_begin_anew_when_they_end(session: Session) -> None:
+    with session, session.load("chats", "/chat", "conns=3") as generator:
+        generator.mark()
+        time.sleep(2.0)  # a chat takes 1.3 s
+        result = generator.end()
+    assert (result["errors"], result["lost"]) == (0, 0)
+    assert result["responses"] >= 3
+    assert result["gap"]["p50"] == pytest.approx(20_000, rel=0.5)
+
+
+def test_a_load_is_measured_only_with_peers_that_can_carry_it() -> None:
+    assert carries("tiny", PEERS["recipe"])
+    assert not carries("h2-tiny", PEERS["recipe"])
+    assert carries("share", PEERS["streamproxy"])
+    assert carries("share", PEERS["streamproxy-share"])
+    assert not carries("share", PEERS["streamproxy-resume"])
+    assert not carries("tiny", PEERS["streamproxy-share"])
+
+
+def test_every_load_has_a_table() -> None:
+    assert set(TABLES) == set(LOADS)
+
+
+@pytest.mark.parametrize("name", [name for name in PEERS if name.startswith("streamproxy")])
+def test_each_of_our_peers_has_a_configuration_that_is_valid(name: str, tmp_path: Path) -> None:
+    launch = PEERS[name].launch
+    assert launch is not None
+    launch(Place(1, 2, tmp_path, 15, 1, 3))
+    assert load_config(tmp_path / "streamproxy.yaml").routes[0].name == "bench"
 
 
 def test_every_idle_stream_gets_its_keepalive(session: Session) -> None:

@@ -12,6 +12,7 @@ import pytest
 from streamproxy.config import parse_config
 from streamproxy.config.advice import advice
 from streamproxy.errors import ConfigError
+from tests.unit.config.test_errors import in_route
 
 MIGRATING = "docs/migrating.md has the same in streamproxy's form"
 
@@ -20,11 +21,6 @@ class Mistake(NamedTuple):
     text: str
     place: str  # line, column and key
     answer: str  # what the message says, or a part of it that no other message has
-
-
-def route(line: str) -> str:
-    """A file with one more line in its only route, which is line 4 of it."""
-    return f"routes:\n  - path: /*\n    upstream: http://127.0.0.1:8000\n    {line}\n"
 
 
 def upstream(lines: str) -> str:
@@ -62,6 +58,11 @@ MISTAKES = {
     "a compose file": Mistake("services:\n  proxy: {image: x}\n", "1:1", "this is a compose file"),
     "TOML": Mistake('[server]\nlisten = "127.0.0.1:8080"\n', "1:1", "this is TOML"),
     "nothing": Mistake("", "1:1", "the file is empty: at least routes is needed"),
+    "a broken file of ours with a line of nginx's": Mistake(
+        "routes:\n  - path: /*\n    upstream: http://a\n    response_headers: [\n  server {\n",
+        "5:10",
+        "not YAML: expected",
+    ),
     # YAML.
     "tabs": Mistake("routes:\n\t- path: /*\n", "2:1", "YAML is indented with spaces, never with tabs"),
     "no space after a colon": Mistake(
@@ -70,8 +71,8 @@ MISTAKES = {
     "a star alone": Mistake(at("*"), "2:12", 'a value that begins with * is quoted: "*…"'),
     "an at sign": Mistake(to("@vllm"), "3:15", 'a value that begins with @ is quoted: "@…"'),
     "an address of IPv6": Mistake(served("server: {listen: [::1]:8080}"), "1:19", 'is quoted: "[::1]:8080"'),
-    "a reference in braces": Mistake(route("cors: {origins: ${X}}"), "4:22", 'a reference is quoted: "${NAME}"'),
-    "a key twice": Mistake(route("path: /a"), "4:5 routes[0].path", "it is already on line 2"),
+    "a reference in braces": Mistake(in_route("cors: {origins: ${X}}"), "4:22", 'a reference is quoted: "${NAME}"'),
+    "a key twice": Mistake(in_route("path: /a"), "4:5 routes[0].path", "it is already on line 2"),
     # Keys in the wrong place, or of another program.
     "route for routes": Mistake("route:\n  - path: /*\n", "1:1 route", "did you mean 'routes'?"),
     "routes as a mapping": Mistake("routes:\n  /*: http://a\n", "2:3 routes", "must be a list of routes"),
@@ -81,34 +82,36 @@ MISTAKES = {
     "limits at the top": Mistake(served("limits: {max_streams: 1}"), "1:1 limits", "it belongs to a route"),
     "tls at the top": Mistake(served("tls: {}"), "1:1 tls", "it belongs to server"),
     "proxy_pass": Mistake(
-        route("proxy_pass: http://a"), "4:5 routes[0].proxy_pass", "write upstream: http://host:port"
+        in_route("proxy_pass: http://a"), "4:5 routes[0].proxy_pass", "write upstream: http://host:port"
     ),
-    "location": Mistake(route("location: /"), "4:5 routes[0].location", "write path: /v1/* for a prefix"),
+    "location": Mistake(in_route("location: /"), "4:5 routes[0].location", "write path: /v1/* for a prefix"),
     "proxy_read_timeout": Mistake(
-        route("proxy_read_timeout: 600s"),
+        in_route("proxy_read_timeout: 600s"),
         "4:5 routes[0].proxy_read_timeout",
         "timeouts.idle, the wait for the response",
     ),
-    "proxy_buffering": Mistake(route("proxy_buffering: off"), "4:5 routes[0].proxy_buffering", "nothing to switch off"),
-    "proxy_set_header": Mistake(route("proxy_set_header: x"), "4:5 routes[0]", "write request_headers: {set: {Name"),
-    "client_max_body_size": Mistake(route("client_max_body_size: 1m"), "4:5 routes[0]", "{max_request_body: 20MiB}"),
-    "timeout": Mistake(route("timeout: 30s"), "4:5 routes[0].timeout", "write timeouts: {first_byte: 60s, idle: 5m"),
-    "strip_prefix": Mistake(route("strip_prefix: /v1"), "4:5 routes[0]", "write rewrite: {strip_prefix: /prefix}"),
-    "health of a route": Mistake(route("health: {path: /}"), "4:5 routes[0].health", "to an entry of upstreams"),
+    "proxy_buffering": Mistake(
+        in_route("proxy_buffering: off"), "4:5 routes[0].proxy_buffering", "nothing to switch off"
+    ),
+    "proxy_set_header": Mistake(in_route("proxy_set_header: x"), "4:5 routes[0]", "write request_headers: {set: {Name"),
+    "client_max_body_size": Mistake(in_route("client_max_body_size: 1m"), "4:5 routes[0]", "{max_request_body: 20MiB}"),
+    "timeout": Mistake(in_route("timeout: 30s"), "4:5 routes[0].timeout", "write timeouts: {first_byte: 60s, idle: 5m"),
+    "strip_prefix": Mistake(in_route("strip_prefix: /v1"), "4:5 routes[0]", "write rewrite: {strip_prefix: /prefix}"),
+    "health of a route": Mistake(in_route("health: {path: /}"), "4:5 routes[0].health", "to an entry of upstreams"),
     "servers": Mistake(upstream("{servers: [http://a]}"), "1:17 upstreams.a.servers", "write endpoints: [http://host"),
     "lb_policy": Mistake(upstream("{endpoints: http://a, lb_policy: x}"), "1:38", "write balance: least_streams"),
     "ssl_certificate": Mistake(served("server: {ssl_certificate: /a}"), "1:10", "write tls: {cert: FILE, key: FILE}"),
-    "a misspelt limit": Mistake(route("limits: {max_stream: 3}"), "4:14", "did you mean 'max_streams'?"),
+    "a misspelt limit": Mistake(in_route("limits: {max_stream: 3}"), "4:14", "did you mean 'max_streams'?"),
     # Values.
     "a time-out as one value": Mistake(
-        route("timeouts: 30s"),
+        in_route("timeouts: 30s"),
         "4:15 routes[0].timeouts",
         "must be a mapping with the keys connect, request, first_byte",
     ),
-    "10M": Mistake(route("limits: {max_request_body: 10M}"), "4:32", "is not a size: write 64KiB, 10MiB, 1GB"),
-    "true for a duration": Mistake(route("keepalive: true"), "4:16", "is not a duration: write 250ms, 15s, 5m, 1h"),
-    "on for a section": Mistake(route("resume: on"), "4:13", "{} switches it on with its defaults"),
-    "a number for a section": Mistake(route("retry: 3"), "4:12", "must be a mapping with the keys attempts, on"),
+    "10M": Mistake(in_route("limits: {max_request_body: 10M}"), "4:32", "is not a size: write 64KiB, 10MiB, 1GB"),
+    "true for a duration": Mistake(in_route("keepalive: true"), "4:16", "is not a duration: write 250ms, 15s, 5m, 1h"),
+    "on for a section": Mistake(in_route("resume: on"), "4:13", "{} switches it on with its defaults"),
+    "a number for a section": Mistake(in_route("retry: 3"), "4:12", "must be a mapping with the keys attempts, on"),
     "workers: auto": Mistake(served("server: {workers: auto}"), "1:19", "is not a whole number: write 1, 2 and so on"),
     "a port alone": Mistake(served("server: {listen: 8080}"), "1:18", "127.0.0.1:8080 is this machine alone"),
     "a colon and a port": Mistake(served('server: {listen: ":8080"}'), "1:18", "0.0.0.0:8080 every address of it"),
@@ -132,16 +135,18 @@ MISTAKES = {
     "a regular expression": Mistake(at('"^/v1/.*$"'), "2:11", "is not a path: it must begin with /"),
     "two stars": Mistake(at("/v1/**"), "2:11", "write an exact path, or a prefix such as /v1/*"),
     "a star in the middle": Mistake(at("/v1/*/chat"), "2:11", "write an exact path, or a prefix such as /v1/*"),
-    "a method in small letters": Mistake(route("methods: [post]"), "4:15", "write it in capitals, such as GET or POST"),
+    "a method in small letters": Mistake(
+        in_route("methods: [post]"), "4:15", "write it in capitals, such as GET or POST"
+    ),
     "a policy of nginx": Mistake(
         upstream("{endpoints: http://a, balance: least_conn}"), "1:47", "must be least_streams"
     ),
-    "a protocol that is an engine": Mistake(route("protocol: vllm"), "4:15", "write http, auto, openai, anthropic"),
+    "a protocol that is an engine": Mistake(in_route("protocol: vllm"), "4:15", "write http, auto, openai, anthropic"),
     "health as a path": Mistake(
         upstream("{endpoints: http://a, health: /x}"), "1:46", "must be a mapping with the keys"
     ),
-    "a slash behind an origin": Mistake(route("cors: {origins: [https://a/]}"), "4:22", "write https://app.example"),
-    "credentials for all": Mistake(route('cors: {origins: "*", credentials: on}'), "4:11", "name them"),
+    "a slash behind an origin": Mistake(in_route("cors: {origins: [https://a/]}"), "4:22", "write https://app.example"),
+    "credentials for all": Mistake(in_route('cors: {origins: "*", credentials: on}'), "4:11", "name them"),
     # Between keys, and outside the file.
     "a route behind one that takes all": Mistake(
         at("/*") + "  - {path: /v1/*, upstream: http://a}\n", "4:12", "the route on line 2 comes first and takes all"
@@ -156,10 +161,10 @@ MISTAKES = {
         served("server: {tls: {cert: /nope.pem, key: /nope.key}}"), "1:22", "cannot be read: No such file or directory"
     ),
     "a variable that is not set": Mistake(
-        route('request_headers: {set: {X: "${NOT_SET}"}}'), "4:32", "set it, or write ${NOT_SET:-default}"
+        in_route('request_headers: {set: {X: "${NOT_SET}"}}'), "4:32", "set it, or write ${NOT_SET:-default}"
     ),
     "a secret that is not there": Mistake(
-        route('request_headers: {set: {X: "${file:/nope}"}}'), "4:32", "the file /nope cannot be read: No such file"
+        in_route('request_headers: {set: {X: "${file:/nope}"}}'), "4:32", "the file /nope cannot be read: No such file"
     ),
 }
 
@@ -189,7 +194,7 @@ def test_a_mistake_is_answered_by_what_to_change(mistake: Mistake) -> None:
             "admin.listen: whoever reaches 0.0.0.0:9090 sees all streams and can stop them: set admin.token",
         ),
         (
-            route('request_headers: {set: {Authorization: "Bearer $OPENAI_API_KEY"}}'),
+            in_route('request_headers: {set: {Authorization: "Bearer $OPENAI_API_KEY"}}'),
             "$OPENAI_API_KEY is sent as it stands; a variable is written ${OPENAI_API_KEY}",
         ),
     ],
@@ -207,7 +212,7 @@ def test_what_is_allowed_and_hardly_meant_is_said(text: str, sentence: str) -> N
         "server: {listen: unix:/run/p.sock}\n" + to("http://127.0.0.1:8000"),
         served('admin: {listen: 0.0.0.0:9090, token: "abc"}'),
         served("admin: {listen: unix:/run/a.sock}"),
-        route('request_headers: {set: {X-Price: "5 $"}}'),
+        in_route('request_headers: {set: {X-Price: "5 $"}}'),
     ],
 )
 def test_what_is_meant_gets_no_advice(text: str) -> None:
@@ -215,5 +220,5 @@ def test_what_is_meant_gets_no_advice(text: str) -> None:
 
 
 def test_a_secret_that_looks_like_a_variable_is_not_repeated() -> None:
-    text = route('request_headers: {set: {X: "${SECRET}"}}')
+    text = in_route('request_headers: {set: {X: "${SECRET}"}}')
     assert list(advice(parse_config(text, name="f.yaml", environ={"SECRET": "ab$CDEF"}))) == []

@@ -8,33 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamproxy.formats.events import LIMIT, EventInspector, LineInspector
+from streamproxy.formats.events import LIMIT
+from tests.unit.formats.seen import Events, Lines
 from tests.unit.formats.splits import splits
 from tests.unit.formats.test_sse import split_streams
-
-
-class Events(EventInspector):
-    """Keeps what it is given; passes over chunks of whole events that have no ``!``, when told to."""
-
-    def __init__(self, lazy: bool = False) -> None:
-        super().__init__()
-        self.seen: list[bytes] = []
-        self.lazy = lazy
-
-    def on_event(self, data: bytes) -> None:
-        self.seen.append(data)
-
-    def skips(self, chunk: bytes) -> bool:
-        return self.lazy and b"!" not in chunk
-
-
-class Lines(LineInspector):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[bytes] = []
-
-    def on_line(self, line: bytes) -> None:
-        self.seen.append(line)
 
 
 def data_of(stream: bytes) -> list[bytes]:

@@ -9,17 +9,11 @@ from pathlib import Path
 import pytest
 
 from fuzz.reads import bytes_of, reads_of
-from fuzz.targets import PARTS, load
-
-ROOT = Path(__file__).parents[3]
-CORPUS = ROOT / "fuzz" / "corpus"
+from fuzz.targets import CORPUS, PARTS, folders_of, load
 
 
 def inputs_of(part: str) -> list[Path]:
-    files = sorted((CORPUS / part).iterdir())
-    if part == "configuration":
-        files += sorted((ROOT / "config").glob("*.yaml"))
-    return files
+    return [file for folder in folders_of(part) for file in sorted(folder.iterdir())]
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+from streamproxy import __version__
 from tests.doubles.parts import require
 from tests.unit.project.dockerfile import ROOT, read_dockerfile
 
@@ -50,3 +52,20 @@ def test_what_the_image_copies_is_all_that_the_context_has() -> None:
     assert rules[1] == "*"
     assert {rule[1:] for rule in rules if rule.startswith("!")} == sources
     assert all((ROOT / name).exists() for name in sources)
+
+
+def test_the_labels_say_what_the_package_says() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (text,) = [label.text for label in FILE.all("LABEL")]
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([a-z.]+)="([^"]*)"', text))
+    assert labels["licenses"] == project["license"]
+    assert labels["source"] == project["urls"]["Source"]
+    assert labels["documentation"] == project["urls"]["Documentation"]
+    assert labels["base.name"] == f"docker.io/library/{FILE.stages[-1][0].text}"
+    assert {"title", "description", "version", "revision", "vendor"} <= set(labels)
+    assert f"VERSION={__version__}" in [argument.text for argument in FILE.all("ARG")]
+
+
+def test_the_health_check_is_the_program_itself_and_needs_no_shell() -> None:
+    command = FILE.one("HEALTHCHECK")
+    assert command.exec_form() == ["streamproxy", "health"]

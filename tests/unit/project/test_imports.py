@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"app", "explain"}),
     frozenset({"server"}),
     frozenset({"process"}),
-    frozenset({"", "__main__", "asgi", "cli", "top"}),
+    frozenset({"", "__main__", "asgi", "cli", "health", "top"}),
 )
 # Who may read files and the environment: the parts that put a process together, and what reads a configuration for
 # them. Nobody else may ask for that.

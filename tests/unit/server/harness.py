@@ -67,13 +67,11 @@ class Serving:
         return only
 
 
-def configure(app: App, *, keepalive: float = 20.0, **options: Any) -> uvicorn.Config:
-    """A loaded uvicorn configuration for the protocol, with these limits."""
-    keys = {key: options.pop(key) for key in ("ws", "root_path", "log_config") if key in options}
-    http2 = options.pop("http2", None)
+def bare(app: App, protocol: Any, *, keepalive: float = 20.0, **keys: Any) -> uvicorn.Config:
+    """A loaded uvicorn configuration that adds nothing to what ``protocol`` does."""
     config = uvicorn.Config(
         app,
-        http=http11_protocol(Http11Limits(**options), http2),
+        http=protocol,
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -86,6 +84,21 @@ def configure(app: App, *, keepalive: float = 20.0, **options: Any) -> uvicorn.C
     )
     config.load()
     return config
+
+
+def configure(app: App, *, keepalive: float = 20.0, **options: Any) -> uvicorn.Config:
+    """A loaded uvicorn configuration for the protocol, with these limits."""
+    keys = {key: options.pop(key) for key in ("ws", "root_path", "log_config") if key in options}
+    http2 = options.pop("http2", None)
+    return bare(app, http11_protocol(Http11Limits(**options), http2), keepalive=keepalive, **keys)
+
+
+async def end_tasks(state: ServerState) -> None:
+    """Cancels the tasks that connections have left, and waits for them."""
+    for task in list(state.tasks):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 @asynccontextmanager
@@ -123,10 +136,7 @@ async def serving(
         for connection in list(state.connections):
             connection.transport.abort()
         await server.wait_closed()
-        for task in list(state.tasks):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await end_tasks(state)
         if path is not None:
             path.unlink(missing_ok=True)
 

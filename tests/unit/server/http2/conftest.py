@@ -9,13 +9,13 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-import uvicorn
 from uvicorn.server import ServerState
 
 from streamproxy.server.http2.limits import Http2Limits
 from streamproxy.server.http2.protocol import Http2Protocol, http2_protocol
 from tests.doubles.http2 import FrameClient, connect_h2
 from tests.doubles.leaks import LeakCheck
+from tests.unit.server.harness import bare, end_tasks
 
 App = Callable[..., Awaitable[None]]
 
@@ -45,12 +45,7 @@ Connect = Callable[..., Awaitable[FrameClient]]
 async def serving(app: App, *, keepalive: float = 20.0, **options: Any) -> AsyncIterator[Serving]:
     rejected: list[tuple[int, str]] = []
     options.setdefault("on_rejected", lambda status, reason: rejected.append((status, reason)))
-    config = uvicorn.Config(
-        app, http=http2_protocol(Http2Limits(**options)), lifespan="off", log_config=None, access_log=False,
-        server_header=False, date_header=False, proxy_headers=False, interface="asgi3",
-        timeout_keep_alive=keepalive,  # type: ignore[arg-type]  # fractions, so that a test need not wait
-    )  # fmt: skip
-    config.load()
+    config = bare(app, http2_protocol(Http2Limits(**options)), keepalive=keepalive)
     state = ServerState()
     loop = asyncio.get_running_loop()
     protocol: Any = config.http_protocol_class
@@ -64,10 +59,7 @@ async def serving(app: App, *, keepalive: float = 20.0, **options: Any) -> Async
         for connection in list(state.connections):
             connection.transport.abort()
         await server.wait_closed()
-        for task in list(state.tasks):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await end_tasks(state)
 
 
 @pytest.fixture

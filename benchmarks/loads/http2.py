@@ -1,0 +1,56 @@
+"""The loads over HTTP/2, from a client to the proxy; the upstream is the same HTTP/1.1 one.
+
+Requests come from h2load (of nghttp2), events go to the client in `benchmarks.http2_client`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from typing import Final
+
+from benchmarks.programs import BenchError
+from benchmarks.rig import Numbers, Session, steady
+
+CONNECTIONS: Final = 4
+STREAMS: Final = 8  # of each connection, so that there are 32 requests at once, as over HTTP/1.1
+_DONE = re.compile(r"requests: (\d+) total.* (\d+) succeeded, (\d+) failed")
+_RATE = re.compile(r"finished in .*?, ([\d.]+) req/s")
+
+
+def tiny(session: Session) -> Numbers:
+    """One-event responses, 4 connections with 8 streams each, each stream's next request after its response."""
+    if shutil.which("h2load") is None:
+        raise BenchError("h2load is not installed (the package nghttp2-client)")
+    url = f"http://127.0.0.1:{session.place.http2}/tiny"
+    options = ["-c", str(CONNECTIONS), "-m", str(STREAMS), "-H", "accept: text/event-stream"]
+    session.run(["h2load", *options, "-n", "500", url])  # what a proxy makes once is not the requests'
+    seconds, text = session.run(["h2load", *options, "-D", f"{session.sizes.seconds:g}s", url])
+    done, rate = _DONE.search(text), _RATE.search(text)
+    if done is None or rate is None or not int(done[2]):
+        raise BenchError(f"h2load said {text!r}")
+    return {
+        "cpu_us": seconds * 1e6 / int(done[2]),
+        "per_second": float(rate[1]),
+        "errors": int(done[3]),
+        "pss_mb": session.memory() / 1e6,
+        "limit": 0.0,
+    }
+
+
+def events(session: Session) -> Numbers:
+    """100 streams of one connection with 50 events a second each."""
+    streams = session.peer.streams
+    command = [sys.executable, "-m", "benchmarks.http2_client", str(session.place.http2), "/events?rate=50"]
+    with session.generator([*command, str(streams)]) as generator:
+        window, result = steady(session, generator, session.sizes.seconds)
+        numbers = window.numbers(result["events"], session)
+        dropped = session.upstream.stats()["dropped"]
+    return numbers | {
+        "streams": streams,
+        "per_second": result["events"] / result["seconds"],
+        "p50_us": result["delay"]["p50"],
+        "p99_us": result["delay"]["p99"],
+        "errors": result["errors"] + dropped,
+    }

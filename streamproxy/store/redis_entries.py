@@ -1,0 +1,210 @@
+"""The entries that anybody adds to Redis Streams, for all clients of this process.
+
+Theory of operation. Every client has the id of the entry that it was handed last, and is handed all after it. Redis is
+asked for entries with XRANGE, over the link for commands, and it remembers what was asked for there (CLIENT TRACKING):
+when a stream changes that was read, its name is sent over a second connection, once, and it is read again from where
+its clients are. So a new entry costs the same however many channels there are, and none is missed: reading a stream
+and having it remembered is one step for Redis.
+
+A client that comes with the id of an older entry is *behind*: it is read for apart, as it takes what it is handed, and
+joins the others when nothing is left.
+
+When Redis goes, clients stay. Once both connections are back all streams are read from where their clients are; a
+client that would miss entries which were trimmed meanwhile is cut. Where Redis refuses to track (a user without the
+right to), every stream is asked for a few times a second instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from streamproxy.errors import DestinationUnavailable, StreamGone
+from streamproxy.store.events import EntryId, parse_entry_id, render_entry
+from streamproxy.store.redis_events import EventBody, Group, RedisEvents
+from streamproxy.store.redis_link import RedisLink, StoreDown, encode
+from streamproxy.wire.chunked import chunk_parts
+
+logger = logging.getLogger("streamproxy")
+
+_COUNT: Final = 100  # entries of one stream that are read at once
+_POLL: Final = 0.5  # seconds between two looks where Redis does not track
+_CHANGES: Final = "__redis__:invalidate"
+_NEWEST: EntryId = (2**64, 0)
+_OLDEST: EntryId = (0, 0)
+
+
+class StreamEvents(RedisEvents):
+    """Channels of XADD."""
+
+    def __init__(self, url: str, on_error: Callable[[], None]) -> None:
+        super().__init__(url, on_error)
+        self._link = RedisLink(url, on_error)
+        self._link.on_up.append(self._track)
+        self._starter: asyncio.Task[None] | None = None
+        self._listener = 0  # what Redis calls the connection that hears of changes; 0 while there is none
+        self._changed: dict[bytes, None] = {}  # channels that are to be read
+        self._poll: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._starter = asyncio.create_task(self._link.start(), name="redis events link")
+        super().start()
+
+    async def subscribe(self, channel: bytes, buffer: int, last_id: bytes = b"") -> EventBody:
+        after = parse_entry_id(last_id) if last_id else _NEWEST
+        self.check_known()
+        try:
+            first, newest = await self._ends(channel)
+        except (StoreDown, RedisError) as error:
+            raise DestinationUnavailable("The events can't be reached now", note=repr(error), retry_after=1.0) from None
+        if last_id and after != _OLDEST and not first <= after <= newest:
+            raise StreamGone
+        body = EventBody(buffer, min(after, newest), lambda body: self._leave(channel, body))
+        self._groups.setdefault(channel, Group()).bodies[body] = None
+        if body.last < newest:
+            body.behind = True
+            self._read_on(channel, body)
+        else:
+            self._look_at(channel)
+        return body
+
+    async def aclose(self) -> None:
+        if self._starter is not None:
+            self._starter.cancel()
+            await asyncio.gather(self._starter, return_exceptions=True)
+        if self._poll is not None:
+            self._poll.cancel()
+        await self._link.aclose()
+        await super().aclose()
+
+    async def _ends(self, channel: bytes) -> tuple[EntryId, EntryId]:
+        """The ids of the first and the last entry; of a stream that has none, ones that nothing lies between."""
+        first, newest = await asyncio.gather(
+            self._link.ask("XRANGE", channel, "-", "+", "COUNT", 1),
+            self._link.ask("XREVRANGE", channel, "+", "-", "COUNT", 1),
+        )
+        if not first or not newest:
+            return (1, 0), _OLDEST
+        return parse_entry_id(first[0][0]), parse_entry_id(newest[0][0])
+
+    def _leave(self, channel: bytes, body: EventBody) -> None:
+        body.more = None
+        group = self._groups.get(channel)
+        if group is not None and group.bodies.pop(body, body) is None and not group.bodies:
+            del self._groups[channel]  # Redis tells of it once more at most
+
+    # Both connections.
+
+    async def _begin(self, connection: AbstractConnection) -> None:
+        commands = encode(("CLIENT", "ID")) + encode(("SUBSCRIBE", _CHANGES))
+        await connection.send_packed_command([commands], check_health=False)
+        self._listener = await connection.read_response()
+        await connection.read_response()
+        self._track()
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        try:
+            while True:
+                kind, _, names = await connection.read_response()
+                if kind == b"message":
+                    for channel in self._groups if names is None else names:  # None: the whole database was emptied
+                        self._look_at(channel)
+        finally:
+            self._listener = 0
+
+    def _track(self) -> None:
+        """One of the two connections is new: begin to hear of changes, if both are there."""
+        if not (self._link.up and self._listener):
+            return
+        self._link.send("CLIENT", "TRACKING", "OFF")
+        self._link.send("CLIENT", "TRACKING", "ON", "REDIRECT", self._listener, done=self._tracks)
+        for channel in self._groups:
+            self._link.send("XRANGE", channel, "-", "+", "COUNT", 1, done=partial(self._check_trimmed, channel))
+            self._look_at(channel)
+
+    def _tracks(self, reply: Any) -> None:
+        if self._poll is not None:
+            self._poll.cancel()
+            self._poll = None
+        if isinstance(reply, RedisError):
+            logger.warning("Redis refuses to tell of new entries, so that it is asked for them: %s", reply)
+            self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        for channel in self._groups:
+            self._look_at(channel)
+        self._poll = asyncio.get_running_loop().call_later(_POLL, self._look_at_all)
+
+    def _check_trimmed(self, channel: bytes, reply: Any) -> None:
+        group = self._groups.get(channel)
+        if group is None or isinstance(reply, Exception):
+            return
+        first = parse_entry_id(reply[0][0]) if reply else _OLDEST
+        for body in tuple(group.bodies):
+            if first > body.last != _OLDEST:
+                body.cut("entries were trimmed while Redis was away")
+
+    # Entries.
+
+    def _look_at(self, channel: bytes) -> None:
+        """Read a channel, with all others that are to be read in this turn of the loop."""
+        if channel in self._groups:
+            if not self._changed:
+                asyncio.get_running_loop().call_soon(self._read_changed)
+            self._changed[channel] = None
+
+    def _read_changed(self) -> None:
+        changed, self._changed = self._changed, {}
+        for channel in changed:
+            group = self._groups.get(channel)
+            if group is not None and (places := [body.last for body in group.bodies if not body.behind]):
+                self._range(channel, min(places), partial(self._got, channel))
+
+    def _range(self, channel: bytes, after: EntryId, done: Callable[[Any], None]) -> None:
+        self._link.send("XRANGE", channel, b"(%d-%d" % after, "+", "COUNT", _COUNT, done=done)
+
+    def _got(self, channel: bytes, reply: Any) -> None:
+        """Hand the entries to all clients that are not behind. A link that is down has all read again once it is up."""
+        group = self._groups.get(channel)
+        if group is None or isinstance(reply, Exception):
+            return
+        for name, fields in reply:
+            id, chunk, framed = _render(name, fields)
+            for body in tuple(group.bodies):
+                if not body.behind and id > body.last:
+                    body.last = id
+                    if chunk:
+                        body.put(chunk, framed)
+        if len(reply) >= _COUNT:
+            self._look_at(channel)
+
+    def _read_on(self, channel: bytes, body: EventBody) -> None:
+        self._range(channel, body.last, partial(self._got_older, channel, body))
+
+    def _got_older(self, channel: bytes, body: EventBody, reply: Any) -> None:
+        """Hand a client that is behind what is next for it."""
+        if isinstance(reply, Exception):
+            body.cut("Redis was lost while older entries were read")
+            return
+        for name, fields in reply:
+            body.last, chunk, framed = _render(name, fields)
+            if chunk:
+                body.put(chunk, framed)
+        if not body.hungry:
+            body.more = partial(self._read_on, channel, body)
+        elif len(reply) >= _COUNT:
+            self._read_on(channel, body)
+        else:
+            body.behind = False
+
+
+def _render(name: bytes, fields: list[bytes]) -> tuple[EntryId, bytes, bytes]:
+    """An entry's id, its event (empty for none), and that in chunked framing."""
+    chunk = render_entry(name, fields)
+    return parse_entry_id(name), chunk, b"".join(chunk_parts(chunk)) if chunk else b""

@@ -1,0 +1,240 @@
+"""200 resumable streams, while what they depend on fails: what a client has got is always a prefix of the upstream's
+bytes, and with what it gets when it comes back it has each event once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Connect, Serve
+from tests.doubles.client import RawClient
+from tests.doubles.leaks import LeakCheck
+from tests.doubles.until import until
+from tests.doubles.upstream import Conn, Upstream, stream_head
+from tests.integration.process import Process, reserved_port
+from tests.integration.proxy import Config, configuration, running, write_configuration
+from tests.integration.redis import RedisServer, redis_server
+
+STREAMS = 200
+EVENTS = 30
+
+
+@pytest.fixture
+async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    async with redis_server(folder) as server:
+        yield server
+
+
+def sidecar(upstream: str, redis: str, **server: object) -> Config:
+    route = {"name": "chat", "path": "/*", "upstream": upstream, "resume": {"store": redis, "ids": "off"}}
+    return configuration([route], server=server)
+
+
+def events(first: int, last: int) -> bytes:
+    return b"".join(b"data: %d\n\n" % number for number in range(first, last + 1))
+
+
+async def finite(conn: Conn) -> None:
+    """So many events, a quarter of them at once, and each other quarter when the test says so."""
+    await conn.read_request()
+    await conn.send(stream_head())
+    for quarter in range(4):
+        for number in range(quarter * EVENTS // 4, (quarter + 1) * EVENTS // 4):
+            await conn.send_chunk(events(number + 1, number + 1))
+            await asyncio.sleep(0)
+        if quarter < 3:
+            await conn.go.wait()
+            conn.go.clear()
+    await conn.send_chunk(b"")
+
+
+def next_quarter(upstream: Upstream) -> None:
+    for conn in upstream.connections:
+        conn.go.set()
+
+
+class Reader:
+    """A client with its cursor: it can be cut, and come back anywhere."""
+
+    def __init__(self, dial: Connect) -> None:
+        self._dial = dial
+        self._client: RawClient | None = None
+        self.stream = ""
+        self.got = b""
+
+    async def begin(self, url: str) -> None:
+        self._client = client = await self._dial(url)
+        await client.request("/")
+        begin = (await client.read_head()).get("x-stream-cursor")
+        assert begin is not None
+        self.stream = begin[:-2].decode()
+
+    def cut(self) -> None:
+        """Lose the connection; what has come and was not read is forgotten."""
+        assert self._client is not None
+        self._client.reset()
+        self._client = None
+
+    async def come_back(self, url: str) -> None:
+        self._client = client = await self._dial(url)
+        place = f"{self.stream}/{self.got.count(b'data:')}"
+        await client.request("/", headers=[("Last-Event-ID", place)])
+        assert (await client.read_head()).status == 200
+
+    async def until(self, number: int) -> None:
+        """Read on to the end of an event."""
+        assert self._client is not None
+        self.got += await self._client.read_body_until(events(number, number))
+
+    async def one_more(self) -> None:
+        assert self._client is not None
+        self.got += await self._client.read_body_until(b"\n\n")
+
+    async def finish(self) -> bytes:
+        assert self._client is not None
+        rest = await self._client.read_rest()
+        assert rest.complete
+        return self.got + rest.body
+
+
+async def begin_all(dial: Connect, url: str, upstream: Upstream) -> list[Reader]:
+    readers = [Reader(dial) for _ in range(STREAMS)]
+    for reader in readers:
+        await reader.begin(url)
+    for reader in readers:
+        await reader.until(EVENTS // 4)
+    return readers
+
+
+@asynccontextmanager
+async def frozen(redis: RedisServer) -> AsyncIterator[None]:
+    redis.freeze()
+    yield
+    redis.thaw()
+
+
+@asynccontextmanager
+async def slow(redis: RedisServer) -> AsyncIterator[None]:
+    await redis.command("CLIENT", "PAUSE", 500, "ALL")
+    yield
+
+
+@asynccontextmanager
+async def full(redis: RedisServer) -> AsyncIterator[None]:
+    await redis.command("CONFIG", "SET", "maxmemory", 1)
+    yield
+    await redis.command("CONFIG", "SET", "maxmemory", 0)
+
+
+async def test_redis_may_stand_still_be_slow_and_be_full_while_200_streams_run(
+    serve: Serve, dial: Connect, redis: RedisServer, tmp_path: Path
+) -> None:
+    upstream = await serve(finite)
+    config = sidecar(upstream.url, redis.url)
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    async with running(config, tmp_path / "here") as here, running(config, tmp_path / "there") as there:
+        readers = await begin_all(dial, here.url, upstream)
+        for quarter, fault in enumerate((frozen, slow, full), 2):
+            async with fault(redis):
+                next_quarter(upstream)
+                for reader in readers:  # nobody waits for Redis
+                    await reader.until(quarter * EVENTS // 4)
+        for reader in readers:
+            assert await reader.finish() == events(1, EVENTS)
+        for reader in readers:  # and the copy has no gap
+            other = Reader(dial)
+            other.stream, other.got = reader.stream, events(1, 3)
+            await until(partial(_answers, dial, there.url, other.stream), "the copy")
+            await other.come_back(there.url)
+            assert await other.finish() == events(1, EVENTS)
+    assert len(upstream.requests) == STREAMS
+
+
+async def _answers(dial: Connect, url: str, stream: str) -> bool:
+    """Whether the whole of a stream is there: nothing comes after its end."""
+    client = await dial(url)
+    answer = await client.get("/", headers=[("Last-Event-ID", f"{stream}/{EVENTS}")])
+    client.reset()
+    return answer.status == 204
+
+
+async def test_a_reload_and_a_takeover_cut_no_stream_and_keep_every_cursor(
+    serve: Serve, dial: Connect, redis: RedisServer, tmp_path: Path
+) -> None:
+    upstream = await serve(finite)
+    with reserved_port() as main, reserved_port() as admin:
+        config = sidecar(upstream.url, redis.url, listen=f"127.0.0.1:{main}", drain_timeout="20s")
+        config["admin"] = {"listen": f"127.0.0.1:{admin}"}
+        file = write_configuration(tmp_path, config)
+        command = [sys.executable, "-m", "streamproxy", "run", "-c", str(file)]
+        with Process(command) as old:
+            url = (await old.line(r"^listening on (\S+)"))[1]
+            readers = await begin_all(dial, url, upstream)
+            config["routes"][0]["keepalive"] = "14s"
+            file.write_text(json.dumps(config))
+            old.signal(signal.SIGHUP)
+            next_quarter(upstream)
+            for reader in readers:
+                await reader.until(2 * EVENTS // 4)
+            with Process([*command, "--takeover"]) as new:
+                await new.line(r"^listening on (\S+)")
+                left = readers[::2]
+                for reader in left:
+                    reader.cut()
+                await asyncio.gather(*(reader.come_back(url) for reader in left))
+                for _ in range(2):
+                    next_quarter(upstream)
+                    await asyncio.sleep(0.1)
+                for reader in readers:
+                    assert await reader.finish() == events(1, EVENTS)
+                assert await old.exited() == 0
+                late = await dial(url)
+                last = f"{readers[0].stream}/{EVENTS}"
+                assert (await late.get("/", headers=[("Last-Event-ID", last)])).status == 204
+                late.reset()
+                assert await new.stop() == 0
+    assert len(upstream.requests) == STREAMS
+
+
+async def test_a_client_that_comes_back_50_times_a_second_gets_each_event_once(
+    serve: Serve, dial: Connect, redis: RedisServer, tmp_path: Path
+) -> None:
+    async def ticking(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(stream_head())
+        for number in range(1, 101):
+            await conn.send_chunk(events(number, number))
+            await asyncio.sleep(0.01)
+        await conn.send_chunk(b"")
+
+    upstream = await serve(ticking)
+    config = sidecar(upstream.url, redis.url)
+    async with AsyncExitStack() as stack:
+        urls = []
+        for name in ("here", "there"):
+            (tmp_path / name).mkdir()
+            urls.append((await stack.enter_async_context(running(config, tmp_path / name))).url)
+        restless, here, there = Reader(dial), Reader(dial), Reader(dial)
+        await restless.begin(urls[0])
+        here.stream = there.stream = restless.stream
+        await here.come_back(urls[0])  # two clients with one cursor, each gets everything
+        await there.come_back(urls[1])
+        for number in range(50):
+            await asyncio.sleep(0.02)
+            await restless.one_more()
+            restless.cut()
+            await restless.come_back(urls[number % 2])
+        for reader in (restless, here, there):
+            assert await reader.finish() == events(1, 100)
+    assert len(upstream.requests) == 1
