@@ -123,7 +123,7 @@ class Exchange:
         self.client = ""  # the client's address, without its port
         self.affinity: bytes | None = None  # a hash of the beginning of its conversation, to choose an endpoint
         self.trusted = False  # whether the peer is a trusted proxy
-        self.principal = ""  # the authenticated principal; never logged
+        self.principal = ""  # the authenticated principal
         self.method = method
         self.path = path
         self.query = b""  # raw; its values are never shown

@@ -26,28 +26,13 @@ from tests.doubles.connection import PeerEnded
 from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, answering, response
+from tests.doubles.websocket import CLIENT_CLOSE, HANDSHAKE, HELLO, KEY, MASK, SWITCH, UPSTREAM_CLOSE, WORLD
 
 pytestmark = [
     pytest.mark.quirk("stock", "hypercorn", reason="only our own server offers the connection's bytes"),
     pytest.mark.quirk("http2", reason="HTTP/2 has no Upgrade; clients open an HTTP/1.1 connection"),
     pytest.mark.quirk("user", reason="httpx's shape has no word for a connection that leaves HTTP"),
 ]
-
-KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
-HANDSHAKE = (
-    b"GET /chat HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + KEY + b"\r\n%b\r\n"
-)
-SWITCH = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-    + accept_of(KEY)
-    + b"\r\n%b\r\n"
-)
-MASK = b"\x00\x00\x00\x00"  # a mask that shows what it masks
-HELLO = b"\x81\x85" + MASK + b"hello"
-WORLD = b"\x81\x05world"
-CLIENT_CLOSE = b"\x88\x82" + MASK + b"\x03\xe8"
-UPSTREAM_CLOSE = b"\x88\x02\x03\xe8"
 
 Talk = Callable[[Conn], Awaitable[None]]
 

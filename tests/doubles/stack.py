@@ -28,7 +28,8 @@ from tests.doubles.until import until
 
 Config = dict[str, Any]
 
-CLIENTS = ("native", "httpx", "user")  # "user" is an embedding program's own httpx.AsyncClient
+# "h2" is our client over HTTP/2, and "user" an embedding program's own httpx.AsyncClient.
+CLIENTS = ("native", "h2", "httpx", "user")
 
 
 class StockUvicorn:
@@ -109,9 +110,11 @@ async def running_stack(
             name = f"up{number}"
             upstreams[name] = {"endpoints": [one["upstream"]]}
             one["upstream"] = name
-    if client_kind in ("native", "httpx"):
-        for keys in upstreams.values():
+    for keys in upstreams.values():
+        if client_kind in ("native", "httpx"):
             keys.setdefault("client", client_kind)
+        elif client_kind == "h2" and keys.setdefault("client", "native") == "native":
+            keys.setdefault("http2", "on")
     config = parse_config(
         json.dumps({"routes": listed, "upstreams": upstreams, "log": {"access": "off"}, **sections}), name="test"
     )

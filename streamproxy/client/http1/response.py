@@ -317,6 +317,8 @@ class ResponseParser:
             named = any(name == b"upgrade" for name, _ in self._fields)
             if not (self._upgrade and named and b"upgrade" in connection_options(self._framing_fields)):
                 raise _Malformed("101 (Switching Protocols) without an Upgrade")
+            if self.http_version != "1.1":
+                raise _Malformed("101 (Switching Protocols) by HTTP/1.0, which has none")
             self.upgraded = self._stale = True
             self.framing = _NO_FRAMING  # and the connection carries no further request
             self._finish_head(status)
