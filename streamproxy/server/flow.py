@@ -92,6 +92,14 @@ class Flow:
             self.high = high
             self._transport.set_write_buffer_limits(high)
 
+    def limit_kernel(self, unsent: int) -> None:
+        """Keeps the kernel from holding more than ``unsent`` bytes, behind which what is written later would wait."""
+        connection: socket.socket | None = self._transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+            if option is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, option, unsent)
+
     def pause_writing(self) -> None:
         """From the transport."""
         self.paused = True
