@@ -3,7 +3,7 @@
 `Flow` knows whether reading is paused (by us) and whether writing is (by the transport, above its high-water mark),
 lets senders wait for the second, and watches the peer while the first hides its leaving. `Deadline` is a timer that is
 moved far more often than it fires: moving it stores a time, and the event loop is only asked when the timer has to
-fire earlier than it would.
+fire earlier than it would. One that fires late looks again, as those of `streamproxy.exchange.timer` do.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from streamproxy.exchange.peer import PeerWatch
+from streamproxy.exchange.timer import LATE, SECOND_LOOK
 
 WRITE_LIMIT: Final = 32 * 1024  # bytes
 
@@ -182,13 +183,16 @@ class Deadline:
             self._timer = None
 
     def _fire(self) -> None:
+        now, fires_at = self._time(), self._fires_at
         self._timer = None
         self._fires_at = NEVER
         if self.at == NEVER:
             return
-        if self._time() + _TICK < self.at:
+        if now + _TICK < self.at:
             self._fires_at = self.at
             self._timer = self._loop.call_at(self.at, self._fire)
+        elif now > fires_at + LATE:  # held up: what came meanwhile has yet to be read
+            self._timer = self._loop.call_at(now + SECOND_LOOK, self._fire)
         else:
             self.at = NEVER
             self._expired()

@@ -25,6 +25,7 @@ from streamproxy.client.connection import ClientConnection, Owner
 from streamproxy.client.http2.state import MAX_HEAD, ResponseState
 from streamproxy.client.secure import TlsTransport
 from streamproxy.errors import BadResponse, ConnectionTerminated, ResponseIncomplete, TlsFailed, UpstreamBusy
+from streamproxy.exchange.timer import LATE, SECOND_LOOK
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.http2.frames import FrameGate
 from streamproxy.wire.http2.session import (
@@ -357,10 +358,12 @@ class Http2Connection(ClientConnection):
         if self._last_read >= self._pinged_at:
             self._pinged_at = 0.0
         if self._pinged_at:
-            self._break(ConnectionTerminated(note="no answer to PING"))
-            return
-        left = self._last_read + self._silence - now
-        if left <= 0.0:
+            if now <= self._pinged_at + self._answer + LATE:
+                self._break(ConnectionTerminated(note="no answer to PING"))
+                return
+            # The process was held up: the answer may have come, and has yet to be read.
+            self._pinged_at, left = now + SECOND_LOOK - self._answer, SECOND_LOOK
+        elif (left := self._last_read + self._silence - now) <= 0.0:
             self._session.ping(_PING)
             self._pinged_at = now
             self.flush()
