@@ -491,6 +491,16 @@ async def test_an_upstream_behind_an_egress_proxy_refuses_handshakes(
     assert not upstream.requests
 
 
+@pytest.mark.quirk("httpx", reason="`http2: on` with `client: httpx` is refused")
+async def test_a_socket_to_an_upstream_of_http2_goes_over_http1(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    upstream = await serve(switching(stalled))
+    proxy = await stack([route("up")], upstreams={"up": {"endpoints": [upstream.url], "http2": "on"}})
+    client = await tunnel(proxy, dial)
+    await client.send(HELLO)
+    assert await (await upstream.connection()).read_exactly(len(HELLO)) == HELLO
+    await close_in_order(client, upstream)
+
+
 async def test_garbage_passes_all_the_same(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(switching(stalled))
     proxy = await stack([route(upstream.url, websocket={"ping": "100ms"})])

@@ -3,11 +3,15 @@
 Theory of operation. While streams are open, a connection that has brought no byte for ``silence`` seconds is asked for
 a sign of life by PING (RFC 9113 section 6.7). Any byte is one: it need not be the answer. Without one within ``answer``
 seconds the connection is dead. The owner stores the time of each read and has one timer, which calls `look`.
+A look that comes late means that the process was held up: the answer may have come, and has yet to be read, so it looks
+again once before the connection is dead.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from streamproxy.exchange.timer import LATE, SECOND_LOOK
 
 SILENCE: Final = 15.0  # seconds without a byte while streams are open, until a PING
 ANSWER: Final = 15.0  # seconds for the answer
@@ -39,7 +43,12 @@ class Liveness:
             self._asked_at = _NOT_ASKED
         if self._asked_at != _NOT_ASKED:
             left = self._asked_at + self._answer - now
-            return left if left > 0.0 else DEAD
+            if left > 0.0:
+                return left
+            if left >= -LATE:
+                return DEAD
+            self._asked_at = now + SECOND_LOOK - self._answer
+            return SECOND_LOOK
         left = self.last_read + self._silence - now
         return left if left > 0.0 else ASK
 

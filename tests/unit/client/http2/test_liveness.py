@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from streamproxy.client.http2.liveness import ASK, DEAD, Liveness
+from streamproxy.exchange.timer import SECOND_LOOK
 
 
 def test_a_connection_is_asked_after_its_silence() -> None:
@@ -44,3 +47,18 @@ def test_new_streams_begin_with_a_silence_of_their_own() -> None:
     liveness.asked(15.0)
     assert liveness.begin() == 15.0
     assert liveness.look(100.0) == ASK
+
+
+def test_a_process_that_was_held_up_looks_again_before_the_connection_is_dead() -> None:
+    liveness = Liveness(15.0, 10.0)
+    liveness.asked(15.0)
+    assert liveness.look(60.0) == SECOND_LOOK
+    assert liveness.look(60.0 + SECOND_LOOK) == DEAD
+
+
+def test_an_answer_that_waited_while_the_process_was_held_up_counts() -> None:
+    liveness = Liveness(15.0, 10.0)
+    liveness.asked(15.0)
+    assert liveness.look(60.0) == SECOND_LOOK
+    liveness.last_read = 60.1
+    assert liveness.look(60.25) == pytest.approx(14.85)
