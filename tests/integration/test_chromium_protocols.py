@@ -38,7 +38,7 @@ async def site(conn: Conn) -> None:
             await conn.send(WORLD)
             assert (await conn.read_exactly(6))[:2] == b"\x88\x80"
             return await conn.send(b"\x88\x00")
-        elif head.target.startswith(b"/events"):
+        if head.target.startswith(b"/events"):
             await conn.send(stream_head())
             await conn.send_chunk(b"data: %b\n\n" % head.target.partition(b"?")[2])
             await conn.read_all()
