@@ -30,6 +30,7 @@ from tests.doubles.websocket import CLIENT_CLOSE, HANDSHAKE, HELLO, KEY, MASK, S
 
 pytestmark = [
     pytest.mark.quirk("stock", "hypercorn", reason="only our own server offers the connection's bytes"),
+    pytest.mark.quirk("h2", reason="handshakes go over HTTP/1.1 connections, as those of native"),
     pytest.mark.quirk("http2", reason="HTTP/2 has no Upgrade; clients open an HTTP/1.1 connection"),
     pytest.mark.quirk("user", reason="httpx's shape has no word for a connection that leaves HTTP"),
 ]
@@ -479,7 +480,7 @@ async def test_no_tunnel_begins_while_the_proxy_drains(stack: StartStack, serve:
 async def test_an_upstream_behind_an_egress_proxy_refuses_handshakes(
     stack: StartStack, serve: Serve, dial: Connect
 ) -> None:
-    if stack.client == "native":
+    if stack.client in ("native", "h2"):
         pytest.skip("the native client speaks to no egress proxy")
     upstream = await serve(answering(response(b"ok")))
     upstreams = {"up": {"endpoints": [upstream.url], "proxy": "http://127.0.0.1:1"}}
