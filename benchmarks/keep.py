@@ -305,8 +305,7 @@ def main() -> int:
         "--as-built", action="store_true", help="take the build that is there, though sources may be newer"
     )
     options = parser.parse_args()
-    if not options.as_built:
-        compile_package()
+    compile_package(options.as_built)
     upstream, load = build(OUT)
     cores = choose_cores()
     with redis_of(cores) as url:

@@ -69,7 +69,7 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         edit=header_edit(route.request_headers),
         models=upstream.models,
         ask_usage=route.usage is not None,
-        stream_identity=route.protocol != "http",
+        dialect=DIALECTS[route.protocol],
         upstream_edit=header_edit(upstream.request_headers),
         inspect_body=route.limits.inspect_body,
         trailers=upstream.http2,
@@ -86,7 +86,6 @@ def early_plan(route: model.Route) -> EarlyPlan | None:
         header_edit(route.response_headers),
         route.buffer,
         anti_buffering=route.anti_buffering,
-        by_body=route.protocol != "http",
     )
 
 

@@ -127,6 +127,11 @@ class FleetMetrics(Metrics):
             totals.merge(report.finished)
         return totals
 
+    def streams(self, worker: Worker) -> int:
+        """How many streams a worker had at its last report."""
+        report = self.last.get(worker)
+        return 0 if report is None else sum(series.active for series in report.running.series.values())
+
     def settle(self, worker: Worker) -> None:
         """Keeps the counts of a worker that has exited."""
         self.seen.pop(worker, None)

@@ -120,7 +120,7 @@ class Supervisor(Main):
         return worker
 
     async def _watch(self) -> None:
-        """Kills workers that hang; `_keep` then replaces them."""
+        """Kills workers that hang, which `_keep` then replaces, and keeps the workers' streams in balance."""
         hanging: watchdog.Watchdog[Worker] = watchdog.Watchdog(watchdog.SILENCE)
         while True:
             began = time.monotonic()
@@ -129,6 +129,14 @@ class Supervisor(Main):
             for worker in hanging.tick(time.monotonic() - began, heard):
                 logger.error("worker %d hangs: it is alive but does not report; killing it", worker.number)
                 worker.process.kill()
+            if not self._stopping.is_set():
+                self._balance([worker for worker in heard if hanging.answers(worker)])
+
+    def _balance(self, answering: list[Worker]) -> None:
+        streams: list[int | None] = [None] * self._count
+        for worker in answering:
+            streams[worker.number - 1] = self._fleet.metrics.streams(worker)
+        self._shares.balance(streams)
 
     async def drain(self, stop: Stop) -> None:
         """Drains all workers, and ends them at once on the second signal; returns when they have exited."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -317,6 +319,26 @@ async def test_a_silent_connection_that_answers_no_ping_is_dead(serve: Serve, ht
         await fetch(http2(upstream.url, silence=0.05, answer=0.05), upstream.url, "POST", content=b"")
 
 
+async def test_an_answer_to_a_ping_that_came_while_the_process_stood_still_counts(
+    serve: Serve, http2: MakeClient
+) -> None:
+    async def script(up: Frames) -> None:
+        stream, _ = await up.request()
+        ping = await up.next(PingFrame)
+        # The answer is in the client's socket when the loop, which is the client's too, stands still. A stopped process
+        # comes back with its timers, before it reads.
+        answer = PingFrame(0, ping.opaque_data, flags=["ACK"]).serialize()
+        os.write(up.conn.transport.get_extra_info("socket").fileno(), answer)
+        time.sleep(0.19)  # seconds: longer than ``answer``, and than a timer is ever late
+        (connection,) = client.pool._open
+        connection._watch()  # type: ignore[attr-defined]  # of an HTTP/2 connection
+        await up.answer(stream, b"late")
+
+    upstream = await serve(speaking(script))
+    client = http2(upstream.url, silence=0.05, answer=0.05)
+    assert await fetch(client, upstream.url) == b"late"
+
+
 async def test_a_silent_connection_that_answers_pings_lives(serve: Serve, http2: MakeClient) -> None:
     async def script(up: Frames) -> None:
         stream, _ = await up.request()
@@ -326,7 +348,7 @@ async def test_a_silent_connection_that_answers_pings_lives(serve: Serve, http2:
         await up.answer(stream, b"late")
 
     upstream = await serve(speaking(script))
-    assert await fetch(http2(upstream.url, silence=0.02, answer=10.0), upstream.url) == b"late"
+    assert await fetch(http2(upstream.url, silence=0.02, answer=0.5), upstream.url) == b"late"
 
 
 @pytest.mark.parametrize("flood", ["ping", "settings", "informational", "reset"])
@@ -343,6 +365,7 @@ async def test_a_flood_ends_the_connection(serve: Serve, http2: MakeClient, floo
             else:
                 frames = [up.head(stream, [(b":status", b"103"), (b"x", b"y" * 500)]) for _ in range(20)]
             await up.send(*frames)
+            await asyncio.sleep(0)  # the client reads in the same loop, and the kernel takes a lot of small frames
 
     upstream = await serve(speaking(script))
     with pytest.raises(ExchangeError):
