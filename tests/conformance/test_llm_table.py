@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.conformance.conftest import Start
 from tests.conformance.llm_apis import APIS, KINDS, Api, kind_of
 from tests.conftest import Connect, Serve
 from tests.doubles.client import Answer, connect, fetch
-from tests.doubles.leaks import LeakCheck
-from tests.doubles.stack import RunningStack, route, running_stack
+from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Script, answering, response, stream_head, streaming
 
-Start = Callable[..., Awaitable[RunningStack]]
 JSON = [("Content-Type", "application/json")]
-
-
-@pytest.fixture
-async def start(leaks: LeakCheck) -> AsyncIterator[Start]:
-    """`proxy = await start([route(...)])`: how a body is read does not depend on the client or the server."""
-    async with AsyncExitStack() as exits:
-
-        async def run(routes: Any, **sections: Any) -> RunningStack:
-            kinds = {"client_kind": "native", "server_kind": "uvicorn"}
-            return await exits.enter_async_context(running_stack(routes, **kinds, leaks=leaks, **sections))
-
-        yield run
 
 
 @pytest.fixture(params=APIS)
