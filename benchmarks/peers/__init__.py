@@ -21,7 +21,7 @@ PEERS: dict[str, Peer] = {
 }
 
 
-def prepare(names: Iterable[str]) -> None:
-    """Build what the peers of these names need. Raises BenchError."""
+def prepare(names: Iterable[str], as_built: bool = False) -> None:
+    """Build what the peers of these names need; ``as_built`` takes an older build. Raises BenchError."""
     if any(name.startswith("streamproxy") and name != "streamproxy-pure" for name in names):
-        compile_package()
+        compile_package(as_built)

@@ -134,7 +134,7 @@ def take(place: str) -> Handed | None:
         return _received(line)
     except (OSError, ValueError, LookupError) as error:
         line.close()
-        raise TakeoverError(f"the process that serves does not hand over its sockets: {error}") from error
+        raise TakeoverError(f"the running process does not hand over its sockets: {error}") from error
     except TakeoverError:
         line.close()
         raise
@@ -149,7 +149,7 @@ def _received(line: socket.socket) -> Handed:
             numbers += more
             said += data
             if not data or len(said) > _MOST:
-                raise TakeoverError("the process that serves does not hand over its sockets; its log says why")
+                raise TakeoverError("the running process does not hand over its sockets; its log says why")
         *sockets, last = [decode(one) for one in said.splitlines()]
         if "error" in last:
             raise TakeoverError(str(last["error"]))

@@ -106,7 +106,7 @@ class Reloader:
                 if await self._changed():
                     await self.reload()
         except Exception as error:
-            logger.warning("changes of the configuration are not seen; reload it with SIGHUP: %s", error)
+            logger.warning("changes of the configuration are not detected; reload it with SIGHUP: %s", error)
 
     async def _changed(self) -> bool:
         try:
@@ -163,7 +163,7 @@ class Reloader:
     def _failed(self, problems: Iterable[str]) -> Reloaded:
         found = self._control.reload_problems = tuple(problems)
         self._control.metrics.reloaded(False)
-        logger.error("the configuration was not reloaded, the one before stays in force")
+        logger.error("the configuration was not reloaded; the previous one stays in force")
         for problem in found:
             logger.error("%s", problem)
         return Reloaded(problems=found)
@@ -208,4 +208,4 @@ class Reloading:
 
 
 async def _too_late() -> Reloaded:
-    return Reloaded(problems=("the proxy is about to end, and its configuration stays as it is",))
+    return Reloaded(problems=("the proxy is shutting down and does not reload its configuration",))

@@ -88,7 +88,7 @@ class Succession:
                 line = await reader.readline()
         except TimeoutError:
             line = b""
-            logger.warning("process %d has not said that it accepts no more connections", handed.pid)
+            logger.warning("process %d has not confirmed that it stopped accepting connections", handed.pid)
         self._took(line, metrics)
         logger.info("took over from process %d, which ends its streams", handed.pid)
         self._following = asyncio.create_task(self._follow(handed.pid, reader, writer, metrics), name="predecessor")

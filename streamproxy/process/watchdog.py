@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 TICK = 1.0  # seconds
 SILENCE = 30  # ticks
+_QUIET = 3  # ticks
 _LATE = 2 * TICK  # seconds; a longer tick does not count
 
 
@@ -37,3 +38,7 @@ class Watchdog(Generic[T]):
         }
         self._heard = dict(heard)
         return [worker for worker, ticks in self._silent.items() if ticks >= self._most]
+
+    def answers(self, worker: T) -> bool:
+        """Whether a worker was heard within the last few ticks."""
+        return self._silent.get(worker, 0) < _QUIET

@@ -186,7 +186,7 @@ class Worker:
             async with asyncio.timeout(timeout):
                 await self.gone.wait()
         if not self.gone.is_set():
-            logger.error("worker %d does not end, and is killed", self.number)
+            logger.error("worker %d does not exit; killing it", self.number)
             self.process.kill()
             await self.gone.wait()
 

@@ -11,7 +11,8 @@ of the closing handshake. States::
 ENDED (``_ended``): no message passes in either direction. LOST (``_lost``): ``on_lost`` has been called.
 
 Frames that are due are delivered to the tunnel in a turn of the event loop of their own, never inside `write`. While
-the tunnel has paused, they wait, and `received` does not return once more than `READ_AHEAD` bytes do.
+the tunnel has paused, they wait. Once more than `READ_AHEAD` bytes do, `received` does not return, and `write` reports
+that it takes no more: an upstream that sends pings and reads no answer would fill the memory.
 """
 
 from __future__ import annotations
@@ -92,10 +93,12 @@ class MessageStream(ByteStream):
         self._hand_on()
         if protocol.parser_exc is not None:
             self._fail()
-        return not self._out.full
+        return not (self._out.full or self._full)
 
     async def drained(self) -> None:
-        await self._out.drained()
+        while (self._out.full or self._full) and not self._lost:
+            await self._out.drained()
+            await self._has_room()
 
     def set_write_limit(self, high: int) -> None:
         self._out.limit = high
@@ -170,7 +173,7 @@ class MessageStream(ByteStream):
         self._out.put({"type": "websocket.close", "code": code, "reason": close.reason})
 
     def _fail(self) -> None:
-        self._eof_sent = True
+        self._ended = self._eof_sent = True
         self._hand_on()
         self._on_fault(BadResponse("The upstream's WebSocket frames are not valid"))
 
@@ -186,9 +189,7 @@ class MessageStream(ByteStream):
         else:
             self._protocol.send_binary(message.get("bytes") or b"")
         self._hand_on()
-        while self._held > READ_AHEAD and not self._lost:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+        await self._has_room()
 
     def left(self, message: Message) -> None:
         """The client has closed the socket, or is lost."""
@@ -223,6 +224,17 @@ class MessageStream(ByteStream):
         if on_lost is not None:
             on_lost()
 
+    @property
+    def _full(self) -> bool:
+        """Whether more frames wait for the tunnel than may: the client's, or answers to the upstream's pings."""
+        return self._held > READ_AHEAD
+
+    async def _has_room(self) -> None:
+        while self._full and not self._lost:
+            if self._room is None or self._room.done():
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)  # two may wait for it
+
     def _hand_on(self) -> None:
         """Take the frames that are due, and have them delivered in a turn of their own."""
         idle = not self._pending
@@ -238,5 +250,5 @@ class MessageStream(ByteStream):
             data = self._pending.popleft()
             self._held -= len(data)
             self._on_data(data)
-        if self._held <= READ_AHEAD:
+        if not self._full:
             settle(self._room)

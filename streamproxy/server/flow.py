@@ -3,7 +3,8 @@
 `Flow` tracks whether reading is paused (by this program) and whether writing is paused (by the transport, above its
 high-water mark). Senders can wait until writing is resumed. While reading is paused, it watches for the peer's
 disconnect. `Deadline` is a timer that is moved far more often than it fires: moving it stores a time, and the event
-loop is only involved if the timer must fire earlier than scheduled.
+loop is only involved if the timer must fire earlier than scheduled. A timer that fires late checks again, as those of
+`streamproxy.exchange.timer` do.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from streamproxy.exchange.peer import PeerWatch
+from streamproxy.exchange.timer import LATE, SECOND_LOOK
 
 WRITE_LIMIT: Final = 32 * 1024  # bytes
 
@@ -91,6 +93,14 @@ class Flow:
         if high != self.high:
             self.high = high
             self._transport.set_write_buffer_limits(high)
+
+    def limit_kernel(self, unsent: int) -> None:
+        """Keeps the kernel from holding more than ``unsent`` bytes, behind which what is written later would wait."""
+        connection: socket.socket | None = self._transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+            if option is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, option, unsent)
 
     def pause_writing(self) -> None:
         """From the transport."""
@@ -182,13 +192,16 @@ class Deadline:
             self._timer = None
 
     def _fire(self) -> None:
+        now, fires_at = self._time(), self._fires_at
         self._timer = None
         self._fires_at = NEVER
         if self.at == NEVER:
             return
-        if self._time() + _TICK < self.at:
+        if now + _TICK < self.at:
             self._fires_at = self.at
             self._timer = self._loop.call_at(self.at, self._fire)
+        elif now > fires_at + LATE:  # held up: what came meanwhile has yet to be read
+            self._timer = self._loop.call_at(now + SECOND_LOOK, self._fire)
         else:
             self.at = NEVER
             self._expired()

@@ -117,7 +117,6 @@ async def test_a_body_that_the_mirror_does_not_take_is_given_up(stack: StartStac
     copy = await ended(proxy, "r~mirror")
     assert (copy.end, copy.error.error) == ("rejected", "http_request_error")
     assert copy.request_bytes < len(large)
-    (await shadow.connection()).go.set()
 
 
 async def test_a_client_that_leaves_in_its_body_ends_the_copy(stack: StartStack, serve: Serve, dial: Connect) -> None:

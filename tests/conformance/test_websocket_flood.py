@@ -11,22 +11,26 @@ import ssl
 from collections.abc import Callable
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
+from streamproxy.wire.websocket import accept_of
 from tests.conformance.conftest import StartStack
 from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream
-from tests.doubles.websocket import HANDSHAKE, HELLO, SWITCH, UPSTREAM_CLOSE, WORLD, big_frame
+from tests.doubles.websocket import HANDSHAKE, HELLO, KEY, SWITCH, UPSTREAM_CLOSE, WORLD, big_frame
 
+tunnels = pytest.mark.quirk("stock", "hypercorn", reason="only our own server offers the connection's bytes")
 pytestmark = [
-    pytest.mark.quirk("stock", "hypercorn", reason="only our own server offers the connection's bytes"),
     pytest.mark.quirk("http2", reason="HTTP/2 has no Upgrade; clients open an HTTP/1.1 connection"),
-    pytest.mark.quirk("user", "httpx", reason="its upgrades are made by the native client, or by none"),
+    pytest.mark.quirk("user", "httpx", "h2", reason="the native client makes its upgrades, or nobody does"),
 ]
 
 FLOOD = random.Random(1).randbytes(32 << 20)
+PINGS = (b"\x89\x7d" + bytes(125)) * ((32 << 20) // 127)
 KERNEL = 16 << 20  # bytes, more than the socket buffers of two connections and the proxy's own limits together
 STILL = 200  # turns of the event loop, which client, proxy and upstream share, in which nothing has moved
 
@@ -57,6 +61,7 @@ def context(secure: bool, certificate: Certificate) -> ssl.SSLContext | None:
     return certificate.server_context() if secure else None
 
 
+@tunnels
 async def test_a_flood_behind_a_handshake_waits_for_the_101_and_arrives_whole(
     stack: StartStack, serve: Serve, dial: Connect, certificate: Certificate, secure: bool
 ) -> None:
@@ -85,6 +90,7 @@ async def test_a_flood_behind_a_handshake_waits_for_the_101_and_arrives_whole(
     upstream.go.set()
 
 
+@tunnels
 async def test_a_flood_behind_a_101_waits_for_the_client_and_arrives_whole(
     stack: StartStack, serve: Serve, dial: Connect, certificate: Certificate, secure: bool
 ) -> None:
@@ -110,6 +116,7 @@ async def test_a_flood_behind_a_101_waits_for_the_client_and_arrives_whole(
     upstream.go.set()
 
 
+@tunnels
 async def test_frames_and_an_end_in_one_write_with_the_101_all_reach_the_client(
     stack: StartStack, serve: Serve, dial: Connect, certificate: Certificate, secure: bool
 ) -> None:
@@ -128,6 +135,7 @@ async def test_frames_and_an_end_in_one_write_with_the_101_all_reach_the_client(
     assert (await proxy.end_of()).events == 1
 
 
+@tunnels
 async def test_a_handshake_in_single_bytes_loses_nothing_behind_it(
     stack: StartStack, serve: Serve, dial: Connect
 ) -> None:
@@ -148,6 +156,7 @@ async def test_a_handshake_in_single_bytes_loses_nothing_behind_it(
     conn.go.set()
 
 
+@tunnels
 async def test_a_client_that_floods_and_leaves_before_the_101_is_noticed(
     stack: StartStack, serve: Serve, dial: Connect
 ) -> None:
@@ -165,3 +174,25 @@ async def test_a_client_that_floods_and_leaves_before_the_101_is_noticed(
     client.reset()
     await conn.wait_ended()
     assert (await proxy.end_of()).end == "client_disconnect"
+
+
+@pytest.mark.quirk("uvicorn", reason="a tunnel leaves the answer to the client")
+async def test_an_upstream_that_floods_pings_and_reads_no_answer_has_to_wait(stack: StartStack, serve: Serve) -> None:
+    async def script(conn: Conn) -> None:
+        key = (await conn.read_head()).get("sec-websocket-key") or b""
+        conn.stop_reading()
+        conn.write(SWITCH.replace(accept_of(KEY), accept_of(key)) % b"" + PINGS)
+        await conn.upstream.go.wait()
+
+    upstream = await serve(script)
+    proxy = await stack(upstream.url)
+    async with connect(proxy.url.replace("http:", "ws:"), proxy=None) as client:
+        conn = await upstream.connection()
+        assert await standstill(lambda: conn.taken) < KERNEL
+        await client.send("still heard")
+        conn.go_on_reading()
+        await conn.read_until(b"\x8a\xfd")
+        conn.reset()
+        upstream.go.set()
+        with pytest.raises(ConnectionClosed):
+            await client.recv()

@@ -28,6 +28,7 @@ from tests.doubles.upstream import Conn, answering, response
 from tests.doubles.websocket import KEY, SWITCH
 
 pytestmark = [
+    pytest.mark.quirk("h2", reason="handshakes go over HTTP/1.1 connections, as those of native"),
     pytest.mark.quirk("http2", reason="HTTP/2 has no Upgrade; clients open an HTTP/1.1 connection"),
     pytest.mark.quirk("user", reason="httpx's shape has no word for a connection that leaves HTTP"),
 ]

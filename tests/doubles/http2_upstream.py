@@ -12,10 +12,12 @@ A connection that begins with anything else is one of HTTP/1.1, as WebSocket's h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+import hpack
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
@@ -34,6 +36,13 @@ BODYLESS = frozenset({204, 304})
 
 class Unsayable(Exception):
     """HTTP/2 has no word for what a script said."""
+
+
+class _Encoder(hpack.Encoder):
+    """Huffman's code costs the square of a field's length here."""
+
+    def encode(self, headers: Any, huffman: bool = False) -> bytes:
+        return super().encode(headers, huffman=False)
 
 
 class Front(asyncio.Protocol):
@@ -63,6 +72,7 @@ class Front(asyncio.Protocol):
                 client_side=False, header_encoding=None, validate_inbound_headers=False, validate_outbound_headers=False
             )
             self.h2 = H2Connection(settings)
+            self.h2.encoder = _Encoder()
             self.h2.initiate_connection()
         for event in self.h2.receive_data(data):
             self._take(event)
@@ -218,10 +228,8 @@ class Stream(asyncio.Transport):
     def _reset(self, code: ErrorCodes) -> None:
         if self.number in self.front.streams and not (self._ended and self._asked_whole):
             assert self.front.h2 is not None
-            try:
+            with contextlib.suppress(ProtocolError):  # it is closed
                 self.front.h2.reset_stream(self.number, code)
-            except ProtocolError:
-                pass  # it is closed
             self.front.flush()
         self.lost()
 
@@ -308,7 +316,7 @@ class Response:
             return False
         self._buffer[:] = rest
         lines = raw.split(b"\r\n")
-        if not lines[0].startswith(b"HTTP/1.1 ") or any(b":" not in line or line[:1] == b" " for line in lines[1:]):
+        if not lines[0].startswith(b"HTTP/1.") or any(b":" not in line or line[:1] == b" " for line in lines[1:]):
             raise Unsayable(f"HTTP/2 can't say {raw!r}")
         head = Head.parse(raw)
         if head.status == 101:
@@ -323,7 +331,7 @@ class Response:
 
     def _begin(self, head: Head) -> bool:
         """Choose how the body is read; whether there is none."""
-        length = head.get("content-length")
+        length = next(iter(head.all("content-length")), None)
         if self._asked_head or head.status in BODYLESS:
             return True
         if head.chunked:

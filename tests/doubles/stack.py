@@ -28,8 +28,14 @@ from tests.doubles.until import until
 
 Config = dict[str, Any]
 
-# "h2" is our client over HTTP/2, and "user" an embedding program's own httpx.AsyncClient.
-CLIENTS = ("native", "h2", "httpx", "user")
+# What each client is in the section of an upstream. "h2" is our own over HTTP/2, and needs upstreams that speak it
+# (`Upstream.http2`); "user" is an embedding program's own httpx.AsyncClient.
+CLIENTS: dict[str, Config] = {
+    "native": {"client": "native"},
+    "h2": {"client": "native", "http2": "on"},
+    "httpx": {"client": "httpx"},
+    "user": {},
+}
 
 
 class StockUvicorn:
@@ -110,11 +116,9 @@ async def running_stack(
             name = f"up{number}"
             upstreams[name] = {"endpoints": [one["upstream"]]}
             one["upstream"] = name
-    for keys in upstreams.values():
-        if client_kind in ("native", "httpx"):
-            keys.setdefault("client", client_kind)
-        elif client_kind == "h2" and keys.setdefault("client", "native") == "native":
-            keys.setdefault("http2", "on")
+    for name, keys in upstreams.items():
+        if "client" not in keys:
+            upstreams[name] = {**CLIENTS.get(client_kind, {}), **keys}
     config = parse_config(
         json.dumps({"routes": listed, "upstreams": upstreams, "log": {"access": "off"}, **sections}), name="test"
     )

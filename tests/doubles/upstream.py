@@ -107,6 +107,11 @@ class Upstream:
         return f"{scheme}://unix" if self.path else f"{scheme}://{self.host}:{self.port}"
 
     @property
+    def accepted(self) -> int:
+        """How many sockets were accepted."""
+        return len(self._fronts) if self.http2 else len(self.connections)
+
+    @property
     def open_connections(self) -> list[Conn]:
         """Those whose peer has not ended yet."""
         return [conn for conn in self.connections if conn.ended is None]

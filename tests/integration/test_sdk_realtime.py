@@ -7,7 +7,6 @@ from typing import Any
 
 import httpx2
 import openai
-import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as listen
 
@@ -22,8 +21,7 @@ def delta(number: int, word: str) -> dict[str, Any]:
     return {"type": "response.output_text.delta", "event_id": f"e{number}", "delta": word, **item}
 
 
-@pytest.mark.parametrize("engine", ["uvicorn", "hypercorn"])
-async def test_the_realtime_client_gets_every_event(run_proxy: RunProxy, engine: str) -> None:
+async def test_the_realtime_client_gets_every_event(run_proxy: RunProxy) -> None:
     asked: list[tuple[str, str | None]] = []
     heard: list[dict[str, Any]] = []
 
@@ -39,7 +37,7 @@ async def test_the_realtime_client_gets_every_event(run_proxy: RunProxy, engine:
 
     async with listen(model, "127.0.0.1", 0) as server:
         upstream = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        proxy = await run_proxy(configuration(upstream, server={"engine": engine}))
+        proxy = await run_proxy(configuration(upstream))
         http = httpx2.AsyncClient(trust_env=False)
         async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="key", http_client=http) as client:
             options: Any = {"proxy": None}

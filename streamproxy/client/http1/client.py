@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -191,11 +191,13 @@ class Stream(ChunkSource):
         self._sender: BodySender | None = None
         self._connection: Connection | None = None
 
-    async def __aenter__(self) -> Self:
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
         taken: Any = self._pool.take()
         connection: Connection | None = taken
-        if connection is None:
-            connection = await self._place()
+        return self.enter(connection, True) if connection is not None else self._wait_and_enter()
+
+    async def _wait_and_enter(self) -> Self:
+        connection = await self._place()
         return await self.enter(connection, connection is not None)
 
     async def enter(self, connection: Connection | None, idle: bool) -> Self:
@@ -340,10 +342,8 @@ class Stream(ChunkSource):
         """Sends the head, and starts to send the body."""
         extensions, body = self._extensions, self._body
         progress: Callable[[str], None] | None = extensions.get("progress")
-        connection.expect(
-            self._method, extensions.get("informational"), extensions.get("buffer"), extensions.get("upgrade") is True
-        )
-        connection.ask(self._head, whole=body is None)
+        connection.response.begin(self._method, extensions.get("informational"), extensions.get("upgrade") is True)
+        connection.ask(self._head, extensions.get("buffer"), body is None)
         if body is None:
             if progress is not None:
                 progress("head")

@@ -30,7 +30,7 @@ from typing import Final, cast
 
 from streamproxy.client.base import Sink
 from streamproxy.client.connection import ClientConnection, Owner
-from streamproxy.client.http1.response import Informational, ResponseParser
+from streamproxy.client.http1.response import ResponseParser
 from streamproxy.client.http1.tunnel import Tunnel
 from streamproxy.client.reads import MOST, bound_reads
 from streamproxy.client.secure import TlsTransport
@@ -102,16 +102,12 @@ class Connection(ClientConnection):
 
     # For the exchange.
 
-    def expect(self, method: str, informational: Informational | None, buffer: int | None, upgrade: bool) -> None:
-        """Prepares for the response to a request with ``method``, which `ask` then sends."""
-        self.response.begin(method, informational, upgrade)
-        self._buffer = self._default_buffer if buffer is None else buffer
-
-    def ask(self, head: bytes, *, whole: bool) -> None:
-        """Sends the head of a request.
+    def ask(self, head: bytes, buffer: int | None, whole: bool) -> None:
+        """Sends the head of a request, for whose response ``response.begin`` was called.
 
         ``whole`` means that no body follows; otherwise the caller sets ``sent`` once the body was sent.
         """
+        self._buffer = self._default_buffer if buffer is None else buffer
         self._held = 0
         self.sent = whole
         self._active = True
@@ -220,7 +216,6 @@ class Connection(ClientConnection):
     def become_idle(self) -> None:
         """Forgets the exchange, and records the time, since idle connections age."""
         self.idle_since = self._loop.time()
-        self.response.leave()
         if not self.lifetime:
             self.lifetime = self.response.lifetime
         self._sink = None

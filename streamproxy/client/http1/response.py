@@ -48,6 +48,7 @@ _H: Final = ord("H")
 _KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"(?:^|[,; \t])timeout=(\d{1,9})")
 # The start of nearly every response.
 _OK: Final = b"HTTP/1.1 200 OK\r\n"
+_OK_LENGTH: Final = len(_OK)
 _PHRASE_AT: Final = 13  # in a status line
 _END: Final = b"\r\n\r\n"
 # The largest body that the parser is told to skip.
@@ -192,10 +193,6 @@ class ResponseParser:
         """Whether the body has begun and is delimited by the end of the connection."""
         return self.headers is not None and self.framing.length is None and not self.framing.chunked
 
-    def leave(self) -> None:
-        """Drops all references to the callers of the last exchange."""
-        self._informational = None
-
     def forget(self) -> None:
         """Ends parsing, and breaks the reference cycle with the parser, whose callbacks are methods."""
         self._parser = None
@@ -245,9 +242,9 @@ class ResponseParser:
             at = (tail + data[:3]).find(_END)
             if at >= 0:
                 return at + 4 - len(tail)
-        at = data.find(_END)
-        if at >= 0:
-            return at + 4
+        head, end, _ = data.partition(_END)  # faster than `find` on CPython 3.11
+        if end:
+            return len(head) + 4
         self._tail = data[-3:] if len(data) >= 3 else (tail + data)[-3:]
         return -1
 
@@ -265,7 +262,7 @@ class ResponseParser:
                 self._fail("the response does not begin with HTTP/")
                 return
             self._begun = True
-            if data.startswith(_OK):
+            if data[:_OK_LENGTH] == _OK:  # a slice costs less than `startswith`
                 self.reason, self.http_version = b"", "1.1"
             else:
                 self._note_line(data)
@@ -291,6 +288,7 @@ class ResponseParser:
         """Handles the end of a valid final head."""
         self.status = status
         self.headers = self._fields
+        self._informational = None
         if self.reason and self.reason == PHRASES.get(status):
             self.reason = b""
         framing = self.framing

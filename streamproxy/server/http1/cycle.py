@@ -93,7 +93,7 @@ class Http11Cycle(RequestCycle):
     def __init__(self, connection: Connection, head: RequestHead, state: ServerState) -> None:
         framing = head.framing
         has_body = framing is not NO_BODY and framing.length != 0
-        super().__init__(connection.loop, state, head.target, has_body)
+        RequestCycle.__init__(self, connection.loop, state, head.target, has_body)  # `super` costs more
         self._connection = connection
         self._transport = connection.transport
         self._flow = connection.flow
@@ -113,8 +113,9 @@ class Http11Cycle(RequestCycle):
 
     def set_write_limit(self, high: int) -> None:
         """Sets the limit of the write buffer for this response to about ``high`` bytes."""
-        if not self.complete and not self.disconnected:
-            self._flow.limit(high)
+        flow = self._flow
+        if high != flow.high and not self.complete and not self.disconnected:
+            flow.limit(high)
 
     @property
     def takes_trailers(self) -> bool:
