@@ -85,6 +85,13 @@ class ChunkSource:
         """
         return False
 
+    def release(self) -> bool:
+        """Lets go of a response whose body has ended, in place of its context manager's exit.
+
+        Returns False if that might wait: then nothing has happened, and the context manager is to be left.
+        """
+        return False
+
 
 class IteratorSource(ChunkSource):
     """Wraps an asynchronous iterator of bytes as a source that can only be pulled."""

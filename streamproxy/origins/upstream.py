@@ -7,7 +7,7 @@ attempts than one, and fallbacks, are in `streamproxy.origins.attempts`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -140,9 +140,27 @@ class UpstreamResponse(OriginResponse):
             raise BadResponse("The upstream's 101 does not answer the handshake")
         self.tunnel = response.detach()
 
+    def end(self) -> Awaitable[Any] | None:
+        self._leave(None)
+        if self.body.release():
+            return None
+        assert self._stream is not None
+        return self._stream.__aexit__(None, None, None)
+
     async def aclose(self, fault: BaseException | None) -> None:
-        stream, endpoint, roster, body = self._stream, self._endpoint, self._roster, self.body
+        stream, body = self._stream, self.body
         assert stream is not None
+        self._leave(fault)
+        if fault is None:
+            await stream.__aexit__(None, None, None)
+        else:
+            if isinstance(body, IteratorSource | HeldSource):
+                await body.aclose()
+            await stream.__aexit__(type(fault), fault, fault.__traceback__)
+
+    def _leave(self, fault: BaseException | None) -> None:
+        """Give the endpoint's place back, and tell its roster how it went."""
+        endpoint, roster = self._endpoint, self._roster
         if self.alarm is not None:
             self.alarm.cancel()
         endpoint.streams -= 1
@@ -154,12 +172,6 @@ class UpstreamResponse(OriginResponse):
             elif roster.error_events and fault is None and self.status not in FAILED_STATUSES:
                 roster.succeeded(endpoint)  # its head did not say yet how the stream would end
             roster.ended(endpoint)
-        if fault is None:
-            await stream.__aexit__(None, None, None)
-        else:
-            if isinstance(body, IteratorSource | HeldSource):
-                await body.aclose()
-            await stream.__aexit__(type(fault), fault, fault.__traceback__)
 
 
 class UpstreamOrigin(Origin):

@@ -301,6 +301,11 @@ class Stream(ChunkSource):
         """Hand chunks to ``sink`` from now on, in the read that brings them; None takes it back."""
         return self._connection is not None and self._connection.pipe(sink)
 
+    def release(self) -> bool:
+        """Leave the context manager at once, after the response's end in good order."""
+        self._finish(True)
+        return True
+
     def detach(self) -> ByteStream:
         """The connection's bytes in both directions, after 101 (Switching Protocols); only once.
 
