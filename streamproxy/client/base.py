@@ -121,13 +121,6 @@ class IteratorSource(ChunkSource):
             await self._chunks.aclose()
 
 
-class RawHeaders(Protocol):
-    """The required interface of `Response.headers`: the pairs in the order of the wire, with lower-case names."""
-
-    @property
-    def raw(self) -> Headers: ...
-
-
 class Response(Protocol):
     """An upstream response whose head was read."""
 
@@ -145,7 +138,9 @@ class Response(Protocol):
         ...
 
     @property
-    def headers(self) -> RawHeaders: ...
+    def raw(self) -> Headers:
+        """The fields in the order of the wire, with lower-case names and duplicates apart."""
+        ...
 
     @property
     def complete(self) -> bool:

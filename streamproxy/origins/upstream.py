@@ -110,13 +110,13 @@ class UpstreamResponse(OriginResponse):
         self.status = status = response.status_code
         self.reason = response.reason
         self.version = response.http_version
-        self.fields = ResponseFields(response.headers.raw)
+        self.fields = ResponseFields(response.raw)
         self.body = response.source
         self.complete = response.complete
         self.tunnel = None
         if self._roster is not None:
             if self._roster.sessions is not None:
-                self._roster.sessions.learn(response.headers.raw, self._endpoint)
+                self._roster.sessions.learn(response.raw, self._endpoint)
             if status in FAILED_STATUSES:
                 self._roster.failed(self._endpoint)
             elif not self._roster.error_events:
@@ -133,7 +133,7 @@ class UpstreamResponse(OriginResponse):
         if self.status != 101:
             return
         response: Any = self._stream
-        fields = response.headers.raw
+        fields = response.raw
         said = [value.lower() for name, value in fields if name == b"upgrade"]
         accepted = [value for name, value in fields if name == b"sec-websocket-accept"]
         if said != [b"websocket"] or accepted != [accept_of(key)]:
