@@ -114,6 +114,11 @@ class Downstream:
 
     # The request.
 
+    def expect_disconnect(self) -> None:
+        """Listens for the client's leaving before `open`, where the server tells of it by itself."""
+        if self.connection is not None:
+            self._listen(0, has_body=False)
+
     def open(self, *, body_limit: int | None, read_ahead: int) -> None:
         """Starts to listen, and sets ``body``.
 

@@ -92,6 +92,7 @@ class Exchange:
         "gap_sum_before",
         "gaps",
         "head_at",
+        "held",
         "id",
         "inspector",
         "interruption",
@@ -140,7 +141,7 @@ class Exchange:
         self.client = ""  # the client's address, without its port
         self.affinity: bytes | None = None  # a hash of the beginning of its conversation, to choose an endpoint
         self.trusted = False  # whether the peer is a trusted proxy
-        self.principal = ""  # the authenticated principal; never logged
+        self.principal = ""  # the authenticated principal
         self.method = method
         self.path = path
         self.query = b""  # raw; its values are never shown
@@ -160,6 +161,7 @@ class Exchange:
         self.ended_at = 0.0
         # Quantities.
         self.request_bytes = 0
+        self.held = 0  # bytes of the request body in memory; 0 once they were passed on
         self.response_bytes = 0  # bytes from the upstream, without keepalives
         self.chunks = 0
         self.events = 0
@@ -177,7 +179,7 @@ class Exchange:
         self.gap_sum_before = 0.0  # the part of it before the stream was recognised
         # Facts of a recognised model stream; empty otherwise.
         self.protocol = ""  # "HTTP/1.1", "HTTP/2" or "websocket"
-        self.stream = ""  # the name of a resumable stream
+        self.stream = ""  # the storage key of a resumable stream, never its name: that is its owner's secret
         self.operation = ""  # gen_ai.operation.name: "chat", "text_completion", "embeddings" …
         self.provider = ""  # gen_ai.provider.name: "openai", "anthropic" …
         self.request_model = ""  # a label: the model that was asked for, or "other"
