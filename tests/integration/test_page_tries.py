@@ -47,7 +47,7 @@ async def test_a_stream_is_shown_as_it_comes_until_it_is_left(page: Browser) -> 
     await until(page, f"{STATE}.endsWith('left')")
     assert await page.evaluate("document.querySelector('#tried-stop').hidden") is True
     await until(page, "document.querySelectorAll('#ended-table tbody tr').length === 2")
-    ended = {row[0]: row[3].partition("|")[0] for row in await rows(page, "ended-table")}
+    ended = {row[0]: row[4].partition("|")[0] for row in await rows(page, "ended-table")}
     assert ended == {"slow": "client disconnect", "events": "client disconnect"}
     assert await page.console() == []
 
