@@ -23,9 +23,7 @@ _ENDPOINTS = 2
 def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
     """Serves the demo until a signal ends it. Raises StreamproxyError if an address is in use or ``admin`` is off."""
     if admin == "off":
-        raise StreamproxyError(
-            "the demo needs its admin listener: set --admin to a host:port; port 0 picks a free one"
-        )
+        raise StreamproxyError("the demo needs its admin listener: set --admin to a host:port; port 0 picks a free one")
     upstreams = [bind(Address(host="127.0.0.1", port=0)) for _ in range(_ENDPOINTS)]
     config = parse_config(demo_config(*map(url_of, upstreams), listen=listen, admin=admin), name="demo")
     listeners = ListenerSet()
