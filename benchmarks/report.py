@@ -10,7 +10,6 @@ from benchmarks.sitting import Sample, Sitting
 from benchmarks.summary import GOALS, Goal, Quoted, added, held_back, quote, values, verdict
 
 
-
 def cell(found: Quoted | None) -> str:
     """Best and median, or the one number that both are."""
     if found is None:

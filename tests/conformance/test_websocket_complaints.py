@@ -21,7 +21,7 @@ from tests.doubles.websocket import HANDSHAKE, KEY, SWITCH, WORLD
 
 pytestmark = [
     pytest.mark.quirk("http2", reason="HTTP/2 has no Upgrade; clients open an HTTP/1.1 connection"),
-    pytest.mark.quirk("user", "httpx", reason="its upgrades are made by the native client, or by none"),
+    pytest.mark.quirk("user", "httpx", "h2", reason="the native client makes its upgrades, or nobody does"),
 ]
 
 MEBIBYTE = 1 << 20

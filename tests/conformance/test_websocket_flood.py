@@ -26,7 +26,7 @@ from tests.doubles.websocket import HANDSHAKE, HELLO, KEY, SWITCH, UPSTREAM_CLOS
 tunnels = pytest.mark.quirk("stock", "hypercorn", reason="only our own server offers the connection's bytes")
 pytestmark = [
     pytest.mark.quirk("http2", reason="HTTP/2 has no Upgrade; clients open an HTTP/1.1 connection"),
-    pytest.mark.quirk("user", "httpx", reason="its upgrades are made by the native client, or by none"),
+    pytest.mark.quirk("user", "httpx", "h2", reason="the native client makes its upgrades, or nobody does"),
 ]
 
 FLOOD = random.Random(1).randbytes(32 << 20)

@@ -20,7 +20,7 @@ from tests.doubles.websocket import HANDSHAKE, HELLO, KEY, MASK, SWITCH, WORLD
 pytestmark = [
     pytest.mark.quirk("stock", "hypercorn", reason="a server of its own reads the handshake"),
     pytest.mark.quirk("http2", reason="HTTP/2 has no Upgrade; clients open an HTTP/1.1 connection"),
-    pytest.mark.quirk("user", "httpx", reason="its upgrades are made by the native client, or by none"),
+    pytest.mark.quirk("user", "httpx", "h2", reason="the native client makes its upgrades, or nobody does"),
 ]
 
 SECRET = b"GET /secret HTTP/1.1\r\nHost: x\r\n\r\n"

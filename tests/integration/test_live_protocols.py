@@ -56,7 +56,8 @@ class Live:
 
 
 @pytest.fixture
-async def live(run_proxy: RunProxy, serve: Serve, dial: Connect) -> AsyncIterator[Live]:
+async def live(request: pytest.FixtureRequest, run_proxy: RunProxy, serve: Serve, dial: Connect) -> AsyncIterator[Live]:
+    """In one process, or in as many as the parameter says."""
     upstream = await serve(serving)
     with reserved_port() as port:
         pass
@@ -65,7 +66,7 @@ async def live(run_proxy: RunProxy, serve: Serve, dial: Connect) -> AsyncIterato
         {"path": "/again/*", "upstream": "self", "rewrite": {"strip_prefix": "/again"}},
         {"path": "/*", "upstream": upstream.url},
     ]
-    server = {"listen": f"127.0.0.1:{port}", "drain_timeout": "20s"}
+    server = {"listen": f"127.0.0.1:{port}", "drain_timeout": "20s", "workers": getattr(request, "param", 1)}
     proxy = await run_proxy(configuration(routes, server=server, upstreams=upstreams))
     async with clients(proxy, upstream, dial) as found:
         yield found
@@ -103,6 +104,7 @@ async def end_in_order(live: Live) -> None:
     assert await live.socket.read_exactly(len(UPSTREAM_CLOSE)) == UPSTREAM_CLOSE
 
 
+@pytest.mark.parametrize("live", [1, 2], indirect=True, ids=["one process", "two workers"])
 async def test_a_reload_leaves_what_is_live_alone(live: Live) -> None:
     text = live.proxy.file.read_text()
     live.proxy.file.write_text(text.replace('"/again/*"', '"/other/*"'))
@@ -113,6 +115,7 @@ async def test_a_reload_leaves_what_is_live_alone(live: Live) -> None:
     await until(live.proxy.streams, "everything to end", holds=lambda streams: not streams)
 
 
+@pytest.mark.parametrize("live", [1, 2], indirect=True, ids=["one process", "two workers"])
 async def test_a_stop_lets_what_is_live_end_in_order(live: Live) -> None:
     live.proxy.process.signal(signal.SIGTERM)
     assert (await live.frames.goaway()).error_code == 0

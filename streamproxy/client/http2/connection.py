@@ -26,7 +26,6 @@ from streamproxy.client.http2.liveness import ANSWER, ASK, DEAD, SILENCE, Livene
 from streamproxy.client.http2.state import MAX_HEAD, ResponseState
 from streamproxy.client.secure import TlsTransport
 from streamproxy.errors import BadResponse, ConnectionTerminated, ResponseIncomplete, TlsFailed, UpstreamBusy
-from streamproxy.exchange.timer import LATE, SECOND_LOOK
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.http2.frames import FrameGate
 from streamproxy.wire.http2.session import (

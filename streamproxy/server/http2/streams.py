@@ -118,6 +118,8 @@ class StreamTable(StreamOwner):
     def _refuse(self, number: int, error: Rejected, fields: Any, whole: bool) -> None:
         """Answer a request that the application will not see."""
         self._tell_rejected(error)
+        if not self._live:
+            self._no_longer_busy()  # it has asked for something, and has the time to take the answer
         self._refused.add(number)
         headers, body = error_response(error, new_request_id())
         bodyless = (b":method", b"HEAD") in fields

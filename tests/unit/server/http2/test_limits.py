@@ -200,6 +200,15 @@ async def test_an_idle_connection_ends_with_goaway(start: Start, h2: Connect) ->
     assert await client.end() == 0
 
 
+async def test_a_refused_request_is_one_too_and_its_connection_not_idle(start: Start, h2: Connect) -> None:
+    server = await start(hello, head_timeout=0.1)
+    client = await h2(server.url)
+    client.send(*client.head([*client.fields(), *[(b"x-%d" % number, b"1") for number in range(101)]]))
+    assert (await client.response(1)).status == 431
+    await asyncio.sleep(0.15)  # longer than a connection may last that asks for nothing
+    assert (await client.response(await client.request())).complete
+
+
 async def test_a_stream_that_is_quiet_is_not_idle(start: Start, h2: Connect) -> None:
     server = await start(Counter(), keepalive=0.05, head_timeout=0.05)
     client = await h2(server.url)
