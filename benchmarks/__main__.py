@@ -43,6 +43,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--gateways", action="store_true", help="also the LLM gateways of PyPI and npm, which are installed for it"
     )
     parser.add_argument(
+        "--as-built", action="store_true", help="take the compiled build that is there, though sources are newer"
+    )
+    parser.add_argument(
         "--results", type=Path, help="where table, JSON and chart go; default: results, or out if quick"
     )
     parser.add_argument(
@@ -94,6 +97,11 @@ def write(sitting: Sitting, results: Path) -> None:
     print(f"written: README.md, sitting.json and chart.svg in {results}")
 
 
+def say(line: str) -> None:
+    """Print a line at once, also into a file."""
+    print(line, flush=True)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt  # so that whatever runs is stopped on the way out
 
@@ -109,13 +117,13 @@ def main() -> int:
     os.chdir(HERE.parent)
     try:
         programs = Programs(*build(OUT), OUT)
-        prepare(options.peers)
+        prepare(options.peers, options.as_built)
         peers = chosen_peers(options.peers, options.gateways)
         cores = choose_cores()
         if cores.upstream:
             os.sched_setaffinity(0, cores.upstream)  # the harness itself keeps off the proxy's core
         rounds = 1 if options.quick else options.rounds
-        sitting = sit(peers, options.loads, rounds, sizes_of(options), programs, cores, print)
+        sitting = sit(peers, options.loads, rounds, sizes_of(options), programs, cores, say)
     except BenchError as fault:
         print(f"benchmarks: {fault}", file=sys.stderr)
         return 1

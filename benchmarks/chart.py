@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from benchmarks.report import figure
+from benchmarks.report_tables import figure
 from benchmarks.sitting import Sitting
 from benchmarks.summary import US, quote
 

@@ -23,9 +23,31 @@ ENVIRONMENT = {
 }
 
 
-def compile_package() -> None:
-    """Build the compiled package, unless it is there and no source is newer. Raises BenchError when that fails."""
+def revision() -> str:
+    """The commit of the source tree, in short; empty outside a repository."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def built_revision() -> str:
+    """The commit that the compiled build was made of; the source tree's where there is no build."""
+    try:
+        return (COMPILED / "revision").read_text()
+    except OSError:
+        return revision()
+
+
+def compile_package(as_built: bool = False) -> None:
+    """Build the compiled package, unless it is there and no source is newer; ``as_built`` takes one that is older.
+
+    Raises BenchError when that fails.
+    """
     built = COMPILED / "streamproxy"
+    if as_built and built.exists():
+        return
     sources = [ROOT / "pyproject.toml", ROOT / "hatch_build.py", *(ROOT / "streamproxy").rglob("*.py")]
     if built.exists() and max(source.stat().st_mtime for source in sources) < built.stat().st_mtime:
         return
@@ -35,3 +57,4 @@ def compile_package() -> None:
     done = subprocess.run(command, env=os.environ | {"STREAMPROXY_COMPILE": "1"}, capture_output=True, text=True)
     if done.returncode:
         raise BenchError(f"streamproxy does not compile:\n{done.stdout}{done.stderr}")
+    (COMPILED / "revision").write_text(revision())

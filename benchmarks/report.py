@@ -2,109 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from benchmarks.losses import losses_table
+from benchmarks.report_tables import TABLES, figure, table, title
 from benchmarks.sitting import Sample, Sitting
 from benchmarks.summary import GOALS, Goal, Quoted, added, held_back, quote, values, verdict
-
-_BULK = {"CPU s": "cpu_s", "CPU µs a MB": "cpu_us", "MB a second": "mb_per_second"}
-
-# Of each load: its title, and its numbers by the heads of their columns.
-TABLES: dict[str, tuple[str, dict[str, str]]] = {
-    "tiny": (
-        "One-event responses, 32 connections",
-        {"CPU µs a request": "cpu_us", "requests a second": "per_second", "MB": "pss_mb"},
-    ),
-    "ttfb": (
-        "Time to the first byte, 200 requests a second",
-        {"CPU µs a request": "cpu_us", "TTFB p50 µs": "p50_us", "TTFB p99 µs": "p99_us"},
-    ),
-    "events": (
-        "100 streams, 50 events a second each",
-        {
-            "CPU µs an event": "cpu_us",
-            "delay p50 µs": "p50_us",
-            "p99": "p99_us",
-            "p99.9": "p999_us",
-            "MB": "pss_mb",
-        },
-    ),
-    "flood": ("8 streams as fast as they go", {"CPU µs a MB": "cpu_us", "MB a second": "mb_per_second"}),
-    "idle": (
-        "Idle streams with keepalives",
-        {
-            "KiB a stream": "kib_a_stream",
-            "CPU µs a stream and second": "cpu_us",
-            "MB": "pss_mb",
-            "streams": "streams",
-        },
-    ),
-    "streams": (
-        "Open streams with one event a second each, by how many there are",
-        {
-            f"{what}, {count}": number.format(count)
-            for count in (10, 100, 1000, 5000, 9800, 10_000)
-            for what, number in (("KiB a stream", "kib_{}"), ("CPU µs a stream and second", "cpu_{}_us"))
-        },
-    ),
-    "download": ("A download of {download}", _BULK),
-    "upload": ("Uploads of {download} in all", _BULK),
-    "abort": (
-        "A stream opened and left after its first event",
-        {"CPU µs a stream": "cpu_us", "a second": "per_second", "left open": "left_open"},
-    ),
-    "h2-tiny": (
-        "One-event responses over HTTP/2, 4 connections with 8 streams each",
-        {"CPU µs a request": "cpu_us", "requests a second": "per_second", "MB": "pss_mb"},
-    ),
-    "h2-events": (
-        "100 streams of one HTTP/2 connection, 50 events a second each",
-        {"CPU µs an event": "cpu_us", "delay p50 µs": "p50_us", "p99": "p99_us", "MB": "pss_mb"},
-    ),
-    "websocket": (
-        "100 WebSockets that send 20 messages a second each, echoed",
-        {"CPU µs a message": "cpu_us", "KiB a silent socket": "kib_a_socket"},
-    ),
-    "llm": (
-        "100 chat completions of 64 events, one every 20 ms, usage in the last",
-        {
-            "CPU µs an event": "cpu_us",
-            "first event p50 µs": "p50_us",
-            "p99": "p99_us",
-            "gap p50 µs": "gap_p50_us",
-            "gap p99 µs": "gap_p99_us",
-            "MB": "pss_mb",
-        },
-    ),
-    "sustained": ("Chat completions that are carried at once", {"chats": "most"}),
-    "models": (
-        "One-event responses to JSON bodies of 8 KiB, 32 connections",
-        {"CPU µs a request": "cpu_us", "requests a second": "per_second"},
-    ),
-    "resume": (
-        "100 streams, 50 events a second each, kept for clients that come back",
-        {"CPU µs an event": "cpu_us", "KiB a stream": "kib_a_stream", "MB": "pss_mb"},
-    ),
-    "share": (
-        "One stream with 50 events a second for many clients",
-        {"CPU µs an event and client": "cpu_us", "KiB a client": "kib_a_stream", "p99": "p99_us"},
-    ),
-}
-
-
-def figure(value: float) -> str:
-    """A number with three digits that count."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    if value >= 10:
-        return f"{value:.1f}"
-    return "0" if value == 0 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
-
-
-def title(sitting: Sitting, load: str) -> str:
-    """What a load is, as big as it was in this sitting."""
-    size: int = sitting.facts["sizes"].get("download", 0)
-    return TABLES[load][0].format(download=f"{size / 1e9:g} GB" if size >= 1e9 else f"{size / 1e6:g} MB")
 
 
 def cell(found: Quoted | None) -> str:
@@ -113,13 +16,6 @@ def cell(found: Quoted | None) -> str:
         return ""
     best, middle = figure(found.best), figure(found.median)
     return best if best == middle else f"{best} / {middle}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def _bound(goal: Goal, value: float) -> str:
@@ -171,6 +67,23 @@ def load_table(sitting: Sitting, load: str) -> str:
     return f"### {title(sitting, load)}\n\n{table(head, rows)}"
 
 
+_METHOD = """\
+## Method
+
+Each peer is started anew for each measurement, and rounds alternate, so that what else the machine does affects all of
+them. Upstream and load generator are C programs of one thread each. CPU is the user and kernel time of the proxy's
+whole process tree. Two numbers in a cell are the best and the median of the rounds; ratios are of the bests, and the
+median of the rounds' own. Compare within the page only. Added times are less the median that a client sees without a
+proxy; on a busy machine they say more of its scheduler than of a proxy.
+
+Every sample is in [`sitting.json`](sitting.json). [What each load is, and how each peer is set up](../README.md)."""
+
+
+def _load(average: list[float]) -> str:
+    least, middle, most = average
+    return f"{middle:g} ({least:g} to {most:g})"
+
+
 def _circumstances(sitting: Sitting) -> str:
     facts = sitting.facts
     machine, sizes = facts["machine"], facts["sizes"]
@@ -185,7 +98,8 @@ def _circumstances(sitting: Sitting) -> str:
     return (
         f"{facts['date']}, {machine['cores']} cores of {machine['cpu']}, Linux {machine['kernel']}, "
         f"Python {facts['python']}, revision {facts['revision']}; {place}; "
-        f"{facts['rounds']} rounds, {sizes['seconds']:g} s a measurement, load average {machine['load_average']}.\n\n"
+        f"{facts['rounds']} rounds, {sizes['seconds']:g} s a measurement, "
+        f"load average of the machine {_load(machine['load_average'])}, niceness {machine['nice']}.\n\n"
         f"{versions}.\n\n"
         f"Command: `{facts['command']}`"
     )
@@ -197,9 +111,8 @@ def markdown(sitting: Sitting) -> str:
     parts = [
         "# Benchmark",
         _circumstances(sitting),
-        "CPU is the time of the proxy's whole process tree. Two numbers in a cell are the best and the median of the "
-        "rounds; ratios are of the bests, and the median of the rounds' own. Added times are less the median that "
-        "a client sees without a proxy.",
+        _METHOD,
+        "## Where others are better\n\n" + losses_table(sitting),
         "## Goals\n\n" + goals(sitting.samples),
         "## Loads",
         *(load_table(sitting, load) for load in TABLES if load in measured),

@@ -7,6 +7,7 @@ the sitting. A peer is started afresh for each measurement: nothing that a load 
 
 from __future__ import annotations
 
+import http.client
 import os
 import platform
 import subprocess
@@ -14,9 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.loads import LOADS, carries, measure
+from benchmarks.package import built_revision
 from benchmarks.peers import Peer
 from benchmarks.programs import BenchError
 from benchmarks.rig import Cores, Numbers, Programs, Session, Sizes
@@ -59,6 +62,14 @@ def order(peers: Sequence[Peer], number: int) -> Iterator[Peer]:
     yield from peers[:shift]
 
 
+def turns(peers: Sequence[Peer], loads: Sequence[str], rounds: int) -> Iterator[tuple[int, str, Peer]]:
+    """What is measured, in this order: each load over all peers that carry it, and then the next round."""
+    for number in range(rounds):
+        for name in loads:
+            if number < LOADS[name].rounds:
+                yield from ((number, name, peer) for peer in order(peers, number) if carries(name, peer))
+
+
 def sit(
     peers: Sequence[Peer],
     loads: Sequence[str],
@@ -68,27 +79,28 @@ def sit(
     cores: Cores,
     say: Callable[[str], None],
 ) -> Sitting:
-    """Measure. What fails is noted and left out; the rest goes on."""
+    """Measure. What fails is noted and left out, and the rest goes on; an interrupt ends it with what there is."""
     samples: list[Sample] = []
     failures: list[str] = []
+    busy = [os.getloadavg()[0]]
     began = time.time()
-    for number in range(rounds):
-        for name in loads:
-            load = LOADS[name]
-            if number >= load.rounds:
+    try:
+        for number, name, peer in turns(peers, loads, rounds):
+            what = f"{number + 1} {name:9} {peer.name:22}"
+            try:
+                numbers = measure(LOADS[name], Session(peer, sizes, programs, cores))
+            except (BenchError, OSError, http.client.HTTPException, subprocess.SubprocessError) as fault:
+                failures.append(f"{peer.name} under {name}, round {number + 1}: {fault}")
+                say(f"{what} failed: {fault}")
                 continue
-            for peer in order(peers, number):
-                if not carries(name, peer):
-                    continue
-                try:
-                    numbers = measure(load, Session(peer, sizes, programs, cores))
-                except BenchError as fault:
-                    failures.append(f"{peer.name} under {name}, round {number + 1}: {fault}")
-                    say(f"{number + 1} {name:9} {peer.name:22} failed: {fault}")
-                    continue
-                samples.append(Sample(number + 1, name, peer.name, numbers))
-                say(f"{number + 1} {name:9} {peer.name:22} {_brief(numbers)}")
-    return Sitting(facts(peers, rounds, sizes, cores, time.time() - began), samples, failures)
+            samples.append(Sample(number + 1, name, peer.name, numbers))
+            busy.append(os.getloadavg()[0])
+            say(f"{what} {_brief(numbers)}")
+    except KeyboardInterrupt:
+        failures.append("interrupted: the rest was not measured")
+    found = facts(peers, rounds, sizes, cores, time.time() - began)
+    found["machine"]["load_average"] = [round(value, 2) for value in (min(busy), median(busy), max(busy))]
+    return Sitting(found, samples, failures)
 
 
 def _brief(numbers: Numbers) -> str:
@@ -104,14 +116,14 @@ def facts(peers: Sequence[Peer], rounds: int, sizes: Sizes, cores: Cores, took: 
             "cpu": _cpu_model(),
             "cores": len(os.sched_getaffinity(0) | cores.proxy | cores.load | cores.upstream),
             "kernel": platform.release(),
-            "load_average": round(os.getloadavg()[0], 2),
+            "nice": os.getpriority(os.PRIO_PROCESS, 0),
             "pinned": bool(cores.proxy),
             "shared_core": cores.upstream == cores.load,
         },
         "python": platform.python_version(),
         "versions": {peer.name: peer.version() for peer in peers if peer.launch is not None},
         "labels": {peer.name: peer.label for peer in peers},
-        "revision": _revision(),
+        "revision": built_revision(),
         "command": command(sys.argv[1:]),
         "rounds": rounds,
         "sizes": sizes._asdict(),
@@ -133,13 +145,3 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
-
-
-def _revision() -> str:
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip()

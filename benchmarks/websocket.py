@@ -160,6 +160,11 @@ class Ends:
             raise BenchError("the upstream and load generator have ended")
         return int(line)
 
+    def close(self) -> None:
+        """Have them end, and close their sockets."""
+        with contextlib.suppress(OSError):
+            self._in.close()
+
     def say(self, command: str) -> int:
         """Returns how many messages have come back so far."""
         self._in.write(command + "\n")
@@ -181,7 +186,10 @@ def started(peer: Peer, options: argparse.Namespace, cores: Cores) -> Iterator[t
         log = directory / "output.log"
         proxy = stack.enter_context(running(launch.command, cores=cores.proxy, env=launch.env, log=log))
         wait_ready(port, peer.ready, proxy)
-        yield ends, port, proxy.pid
+        try:
+            yield ends, port, proxy.pid
+        finally:
+            ends.close()  # before the proxy is stopped, which would wait for its sockets
 
 
 def measure_cpu(peer: Peer, options: argparse.Namespace, cores: Cores) -> float:

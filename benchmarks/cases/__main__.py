@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 
 from benchmarks.__main__ import OUT
@@ -14,7 +15,9 @@ from benchmarks.cases.checks import CASES, Case, Running
 from benchmarks.cases.setups import SETUPS, Setup, Site
 from benchmarks.cases.upstream import Upstream
 from benchmarks.programs import BenchError, free_port, running, wait_ready
-from benchmarks.report import table
+from benchmarks.report_tables import table
+
+_FIRST = 30.0  # seconds that a proxy may take for its first request
 
 
 @contextlib.asynccontextmanager
@@ -30,14 +33,17 @@ async def started(setup: Setup, streaming: bool) -> AsyncIterator[Running]:
             if launch.beside:
                 stack.enter_context(running(launch.beside, cores=set(), log=directory / "beside.log"))
             log = directory / "output.log"
+            began = time.monotonic()
             child = stack.enter_context(running(launch.command, cores=set(), env=launch.env, log=log))
             await asyncio.to_thread(wait_ready, site.listen, setup.ready, child)
-            yield Running(setup, site, upstream, child.pid)
+            proxy = Running(setup, site, upstream, child.pid, time.monotonic() - began)
+            await proxy.get("paced", _FIRST)  # a program may still load parts of itself then
+            yield proxy
         finally:
             await asyncio.to_thread(stack.close)
 
 
-async def _cells(setup: Setup, cases: Sequence[Case]) -> dict[str, str]:
+async def cells(setup: Setup, cases: Sequence[Case]) -> dict[str, str]:
     """All cases with one proxy: those of one configuration at once, and each that ends it with one of its own."""
     found: dict[str, str] = {}
 
@@ -65,9 +71,11 @@ async def _cells(setup: Setup, cases: Sequence[Case]) -> dict[str, str]:
 
 async def compare(setups: Sequence[Setup], cases: Sequence[Case]) -> str:
     """The table: a row a case, a column a proxy."""
-    columns = await asyncio.gather(*(_cells(setup, cases) for setup in setups))
-    head = ["", *(f"{setup.label} {setup.version()}" for setup in setups)]
-    rows = [[case.what, *(column.get(case.name, "not measured") for column in columns)] for case in cases]
+    columns = await asyncio.gather(*(cells(setup, cases) for setup in setups))
+    head = ["", "case", *(f"{setup.label} {setup.version()}" for setup in setups)]
+    rows = [
+        [case.what, f"`{case.name}`", *(column.get(case.name, "not measured") for column in columns)] for case in cases
+    ]
     return table(head, rows).replace("--:", "---")
 
 

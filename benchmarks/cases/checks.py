@@ -10,12 +10,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
+from benchmarks import proc
 from benchmarks.cases.client import Response, exchange, request
 from benchmarks.cases.setups import Setup, Site
 from benchmarks.cases.upstream import LONG, PAUSE, STEADY, Upstream
 from benchmarks.peers.base import Ask
 
 _WAIT: Final = 5.0  # seconds
+_SOON: Final = 0.2
 
 
 class Running(NamedTuple):
@@ -25,6 +27,7 @@ class Running(NamedTuple):
     site: Site
     upstream: Upstream
     pid: int
+    took: float  # seconds to start
 
     async def get(self, scenario: str, seconds: float, until: bytes = b"") -> Response:
         """Ask for a scenario's chat completion."""
@@ -33,6 +36,14 @@ class Running(NamedTuple):
 
 def _seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.0f} s"
+
+
+async def start(running: Running) -> str:
+    return _seconds(running.took)
+
+
+async def memory(running: Running) -> str:
+    return f"{proc.pss(proc.tree(running.pid)) / 1e6:.0f} MB"
 
 
 async def first_event(running: Running) -> str:
@@ -67,7 +78,8 @@ async def leave(running: Running) -> str:
     gone = time.monotonic()
     try:
         async with asyncio.timeout(_WAIT):
-            return f"after {_seconds(max(await asyncio.shield(running.upstream.left) - gone, 0.0))}"
+            took = await asyncio.shield(running.upstream.left) - gone
+            return "at once" if took < _SOON else f"after {_seconds(took)}"
     except TimeoutError:
         return f"not in {_seconds(_WAIT)}"
 
@@ -92,6 +104,8 @@ async def retry_reset(running: Running) -> str:
 
 async def error_form(running: Running) -> str:
     response = await running.get("dead", 2 * _WAIT)
+    if not response.status:
+        return f"none in {_seconds(2 * _WAIT)}"
     kind = re.search(rb"content-type: ([^;\r\n]*)", response.head)
     openai = b'"error"' in response.body and b'"message"' in response.body
     form = "OpenAI's" if openai else kind[1].decode() if kind else "no type"
@@ -124,14 +138,16 @@ async def first_event_metric(running: Running) -> str:
     for name, value in after.items():
         grown = value - before.get(name, 0.0)
         timed = re.search(r"(ttfb|first|duration|time|latency)", name)
-        if timed and "_bucket" not in name and any(low <= grown / unit <= high for unit in (1.0, 1000.0)):
+        counted = re.search(r"_bucket|_max|max_", name)  # the greatest time so far grows for other reasons
+        if timed and not counted and any(low <= grown / unit <= high for unit in (1.0, 1000.0)):
             return name.partition("{")[0].removesuffix("_sum")
     return "none"
 
 
 async def _series(running: Running) -> dict[str, float]:
-    data = f"GET {running.setup.metrics} HTTP/1.0\r\nHost: 127.0.0.1:{running.site.admin}\r\n\r\n".encode()
-    response = await exchange(running.site.admin, data, _WAIT)
+    port = running.site.listen if running.setup.gateway else running.site.admin
+    data = f"GET {running.setup.metrics} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+    response = await exchange(port, data, _WAIT)
     found = re.findall(r"(?m)^([a-z_]\S*(?: [^0-9]\S*)*) ([-+.\deE]+)$", response.body.decode("utf-8", "replace"))
     first_event = {name: float(value) for name, value in found if re.search(r"ttf|first", name)}
     return first_event | {name: float(value) for name, value in found}
@@ -176,7 +192,7 @@ CASES: Final = (
     Case("keepalive", "sent to the client while the upstream is silent", keepalive),
     Case(
         "leave-default",
-        "client leaves a silent stream, shortest configuration: upstream is told",
+        "client leaves a silent stream, shortest configuration: upstream told",
         leave,
         streaming=False,
     ),
@@ -186,7 +202,9 @@ CASES: Final = (
     Case("retry-reset", "the only endpoint closes before its answer: POST request", retry_reset),
     Case("error-form", "no upstream: the answer to a chat completion", error_form),
     Case("resume", "client comes back to a GET stream", resume),
-    Case("first-event-metric", "metric with the time to the first event", first_event_metric),
+    Case("first-event-metric", "metric with the time to the first event", first_event_metric, last=True),
     Case("stop", "SIGTERM while a stream runs", stop, last=True),
     Case("drain", "the documented way to drain", drain, last=True),
+    Case("start", "from its start to its first answer", start, last=True),
+    Case("memory", "memory after its first stream", memory, last=True),
 )

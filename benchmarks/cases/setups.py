@@ -52,7 +52,7 @@ class Setup:
     label: str
     version: Callable[[], str | None]
     launch: Callable[[Site], Launch]
-    metrics: str = ""  # path on the admin port; none: it has none
+    metrics: str = ""  # path on the admin port, of a gateway on its own; none: it has none
     drain: int = signal.SIGTERM  # how its documentation drains it
     drain_path: str = ""  # on the admin port, instead of a signal
     gateway: bool = False  # serves chat completions alone
@@ -140,7 +140,11 @@ backend live
 
 
 def _caddy(site: Site) -> Launch:
-    streaming = "flush_interval -1\n lb_try_duration 3s\n lb_retry_match method POST" if site.streaming else ""
+    streaming = (
+        "flush_interval -1\n buffer_requests\n lb_try_duration 3s\n lb_retry_match method POST"
+        if site.streaming
+        else ""
+    )
     sites = {"/twice/*": (site.dead, site.upstream), "/dead/*": (site.dead,), "": (site.upstream,)}
     blocks = "".join(
         f"reverse_proxy {path} {' '.join(f'127.0.0.1:{port}' for port in ports)} {{\n lb_policy round_robin\n"
@@ -217,7 +221,8 @@ def _litellm(site: Site) -> Launch:
 
     live = [model(name, site.upstream) for name in _MODELS]
     others = [model("twice", site.dead), model("twice", site.upstream), model("dead", site.dead)]
-    settings = {"router_settings": {"num_retries": 3}} if site.streaming else {}
+    streaming = {"router_settings": {"num_retries": 3}, "litellm_settings": {"callbacks": ["prometheus"]}}
+    settings = streaming if site.streaming else {}
     path = site.write("cases.yaml", json.dumps({"model_list": live + others, **settings}))
     base = litellm(_OUT).launch
     assert base is not None
@@ -262,7 +267,9 @@ SETUPS: dict[str, Setup] = {
             drain_path="/drain_listeners?graceful",
         ),
         Setup("caddy", "Caddy", program_version("caddy", "version"), _caddy, "/metrics"),
-        Setup("litellm", "LiteLLM", litellm(_OUT).version, _litellm, gateway=True, ready="/health/liveliness"),
+        Setup(
+            "litellm", "LiteLLM", litellm(_OUT).version, _litellm, "/metrics/", gateway=True, ready="/health/liveliness"
+        ),
         Setup("pushpin", "Pushpin", lambda: _pushpin_version(), _pushpin),
     )
 }

@@ -11,9 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-_FIELDS: Final = (b"Content-Type: text/event-stream", b"Cache-Control: no-cache", b"Transfer-Encoding: chunked")
-HEAD: Final = b"\r\n".join((b"HTTP/1.1 200 OK", *_FIELDS, b"", b""))
-LAST: Final = b"0\r\n\r\n"
+_FIELDS: Final = (b"Content-Type: text/event-stream", b"Cache-Control: no-cache")
 PAUSE: Final = 0.6  # seconds before the second event of `paced`, and before the first of `late`
 LONG: Final = 70.0  # seconds of silence in `silent`
 STEADY: Final = 20.0  # seconds that `steady` lasts
@@ -23,10 +21,38 @@ _EVENT: Final = (
 )
 
 
-def event(number: int) -> bytes:
-    """One event in one chunk. Its text has ``n`` and the number."""
-    data = b"data: " + (_EVENT % number).encode() + b"\n\n"
-    return b"%x\r\n%b\r\n" % (len(data), data)
+class Answer:
+    """A response as it is written: in chunks, or to a request of HTTP/1.0 until the connection closes."""
+
+    def __init__(self, writer: asyncio.StreamWriter, chunked: bool) -> None:
+        self._writer = writer
+        self._chunked = chunked
+
+    def head(self) -> None:
+        fields = (*_FIELDS, b"Transfer-Encoding: chunked") if self._chunked else _FIELDS
+        self._writer.write(b"\r\n".join((b"HTTP/1.1 200 OK", *fields, b"", b"")))
+
+    def event(self, number: int) -> None:
+        """One event in one chunk. Its text has ``n`` and the number."""
+        self._data((_EVENT % number).encode())
+
+    def end(self) -> bool:
+        """The end marker and the end. Returns whether the connection has to close for it."""
+        self._data(b"[DONE]")
+        if self._chunked:
+            self._writer.write(b"0\r\n\r\n")
+        return not self._chunked
+
+    def whole(self) -> None:
+        """A response that is no stream."""
+        self._writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+
+    async def flushed(self) -> None:
+        await self._writer.drain()
+
+    def _data(self, text: bytes) -> None:
+        data = b"data: " + text + b"\n\n"
+        self._writer.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
 
 class Upstream:
@@ -57,7 +83,8 @@ class Upstream:
                 path = head.split(b" ")[1].decode()
                 name = path.split("?")[0].strip("/").split("/")[0]
                 self.seen[name] = self.seen.get(name, 0) + 1
-                if await SCENARIOS.get(name, _plain)(self, reader, writer):
+                answer = Answer(writer, b" HTTP/1.1\r\n" in head)
+                if await SCENARIOS.get(name, _plain)(self, reader, answer):
                     break
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             pass  # cancelled at the end, which asyncio's streams would report
@@ -82,57 +109,58 @@ async def _request(reader: asyncio.StreamReader) -> bytes:
     return head
 
 
-_Scenario = Callable[[Upstream, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bool]]
+_Scenario = Callable[[Upstream, asyncio.StreamReader, Answer], Awaitable[bool]]  # whether the connection closes
 
 
-async def _plain(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+async def _plain(upstream: Upstream, reader: asyncio.StreamReader, answer: Answer) -> bool:
+    answer.whole()
     return False
 
 
-async def _paced(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+async def _paced(upstream: Upstream, reader: asyncio.StreamReader, answer: Answer) -> bool:
     """Three events with pauses between them, and a proper end."""
-    writer.write(HEAD + event(1))
+    answer.head()
+    answer.event(1)
     for number in (2, 3):
         await asyncio.sleep(PAUSE)
-        writer.write(event(number))
-    writer.write(b"e\r\ndata: [DONE]\n\n\r\n" + LAST)
-    return False
+        answer.event(number)
+    return answer.end()
 
 
-async def _late(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+async def _late(upstream: Upstream, reader: asyncio.StreamReader, answer: Answer) -> bool:
     """The head at once, the first event later, and the end later still."""
-    writer.write(HEAD)
+    answer.head()
     await asyncio.sleep(PAUSE)
-    writer.write(event(0))
-    return await _after(2 * PAUSE, writer)
+    answer.event(0)
+    return await _after(2 * PAUSE, answer)
 
 
-async def _after(seconds: float, writer: asyncio.StreamWriter) -> bool:
+async def _after(seconds: float, answer: Answer) -> bool:
     await asyncio.sleep(seconds)
-    writer.write(event(1) + b"e\r\ndata: [DONE]\n\n\r\n" + LAST)
-    return False
+    answer.event(1)
+    return answer.end()
 
 
-async def _silent(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+async def _silent(upstream: Upstream, reader: asyncio.StreamReader, answer: Answer) -> bool:
     """One event, a long silence, and another."""
-    writer.write(HEAD + event(0))
-    return await _after(LONG, writer)
+    answer.head()
+    answer.event(0)
+    return await _after(LONG, answer)
 
 
-async def _steady(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+async def _steady(upstream: Upstream, reader: asyncio.StreamReader, answer: Answer) -> bool:
     """An event a second for a while, and a proper end."""
-    writer.write(HEAD)
+    answer.head()
     for number in range(int(STEADY)):
-        writer.write(event(number))
+        answer.event(number)
         await asyncio.sleep(1.0)
-    writer.write(b"e\r\ndata: [DONE]\n\n\r\n" + LAST)
-    return False
+    return answer.end()
 
 
-async def _left(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+async def _left(upstream: Upstream, reader: asyncio.StreamReader, answer: Answer) -> bool:
     """One event and then nothing: waits for the proxy to close the connection."""
-    writer.write(HEAD + event(0))
+    answer.head()
+    answer.event(0)
     with contextlib.suppress(OSError):
         await reader.read()
     if not upstream.left.done():
@@ -140,30 +168,30 @@ async def _left(upstream: Upstream, reader: asyncio.StreamReader, writer: asynci
     return True
 
 
-async def _cut(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+async def _cut(upstream: Upstream, reader: asyncio.StreamReader, answer: Answer) -> bool:
     """Two events, and the connection closes without the last chunk."""
-    writer.write(HEAD + event(1))
+    answer.head()
+    answer.event(1)
     await asyncio.sleep(0.2)
-    writer.write(event(2))
-    await writer.drain()
+    answer.event(2)
+    await answer.flushed()
     return True
 
 
-async def _reset(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+async def _reset(upstream: Upstream, reader: asyncio.StreamReader, answer: Answer) -> bool:
     """The first request's connection closes without an answer; later ones are answered."""
     if upstream.seen["reset"] == 1:
         return True
-    return await _paced(upstream, reader, writer)
+    return await _paced(upstream, reader, answer)
 
 
-async def _long(upstream: Upstream, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+async def _long(upstream: Upstream, reader: asyncio.StreamReader, answer: Answer) -> bool:
     """Forty events, ten a second, each numbered."""
-    writer.write(HEAD)
+    answer.head()
     for number in range(40):
-        writer.write(event(number))
+        answer.event(number)
         await asyncio.sleep(0.1)
-    writer.write(b"e\r\ndata: [DONE]\n\n\r\n" + LAST)
-    return False
+    return answer.end()
 
 
 SCENARIOS: Final[dict[str, _Scenario]] = {

@@ -26,7 +26,7 @@ def tiny(session: Session) -> Numbers:
     url = f"http://127.0.0.1:{session.place.http2}/tiny"
     options = ["-c", str(CONNECTIONS), "-m", str(STREAMS), "-H", "accept: text/event-stream"]
     session.run(["h2load", *options, "-n", "500", url])  # what a proxy makes once is not the requests'
-    seconds, text = session.run(["h2load", *options, "-D", f"{session.sizes.seconds:g}s", url])
+    seconds, text = session.run(["h2load", *options, "-D", f"{session.sizes.seconds * 1000:.0f}ms", url])
     done, rate = _DONE.search(text), _RATE.search(text)
     if done is None or rate is None or not int(done[2]):
         raise BenchError(f"h2load said {text!r}")

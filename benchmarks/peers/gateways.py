@@ -18,7 +18,7 @@ from typing import Final
 
 from benchmarks.peers.base import Ask, Launch, Peer, Place, completion
 
-LITELLM: Final = "litellm[proxy]"
+LITELLM: Final = ("litellm[proxy]", "prometheus-client>=0.20,<1")  # the second for its metrics
 PORTKEY: Final = "@portkey-ai/gateway"
 # It fails with newer releases of what it listens with: github.com/Portkey-AI/gateway/issues/1389.
 _OVERRIDES: Final = {"@hono/node-server": "1.13.8"}
@@ -35,7 +35,7 @@ def install_litellm(out: Path) -> None:
     home = out / "litellm-venv"
     if not (home / "bin" / "litellm").exists():
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-        subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", LITELLM], check=True)
+        subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", *LITELLM], check=True)
 
 
 def litellm(out: Path) -> Peer:

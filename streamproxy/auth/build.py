@@ -7,6 +7,7 @@ from collections.abc import Callable
 from streamproxy.auth.authenticator import Authenticator, Verifier
 from streamproxy.auth.bearer import BearerTokens, digest_token, parse_tokens
 from streamproxy.auth.credentials import FromCookie, FromHeader, FromQuery, Source
+from streamproxy.auth.remote import KeySets
 from streamproxy.auth.watched import File, T, Watched
 from streamproxy.config import auth as model
 from streamproxy.errors import StreamproxyError
@@ -15,8 +16,10 @@ OpenFile = Callable[[str], File]
 NO_JWT = "needs another package: pip install 'streamproxy[jwt]'"
 
 
-def build_authenticator(auth: model.Auth, open_file: OpenFile) -> Authenticator:
-    """Returns the authenticator of a route. ``open_file`` opens a file that is read now and again later.
+def build_authenticator(auth: model.Auth, open_file: OpenFile, key_sets: KeySets) -> Authenticator:
+    """Returns the authenticator of a route.
+
+    ``open_file`` opens a file that is read now and again later, and ``key_sets`` has the keys that URLs publish.
 
     Raises StreamproxyError if a file cannot be read or parsed, or if the package for JWT is missing.
     """
@@ -24,8 +27,9 @@ def build_authenticator(auth: model.Auth, open_file: OpenFile) -> Authenticator:
     if auth.bearer is not None:
         verifiers.append(_bearer(auth.bearer, open_file))
     if auth.jwt is not None:
-        verifiers.append(_jwt(auth.jwt, open_file))
-    return Authenticator(verifiers, [_source(source) for source in auth.from_], pass_on=auth.pass_)
+        verifiers.append(_jwt(auth.jwt, open_file, key_sets))
+    waits = auth.jwt is not None and auth.jwt.jwks_url is not None
+    return Authenticator(verifiers, [_source(source) for source in auth.from_], pass_on=auth.pass_, waits=waits)
 
 
 def _bearer(bearer: model.Bearer, open_file: OpenFile) -> BearerTokens:
@@ -34,9 +38,9 @@ def _bearer(bearer: model.Bearer, open_file: OpenFile) -> BearerTokens:
     return BearerTokens(tokens, files)
 
 
-def _jwt(settings: model.Jwt, open_file: OpenFile) -> Verifier:
+def _jwt(settings: model.Jwt, open_file: OpenFile, key_sets: KeySets) -> Verifier:
     try:
-        from streamproxy.auth.jwt import JwtVerifier, Key, parse_jwks, secret_keys
+        from streamproxy.auth.jwt import JwtVerifier, Key, parse_jwks, parse_public_jwks, secret_keys
     except ImportError:
         raise StreamproxyError(f"auth.jwt {NO_JWT}") from None
     keys: list[Callable[[], tuple[Key, ...]]] = []
@@ -48,7 +52,11 @@ def _jwt(settings: model.Jwt, open_file: OpenFile) -> Verifier:
         except ValueError as error:
             raise StreamproxyError(f"auth.jwt.secret {error}") from None
         keys.append(lambda: fixed)
-    return JwtVerifier(keys, issuer=settings.issuer, audience=settings.audience, leeway=settings.leeway)
+    remote = None
+    if settings.jwks_url is not None:
+        algorithms = settings.algorithms
+        remote = key_sets.of(settings.jwks_url, algorithms, lambda data: parse_public_jwks(data, algorithms))
+    return JwtVerifier(keys, remote, issuer=settings.issuer, audience=settings.audience, leeway=settings.leeway)
 
 
 def _watch(file: File, parse: Callable[[bytes], T]) -> Watched[T]:

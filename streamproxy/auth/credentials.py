@@ -18,6 +18,10 @@ class InvalidCredential(Exception):
     """A credential that is not valid. The message is for the operator; it names the fault and not the credential."""
 
 
+class NoKeys(InvalidCredential):
+    """A credential that may be valid: the keys to check it with have never been read."""
+
+
 class Request(NamedTuple):
     """The parts of a request that may carry a credential. ``query`` is None if the target has no question mark."""
 

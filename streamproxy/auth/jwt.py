@@ -16,15 +16,17 @@ import json
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jwt
 from jwt import PyJWK
 from jwt.types import Options
 
-from streamproxy.auth.credentials import InvalidCredential
+from streamproxy.auth.credentials import InvalidCredential, NoKeys
+from streamproxy.auth.remote import KeySet
 
 REMEMBERED = 1024
+MOST_PUBLISHED = 256  # keys of one set that is read from a URL
 ASYMMETRIC = "is an asymmetric key: public keys belong into jwks_file"
 
 HS = ("HS256", "HS384", "HS512")
@@ -36,6 +38,7 @@ _KINDS = {  # by kty and crv (RFC 7518 section 6.1, RFC 8037 section 2)
     ("EC", "P-521"): ("ES512",),
     ("OKP", "Ed25519"): ("EdDSA",),
 }
+_PUBLIC = frozenset(name for (kind, _), names in _KINDS.items() if kind != "oct" for name in names)
 _OPTIONS: Options = {"enforce_minimum_key_length": True}
 _TIMES = ("exp", "nbf", "iat")
 _LAST = 2.0**53  # the largest integer that every JSON parser reads exactly (RFC 7493 section 2.2)
@@ -83,6 +86,10 @@ def parse_jwks(data: bytes, algorithms: Collection[str] = ()) -> tuple[Key, ...]
     Keys for encryption and of unknown kinds are left out, as section 5 of the RFC requires. Raises ValueError for data
     that is not a JWK Set, that contains a broken key, or that has no usable key.
     """
+    return _usable(_document(data), algorithms)
+
+
+def _document(data: bytes) -> list[dict[str, Any]]:
     try:
         document = json.loads(data)
     except UnicodeDecodeError:
@@ -91,7 +98,22 @@ def parse_jwks(data: bytes, algorithms: Collection[str] = ()) -> tuple[Key, ...]
         raise ValueError(f"it is not JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise ValueError("it is not a JWK Set: a JSON object with a list of keys")
-    keys = tuple(key for jwk in document["keys"] if isinstance(jwk, dict) for key in _keys_of(jwk, algorithms))
+    return [jwk for jwk in document["keys"] if isinstance(jwk, dict)]
+
+
+def parse_public_jwks(data: bytes, algorithms: Collection[str] = ()) -> tuple[Key, ...]:
+    """Returns the keys of a JWK Set that anybody may read: as `parse_jwks`, without secrets, which are none there.
+
+    Raises ValueError as `parse_jwks`, and for more than `MOST_PUBLISHED` keys.
+    """
+    document = _document(data)
+    if len(document) > MOST_PUBLISHED:
+        raise ValueError(f"it has more than {MOST_PUBLISHED} keys")
+    return _usable([jwk for jwk in document if jwk.get("kty") != "oct"], algorithms)
+
+
+def _usable(jwks: list[dict[str, Any]], algorithms: Collection[str]) -> tuple[Key, ...]:
+    keys = tuple(key for jwk in jwks for key in _keys_of(jwk, algorithms))
     if not keys:
         raise ValueError("it has no key for any of the algorithms that are accepted")
     return keys
@@ -118,21 +140,24 @@ def _keys_of(jwk: dict[str, Any], algorithms: Collection[str]) -> Iterator[Key]:
 class JwtVerifier:
     """Verifies tokens with keys and claims.
 
-    ``keys`` returns the current keys. ``leeway`` is the tolerance for clock differences in seconds. Without an
-    ``audience``, a token with ``aud`` is refused, since it is meant for another service (RFC 7519 section 4.1.3).
-    ``exp``, ``nbf`` and ``iat`` are checked if present, and each must be a time. A token without ``exp`` is valid as
-    long as its key is: the RFC makes the claim optional, so the issuer has chosen this.
+    Each of ``keys`` returns current keys, and ``remote`` has those of a URL. ``leeway`` is the tolerance for clock
+    differences in seconds. Without an ``audience``, a token with ``aud`` is refused, since it is meant for another
+    service (RFC 7519 section 4.1.3). ``exp``, ``nbf`` and ``iat`` are checked if present, and each must be a time. A
+    token without ``exp`` is valid as long as its key is: the RFC makes the claim optional, so the issuer has chosen
+    this.
     """
 
     def __init__(
         self,
         keys: Sequence[Callable[[], tuple[Key, ...]]],
+        remote: KeySet | None = None,
         *,
         issuer: str | None = None,
         audience: str | None = None,
         leeway: float = 0.0,
     ) -> None:
-        self._keys = tuple(keys)
+        self._keys = tuple(keys) if remote is None else (*keys, cast(Callable[[], tuple[Key, ...]], remote))
+        self._remote = remote
         self._issuer = issuer
         self._audience = audience
         self._leeway = leeway
@@ -158,6 +183,18 @@ class JwtVerifier:
                 self._remember(digest, valid)
         return valid.principal if valid is not None else None
 
+    def wanting(self, token: bytes) -> KeySet | None:
+        """Returns the keys of the URL if a token names a key that is not known, or if they were never read."""
+        remote = self._remote
+        if remote is None or token.count(b".") != 2 or sha256(token).digest() in self._remembered:
+            return None
+        header = _header(token)
+        if header is None or header.get("alg") not in _PUBLIC:
+            return None
+        kid = header.get("kid")
+        unknown = isinstance(kid, str) and all(kid != key.kid for source in self._keys for key in source())
+        return remote if unknown or not remote.known else None
+
     def _remember(self, digest: bytes, valid: _Valid) -> None:
         self._remembered.pop(digest, None)
         if len(self._remembered) >= REMEMBERED:
@@ -165,13 +202,13 @@ class JwtVerifier:
         self._remembered[digest] = valid
 
     def _check(self, token: bytes, keys: list[tuple[Key, ...]]) -> _Valid | None:
-        try:
-            text = token.decode("ascii")
-            header = jwt.get_unverified_header(text)
-        except (UnicodeDecodeError, RecursionError, jwt.PyJWTError):
+        header = _header(token)
+        if header is None:
             return None
         candidates = [key for each in keys for key in each if _fits(key, header)]
-        claims = self._claims(text, candidates)
+        if not candidates and self._remote is not None and not self._remote.known and header.get("alg") in _PUBLIC:
+            raise NoKeys("the keys have not been read yet")
+        claims = self._claims(token.decode("ascii"), candidates)
         subject = claims.get("sub")
         until = claims["exp"] + self._leeway if "exp" in claims else float("inf")
         return _Valid(f"jwt:{subject}" if subject else "", until)
@@ -204,6 +241,14 @@ class JwtVerifier:
             if name in claims and not _is_time(claims[name]):
                 raise InvalidCredential(f"its {name} is no time")
         return claims
+
+
+def _header(token: bytes) -> dict[str, Any] | None:
+    """Returns the header of a token, which nothing vouches for, or None if it is not a signed token."""
+    try:
+        return jwt.get_unverified_header(token.decode("ascii"))
+    except (UnicodeDecodeError, RecursionError, jwt.PyJWTError):
+        return None
 
 
 def _is_time(value: object) -> bool:

@@ -82,6 +82,9 @@ class Jwt(Section):
     """Signed tokens; a token without exp is valid as long as its key is."""
 
     jwks_file: t.OptionalFile = setting("off", "the public keys, a JWK Set; reloaded when it changes")
+    jwks_url: t.OptionalKeysUrl = setting(
+        "off", "where the public keys are published, a JWK Set; read at the start, every 10 min, and for an unknown kid"
+    )
     secret: t.OptionalText = Field(default=None, description="the key of HS algorithms, 32 bytes or more", repr=False)
     issuer: t.OptionalText = setting("off", "the required value of iss")
     audience: t.OptionalText = setting("off", "the required member of aud; off: only tokens without aud")
@@ -92,9 +95,11 @@ class Jwt(Section):
 
     @model_validator(mode="after")
     def _has_keys(self) -> Jwt:
-        if self.jwks_file is None and self.secret is None:
-            raise ValueError("needs jwks_file or secret")
+        if self.jwks_file is None and self.jwks_url is None and self.secret is None:
+            raise ValueError("needs jwks_file, jwks_url or secret")
         symmetric = [name for name in self.algorithms if name.startswith("HS")]
+        if self.jwks_url is not None and self.algorithms and len(symmetric) == len(self.algorithms):
+            raise ValueError("has jwks_url, and no algorithm for the public keys that are there")
         if self.secret is None:
             return self
         if self.algorithms and not symmetric:

@@ -192,6 +192,9 @@ UpstreamNames = Annotated[
 ]
 Origin = Annotated[str, BeforeValidator(values.origin)]
 ProxyUrl = Annotated[str | None, BeforeValidator(off_or(values.proxy_url)), WithJsonSchema(_or_off({"type": "string"}))]
+OptionalKeysUrl = Annotated[
+    str | None, BeforeValidator(off_or(values.keys_url)), WithJsonSchema(_or_off({"type": "string"}))
+]
 FilePath = Annotated[str, BeforeValidator(values.file_path)]
 OptionalFile = Annotated[
     str | None, BeforeValidator(off_or(values.file_path)), WithJsonSchema(_or_off({"type": "string"}))

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from streamproxy.wire.headers import TOKEN, VALUE
+from streamproxy.wire.hosts import DEFAULT_PORTS
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -137,7 +138,7 @@ def same_origin(value: object) -> str:
 def host_and_port(origin: str) -> tuple[str, int]:
     """Returns the host of an endpoint's URL in lower case and without brackets, and its port."""
     url = urlsplit(origin)
-    return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    return url.hostname or "", url.port or DEFAULT_PORTS[url.scheme]
 
 
 def proxy_url(value: object) -> str:
@@ -147,6 +148,15 @@ def proxy_url(value: object) -> str:
     if url.path not in ("", "/") or "?" in raw or "#" in raw:
         raise ValueError("must not carry a path, query or fragment")
     return raw.removesuffix("/")
+
+
+def keys_url(value: object) -> str:
+    """Returns the URL of a set of keys; a path and a query are allowed. Raises ValueError."""
+    raw = text(value)
+    url = _split_url(raw, ("http", "https"))
+    if "@" in url.netloc or "#" in raw:
+        raise ValueError("must not carry a user, a password or a fragment")
+    return raw
 
 
 def name(value: object) -> str:

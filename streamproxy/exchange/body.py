@@ -59,7 +59,7 @@ class RequestBody:
         """Sets the whole body, which has already arrived."""
         self._whole = data
         self._ended = True
-        self._held = len(data)
+        self._hold(len(data))
 
     def whole(self) -> bytes | None:
         """The whole body if it has arrived, else None. It can then be sent together with the head."""
@@ -67,6 +67,9 @@ class RequestBody:
             self._whole = b"".join(self._chunks)
             self._chunks = []
         return self._whole
+
+    def _hold(self, size: int) -> None:
+        self._held = self._exchange.held = size
 
     @property
     def held(self) -> int:
@@ -84,6 +87,11 @@ class RequestBody:
         self._keep = limit
 
     @property
+    def begun(self) -> bool:
+        """Whether any of it was read from the source, so that its client does not wait for 100 (Continue) any more."""
+        return self._ended or self._lost or self._held > 0
+
+    @property
     def repeatable(self) -> bool:
         """Whether another attempt could receive the whole body."""
         return not self._lost and self._held <= self._keep
@@ -99,7 +107,7 @@ class RequestBody:
         self._lost = True
         self._whole = None
         self._chunks = []
-        self._held = 0
+        self._hold(0)
 
     async def peek(self, limit: int) -> bytes | None:
         """Reads ahead until the body is complete; returns it, or None if it is longer than ``limit`` bytes.
@@ -135,7 +143,7 @@ class RequestBody:
         """Replaces the body, all of which must be held, with ``data``."""
         self._whole = data
         self._chunks = []
-        self._held = len(data)
+        self._hold(len(data))
 
     def restrict(self, limit: int | None) -> None:
         """Sets another limit. Raises BodyTooLarge if more has already arrived."""
@@ -168,7 +176,7 @@ class RequestBody:
                 self._lost = True
                 raise _too_large(self._limit)
             self._chunks.append(chunk)
-            self._held += len(chunk)
+            self._hold(self._held + len(chunk))
         if self._tee is not None:
             self._tee(chunk, self._ended)
 
@@ -235,5 +243,5 @@ class BodyReader:
         body = self._body
         body._lost = True
         del body._chunks[: self._at + 1]
-        body._held = sum(map(len, body._chunks))
+        body._hold(sum(map(len, body._chunks)))
         self._at = 0

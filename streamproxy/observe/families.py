@@ -229,6 +229,13 @@ _OURS: Final[tuple[Family, ...]] = (
         "How many exchanges wait for a place in the limits of the route?",
         _by_route("waiting"),
     ),
+    Gauges(
+        "request_held_bytes",
+        ("route",),
+        "Bytes of request bodies in memory: read ahead, kept for another attempt, or not yet sent.",
+        "How much memory do the bodies of requests use?",
+        _by_route("held"),
+    ),
     Distributions(
         "queue_seconds",
         ("route",),
@@ -309,8 +316,8 @@ _OURS: Final[tuple[Family, ...]] = (
     Counts(
         "store_errors",
         ("store",),
-        "Operations of a store that failed (resume, limits, events).",
-        "Is the store reachable?",
+        "Operations of a store that failed (resume, limits, events), or readings of auth.jwt.jwks_url (keys).",
+        "Are the stores and the keys reachable?",
         _counted("store_errors"),
     ),
 )

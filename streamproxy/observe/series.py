@@ -44,6 +44,7 @@ class Series:
         "backpressure",
         "chunk_gap",
         "events",
+        "held",
         "keepalives",
         "queue",
         "request_bytes",
@@ -60,6 +61,7 @@ class Series:
         # Gauges; set only on snapshots.
         self.active = 0  # streams
         self.waiting = 0  # exchanges in the queue
+        self.held = 0  # bytes of request bodies
         self.request_bytes = 0
         self.response_bytes = 0
         self.events = 0
@@ -77,6 +79,7 @@ class Series:
         """Adds a live exchange with its progress so far, including waits that continue at ``now``."""
         self._add(exchange)
         self.active += exchange.phase == "body"
+        self.held += exchange.held
         self.backpressure += exchange.backpressure_until(now) - exchange.backpressure
         if exchange.queued_at:
             self.waiting += 1
@@ -118,6 +121,7 @@ class Series:
         """Adds another object's numbers."""
         self.active += other.active
         self.waiting += other.waiting
+        self.held += other.held
         self.request_bytes += other.request_bytes
         self.response_bytes += other.response_bytes
         self.events += other.events
@@ -242,7 +246,8 @@ class Totals:
         """Adds an exchange that has ended and was settled."""
         route, upstream, error = exchange.route or NO_ROUTE, exchange.upstream, exchange.error
         if upstream:
-            self._series_of(exchange.route, upstream).finish(exchange)
+            series = self.series.get((exchange.route, upstream)) or self._series_of(exchange.route, upstream)
+            series.finish(exchange)
             if exchange.operation:
                 self._genai_of(exchange).finish(exchange)
             if exchange.abandoned is not None:
@@ -327,7 +332,7 @@ class Totals:
     def settle(self) -> None:
         """Drops the gauges, whose source no longer exists."""
         for series in self.series.values():
-            series.active = series.waiting = 0
+            series.active = series.waiting = series.held = 0
         self.endpoints.clear()
         self.connections.clear()
         self.levels.clear()

@@ -39,12 +39,12 @@ from streamproxy.exchange.exchange import Exchange
 from streamproxy.observe.access_log import hide_values
 from streamproxy.observe.series import METHODS, NO_ROUTE
 from streamproxy.version import __version__
+from streamproxy.wire.hosts import DEFAULT_PORTS
 from streamproxy.wire.trace import Trace, parse_tracestate
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.37.0"
 _SCOPE = InstrumentationScope("streamproxy", __version__, _SCHEMA)
 _UNSET = Status(StatusCode.UNSET)
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # Settings of the batch processor, which would read missing ones from the environment.
 _QUEUE, _BATCH, _DELAY_MS, _EXPORT_MS = 4096, 512, 2000.0, 30000.0
@@ -224,7 +224,7 @@ def _address(scheme: str, authority: str) -> Attributes:
     """Returns the host and port of an authority; nothing if it is malformed."""
     try:
         parts = urlsplit(f"//{authority}")
-        host, port = parts.hostname, parts.port or _DEFAULT_PORTS.get(scheme)
+        host, port = parts.hostname, parts.port or DEFAULT_PORTS.get(scheme)
     except ValueError:
         return {}
     attributes: Attributes = {"server.address": host} if host else {}

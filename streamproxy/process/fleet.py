@@ -127,6 +127,11 @@ class FleetMetrics(Metrics):
             totals.merge(report.finished)
         return totals
 
+    def streams(self, worker: Worker) -> int:
+        """How many streams a worker had at its last report."""
+        report = self.last.get(worker)
+        return 0 if report is None else sum(series.active for series in report.running.series.values())
+
     def settle(self, worker: Worker) -> None:
         """Keeps the counts of a worker that has exited."""
         self.seen.pop(worker, None)
@@ -200,7 +205,7 @@ class Fleet(Control):
     async def _report(self, worker: Worker, streams: bool) -> None:
         report = await worker.report(streams=streams, timeout=PATIENCE)
         if report is None:
-            logger.warning("worker %d does not report, and is shown as it was", worker.number)
+            logger.warning("worker %d does not report; its last report is shown", worker.number)
         if report is None or report.live is None:
             return
         found: list[tuple[Any, ...]] = []

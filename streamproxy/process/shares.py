@@ -1,8 +1,13 @@
-"""Which worker listens on which socket.
+"""Which worker listens on which socket, and which of them get the next connections.
 
 Where the system lets several sockets listen on one port, each worker has one of its own, over which the system spreads
 connections evenly (measured: of 100 that come at once, 45 to 55 for each of two workers, where one socket for both gave
 89 to the one that woke first). Other sockets, unix ones and those that were passed on, are shared by all.
+
+Even is not fair to streams that stay: of 1,000, one of four workers has 14 % more or less than its share, and streams
+that end leave what they leave. So a worker with fewer streams than the others gets more of the new connections
+(`balance`), and one that does not answer gets none. It is decided anew each second. The difference counts less where
+there are few streams, so that clients that keep their connections are not all sent to one worker by chance.
 
 The sockets stay open here while a worker is replaced, and connections wait in their queues. When that takes longer, a
 worker's own are closed until it is back, so that new connections go to the others.
@@ -11,8 +16,29 @@ worker's own are closed until it is back, so that new connections go to the othe
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from typing import Final
 
 from streamproxy.server.sockets import beside, close
+from streamproxy.server.steer import release, steer
+
+_EVEN: Final = 100  # a worker's weight when all have the same streams
+_LEAST: Final = 25
+_STRENGTH: Final = 2.0  # of the correction; from 2 on, a second with many arrivals would overshoot
+_FEW: Final = 100  # streams of a worker
+
+
+def weights(streams: Sequence[int | None]) -> list[int]:
+    """How likely each place should be to get a connection, for its streams; None for one that does not serve."""
+    serving = [count for count in streams if count is not None]
+    if not serving:
+        return [_EVEN] * len(streams)
+    mean = sum(serving) / len(serving)
+    found = []
+    for count in streams:
+        more = 0.0 if count is None else _STRENGTH * (mean - count) / (mean + _FEW)
+        found.append(0 if count is None else max(round(_EVEN * (1 + more)), _LEAST))
+    return found
 
 
 class Shares:
@@ -22,45 +48,59 @@ class Shares:
         groups: dict[object, list[socket.socket]] = {}
         for listener in listeners:
             groups.setdefault(listener.getsockname(), []).append(listener)
-        self._own: list[list[socket.socket]] = [[] for _ in range(count)]  # one worker's
         self._common: list[socket.socket] = []
-        for group in groups.values():
+        # By address: the sockets with their places, in the order in which the kernel numbers them.
+        self._own: dict[object, list[tuple[socket.socket, int]]] = {}
+        for address, group in groups.items():
             if len(group) < count:
                 self._common += group
-                continue
-            for place in range(count):
-                self._own[place] += group[place::count]
+            else:
+                self._own[address] = [(listener, number % count) for number, listener in enumerate(group)]
+                release(group[0])  # of what another process has said
         self._withdrawn: dict[int, list[object]] = {}  # the addresses of sockets that are closed for now
+        self._weights = [_EVEN] * count
 
     def all(self) -> list[socket.socket]:
-        """Every socket that listens."""
-        return [*self._common, *(one for own in self._own for one in own)]
+        """Every socket that listens; those of an address as the kernel numbers them."""
+        return [*self._common, *(one for own in self._own.values() for one, _ in own)]
 
     def of(self, place: int) -> list[socket.socket]:
         """The sockets of a place's worker."""
-        return self._common + self._own[place]
+        return self._common + [one for own in self._own.values() for one, its in own if its == place]
+
+    def balance(self, streams: Sequence[int | None]) -> None:
+        """Correct how new connections are spread, for the streams of each place; None for one that does not serve."""
+        found = weights(streams)
+        if found != self._weights:
+            self._weights = found
+            for own in self._own.values():
+                self._steer(own)
+
+    def _steer(self, own: list[tuple[socket.socket, int]]) -> None:
+        found = [self._weights[place] for _, place in own]
+        if len(set(found)) > 1:
+            steer(own[0][0], found)
+        else:
+            release(own[0][0])
 
     def withdraw(self, place: int) -> None:
         """Have the system give a place's connections to the others, where there are others."""
-        for listener in list(self._own[place]):
-            address = listener.getsockname()
-            if self._at(address, place) is not None:
-                self._own[place].remove(listener)
+        for address, own in self._own.items():
+            while len({its for _, its in own}) > 1 and place in (places := [its for _, its in own]):
+                number = places.index(place)
+                close(own[number][0])
+                own[number] = own[-1]  # as the kernel does
+                own.pop()
                 self._withdrawn.setdefault(place, []).append(address)
-                close(listener)
+            self._steer(own)
 
     def restore(self, place: int) -> None:
         """Listen again for a place. Raises BindError."""
         for address in list(self._withdrawn.get(place, ())):
-            other = self._at(address, place)
-            assert other is not None  # the last one of an address is never withdrawn
-            self._own[place].append(beside(other))
+            own = self._own[address]  # the last one of an address is never withdrawn
+            own.append((beside(own[0][0]), place))
             self._withdrawn[place].remove(address)
-
-    def _at(self, address: object, place: int) -> socket.socket | None:
-        """A socket of another place on this address."""
-        others = (one for number, own in enumerate(self._own) if number != place for one in own)
-        return next((one for one in others if one.getsockname() == address), None)
+            self._steer(own)
 
     def close(self) -> None:
         """Listen no more."""

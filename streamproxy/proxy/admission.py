@@ -233,18 +233,29 @@ class Admission:
         Writes down in the exchange that and for how long it waited. Raises LimitReached (503) and ClientLimitReached
         (429), both with what Retry-After should say. Cancelled while it waits, it leaves nothing behind.
         """
+        ticket = self.ask(client, exchange, priority)
+        await self.wait(ticket, exchange)
+        return ticket
+
+    def ask(self, client: Hashable, exchange: Exchange, priority: int = 0) -> Ticket:
+        """The first half of `enter`: a place, or one in the queue that has to be waited for. Raises as `enter`."""
         now = self._clock()
         displaced = self.places.displace(client, priority)
         if displaced is not None and displaced.future is not None and not displaced.future.done():
             displaced.future.set_exception(self.places.refusal())
         ticket = self.places.ask(client, now, priority)
-        if ticket.state is State.HOLDS:
-            return ticket
-        loop = asyncio.get_running_loop()
-        ticket.future = loop.create_future()
-        exchange.queued_at = now
-        if self._timer is None:
-            self._arm(loop, now)
+        if ticket.state is State.WAITS:
+            loop = asyncio.get_running_loop()
+            ticket.future = loop.create_future()
+            exchange.queued_at = now
+            if self._timer is None:
+                self._arm(loop, now)
+        return ticket
+
+    async def wait(self, ticket: Ticket, exchange: Exchange) -> None:
+        """The second half of `enter`: waits for the place, where it is not held yet. Raises as `enter`."""
+        if ticket.future is None:
+            return
         try:
             await ticket.future
         except BaseException:
@@ -253,10 +264,12 @@ class Admission:
         finally:
             exchange.queued += self._clock() - exchange.queued_at
             exchange.queued_at = 0.0
-        return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """Give a place back; the first that waits has it at once."""
+        future = ticket.future
+        if future is not None and future.done() and not future.cancelled():
+            future.exception()  # a refusal that nobody waited for any more
         self._tell(self.places.leave(ticket, self._clock()))
 
     def take_over(self, previous: Admission) -> None:

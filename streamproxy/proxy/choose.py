@@ -16,7 +16,7 @@ from streamproxy.errors import BadRequest, Denied, NoModel
 from streamproxy.exchange.call import Call
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.origins.resume import ResumeOrigin
-from streamproxy.proxy.handle import Chooser, RoutePlan
+from streamproxy.proxy.handle import Chooser, RoutePlan, prepare_auth
 from streamproxy.proxy.peek import PeekPlan, peek
 from streamproxy.routing.route import Route, matched_path
 from streamproxy.store.cursor import cursor_of
@@ -74,6 +74,9 @@ class ModelChooser(Chooser):
                     return self._chosen(call, one)
         elif cors is not None:
             downstream.transform_response_headers = partial(cors.transform_response_headers, origin)
+        for one in fitting:
+            if one.plan.auth is not None and one.plan.auth.waits:
+                await prepare_auth(one.plan.auth, call)
         _authenticate(call, fitting)
         back = await _come_back(call, fitting)
         if back is not None:

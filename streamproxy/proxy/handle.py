@@ -139,27 +139,33 @@ class Handler:
             try:
                 if self._chooser is not None:
                     plan = await self._chooser.choose(call)
+                if plan.auth is not None and plan.auth.waits and self._chooser is None:
+                    await prepare_auth(plan.auth, call)
                 answer = answer_here(plan, call, self._ledger.draining)
                 if answer is None:
                     if self._chooser is None:
                         downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
-                    if plan.early is not None:
-                        early = await _early(plan, plan.early, call, self._chooser is None)
                     limited = (plan.quota or plan.admission) is not None and not plan.origin.replays(call)
                     if plan.quota is not None and limited:
                         client = str(plan.client_key(exchange, downstream.headers))
                         await plan.quota.admit(client, monotonic())
                         charged = client
                     if plan.admission is not None and limited:
-                        place = await _place(plan, plan.admission, call)
+                        place = _place(plan, plan.admission, call)
+                    if plan.early is not None:
+                        early = await _early(plan, plan.early, call, self._chooser is None)
+                    if plan.admission is not None and place is not None:
+                        await plan.admission.wait(place, exchange)
                     if plan.peek is not None and self._chooser is None and plan.early is None:
                         await peek(call, plan.peek)
                     if early is not None:
                         early.opening = plan.origin
                     response = await plan.origin.open(call)
-                    if early is not None and early.stop():
+                    if early is not None and early.sent:
                         unfit, response = response, None
                         response = await _fitting(early, unfit)
+                    elif early is not None:
+                        early.stop()
                     if response.tunnel is not None and plan.tunnel is not None:
                         fields = _prepare(plan, call, response, place)
                         await Tunnel(call, response.tunnel, plan.tunnel).run(fields.kept)
@@ -203,7 +209,8 @@ class Handler:
         )
         timer = Timer(plan.limits, exchange, self._shared_timer)
         downstream = Downstream(scope, receive, send, target, fields, timer)
-        exchange.task = downstream.task() or asyncio.current_task()
+        direct = downstream.direct  # middleware before it may have created another task
+        exchange.task = direct.task if direct is not None else asyncio.current_task()
         exchange.client = peer = downstream.peer
         exchange.protocol = _PROTOCOLS.get(downstream.version, "")
         if target.query:
@@ -220,35 +227,48 @@ class Handler:
         return Call(exchange, downstream, timer)
 
 
-def _place(plan: RoutePlan, admission: Admission, call: Call) -> Coroutine[Any, Any, Ticket]:
-    """Ask for a place for the request."""
+def _place(plan: RoutePlan, admission: Admission, call: Call) -> Ticket:
+    """Ask for a place for the request; it may have to be waited for."""
     exchange, headers = call.exchange, call.downstream.headers
     priority = plan.priority(headers) if plan.priority is not None else 0
-    return admission.enter(plan.client_key(exchange, headers), exchange, priority)
+    return admission.ask(plan.client_key(exchange, headers), exchange, priority)
 
 
 async def _early(plan: RoutePlan, early: EarlyPlan, call: Call, peeks: bool) -> EarlyHead | None:
-    """Begin to wait for an early head, where the request asks for events. Its body is looked at before it has a place,
-    so that it is answered in the queue too."""
+    """Begin to wait for an early head, where the request asks for events.
+
+    Its body is looked at while it stands in the queue, so that it is answered there too; nothing is read of one that
+    is refused.
+    """
     if peeks and plan.peek is not None:
         await peek(call, plan.peek)
-    if not wants_events(call, early):
-        return None
-    return EarlyHead(call, early, plan.dialect.for_path(call.downstream.target.path))
+    dialect = plan.dialect.for_path(call.downstream.target.path)
+    return EarlyHead(call, early, dialect) if wants_events(call, dialect) else None
 
 
 async def _fitting(early: EarlyHead, response: OriginResponse) -> OriginResponse:
-    """The response, if it may follow an early head. Raises what the client is told instead, with it closed."""
+    """The response, if it may follow an early head. Raises what the client is told instead, with it closed.
+
+    Comments go on until that is known: the upstream's error may come slowly.
+    """
     fault: BaseException | None = None
     try:
         fault = await early.mismatch(response)
     except (Exception, asyncio.CancelledError) as error:
         fault = error
+    early.stop()
     if fault is None:
         return response
     # An answer that is no stream is no fault of its endpoint.
     await response.aclose(InternalError() if isinstance(fault, UpstreamReportedError) else fault)
     raise fault
+
+
+def prepare_auth(auth: Authenticator, call: Call) -> Coroutine[Any, Any, None]:
+    """Wait for keys that the credentials of a request need and that are not known; a client that leaves is gone."""
+    downstream = call.downstream
+    downstream.expect_disconnect()
+    return auth.prepare(downstream.headers, downstream.target.query)
 
 
 def answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Headers] | None:
@@ -342,7 +362,8 @@ def _prepare(plan: RoutePlan, call: Call, response: OriginResponse, place: Ticke
     exchange, downstream, fields = call.exchange, call.downstream, response.fields
     if not exchange.head_at:
         exchange.head_at = monotonic()
-    fields.pass_on(exchange.request_id.encode(), http_date(), response.version)
+    date = b"" if b"date" in fields.noted else http_date()
+    fields.pass_on(exchange.request_id.encode(), date, response.version)
     if plan.response_edit is not NO_EDIT:
         fields = ResponseFields(plan.response_edit.apply(fields.kept))
     downstream.on_gone = response.on_client_left()

@@ -18,18 +18,6 @@ from streamproxy.wire.headers import first
 from streamproxy.wire.media import media_type
 
 
-class Held:
-    """How many bodies are being read ahead now."""
-
-    __slots__ = ("bodies",)
-
-    def __init__(self) -> None:
-        self.bodies = 0
-
-
-HELD = Held()
-
-
 @dataclass(frozen=True, slots=True)
 class PeekPlan:
     """What a route wants to know of its requests' bodies.
@@ -53,11 +41,7 @@ async def peek(call: Call, plan: PeekPlan) -> None:
     if body is None or not _readable(call, plan):
         return
     scanner = request_scanner() if plan.members else stream_scanner()
-    HELD.bodies += 1
-    try:
-        await _scan(body, scanner, plan.limit)
-    finally:
-        HELD.bodies -= 1
+    await _scan(body, scanner, plan.limit)
     if scanner.verdict == "duplicate":
         raise BadRequest("The request's JSON body has two model keys")
     if scanner.verdict == "done":

@@ -14,6 +14,8 @@ from tests.doubles.stack import Config, route
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, answering, response, stream_head
 
+quirk = pytest.mark.quirk
+
 COMMENT = b": keepalive\n\n"
 EVENTS = b"data: 1\n\ndata: 2\n\n"
 ASKS = [("Accept", "text/event-stream")]
@@ -122,8 +124,12 @@ async def test_a_body_that_asks_for_a_stream_is_enough(stack: StartStack, serve:
 
 @pytest.mark.parametrize(
     "answer",
-    [UNAVAILABLE, response(b"{}", headers=[("Content-Type", "application/json")]), b"HTTP/1.1 nonsense\r\n\r\n", b""],
-    ids=["status", "media", "malformed", "closed"],
+    [
+        pytest.param(UNAVAILABLE, id="status"),
+        pytest.param(response(b"{}", headers=[("Content-Type", "application/json")]), id="media"),
+        pytest.param(b"HTTP/1.1 nonsense\r\n\r\n", id="malformed", marks=quirk("h2", reason="HTTP/2 can't say it")),
+        pytest.param(b"", id="closed"),
+    ],
 )
 async def test_what_is_no_stream_of_events_is_told_in_an_event(
     stack: StartStack, serve: Serve, dial: Connect, answer: bytes
@@ -158,6 +164,59 @@ async def test_the_error_object_of_the_upstream_is_passed_on(stack: StartStack, 
     rest = await client.read_rest()
     data = rest.body.replace(COMMENT, b"").partition(b"data: ")[2]
     assert json.loads(data)["error"] == json.loads(LIMITED)["error"]
+    assert not rest.complete
+
+
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [
+        ({"max_streams": 1}, 503),
+        ({"max_streams_per_client": 1}, 429),
+        ({"requests": {"rate": "1/1h", "burst": 1}}, 429),
+    ],
+    ids=["places", "a client's places", "quota"],
+)
+async def test_nothing_of_a_body_is_read_of_a_request_that_is_refused(
+    stack: StartStack, serve: Serve, dial: Connect, limits: Config, status: int
+) -> None:
+    upstream = await serve(slow)
+    proxy = await stack([early(upstream.url, protocol="openai", limits=limits)])
+    first, second = await dial(proxy.url), await dial(proxy.url)
+    await ask(first)
+    await upstream.request()
+    await ask(second, method="POST", headers=[("Content-Type", "application/json"), ("Content-Length", "100")])
+    answer = await second.read_response("POST")  # and the body never comes
+    assert answer.status == status
+    await let_go(upstream)
+    await first.read_response()
+
+
+async def test_comments_go_on_while_the_upstreams_error_comes_slowly(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    async def halting(conn: Conn) -> None:
+        await conn.read_request()
+        head = response(LIMITED, status="429 Too Many Requests", headers=[("Content-Type", "application/json")])
+        await conn.stall()
+        await conn.send(head[:-10])
+        conn.go.clear()
+        await conn.stall()
+        await conn.send(head[-10:])
+
+    upstream = await serve(halting)
+    proxy = await stack([early(upstream.url, protocol="openai")])
+    client = await dial(proxy.url)
+    await ask(client)
+    await client.read_head()
+    await client.read_body_until(COMMENT)
+    await let_go(upstream)
+    conn = await upstream.connection()
+    await until(lambda: not conn.go.is_set(), "the error to begin")
+    for _ in range(3):
+        await client.read_body_until(COMMENT)
+    await let_go(upstream)
+    rest = await client.read_rest()
+    assert json.loads(rest.body.replace(COMMENT, b"").partition(b"data: ")[2])["error"]["code"] == "limit"
     assert not rest.complete
 
 

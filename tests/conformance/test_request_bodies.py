@@ -111,6 +111,25 @@ async def test_a_body_over_inspect_body_is_not_the_routes(stack: StartStack, ser
     assert b.bodies == [body, body]
 
 
+async def test_the_bytes_that_are_held_show_in_a_metric_until_they_are_sent(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    proxy, _, _ = await two(stack, serve)
+    client = await dial(proxy.url)
+    body = ask("qwen", more="x" * 2000)
+    await client.request(method="POST", headers=[("Content-Length", str(len(body)))])
+    await client.send(body[:1500])
+
+    def held() -> float:
+        return proxy.metric("streamproxy_request_held_bytes")
+
+    await until(held, "what has come to be held", holds=lambda size: size == 1500)
+    await client.send(body[1500:])
+    assert (await client.read_response("POST")).status == 200
+    await proxy.end_of()
+    assert held() == 0
+
+
 async def test_a_request_without_a_body_goes_to_the_route_without_models(stack: StartStack, serve: Serve) -> None:
     proxy, _, _ = await two(stack, serve)
     async with await connect(proxy.url) as client:
@@ -281,6 +300,23 @@ async def test_a_client_that_waits_for_100_is_told_to_go_on(stack: StartStack, s
     await until(lambda: b"100" in bytes(client.buffer), "100 Continue")
     await client.send(body)
     assert (await client.read_response("POST")).body == b"a"
+
+
+@pytest.mark.quirk("http2", reason="the test's client sends its body at once there")
+async def test_no_upstream_is_waited_for_with_a_body_that_is_held(
+    stack: StartStack, serve: Serve, dial: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("http1", "http2"):
+        monkeypatch.setattr(f"streamproxy.client.{version}.body.CONTINUE_TIMEOUT", 3600.0)
+    a = await Echo("a").start(serve)  # which never says 100
+    proxy = await stack([route(a.url, models="qwen")])
+    client = await dial(proxy.url)
+    body = ask("qwen")
+    await client.request(method="POST", headers=[("Transfer-Encoding", "chunked"), ("Expect", "100-continue")])
+    await until(lambda: b"100" in bytes(client.buffer), "100 Continue")
+    await client.send(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+    assert (await client.read_response("POST")).body == b"a"
+    assert a.bodies == [body]
 
 
 async def test_a_model_is_a_label_only_if_the_configuration_has_it(stack: StartStack, serve: Serve) -> None:

@@ -8,9 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from jwt.algorithms import ECAlgorithm
 
 from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient, accepts, fetch
@@ -57,22 +61,24 @@ def inside(pid: int, port: int) -> int:
     return sum(os.readlink(one) in inodes for one in Path(f"/proc/{pid}/fd").iterdir())
 
 
-async def stream(proxy: RunningProxy, dial: Connect) -> RawClient:
+async def stream(proxy: RunningProxy, dial: Connect, headers: Sequence[tuple[str, str]] = ()) -> RawClient:
     client = await dial(proxy.url)
-    await client.request("/events")
+    await client.request("/events", headers=headers)
     await client.read_head()
     assert await client.read_body_until(b"data: 1\n\n") == b"data: 1\n\n"
     return client
 
 
-async def streams_of_both(proxy: RunningProxy, dial: Connect) -> dict[int, list[RawClient]]:
+async def streams_of_both(
+    proxy: RunningProxy, dial: Connect, headers: Sequence[tuple[str, str]] = ()
+) -> dict[int, list[RawClient]]:
     """Streams, until each worker has one; by the worker's process."""
     port = int(proxy.url.rpartition(":")[2])
     pids = children(proxy.process.pid)
     counts, found = dict.fromkeys(pids, 0), {pid: list[RawClient]() for pid in pids}
     async with guarded("a stream in each worker"):
         while not all(found.values()):
-            client = await stream(proxy, dial)
+            client = await stream(proxy, dial, headers)
             now = {pid: inside(pid, port) for pid in pids}
             (pid,) = (pid for pid in pids if now[pid] > counts[pid])
             found[pid].append(client)
@@ -101,6 +107,19 @@ async def test_both_workers_serve_and_are_seen_as_one(
     assert json.loads((await fetch(f"{proxy.admin}/readyz")).body) == {"ready": True, "reasons": []}
     lines = [line for line in proxy.process.lines if line.startswith("listening on")]
     assert lines == [f"listening on {proxy.url}"]
+
+
+async def test_every_worker_reads_published_keys_for_itself(run_proxy: RunProxy, serve: Serve, dial: Connect) -> None:
+    key = generate_private_key(SECP256R1())
+    jwks = {"keys": [ECAlgorithm.to_jwk(key.public_key(), as_dict=True)]}
+    issuer = await serve(answering(response(json.dumps(jwks).encode())))
+    upstream = await serve(endless)
+    route = {"path": "/*", "upstream": upstream.url, "auth": {"jwt": {"jwks_url": issuer.url}}}
+    proxy = await run_proxy(configuration([route], server={"workers": 2}))
+    assert len(issuer.requests) == 2
+    bearer = [("Authorization", f"Bearer {jwt.encode({'sub': 'a'}, key, algorithm='ES256')}")]
+    found = await streams_of_both(proxy, dial, bearer)
+    assert len(found) == 2
 
 
 async def test_a_stream_is_stopped_on_whichever_worker_it_is(run_proxy: RunProxy, serve: Serve, dial: Connect) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jwt
 import pytest
 
-from streamproxy.auth import Authenticator, build_authenticator
+from streamproxy.auth import Authenticator, KeySets, build_authenticator
 from streamproxy.auth.watched import File
 from streamproxy.config.auth import Auth
 from streamproxy.errors import Denied, StreamproxyError
@@ -21,7 +21,7 @@ def build(settings: dict[str, object], file: bytes | None = b"") -> Authenticato
         assert path == "/etc/tokens"
         return MemoryFile(file)
 
-    return build_authenticator(Auth.model_validate(settings), open_file)
+    return build_authenticator(Auth.model_validate(settings), open_file, KeySets(lambda: None))
 
 
 def bearer(token: str) -> tuple[bytes, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,9 @@ from benchmarks.loads import LOADS, carries, measure
 from benchmarks.loads.http1 import abort, download, events, idle, tiny, upload
 from benchmarks.peers import PEERS, SEVERAL, Launch, Peer, Place
 from benchmarks.programs import BenchError, build, fetch
-from benchmarks.report import TABLES
+from benchmarks.report_tables import TABLES
 from benchmarks.rig import Cores, Programs, Session, Sizes, choose_cores
+from benchmarks.workers import off, spread
 from streamproxy import load_config
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -107,14 +108,12 @@ def test_events_carry_the_time_at_which_they_were_written(session: Session) -> N
     assert numbers["errors"] == 0
 
 
-def test_chats_begin_anew_when_they_end(session: Session) -> None:
-    with session, session.load("chats", "/chat", "conns=3") as generator:
-        generator.mark()
-        time.sleep(2.0)  # a chat takes 1.3 s
-        result = generator.end()
-    assert (result["errors"], result["lost"]) == (0, 0)
-    assert result["responses"] >= 3
-    assert result["gap"]["p50"] == pytest.approx(20_000, rel=0.5)
+def test_chats_begin_anew_when_they_end(programs: Programs) -> None:
+    peer, sizes = replace(PEERS["direct"], streams=3), SIZES._replace(seconds=1.0)
+    numbers = measure(LOADS["llm"], Session(peer, sizes, programs, Cores(set(), set(), set())))
+    assert numbers["errors"] == 0
+    assert numbers["p50_us"] > 0  # of first events: all chats had begun before the measurement
+    assert numbers["gap_p50_us"] == pytest.approx(20_000, rel=0.5)
 
 
 def test_a_load_is_measured_only_with_peers_that_can_carry_it() -> None:
@@ -124,6 +123,39 @@ def test_a_load_is_measured_only_with_peers_that_can_carry_it() -> None:
     assert carries("share", PEERS["streamproxy-share"])
     assert not carries("share", PEERS["streamproxy-resume"])
     assert not carries("tiny", PEERS["streamproxy-share"])
+
+
+TINY = Sizes(0.1, 4, 1, 100_000, 4, streams=(2, 4), sustained=4)
+WITHOUT = ("ttfb", "flood", "streams", "sustained", "models", "resume", "share")
+THROUGH = ("h2-tiny", "h2-events", "websocket")
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_a_load_runs_without_a_proxy(programs: Programs, name: str) -> None:
+    peer = replace(PEERS["direct"], streams=4)
+    numbers = measure(LOADS[name], Session(peer, TINY, programs, Cores(set(), set(), set())))
+    assert numbers["errors"] == 0
+    assert numbers.get("per_second", 1.0) > 0
+
+
+@pytest.mark.parametrize("name", THROUGH)
+def test_a_load_of_another_protocol_runs_through_the_proxy(programs: Programs, name: str) -> None:
+    if name == "h2-tiny" and shutil.which("h2load") is None:
+        pytest.skip("needs h2load")
+    peer = replace(PEERS["streamproxy-pure"], streams=4)
+    numbers = measure(LOADS[name], Session(peer, TINY, programs, Cores(set(), set(), set())))
+    assert numbers["cpu_us"] > 0
+    assert numbers["errors"] == 0
+
+
+def test_the_streams_of_each_worker_are_counted(programs: Programs) -> None:
+    assert sum(spread(2, 40, programs)) == 40
+    assert off([40, 60]) == pytest.approx(0.2)
+
+
+def test_every_load_is_run_by_a_test() -> None:
+    own = {"tiny", "events", "llm", "idle", "download", "upload", "abort"}
+    assert {*own, *WITHOUT, *THROUGH} == set(LOADS)
 
 
 def test_every_load_has_a_table() -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.__main__ import arguments
 from benchmarks.chart import Bar, bar, svg
+from benchmarks.losses import losses
 from benchmarks.peers import PEERS
-from benchmarks.report import cell, figure, goals, load_table, markdown, table, title
-from benchmarks.sitting import Sample, Sitting, command, order
+from benchmarks.report import cell, goals, load_table, markdown
+from benchmarks.report_tables import figure, table, title
+from benchmarks.rig import Cores, Programs, Session, Sizes
+from benchmarks.sitting import Sample, Sitting, command, order, sit
 from benchmarks.summary import Quoted
 
 FACTS: dict[str, Any] = {
@@ -21,7 +25,8 @@ FACTS: dict[str, Any] = {
         "cpu": "A <fast> one",
         "cores": 2,
         "kernel": "6.1",
-        "load_average": 0.5,
+        "load_average": [0.25, 0.5, 1.0],
+        "nice": 0,
         "pinned": True,
         "shared_core": True,
     },
@@ -104,6 +109,37 @@ def test_the_report_says_where_when_and_what_failed() -> None:
     assert "streamproxy 0.1.0, Envoy 1.40.0" in text
     assert "- caddy under tiny, round 1: it does not answer" in text
     assert "### 8 streams" not in text
+
+
+def test_no_loss_is_left_out_and_no_other_is_told() -> None:
+    samples = [
+        one("tiny", "streamproxy", cpu_us=40.0, per_second=20_000, pss_mb=24.0),
+        one("tiny", "envoy", cpu_us=39.5, per_second=30_000, pss_mb=67.0),  # as much CPU as ours, but for its noise
+        one("tiny", "recipe", cpu_us=20.0, per_second=25_000, pss_mb=25.0),
+        one("tiny", "direct", per_second=90_000),
+        one("events", "streamproxy", cpu_us=25.0, streams=100),
+        one("events", "recipe", cpu_us=5.0, streams=8),  # less work than ours
+    ]
+    found = losses(Sitting(FACTS, samples, []))
+    assert [(one.head, one.ours, one.better) for one in found] == [
+        ("CPU µs a request", 40.0, [("recipe", 20.0)]),
+        ("requests a second", 20_000, [("envoy", 30_000), ("recipe", 25_000)]),
+    ]
+    assert "| CPU µs a request | 40.0 | recipe & co 20.0 |" in markdown(Sitting(FACTS, samples, []))
+
+
+def test_an_interrupted_sitting_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(load: object, session: Session) -> dict[str, float]:
+        if session.peer.name == "envoy":
+            raise KeyboardInterrupt
+        return {"cpu_us": 1.0}
+
+    monkeypatch.setattr("benchmarks.sitting.measure", interrupted)
+    peers = [PEERS["nginx"], PEERS["envoy"], PEERS["caddy"]]
+    programs, cores = Programs(Path("upstream"), Path("load"), Path("out")), Cores(set(), set(), set())
+    sitting = sit(peers, ["tiny"], 1, Sizes(1.0, 1, 1, 1, 1), programs, cores, lambda line: None)
+    assert [sample.peer for sample in sitting.samples] == ["nginx"]
+    assert sitting.failures == ["interrupted: the rest was not measured"]
 
 
 def test_a_sitting_comes_back_from_its_json() -> None:

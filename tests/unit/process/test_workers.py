@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
+import select
 import socket
+import sys
 
 import pytest
 
@@ -12,7 +15,7 @@ from streamproxy.config.advice import advice
 from streamproxy.errors import ConfigError
 from streamproxy.process.activation import ActivationError, activated
 from streamproxy.process.processes import Processes
-from streamproxy.process.shares import Shares
+from streamproxy.process.shares import Shares, weights
 from streamproxy.process.watchdog import Watchdog
 from streamproxy.process.workers import LONGEST_PAUSE, Backoff
 from streamproxy.server.sockets import BindError, bind, bind_several, close
@@ -132,3 +135,75 @@ def test_passed_sockets_are_told_apart_by_their_names(monkeypatch: pytest.Monkey
     assert [one.getsockname() for one in passed.admin] == [listener.getsockname()]
     for one in (*passed.admin, listener):
         close(one)
+
+
+@pytest.mark.parametrize(
+    ("streams", "found"),
+    [
+        ([0, 0], [100, 100]),
+        ([3, 5], [102, 98]),  # few: hardly a difference
+        ([200, 300, 250, 250], [129, 71, 100, 100]),
+        ([0, 4000], [290, 25]),
+        ([10, None, 10], [100, 0, 100]),
+        ([None, None], [100, 100]),
+    ],
+)
+def test_a_worker_with_fewer_streams_gets_more_connections(streams: list[int | None], found: list[int]) -> None:
+    assert weights(streams) == found
+
+
+def arrivals(shares: Shares, places: int, count: int) -> list[int]:
+    """How many of so many connections come to each place."""
+    found = [0] * places
+    listeners = [(listener, place) for place in range(places) for listener in shares.of(place)]
+    for _ in range(count):
+        with socket.create_connection(listeners[0][0].getsockname()[:2]):
+            ready, _, _ = select.select([listener for listener, _ in listeners], [], [], 5.0)
+            (place,) = (place for listener, place in listeners if listener in ready)
+            ready[0].accept()[0].close()
+        found[place] += 1
+    return found
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs SO_ATTACH_REUSEPORT_CBPF")
+def test_the_system_sends_connections_where_the_balance_says(host: str) -> None:
+    shares = Shares(bind_several(Address(host=host, port=0), 3), 3)
+    try:
+        shares.balance([10, None, None])
+        assert arrivals(shares, 3, 40) == [40, 0, 0]
+        shares.withdraw(0)  # the last socket takes its number
+        shares.balance([None, None, 10])
+        assert arrivals(shares, 3, 40) == [0, 0, 40]
+        shares.restore(0)
+        shares.balance([10, None, None])
+        assert arrivals(shares, 3, 40) == [40, 0, 0]
+        shares.balance([10, 10, 10])
+        assert all(arrivals(shares, 3, 100))
+        shares.balance([0, 4000, 4000])
+        first, *others = arrivals(shares, 3, 300)
+        assert first > max(others) * 2
+    finally:
+        shares.close()
+
+
+def test_streams_come_into_balance_and_stay_there() -> None:
+    chance = random.Random(7)
+    streams: list[int | None] = [0, 0, 0, 0]
+    for second in range(90):
+        likely = weights(streams)
+        for place in chance.choices(range(4), likely, k=200):
+            streams[place] = (streams[place] or 0) + 1
+        if second == 15:
+            streams[1] = 0  # all of a worker's streams have ended
+    counts = [count or 0 for count in streams]
+    assert (max(counts) - min(counts)) / (sum(counts) / 4) < 0.1
+
+
+def test_a_worker_that_says_nothing_for_some_ticks_does_not_answer() -> None:
+    watchdog: Watchdog[str] = Watchdog(30)
+    for tick in range(5):
+        watchdog.tick(1.0, {"silent": 1, "alive": tick})
+    assert not watchdog.answers("silent")
+    assert watchdog.answers("alive")
+    assert watchdog.answers("new")
