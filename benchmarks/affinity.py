@@ -12,6 +12,7 @@ import itertools
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from streamproxy.upstream.affinity import key_of
@@ -21,7 +22,6 @@ USERS: Final = 200
 TURNS: Final = 10
 ENDPOINTS: Final = 4
 ANSWER: Final = 6.0  # seconds, in the mean
-PAUSE: Final = 12.0  # seconds that a user reads and writes, in the mean
 LIMIT: Final = 4096  # bytes of a plain prompt that count
 
 
@@ -50,15 +50,15 @@ def body(user: int, turn: int) -> bytes:
     return json.dumps({"model": "m", "messages": [{"role": "system", "content": "You help."}, *said]}).encode()
 
 
-def run(balancer: PrefixHash | LeastStreams, seed: int) -> Stayed:
-    """All the chats, with one balancer."""
+def run(balancer: PrefixHash | LeastStreams, seed: int, pause: float) -> Stayed:
+    """All the chats, with one balancer. ``pause`` is the mean of the seconds in which a user reads and writes."""
     rng = random.Random(seed)
     endpoints = [Endpoint(f"http://e{number}") for number in range(ENDPOINTS)]
     numbers = itertools.count()
     # When, and which user's turn begins, or at which endpoint an answer ends.
     events: list[tuple[float, int, int, Endpoint | None]] = []
     for user in range(USERS):
-        heapq.heappush(events, (rng.uniform(0.0, PAUSE), next(numbers), user, None))
+        heapq.heappush(events, (rng.uniform(0.0, ANSWER + pause), next(numbers), user, None))
     turns, last = [0] * USERS, [""] * USERS
     stayed, requests = 0, Counter[str]()
     while events:
@@ -66,7 +66,7 @@ def run(balancer: PrefixHash | LeastStreams, seed: int) -> Stayed:
         if ends is not None:
             ends.streams -= 1
             if turns[user] < TURNS:
-                heapq.heappush(events, (now + rng.expovariate(1 / PAUSE), next(numbers), user, None))
+                heapq.heappush(events, (now + rng.expovariate(1 / pause), next(numbers), user, None))
             continue
         picked = balancer.pick(endpoints, key_of(body(user, turns[user]), LIMIT))
         picked.streams += 1
@@ -79,11 +79,21 @@ def run(balancer: PrefixHash | LeastStreams, seed: int) -> Stayed:
 
 
 def main() -> None:
-    """Print the shares for a few seeds."""
-    print("seed  least_streams  prefix  prefix, load_factor 1.5  fullest ÷ emptiest")
-    for seed in range(5):
-        streams, prefix, loose = (run(one, seed) for one in (LeastStreams(), PrefixHash(1.25), PrefixHash(1.5)))
-        print(f"{seed:4}  {streams.share:13.1%}  {prefix.share:6.1%}  {loose.share:23.1%}  {prefix.spread:18.2f}")
+    """Print the shares: for pauses that leave so many streams at once, and for factors."""
+    factors = (1.25, 1.5, 2.0)
+    print("streams at once  least_streams  " + "  ".join(f"prefix, {factor:g}" for factor in factors))
+    for pause in (0.3, 6.0, 18.0):
+        at_once = USERS * ANSWER / (ANSWER + pause)
+        shares = [_mean(lambda: LeastStreams(), pause)]
+        shares += [_mean(lambda factor=factor: PrefixHash(factor), pause) for factor in factors]
+        print(
+            f"{at_once:15.0f}  {shares[0]:13.1%}  "
+            + "  ".join(f"{share:{len(f'prefix, {f:g}')}.1%}" for share, f in zip(shares[1:], factors, strict=True))
+        )
+
+
+def _mean(balancer: Callable[[], PrefixHash | LeastStreams], pause: float) -> float:
+    return sum(run(balancer(), seed, pause).share for seed in range(3)) / 3
 
 
 if __name__ == "__main__":

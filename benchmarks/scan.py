@@ -27,14 +27,15 @@ def bodies() -> dict[str, bytes]:
     words = ["stream", "token", "the", "of", "proxy", "and", "a", "model", "while", "answers"]
     prose = " ".join(rng.choice(words) for _ in range(SIZE // 5))
     code = 'if x == "y":\n\tprint("\\n")\n' * (SIZE // 40)
+    image = base64.b64encode(rng.randbytes(SIZE * 3 // 4)).decode()
     call = {"name": "f", "arguments": {"x": 1, "y": [1, 2, 3], "ok": True, "unit": "m"}}
     return {
         "one prompt": _body([{"role": "user", "content": prose[:SIZE]}]),
         "messages of 400 bytes": _body([_message(prose, at) for at in range(0, SIZE, 440)]),
-        "an image in base64": _body([{"role": "user", "content": base64.b64encode(rng.randbytes(SIZE * 3 // 4)).decode()}]),
+        "an image in base64": _body([{"role": "user", "content": image}]),
         "code, escaped": _body([{"role": "user", "content": code}]),
         "calls of tools": _body([{"role": "assistant", "tool_calls": [call]} for _ in range(SIZE // 124)]),
-    }  # fmt: skip
+    }
 
 
 def _message(prose: str, at: int) -> dict[str, str]:
