@@ -64,7 +64,7 @@ def load_table(sitting: Sitting, load: str) -> str:
     head = ["", *columns, *(["added p50", "added p99"] if timed else []), "errors"]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
-    return f"### {title(sitting, load)}\n\n{table(head, rows)}"
+    return f"### `{load}`: {title(sitting, load)}\n\n{table(head, rows)}"
 
 
 _METHOD = """\

@@ -149,7 +149,7 @@ def test_a_load_of_another_protocol_runs_through_the_proxy(programs: Programs, n
 
 
 def test_the_streams_of_each_worker_are_counted(programs: Programs) -> None:
-    assert sum(spread(2, 40, programs)) == 40
+    assert sum(spread(2, 40, 1000.0, programs)) == 40
     assert off([40, 60]) == pytest.approx(0.2)
 
 
