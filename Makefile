@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # The compiled build lies apart: in the virtual environment the package is the source tree.
 COMPILED := $(CURDIR)/build/compiled
 
+# What users' code in Node has of SDKs.
+SDKS := tests/integration/sdks
+
 # The suites are processes of their own, and most of them wait most of the time: three at once. Output comes as each ends.
 TOGETHER := --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
@@ -13,7 +16,7 @@ TOGETHER := --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)
 DIST := $(CURDIR)/dist
 EXTRAS := hypercorn,jwt,otel,redis,top
 
-.PHONY: demo test check bench fuzz lint types behaviour rest compiled unit dist docs pictures matrix
+.PHONY: demo test check bench fuzz soak differential sdks lint types behaviour rest compiled unit dist docs pictures matrix
 .PHONY: install install-test install-bench install-fuzz parts clean
 
 $(VENV)/bin/python:
@@ -34,6 +37,10 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.fuzz: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[fuzz]'
 	touch $@ $(VENV)/.test $(VENV)/.demo
+
+# Without npm the tests that need these are skipped, or fail in CI.
+$(SDKS)/node_modules/.package-lock.json: $(SDKS)/package-lock.json
+	if command -v npm >/dev/null; then npm ci --prefix $(SDKS) --ignore-scripts --no-audit --no-fund --loglevel=error; fi
 
 install: $(VENV)/.demo
 install-bench: $(VENV)/.bench
@@ -57,6 +64,8 @@ check: install-test
 unit: install-test
 	$(BIN)/python -m pytest --hypothesis-profile=check tests/unit
 
+sdks: $(SDKS)/node_modules/.package-lock.json
+
 parts:
 	sh tests/install-parts.sh
 
@@ -70,7 +79,7 @@ types: install-test
 behaviour: install-test
 	$(BIN)/python -m pytest tests/conformance tests/faults
 
-rest: install-test
+rest: install-test sdks
 	$(BIN)/python -m pytest --ignore=tests/conformance --ignore=tests/faults --ignore=tests/release
 
 ## dist: an sdist, the pure wheel made from it, the compiled wheel for this interpreter, and an SBOM (CycloneDX)
@@ -121,6 +130,14 @@ bench: install-bench
 ## fuzz: SECONDS of coverage-guided fuzzing for each part without I/O; PARTS="sse chunked" chooses
 fuzz: install-fuzz
 	$(BIN)/python -m fuzz $(or $(SECONDS),600) $(PARTS)
+
+## soak: everything at once for MINUTES, with CLIENTS clients; every byte is checked
+soak: install-test
+	$(BIN)/python -m tests.soak $(or $(MINUTES),30) --clients $(or $(CLIENTS),1000)
+
+## differential: N mutated messages through the other proxies that are installed, in front and behind
+differential: install-test
+	$(BIN)/python -m tests.differential $(or $(N),2000)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -27,10 +27,6 @@ _READY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 
 _STREAM = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\nd\r\ndata: hello\n\n\r\n"
 )
-_HELD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nGrip-Hold: stream\r\nGrip-Channel: bench\r\n"
-    b"Content-Length: 0\r\n\r\n"
-)
 _RAMP = 200  # connections that are being opened at once
 
 
@@ -81,7 +77,7 @@ class Client(asyncio.Protocol):
 
 
 class Upstream(asyncio.Protocol):
-    """One event and then silence; ``/sub`` is for Pushpin, ``/json`` a plain answer. Notes when it is left."""
+    """One event and then silence; ``/json`` is a plain answer. Notes when it is left."""
 
     left = 0.0
 
@@ -93,7 +89,7 @@ class Upstream(asyncio.Protocol):
         self._asked += data
         if self._asked.endswith(b"\r\n\r\n"):
             path, self._asked = self._asked.split(b" ", 2)[1], b""
-            self._transport.write({b"/json": _READY, b"/sub": _HELD}.get(path, _STREAM))
+            self._transport.write(_READY if path == b"/json" else _STREAM)
 
     def connection_lost(self, exc: Exception | None) -> None:
         Upstream.left = time.monotonic()

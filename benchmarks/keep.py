@@ -3,17 +3,19 @@
 It prints one line for each of these, the median of the rounds; CPU is that of the proxy's process tree, and every ratio
 is between figures of one round:
 
-- ``plain``, ``memory``, ``redis``: CPU an event of 100 streams with 50 events a second each, without ``resume``, with
-  it in memory and in Redis (whose own CPU is not in it).
-- ``share``: CPU an event and client, where 1,000 clients share one stream with 50 events a second, and memory a client;
-  ``unshared`` is the memory a client of as many streams without ``share``.
+- ``resume``: CPU an event of 100 streams with 50 events a second each, without ``resume``, with it in memory and in
+  Redis (whose own CPU is not in it).
+- ``share``: CPU an event and client, where 1,000 clients share one stream with 50 events a second, beside that of 100
+  streams that are not shared; and memory a client.
 - ``kept``: memory of a kept stream that has ended, beyond the bytes of its body.
 - ``pubsub``, ``stream``: the delay from PUBLISH or XADD to the client's read, and the messages that were lost, with
   10,000 clients on 5,000 channels and 1,000 messages a second.
 - ``stop``: the delay from a DELETE in one sidecar until the upstream of another has lost its connection; ``leave`` the
-  same from the close of the last client's connection, with a ``grace`` of 0.1 s in the figure.
-- ``fan-out``, ``nchan``, ``pushpin``: CPU an event and client, where 1,000 clients read one channel into which 50
-  messages a second are published, of this proxy (``redis: {kind: pubsub}``) and of others that are installed.
+  same from the close of the last client's connection, less the ``grace`` of 0.1 s.
+- ``published``: CPU an event and client, where 1,000 clients read one channel into which 50 messages a second are
+  published, of this proxy (``redis: {kind: pubsub}``), nchan and Pushpin, where they are installed.
+
+``resume``, ``share`` and ``published`` are loads of ``python -m benchmarks`` too.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,14 +37,14 @@ import redis
 
 from benchmarks import proc
 from benchmarks.__main__ import OUT
-from benchmarks.fanout import nchan, nchan_module, publish_nchan, publish_pushpin, pushpin
+from benchmarks.loads import LOADS, measure
 from benchmarks.package import ENVIRONMENT, compile_package
-from benchmarks.peers import Launch, Peer, Place
-from benchmarks.peers.base import program
-from benchmarks.programs import BenchError, Generator, build, free_port, running, wait_ready
-from benchmarks.rig import Cores, Programs, Session, Sizes, Window, choose_cores
+from benchmarks.peers import PEERS, Launch, Peer, Place
+from benchmarks.programs import BenchError, build, free_port, running, wait_ready
+from benchmarks.rig import Cores, Programs, Session, Sizes, choose_cores
 
 KIB = 1024
+_GRACE = 100  # ms
 _SIZES = Sizes(3.0, 0, 15, 0, 0)
 _READY = "/json"
 _EVENT = 224  # bytes of one event of the upstream in C
@@ -84,51 +85,36 @@ def configured(*, upstream: dict[str, Any] | None = None, **route: Any) -> Calla
     return launch
 
 
-def _peer(name: str, launch: Callable[[Place], Launch]) -> Peer:
-    return Peer(name, name, lambda: "", launch)
-
-
 # The C upstream and generator.
 
 
-def _events(bench: Bench, name: str, conns: int, **route: Any) -> None:
-    """CPU an event and client, and the memory that a client takes."""
-    with Session(_peer(name, configured(**route)), _SIZES, bench.programs, bench.cores) as session:
-        before = session.memory()
-        with session.load("streams", "/events?rate=50", f"conns={conns}") as generator:
-            time.sleep(1.0)
-            memory = session.memory()
-            window = Window(session, generator)
-            time.sleep(bench.seconds)
-            window.close()
-            result = generator.end()
-        if result["errors"] or result["lost"]:
-            raise BenchError(f"{name}: {result['errors']} errors, {result['lost']} lost")
-        bench.note(f"{name} us", window.cpu * 1e6 / result["events"])
-        bench.note(f"{name} KiB", (memory - before) / KIB / conns)
+def measure_load(load: str, *peers: str) -> Callable[[Bench], None]:
+    """CPU a unit of a load of ``python -m benchmarks``, and memory a stream, of each of these peers."""
 
+    def run(bench: Bench) -> None:
+        sizes = _SIZES._replace(seconds=bench.seconds)
+        for name in peers:
+            peer = PEERS[name]
+            if peer.version() is None:
+                print(f"{name} is not installed, and left out", file=sys.stderr)
+                continue
+            numbers = measure(LOADS[load], Session(peer, sizes, bench.programs, bench.cores))
+            if numbers["errors"]:
+                raise BenchError(f"{name}: {numbers['errors']:.0f} errors")
+            bench.note(f"{load} {name} us", numbers["cpu_us"])
+            bench.note(f"{load} {name} KiB", numbers["kib_a_stream"])
+            bench.note(f"{load} {name} p99 ms", numbers["p99_us"] / 1e3)
 
-def measure_events(bench: Bench) -> None:
-    _events(bench, "plain", 100)
-    _events(bench, "memory", 100, resume={"store": "memory"})
-    _events(bench, "redis", 100, resume={"store": bench.redis})
-    _events(bench, "share", 1000, share={})
-
-
-def measure_unshared(bench: Bench) -> None:
-    """The memory of as many streams that are not shared; at 50 events a second they would be more than a core does."""
-    with Session(_peer("unshared", configured()), _SIZES, bench.programs, bench.cores) as session:
-        before = session.memory()
-        with session.load("streams", "/events?rate=5", "conns=1000"):
-            time.sleep(1.0)
-            bench.note("unshared KiB", (session.memory() - before) / KIB / 1000)
+    return run
 
 
 def measure_kept(bench: Bench) -> None:
     """4,000 streams of one event each that are kept after their end, less what as many cost that are not."""
     count, memory = 4000, []
     for route in ({}, {"resume": {"store": "memory", "window": "1h"}}):
-        with Session(_peer("kept", configured(**route)), _SIZES, bench.programs, bench.cores) as session:
+        with Session(
+            Peer("kept", "kept", lambda: "", configured(**route)), _SIZES, bench.programs, bench.cores
+        ) as session:
             for sum_up in (False, True):
                 before = session.memory()
                 with session.load("paced", "/tiny", "conns=32", "rate=2000") as generator:
@@ -194,25 +180,6 @@ def _publish(seconds: float, rate: int, send: Callable[[int, int], None]) -> int
     return int(seconds * rate)
 
 
-class Publisher:
-    """Publishes a stamp so many times a second, in a thread, until it is stopped."""
-
-    def __init__(self, publish: Callable[[str], Any], rate: int) -> None:
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(publish, rate))
-        self._thread.start()
-
-    def _run(self, publish: Callable[[str], Any], rate: int) -> None:
-        due = time.monotonic()
-        while not self._over.wait(max(0.0, due - time.monotonic())):
-            publish(f"@{time.monotonic_ns():019d} {'x' * 180}")
-            due += 1 / rate
-
-    def stop(self) -> None:
-        self._over.set()
-        self._thread.join()
-
-
 def measure_channels(bench: Bench, kind: str, clients: int = 10_000, channels: int = 5_000) -> None:
     upstream = {"redis": {"url": bench.redis, "channel": "keep:{path.2}", "kind": kind}}
     server = redis.Redis.from_url(bench.redis)
@@ -244,40 +211,8 @@ def measure_channels(bench: Bench, kind: str, clients: int = 10_000, channels: i
     bench.note(f"{kind} us", proc.cpu_between(before, after) * 1e6 / (sent * each))
 
 
-def measure_fanout(bench: Bench, name: str, clients: int = 1000) -> None:
-    """Publish stamps, as the upstream in C does, for the generator in C."""
-    server = redis.Redis.from_url(bench.redis)
-    peers: dict[str, tuple[Callable[[Place], Launch], Callable[[int], Callable[[str], Any]]]] = {
-        "fan-out": (configured(upstream={"redis": {"url": bench.redis, "channel": "bench"}}), lambda port: by_redis),
-        "nchan": (nchan, publish_nchan),
-        "pushpin": (pushpin, publish_pushpin),
-    }
-
-    def by_redis(text: str) -> None:
-        server.publish("bench", text)
-
-    launch, publisher = peers[name]
-    with crowd_of(bench) as crowd, proxy_of(bench, name, crowd.port, launch) as (listen, pid):
-        publish = publisher(listen)
-        command = [str(bench.programs.load), "streams", str(listen), "/sub", f"conns={clients}"]
-        with running([*command, "header=Accept: text/event-stream"], cores=bench.cores.load, piped=True) as child:
-            generator = Generator(child)
-            publisher_ends = Publisher(publish, 50)
-            generator.ready()
-            time.sleep(1.0)
-            generator.mark()
-            before = proc.cpu(proc.tree(pid))
-            time.sleep(bench.seconds)
-            after = proc.cpu(proc.tree(pid))
-            result = generator.end()
-            publisher_ends.stop()
-    bench.note(f"{name} us", proc.cpu_between(before, after) * 1e6 / result["events"])
-    bench.note(f"{name} p99 ms", result["delay"]["p99"] / 1e3)
-    bench.note(f"{name} events", result["events"] / result["seconds"] / clients)
-
-
 def measure_stop(bench: Bench, times: int = 20) -> None:
-    launch = configured(resume={"store": bench.redis, "grace": "100ms"})
+    launch = configured(resume={"store": bench.redis, "grace": f"{_GRACE}ms"})
     with (
         crowd_of(bench) as crowd,
         proxy_of(bench, "first", crowd.port, launch) as (first, _),
@@ -315,7 +250,7 @@ def _end(crowd: Crowd, first: int, second: int, by_delete: bool) -> float:
             raise BenchError("the upstream was never left")
         time.sleep(0.01)
     reader.close()
-    return (left - began) * 1e3
+    return (left - began) * 1e3 - (0 if by_delete else _GRACE)
 
 
 @contextlib.contextmanager
@@ -338,28 +273,27 @@ def redis_of(cores: Cores) -> Iterator[str]:
 
 
 MEASUREMENTS: dict[str, Callable[[Bench], None]] = {
-    "events": measure_events,
-    "unshared": measure_unshared,
+    "resume": measure_load("resume", "streamproxy", "streamproxy-resume", "streamproxy-resume-redis"),
+    "share": measure_load("share", "streamproxy", "streamproxy-share"),
     "kept": measure_kept,
     "pubsub": lambda bench: measure_channels(bench, "pubsub"),
     "stream": lambda bench: measure_channels(bench, "stream"),
     "stop": measure_stop,
-    "fan-out": lambda bench: measure_fanout(bench, "fan-out"),
-    "nchan": lambda bench: measure_fanout(bench, "nchan"),
-    "pushpin": lambda bench: measure_fanout(bench, "pushpin"),
+    "published": measure_load("published", "streamproxy-events", "nchan", "pushpin"),
 }
-_NEEDS: dict[str, Callable[[], object]] = {"nchan": nchan_module, "pushpin": lambda: program("pushpin")}
 
 
 def report(found: dict[str, list[float]]) -> Iterator[str]:
     """The lines of the figures: the median, and the least and the most."""
     for name, values in found.items():
-        yield f"{name:14} {median(values):9.2f}  ({min(values):.2f} to {max(values):.2f})"
-    plain = found.get("plain us", [])
-    for name in ("memory", "redis", "share"):
-        ratios = [value / base for value, base in zip(found.get(f"{name} us", []), plain, strict=False)]
+        yield f"{name:40} {median(values):9.2f}  ({min(values):.2f} to {max(values):.2f})"
+    for load, peer in (("resume", "resume"), ("resume", "resume-redis"), ("share", "share")):
+        pairs = zip(
+            found.get(f"{load} streamproxy-{peer} us", []), found.get(f"{load} streamproxy us", []), strict=True
+        )
+        ratios = [value / base for value, base in pairs]
         if ratios:
-            yield f"{name + ' ratio':14} {median(ratios):9.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
+            yield f"{peer + ' ratio':40} {median(ratios):9.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def main() -> int:
@@ -369,7 +303,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--as-built", action="store_true", help="take the build that is there, though sources are newer"
+        "--as-built", action="store_true", help="take the build that is there, though sources may be newer"
     )
     options = parser.parse_args()
     compile_package(options.as_built)
@@ -379,9 +313,6 @@ def main() -> int:
         bench = Bench(Programs(upstream, load, OUT / "keep"), cores, options.seconds, url)
         for _ in range(options.rounds):
             for name in options.only.split(","):
-                if name in _NEEDS and not _NEEDS[name]():
-                    print(f"{name} is not installed, and left out", file=sys.stderr)
-                    continue
                 MEASUREMENTS[name](bench)
     print("\n".join(report(bench.found)))
     return 0

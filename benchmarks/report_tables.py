@@ -88,6 +88,10 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         "One stream with 50 events a second for many clients",
         {"CPU µs an event and client": "cpu_us", "KiB a client": "kib_a_stream", "p99": "p99_us"},
     ),
+    "published": (
+        "50 messages a second, published for 1,000 clients of one channel",
+        {"CPU µs a message and client": "cpu_us", "KiB a client": "kib_a_stream", "p50": "p50_us", "p99": "p99_us"},
+    ),
 }
 
 

@@ -21,7 +21,7 @@ from fuzz.targets import FOUND, PARTS, ROOT, load
 
 _STATUS = re.compile(r"#(\d+)\s+\S+.*?cov: (\d+) ft: (\d+) corp: (\d+)")
 _DONE = re.compile(r"Done (\d+) runs in (\d+) second")
-_SLOWEST = 10  # seconds for one input, beyond which it counts as found
+_SLOWEST = 60  # seconds for one input, beyond which it counts as found
 _MEMORY = 2048  # MB
 
 

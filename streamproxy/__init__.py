@@ -8,12 +8,12 @@ The way of a request through the packages::
                    path       whole                          the end
                                 └── exchange: the facts of one request, for metrics, log and admin ──┘
 
-- ``wire/``: protocol rules without I/O; ``errors``: every way in which an exchange can fail
-- ``config/``: what a configuration may say; ``deployment`` and ``app``: the running parts made of it
+- ``wire/``: protocol rules without I/O; ``errors``: the errors of an exchange
+- ``config/``: the configuration; ``deployment`` and ``app``: the running parts built from it
 - ``exchange/``, ``proxy/``: one request with its client, its timer and its response
 - ``upstream/``, ``client/``: endpoints, and the clients that speak to them
-- ``observe/``, ``control``, ``admin/``, ``top/``: what an operator sees and does
-- ``server/``, ``process/``, ``cli``, ``asgi``, ``demo``: what runs it
+- ``observe/``, ``control``, ``admin/``, ``top/``: the operator's view of the proxy, and its controls
+- ``server/``, ``process/``, ``cli``, ``asgi``, ``demo``: the servers and programs that run it
 
 Embedding: ``create_app(load_config(path))`` is a Starlette application for any ASGI server.
 """
@@ -31,7 +31,7 @@ __all__ = ["__version__", "create_app", "load_config"]
 
 
 def __getattr__(name: str) -> object:
-    # Imported when they are asked for: a command handles signals before the imports, which take a while.
+    # Imported on first use, because a command installs signal handlers before the imports, which take a while.
     if name in ("create_app", "load_config"):
         from streamproxy import app
 

@@ -1,8 +1,8 @@
 """The command ``streamproxy``, and ``python -m streamproxy``.
 
-Imports take a good part of a second, and until they are over Python's own handlers would make of a stop an exit by a
-signal, or a traceback. So the first thing is a handler for those commands that serve; nothing is open yet that would
-have to be closed.
+Imports take a considerable part of a second. Until they are done, a signal would end the process with Python's default
+handlers, by the signal or with a traceback. So commands that serve install a handler first. Nothing is open yet that
+would have to be closed.
 """
 
 import os
@@ -15,7 +15,7 @@ def main() -> None:
     if sys.argv[1:2] in (["run"], ["demo"]):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: os._exit(0))
-    if sys.argv[1:2] == ["health"]:  # runs every few seconds: without the imports of the other commands
+    if sys.argv[1:2] == ["health"]:  # runs every few seconds, so without the imports of other commands
         from streamproxy.health import health
 
         health(sys.argv[2:], prog_name="streamproxy health")

@@ -1,8 +1,8 @@
-"""The proxy as a Starlette application: its start and end, and the swap of a reloaded configuration.
+"""The proxy as a Starlette application: its start, its end and its reloads.
 
-`Application` holds what outlives a request: the ledger of live exchanges, the metrics, the deployment in force, and
-the admin application beside it. A reload (`Application.adopt`) compiles a second deployment beside the first and then
-swaps them in one turn of the loop.
+`Application` holds everything that outlives a request: the ledger of live exchanges, the metrics, the deployment in
+force, and the admin application. A reload (`Application.adopt`) compiles a second deployment beside the first, and then
+swaps them in one iteration of the loop.
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ class Application(Control, Starlette):
         self._spans = self._observe_with(None if spans is None else spans.observe, self._spans)
 
     async def adopt(self, config: Config) -> None:
-        """Put another configuration into force for new requests; running ones keep the one that they began with.
+        """Puts another configuration into force for new requests. Running ones keep the one they began with.
 
-        Raises StreamproxyError when a file that it names can't be used; nothing has changed then.
+        Raises StreamproxyError if one of its files cannot be used; nothing has changed then.
         """
         await self.commit(await self.prepare(config))
 
     async def prepare(self, config: Config) -> Deployment:
-        """Compile and start another configuration, for `commit` or for its own ``discard``.
+        """Compiles and starts another configuration. The caller passes it to `commit`, or calls its ``discard``.
 
-        Nothing else may come into force meanwhile. Raises StreamproxyError as `adopt` does.
+        No other configuration may come into force meanwhile. Raises StreamproxyError as `adopt`.
         """
         old = self.deployment
         new = Deployment(config, self.ledger, client=self._client, sessions=old.sessions, previous=old)
@@ -88,9 +88,9 @@ class Application(Control, Starlette):
         return new
 
     async def commit(self, new: Deployment) -> None:
-        """Put a prepared configuration into force; that happens before the first await."""
+        """Puts a prepared configuration into force before the first await."""
         old, config = self.deployment, new.config
-        # From here on without an await: a request sees all of one configuration.
+        # No await from here on, so that every request sees a single configuration.
         new.take_over(old)
         self.deployment = new
         self.router.routes = self._routes()
@@ -109,10 +109,10 @@ class Application(Control, Starlette):
         return mounted + list(self.deployment.routes)
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Only the middleware that an embedding program added.
+        """Returns the stack with only the middleware that an embedding program added.
 
-        Starlette's own two wrap every send, which costs each chunk of every stream, and errors are answered in one
-        place already.
+        Starlette's two default middlewares wrap every send, which slows down every chunk, and errors are already
+        handled.
         """
         app: ASGIApp = self.router
         for middleware, args, kwargs in reversed(self.user_middleware):
@@ -121,14 +121,14 @@ class Application(Control, Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            # ASGI allows any iterable of any pairs; compiled code takes a list of tuples only.
+            # ASGI allows any iterable of pairs; compiled code accepts only a list of tuples.
             scope["headers"] = [(name, value) for name, value in scope["headers"]]
         await super().__call__(scope, receive, send)
 
     def serve(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """Serve one connection, as a call of the application does, for a server that is told that this is ASGI 3.
+        """Serves one connection in the same way as calling the application, for a server that knows this is ASGI 3.
 
-        A call wraps the same in a coroutine of its own, whose cost is paid on every chunk.
+        Calling the application adds a coroutine, which slows down every chunk.
         """
         scope["app"] = self
         if self.middleware_stack is None:
@@ -143,9 +143,9 @@ class Application(Control, Starlette):
             await self.deployment.not_found.handle(target_of(scope), scope, receive, send)
 
     async def aclose(self) -> None:
-        """End the live view of the admin application, and close the connections to all upstreams.
+        """Ends the live view of the admin application, and closes the connections to all upstreams.
 
-        Those of upstreams that a reload has dropped are closed too.
+        Connections of upstreams that a reload removed are closed too.
         """
         await self.admin.aclose()
         await self._retired.aclose()
@@ -154,16 +154,16 @@ class Application(Control, Starlette):
         flush()
 
     def rejected(self, status: int, reason: str) -> None:
-        """Count a request that was refused before it became an exchange."""
+        """Counts a request that was refused before it became an exchange."""
         self.metrics.rejected(status)
 
     @property
     def in_force(self) -> Config:
-        """The configuration that new requests see."""
+        """The configuration for new requests."""
         return self.deployment.config
 
     async def refresh(self, *, streams: bool) -> None:
-        """Do nothing: the exchanges are this process's own."""
+        """Does nothing, because the exchanges belong to this process."""
 
     def _not_serving(self) -> list[str]:
         return [
@@ -184,18 +184,18 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
 
 
 def create_app(config: Config, *, client: Any = None, sessions: SessionTable | None = None) -> Application:
-    """The proxy for ``config`` as a Starlette application, for any ASGI server.
+    """Creates the proxy for ``config`` as a Starlette application, for any ASGI server.
 
-    ``client`` is used for every upstream instead of the built-in ones: an ``httpx.AsyncClient``, or anything with
-    httpx's ``stream()`` and ``aiter_raw()``. It stays the caller's to close. ``sessions`` is where sessions that stick
-    to an endpoint are remembered, if other processes know them too.
+    ``client`` is used for every upstream instead of the built-in clients: an ``httpx.AsyncClient``, or any object with
+    httpx's ``stream()`` and ``aiter_raw()``. The caller closes it. ``sessions`` stores sticky sessions if other
+    processes share them.
     """
     return Application(config, client=client, sessions=sessions)
 
 
 def load_config(path: str | Path) -> Config:
-    """The configuration in a file, with ``${NAME}`` taken from the environment.
+    """Loads a configuration file, with ``${NAME}`` from the environment.
 
-    Raises ConfigError, which carries every problem of the file with its position.
+    Raises ConfigError, which contains every problem of the file with its position.
     """
     return configuration.load_config(path, os.environ, examine=partial(examine, open_file=LocalFile))

@@ -1,8 +1,8 @@
-"""The application for an ASGI server's command line: ``uvicorn streamproxy.asgi:app``.
+"""The application for the command line of an ASGI server: ``uvicorn streamproxy.asgi:app``.
 
-The configuration is the file that ``STREAMPROXY_CONFIG`` names, ``streamproxy.yaml`` in the working directory
-without it. Its ``server`` section is the ASGI server's business; ``admin.mount`` gives the admin application a place,
-where ``POST /reload`` reads the file again.
+``STREAMPROXY_CONFIG`` names the configuration file; the default is ``streamproxy.yaml`` in the working directory. The
+``server`` section is ignored, because the ASGI server has its own settings. ``admin.mount`` sets the prefix of the
+admin application, whose ``POST /reload`` reads the file again.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from streamproxy.config import Config, json_schema, parse_config
 from streamproxy.config.advice import advice
 from streamproxy.config.auth import bearer_token
 from streamproxy.config.values import address
-from streamproxy.errors import ConfigError, StreamproxyError
+from streamproxy.errors import ConfigError, Problem, StreamproxyError
 from streamproxy.health import health
 from streamproxy.version import COMPILED, __version__
 
@@ -27,8 +27,9 @@ _CONFIG = click.option(
     "--config",
     "path",
     type=click.Path(path_type=Path),
-    help="The configuration file; $STREAMPROXY_CONFIG, then ./streamproxy.yaml, without it.",
+    help="The configuration file. [default: $STREAMPROXY_CONFIG, or streamproxy.yaml in the working directory]",
 )
+_DEFAULT_FILE = "streamproxy.yaml"
 _LEVELS = click.Choice(["debug", "info", "warning", "error"])
 
 
@@ -48,7 +49,7 @@ cli.add_command(health)
 @click.option("--listen", multiple=True, metavar="ADDRESS", help="Overrides server.listen; may be repeated.")
 @click.option("--admin", metavar="ADDRESS", help="Overrides admin.listen; off for none.")
 @click.option("--log-level", type=_LEVELS, help="Overrides log.level.")
-@click.option("--takeover", is_flag=True, help="Take the place of the process that serves server.listen.")
+@click.option("--takeover", is_flag=True, help="Take over from the process that serves server.listen.")
 def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level: str | None, takeover: bool) -> None:
     """Serve until a signal ends it."""
     from streamproxy.process.reload import Source
@@ -71,11 +72,11 @@ def run(path: Path | None, listen: tuple[str, ...], admin: str | None, log_level
 )
 @click.option("--protocol", metavar="NAME", help="As the route's protocol: http, auto, openai, anthropic and so on.")
 @click.option("--keepalive", metavar="DURATION", help="As the route's keepalive: a duration, or off.")
-@click.option("--print", "only_print", is_flag=True, help="Print the configuration file that does the same, and exit.")
+@click.option("--print", "only_print", is_flag=True, help="Print the equivalent configuration file, and exit.")
 def proxy(url: str, listen: str, admin: str, protocol: str | None, keepalive: str | None, only_print: bool) -> None:
-    """Serve one upstream with the defaults; needs no file.
+    """Serve one upstream without a configuration file.
 
-    Every request goes to URL. A path in URL is put in front of each request's path.
+    All requests are sent to URL. A path in URL is prepended to the path of each request.
     """
     from streamproxy.config.single import single_upstream
     from streamproxy.process.run import run as serve
@@ -108,11 +109,11 @@ def check(path: Path | None) -> None:
 @click.option("-H", "--header", "fields", multiple=True, metavar="NAME:VALUE", help="A header; may be repeated.")
 @click.option("-d", "--data", "body", metavar="BODY", help="The request's body.")
 def explain(method: str, url: str, path: Path | None, fields: tuple[str, ...], body: str | None) -> None:
-    """Say what would become of a request, without contacting anything.
+    """Show how a request would be handled, without contacting anything.
 
-    Prints the route that takes it, the upstreams and endpoints, the request as it would go upstream with secrets
-    hidden, the time-outs and limits in force, and why each route before it does not match. URL may be a path alone.
-    Exits with 1 when no route takes the request.
+    Prints the route that matches, its upstreams and endpoints, the request to the upstream with secrets hidden, the
+    time-outs and limits, and why each earlier route does not match. URL may be a path alone. The exit status is 1 if no
+    route matches.
     """
     import asyncio
 
@@ -140,7 +141,7 @@ def schema() -> None:
 @click.option("--listen", default="127.0.0.1:8080", show_default=True, metavar="ADDRESS")
 @click.option("--admin", default="127.0.0.1:9090", show_default=True, metavar="ADDRESS")
 def demo(listen: str, admin: str) -> None:
-    """Serve an embedded LLM-like upstream behind the proxy; needs no file and no key."""
+    """Run the proxy with an embedded LLM-like upstream. It needs no configuration and no key."""
     from streamproxy.process.demo import run_demo
 
     run_demo(listen, admin, _tell)
@@ -158,7 +159,7 @@ def demo(listen: str, admin: str) -> None:
     envvar="STREAMPROXY_ADMIN_TOKEN",
     show_envvar=True,
     metavar="TOKEN",
-    help="The token of the admin listener, where admin.token is set.",
+    help="The token of the admin listener, if admin.token is set.",
 )
 @click.option(
     "-c",
@@ -167,7 +168,7 @@ def demo(listen: str, admin: str) -> None:
     type=click.Path(path_type=Path),
     help="Take the admin listener and its token from the proxy's configuration file.",
 )
-@click.option("--interval", default="1s", show_default=True, metavar="DURATION", help="Between two updates.")
+@click.option("--interval", default="1s", show_default=True, metavar="DURATION", help="The time between updates.")
 @click.option("--once", is_flag=True, help="Print one plain table and exit, as without a terminal.")
 def top(admin: str | None, token: str | None, path: Path | None, interval: str, once: bool) -> None:
     """Show the streams of a running proxy live, and stop them."""
@@ -187,7 +188,11 @@ def top(admin: str | None, token: str | None, path: Path | None, interval: str, 
 
 
 def _file(path: Path | None) -> Path:
-    return path or Path(os.environ.get("STREAMPROXY_CONFIG") or "streamproxy.yaml")
+    named = path or os.environ.get("STREAMPROXY_CONFIG")
+    if not named and not Path(_DEFAULT_FILE).exists():
+        advice = "does not exist: name the file with -c or in $STREAMPROXY_CONFIG"
+        raise ConfigError([Problem(_DEFAULT_FILE, 1, 1, "", advice)])
+    return Path(named or _DEFAULT_FILE)
 
 
 def _override(config: Config, listen: tuple[str, ...], admin: str | None, log_level: str | None) -> Config:
@@ -213,7 +218,7 @@ def _check_token(token: str) -> None:
     try:
         bearer_token(token)
     except ValueError as error:
-        raise click.BadParameter(f"the text {error}", param_hint="--token") from None  # the text stays unsaid
+        raise click.BadParameter(f"the text {error}", param_hint="--token") from None  # the text is secret
 
 
 def _say(line: str) -> None:
@@ -222,11 +227,11 @@ def _say(line: str) -> None:
 
 
 def _tell(line: str) -> None:
-    """Say it, if there is somebody left to hear it: that nobody reads its output is no reason not to serve."""
+    """Prints a line, and ignores a closed stdout: the proxy serves even if nothing reads its output."""
     try:
         _say(line)
     except OSError:
-        # What could not be written would be tried again at the end, and be the status of the exit.
+        # Otherwise the failed output would be written again at exit, and change the exit status.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,8 +1,7 @@
-"""What the admin listener may ask of a running proxy, and what it may do to it.
+"""The interface through which the admin listener observes and controls a running proxy.
 
-`Control` is the one interface, and holds what a proxy of one process (`streamproxy.app.Application`) and a proxy of
-several (`streamproxy.process.fleet.Fleet`) have in common. The admin application, the drain and the reloader know the
-proxy only as a `Control`.
+`Control` is the common base of a proxy with one process (`streamproxy.app.Application`) and with several
+(`streamproxy.process.fleet.Fleet`). The admin application, the drain and the reloader use the proxy only through it.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ _LOCAL = ("localhost", "*.localhost")  # names that never leave the machine (RFC
 class Reloaded(NamedTuple):
     """The outcome of a reload.
 
-    ``problems`` are what is wrong with the new configuration, which then changed nothing. ``restart`` are the keys
-    whose new value needs a restart.
+    ``problems`` is what is wrong with the new configuration; it changed nothing unless this is empty. ``restart`` are
+    the keys whose new values require a restart.
     """
 
     problems: tuple[str, ...] = ()
@@ -36,11 +35,10 @@ class Reloaded(NamedTuple):
 
 
 class Control(ABC):
-    """A running proxy, as the admin listener sees it.
+    """A running proxy, as seen by the admin listener.
 
-    A subclass sets ``metrics`` and ``ended``. ``draining`` is set while the process is about to end. ``reloader`` reads
-    the configuration again, where there is a file to read; ``reload_problems`` are what was wrong with it the last
-    time.
+    A subclass sets ``metrics`` and ``ended``. ``draining`` is set while the process shuts down. ``reloader`` reads the
+    configuration again, or is None if there is no file. ``reload_problems`` are the problems of the last reload.
     """
 
     metrics: Metrics
@@ -56,33 +54,33 @@ class Control(ABC):
     @property
     @abstractmethod
     def in_force(self) -> Config:
-        """The configuration that new requests see."""
+        """The configuration for new requests."""
 
     @abstractmethod
     async def refresh(self, *, streams: bool) -> None:
-        """Bring the numbers up to date, and the live exchanges of the ledger too when ``streams`` is set.
+        """Updates the numbers, and also the live exchanges of the ledger if ``streams`` is set.
 
-        Awaited before each look. Does nothing where the exchanges are this process's own.
+        Awaited before they are read. Does nothing if the exchanges belong to this process.
         """
 
     @abstractmethod
     async def adopt(self, config: Config) -> None:
-        """Put another configuration into force for new requests; running ones keep the one that they began with.
+        """Puts another configuration into force for new requests. Running ones keep the one they began with.
 
-        Raises StreamproxyError when a file that it names can't be used; nothing has changed then.
+        Raises StreamproxyError if one of its files cannot be used; nothing has changed then.
         """
 
     @abstractmethod
     def _not_serving(self) -> list[str]:
-        """The reasons other than draining for which the proxy is not ready."""
+        """Returns the reasons other than draining why the proxy is not ready."""
 
     def ready(self) -> list[str]:
-        """The reasons why the proxy is not ready, one phrase each; empty when it is ready."""
+        """Returns the reasons why the proxy is not ready, one phrase each; empty if it is ready."""
         draining = ["draining"] if self.draining else []
         return list(dict.fromkeys([*draining, *self._not_serving()]))
 
     def stop(self, id: str) -> bool:
-        """End the live exchange with this id. Returns False when there is none."""
+        """Ends the live exchange with this id. Returns False if there is none."""
         exchange = self.ledger.live.get(id)
         if exchange is None:
             return False
@@ -90,43 +88,43 @@ class Control(ABC):
         return True
 
     async def reload(self) -> Reloaded | None:
-        """Read the configuration again and put it into force; None where there is no file to read it from."""
+        """Reads the configuration again and puts it into force. Returns None if there is no file."""
         return None if self.reloader is None else await self.reloader()
 
     def config(self) -> dict[str, Any]:
-        """The configuration in force as plain data, secrets hidden."""
+        """Returns the configuration in force as plain data, with secrets hidden."""
         return self.in_force.redacted()
 
     @property
     def hosts(self) -> Hosts:
-        """The names by which the admin application may be asked, beside addresses."""
+        """The accepted Host names of the admin application, in addition to addresses."""
         return known_hosts(self.in_force)
 
     @property
     def needs_token(self) -> bool:
-        """Whether the admin application asks for a token."""
+        """Whether the admin application requires a token."""
         return self.in_force.admin.token is not None
 
     def admits(self, token: bytes) -> bool:
-        """Whether this is the token of the admin application; the comparison takes constant time."""
+        """Whether this is the token of the admin application, compared in constant time."""
         expected = (self.in_force.admin.token or "").encode()
-        # Digests have one length, so that the comparison tells nothing of the token's.
+        # Digests have a fixed length, so the comparison does not reveal the length of the token.
         return compare_digest(sha256(token).digest(), sha256(expected).digest()) and self.needs_token
 
     def _configure_log(self) -> None:
-        """Set up the loggers as the configuration in force says."""
+        """Sets up the loggers according to the configuration in force."""
         log = self.in_force.log
         access_log = configure(log.level, log.format, log.access)
         self._access_log = self._observe_with(None if access_log is None else access_log.observe, self._access_log)
 
     def _observe_with(self, new: Observer | None, old: Observer | None) -> Observer | None:
-        """Have ``new`` observe the ends of exchanges in place of ``old``; None is nobody. Returns ``new``."""
+        """Replaces an observer of the ends of exchanges; None means no observer. Returns ``new``."""
         others = [observer for observer in self.ledger.observers if observer is not old]
         self.ledger.observers = others if new is None else [*others, new]
         return new
 
 
 def known_hosts(config: Config) -> Hosts:
-    """The names of the admin application: those that the configuration lists, and those that it listens on."""
+    """Returns the names of the admin application: those listed in the configuration, and those it listens on."""
     listens = (*config.admin.listen, *(config.server.listen if config.admin.mount else ()))
     return Hosts((*_LOCAL, *config.admin.hosts, *(address.host for address in listens if address.host)))

@@ -1,7 +1,7 @@
-"""From configuration to running parts: the routes, their origins, the upstreams, and the files they need.
+"""Builds the running parts of a configuration: the routes, their origins, the upstreams, and their files.
 
-A `Deployment` is one configuration, compiled. A reload compiles a second one beside the first; an exchange keeps the
-parts that it began with.
+A `Deployment` is a compiled configuration. A reload compiles a second one beside the first, and an exchange keeps the
+parts it began with.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ from streamproxy.upstream.build import build_upstream
 from streamproxy.upstream.sessions import SessionTable
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_WRITE: Final = 120.0  # seconds for a client to take an answer where no route says otherwise
+_WRITE: Final = 120.0  # seconds for a client to accept a response that belongs to no route
 
 
 class Deployment:
-    """The compiled form of one configuration.
+    """A compiled configuration.
 
-    With a ``previous`` one, upstreams of an unchanged configuration are that one's, with their connections, health and
-    counters. Raises StreamproxyError when a file that the configuration names can't be used.
+    Upstreams whose configuration is unchanged are taken from ``previous``, with their connections, health and counters.
+    Raises StreamproxyError if a file of the configuration cannot be used.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Deployment:
         previous: Deployment | None = None,
     ) -> None:
         self.config = config
-        self.sessions = sessions  # goes from one deployment to the next
+        self.sessions = sessions  # passed on from one deployment to the next
         self._sources = {name: (upstream, _files_of(upstream)) for name, upstream in config.upstreams.items()}
         self._kept = self._unchanged(previous) if previous is not None else {}
         shared = adapt(client) if client is not None else None
@@ -107,11 +107,11 @@ class Deployment:
         key_errors = ledger.tallies.of("store_errors", "keys")
         self.key_sets: KeySets = KeySets(key_errors.add, previous.key_sets if previous is not None else None)
         self.shared_clients: Counter[str] = previous.shared_clients if previous is not None else _shared_clients(ledger)
-        self.admissions: dict[str, Admission] = {}  # of the routes that have limits, by their names
-        self.models = frozenset(_model_names(config))  # those that may be labels
+        self.admissions: dict[str, Admission] = {}  # of the routes with limits, by route name
+        self.models = frozenset(_model_names(config))  # those that may be used as labels
         self.candidates: list[tuple[ModelChooser | None, Candidate]] = []  # the routes, in order
         self.quotas: dict[str, Quota] = {}  # as the admissions
-        self._keeping: dict[str, ResumeOrigin] = {}  # of the routes with resume, by their names
+        self._keeping: dict[str, ResumeOrigin] = {}  # of the routes with resume, by route name
         self.routes = [self._route(route) for route in config.routes]
         for number, (chooser, _) in enumerate(self.candidates):
             if chooser is not None:
@@ -168,7 +168,7 @@ class Deployment:
         )
 
     def _peek(self, route: model.Route) -> PeekPlan | None:
-        """What has to be known of the bodies of a route's requests; None for nothing."""
+        """Returns what must be known of the bodies of a route's requests, or None."""
         members = any(self.config.upstreams[name].models for name in route.upstreams) or route.usage is not None
         early = route.keepalive is not None and route.keepalive.before_headers is not None
         if members or (route.protocol != "http" and (route.compression == "auto" or early)):
@@ -176,7 +176,7 @@ class Deployment:
         return None
 
     def _origin(self, route: model.Route) -> Origin:
-        """Where the responses of a route come from."""
+        """Returns the origin of a route's responses."""
         redis = self.config.upstreams[route.shares[0].name].redis
         if redis is not None:
             return EventsOrigin(events_plan(route, redis), self.sources.of(redis))
@@ -198,7 +198,7 @@ class Deployment:
         return origin
 
     def _attempting(self, route: model.Route, name: str) -> Origin:
-        """The origin of one upstream, with the retries and the fallbacks of a route."""
+        """Returns the origin for an upstream, with the retries and the fallbacks of a route."""
         retry, first = route.retry, self.upstream_origin(route, name)
         gate = gate_plan(route, self._tallies)
         patience, upstream = route.timeouts.available, self.upstreams[name]
@@ -213,12 +213,12 @@ class Deployment:
         return origin if patience is None else AvailableOrigin(origin, upstream, patience, retry.buffer)
 
     def upstream_origin(self, route: model.Route, name: str) -> UpstreamOrigin:
-        """What sends the requests of a route to one of its upstreams."""
+        """Returns the origin that sends the requests of a route to one of its upstreams."""
         plan = request_plan(route, self.config.upstreams[name])
         return UpstreamOrigin(plan, self.upstreams[name], traced=self._tracer is not None)
 
     def _mirror_plan(self, route: model.Route, mirror: model.Mirror) -> RoutePlan:
-        """Returns the plan for the copies of a route's requests, which were let in already and have no client."""
+        """Returns the plan for the copies of a route's requests, which were already admitted and have no client."""
         renames = bool(self.config.upstreams[mirror.upstream].models)
         return RoutePlan(
             name=route.mirror_name,
@@ -243,11 +243,11 @@ class Deployment:
             trusted=self.config.server.trusted_proxies,
             tracer=self._tracer,
             client_key=client_key("client_ip"),
-            tunnel=TunnelPlan(None, 0, False, Tally(), Tally()),  # a handshake is told what any request is
+            tunnel=TunnelPlan(None, 0, False, Tally(), Tally()),  # a handshake gets the same headers as any request
         )
 
     def _span_export(self, previous: Deployment | None) -> SpanExport | None:
-        """Where the spans go, None when tracing is off; the previous one's if nothing has changed there."""
+        """Returns the export of spans, or None if tracing is off; the previous one if its settings are unchanged."""
         tracing = self.config.tracing
         self._keeps_spans = previous is not None and previous.config.tracing == tracing
         if previous is not None and self._keeps_spans:
@@ -262,8 +262,7 @@ class Deployment:
         }
 
     def take_over(self, previous: Deployment) -> None:
-        """Go on with the places that another deployment's routes of the same names have given, and with what their
-        clients have used, after a reload."""
+        """Continues after a reload with the places and quotas in use by routes of the same names."""
         for name, quota in self.quotas.items():
             used = previous.quotas.get(name)
             if used is not None:
@@ -274,7 +273,7 @@ class Deployment:
                 admission.take_over(before)
 
     async def start(self) -> None:
-        """Begin what runs beside the requests: probes, look-ups of names, the export of spans."""
+        """Starts background work: health checks, look-ups of names, the export of spans."""
         if self.spans is not None and not self._keeps_spans:
             await self.spans.start()
         self.sources.start()
@@ -286,11 +285,11 @@ class Deployment:
         )
 
     def _own(self) -> list[Upstream]:
-        """The upstreams that were made for this deployment."""
+        """Returns the upstreams that were created for this deployment."""
         return [upstream for name, upstream in self.upstreams.items() if name not in self._kept]
 
     def dropped(self, successor: Deployment) -> list[Upstream]:
-        """The upstreams that a successor does not have any more."""
+        """Returns the upstreams that a successor no longer has."""
         return [upstream for name, upstream in self.upstreams.items() if name not in successor._kept]
 
     async def close_unused(self) -> None:
@@ -299,7 +298,7 @@ class Deployment:
             await shared.close_unused(self.config)
 
     async def aclose(self) -> None:
-        """Close the upstreams' connections, and send the last spans."""
+        """Closes the upstreams' connections, and sends the last spans."""
         for quota in self.quotas.values():
             quota.close()
         await self.limiters.aclose()
@@ -311,7 +310,7 @@ class Deployment:
             await self.spans.aclose()
 
     async def discard(self) -> None:
-        """Close what was made for this deployment, which never came into force."""
+        """Closes everything created for this deployment, which never came into force."""
         await _close(self._own())
         await self.key_sets.discard()
         if self.spans is not None and not self._keeps_spans:
@@ -325,28 +324,28 @@ async def _close(upstreams: Iterable[Upstream]) -> None:
 
 
 def _files_of(upstream: model.Upstream) -> tuple[bytes, ...]:
-    """Digests of the files that an upstream's clients are made with: one that was replaced makes it another."""
+    """Returns digests of the files used by an upstream's clients; a replaced file changes the upstream."""
     tls = upstream.tls
     return tuple(LocalFile(path).digest() for path in (tls.ca, tls.cert, tls.key) if path is not None)
 
 
 class LocalFile:
-    """A file of tokens or keys. Links are followed, so that one that is swapped shows."""
+    """A file of tokens or keys. Links are followed, so that a replaced link is noticed."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     def version(self) -> object:
-        """Its number, its size and when it was written. Raises OSError."""
+        """Returns the file's number, size and modification time. Raises OSError."""
         status = os.stat(self.path)
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def read(self) -> bytes:
-        """Its content. Raises OSError."""
+        """Returns the content. Raises OSError."""
         return pathlib.Path(self.path).read_bytes()
 
     def digest(self) -> bytes:
-        """What tells its content from another. Raises StreamproxyError when it can't be read."""
+        """Returns a digest of the content. Raises StreamproxyError if it cannot be read."""
         try:
             return hashlib.sha256(self.read()).digest()
         except OSError as error:
@@ -354,7 +353,7 @@ class LocalFile:
 
 
 def build_tracer(config: model.Config) -> Tracer | None:
-    """What decides which exchanges are recorded as spans; None when tracing is off."""
+    """Returns the tracer, which decides which exchanges are recorded as spans; None if tracing is off."""
     return Tracer(config.tracing.sample_ratio) if config.tracing is not None else None
 
 
@@ -367,7 +366,7 @@ def _model_names(config: model.Config) -> Iterable[str]:
 
 
 def _shared_clients(ledger: Ledger) -> Counter[str]:
-    """How many clients read a stream of another, by route: a gauge that goes on after a reload."""
+    """Returns the numbers of clients that read a shared stream, by route; the gauge continues after a reload."""
     clients: Counter[str] = Counter()
     ledger.tallies.levels.append(lambda: [(("shared_clients", route), float(n)) for route, n in clients.items()])
     return clients

@@ -1,7 +1,7 @@
-"""Every way an exchange can go wrong, in one vocabulary.
+"""The errors of an exchange, and their statuses and names.
 
-The names are those of RFC 9209 section 2.3 (Proxy-Status error types); they are the same in the ``Proxy-Status``
-header, the access log and the metrics. One place, this tree, goes from an exception to a status::
+The names are those of RFC 9209 section 2.3 (Proxy-Status error types). They are the same in the ``Proxy-Status``
+header, the access log and the metrics. This tree maps every exception to a status::
 
     StreamproxyError
     ├── ConfigError                 the configuration is wrong; carries every problem with its position
@@ -69,11 +69,11 @@ End = Literal[
 
 
 class StreamproxyError(Exception):
-    """Anything streamproxy raises on purpose."""
+    """The base class of all errors that streamproxy raises deliberately."""
 
 
 class Problem(NamedTuple):
-    """One thing wrong in a configuration. Lines and columns count from 1; ``where`` is a dotted path, or empty."""
+    """A problem in a configuration. Lines and columns count from 1; ``where`` is a dotted path, or empty."""
 
     file: str
     line: int
@@ -87,8 +87,10 @@ class Problem(NamedTuple):
 
 
 class ConfigError(StreamproxyError):
-    """The configuration is wrong. ``problems`` are all that was found, in the order of the file; no value that may be
-    a secret is in them. The text has one line for each.
+    """The configuration is wrong.
+
+    ``problems`` are all problems found, in the order of the file, without values that may be secret. The text has one
+    line for each.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -97,9 +99,9 @@ class ConfigError(StreamproxyError):
 
 
 class ExchangeAborted(StreamproxyError):
-    """Raised into the ASGI server after the response head: close the connection, send no final chunk.
+    """Raised into the ASGI server after the response head: it closes the connection without a final chunk.
 
-    Not a fault of the application, so it is never logged as one.
+    This is not a fault of the application, so it is never logged as one.
     """
 
 
@@ -111,11 +113,11 @@ class ExchangeError(StreamproxyError):
     """
 
     error: ClassVar[str] = "proxy_internal_error"
-    code: ClassVar[str] = ""  # the name that APIs of models have for it, where they have one
+    code: ClassVar[str] = ""  # the name of the error in LLM APIs, if they have one
     status: int = 500
     title: ClassVar[str] = "Internal error"
     end: ClassVar[End] = "error"
-    close: ClassVar[bool] = False  # the downstream connection cannot be used again
+    close: ClassVar[bool] = False  # whether the downstream connection cannot be used again
 
     challenge: str = ""  # for a WWW-Authenticate header
     allow: str = ""  # for an Allow header
@@ -208,7 +210,7 @@ class ClientLimitReached(LimitReached):
 
 
 class QuotaReached(ClientLimitReached):
-    """A client has used all the requests or tokens that it may; ``fields`` say how many those are."""
+    """A client has used up its quota of requests or tokens; ``fields`` describe the quota."""
 
     title = "This client has used up its quota"
 
@@ -285,10 +287,10 @@ class UpstreamWriteTimeout(UpstreamError):
 
 
 class UpstreamReportedError(UpstreamError):
-    """The stream itself reported a failure, in the form of its API.
+    """The stream itself reported a failure in the form of its API.
 
-    ``status`` is the one that the API has for it: 529 overloaded, 429 a rate limit, else 502. ``payload`` is the JSON
-    object ``{"error": …}`` as the upstream said it, for a client that has not seen it.
+    ``status`` is that of the API: 529 for overload, 429 for a rate limit, otherwise 502. ``payload`` is the JSON object
+    ``{"error": …}`` from the upstream, for a client that has not received it.
     """
 
     error, title, end = "upstream_error", "The upstream reported an error", "upstream_error"
@@ -337,4 +339,4 @@ class InternalError(ExchangeError):
 
 
 class ClientLeft(OSError):
-    """The client has left; ASGI 2.4 says that ``send()`` raises an OSError then."""
+    """The client has left. In this case ``send()`` raises an OSError, according to ASGI 2.4."""

@@ -1,8 +1,8 @@
-"""What would become of a request: `streamproxy explain`. Nothing is contacted.
+"""`streamproxy explain`: shows how the proxy would handle a request, without contacting anything.
 
-The request goes as far as the proxy brings it before it opens a connection, by the same code: the routes are tried in
-order, the body is looked into where a route asks for its model, the credential is checked, an endpoint is picked, and
-the request is made that would go upstream.
+The request is processed up to the point where a connection would be opened, by the same code as in the proxy: routes
+are tried in order, the model is read from the body if a route needs it, the credential is checked, an endpoint is
+picked, and the upstream request is built.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from streamproxy.config import model
-from streamproxy.config.redact import HIDDEN, shown_field
+from streamproxy.config.redact import HIDDEN, shown_field, shown_url
 from streamproxy.config.section import Section
 from streamproxy.deployment import Deployment
 from streamproxy.errors import ExchangeError, NoModel, NotImplementedHere
@@ -37,7 +37,7 @@ _NOT_IN_A_VALUE = re.compile(r"[\x00\r\n]")
 
 
 class Asked(NamedTuple):
-    """A request as it would come. The target is the path with the query; header names are in lower case."""
+    """A request as it would arrive. The target is the path with the query; header names are in lower case."""
 
     method: str
     scheme: str
@@ -47,10 +47,10 @@ class Asked(NamedTuple):
 
 
 def asked(method: str, url: str, fields: Sequence[str], body: str | None) -> Asked:
-    """The request that a command line describes.
+    """Returns the request described by a command line.
 
-    ``url`` is a whole URL, a path, or ``*``; each of ``fields`` is ``NAME:VALUE``. Raises ValueError, with the rest of
-    a sentence that begins with what is wrong.
+    ``url`` is a whole URL, a path, or ``*``; each of ``fields`` is ``NAME:VALUE``. Raises ValueError with a message for
+    the user.
     """
     if not TOKEN.fullmatch(method.encode()):
         raise ValueError(f"the method {method!r} is not a token")
@@ -71,7 +71,7 @@ def asked(method: str, url: str, fields: Sequence[str], body: str | None) -> Ask
 
 
 def _split(url: str) -> tuple[str, str, Target]:
-    """Scheme, Host and target of a URL. Raises ValueError."""
+    """Returns scheme, Host and target of a URL. Raises ValueError."""
     if _NOT_IN_A_TARGET.search(url):
         raise ValueError("the URL has a space or a control character in it")
     parts = urlsplit(url)
@@ -88,15 +88,14 @@ def _split(url: str) -> tuple[str, str, Target]:
 
 
 class Explanation(NamedTuple):
-    """The lines to print, and whether a route takes the request."""
+    """The lines to print, and whether a route matches the request."""
 
     lines: list[str]
     taken: bool
 
 
 async def explain(config: model.Config, request: Asked) -> Explanation:
-    """What would become of ``request``. Raises StreamproxyError when a file that the configuration names can't be
-    used."""
+    """Explains how ``request`` would be handled. Raises StreamproxyError if a configured file cannot be used."""
     deployment = Deployment(config, Ledger(), sessions=SessionTable())
     try:
         return await _Explainer(config, deployment, request).explain()
@@ -152,13 +151,13 @@ class _Explainer:
 
         async def receive() -> Any:
             if not parts:
-                await asyncio.Event().wait()  # the client stays until the explanation is there
+                await asyncio.Event().wait()  # the client does not leave
             return {"type": "http.request", "body": parts.pop(), "more_body": False}
 
         return receive
 
     def _others(self, candidates: Sequence[Candidate], model_name: str | None) -> list[str]:
-        """Why each of these routes does not take the request."""
+        """Yields why each of these routes does not match the request."""
         lines = []
         for one in candidates:
             request = self._request
@@ -226,7 +225,7 @@ class _Explainer:
             yield f"  endpoint: {endpoint.url}{where}, weight {endpoint.weight}{each}"
 
     async def _sent(self, section: model.Route, call: Call) -> AsyncIterator[str]:
-        """The request as it would go to the upstream that is asked first."""
+        """Yields the request as it would be sent to the first upstream."""
         own = self._origin(section)
         if own.replays(call):
             yield "replayed: what is kept of the stream that the cursor names, and the upstream is not asked"
@@ -264,7 +263,7 @@ class _Explainer:
             yield f"{name}: {shown}"
 
     def _hidden(self, section: model.Route, upstream: str) -> set[str]:
-        """The fields whose configured values are hidden wherever the configuration is shown."""
+        """Returns the fields whose configured values are hidden wherever the configuration is shown."""
         plain = self._config.redacted()
         route = plain["routes"][self._config.routes.index(section)]
         rules = [route["request_headers"], plain["upstreams"][upstream]["request_headers"]]
@@ -282,7 +281,7 @@ async def _refuse_to_send(message: Any) -> None:
 
 
 def _answer(plan: RoutePlan, call: Call) -> int | None:
-    """The status that the proxy answers with itself; None for a request that goes on. Raises ExchangeError."""
+    """Returns the status of the proxy's own response, or None for a request that continues. Raises ExchangeError."""
     try:
         answer = answer_here(plan, call, draining=False)
     except NotImplementedHere:
@@ -299,12 +298,12 @@ def _said(error: ExchangeError) -> str:
 
 
 def _model_of(call: Call) -> str | None:
-    """The model that the request's body names, where it was looked into."""
+    """Returns the model named by the request's body, if it was read."""
     return call.peeked.hints.model if call.peeked is not None else None
 
 
 def _settings(section: Section, *, skip_defaults: bool = False) -> str:
-    """The keys of a section with their values; those that are not the default alone, if these are to be skipped."""
+    """Returns the keys of a section with their values, optionally without those that have the default."""
     usual = type(section)() if skip_defaults else None
     return ", ".join(
         f"{name} {_plain(value)}" for name, value in section if usual is None or value != getattr(usual, name)
@@ -326,4 +325,4 @@ def _plain(value: object) -> str:
         return f"({_settings(value)})"
     if isinstance(value, tuple) and type(value) is tuple:
         return "[" + ", ".join(map(str, value)) + "]"
-    return str(value)
+    return shown_url(str(value))

@@ -1,6 +1,6 @@
-"""The command `streamproxy health`: asks a running proxy whether it lives, for health checks of containers.
+"""The command `streamproxy health`: checks a running proxy, for health checks of containers.
 
-It is run every few seconds, so it imports nothing of the proxy, and needs neither a shell nor another program.
+It runs every few seconds, so it imports no other module of the proxy. It needs no shell and no other program.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import click
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """A connection to the unix socket ``path``."""
+    """A connection to the Unix socket ``path``."""
 
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -27,7 +27,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 def connection(admin: str, timeout: float) -> http.client.HTTPConnection:
-    """Return an unopened connection to host:port, http://host:port or unix:/path.sock. Raises ValueError."""
+    """Returns an unopened connection to host:port, http://host:port or unix:/path.sock. Raises ValueError."""
     bare = admin.removeprefix("http+")
     if bare.startswith("unix:/"):
         return UnixConnection(bare.removeprefix("unix:"), timeout)
@@ -45,10 +45,12 @@ def connection(admin: str, timeout: float) -> http.client.HTTPConnection:
     metavar="ADDRESS",
     help="The proxy's admin listener: host:port, http://host:port or unix:/path.sock.",
 )
-@click.option("--ready", is_flag=True, help="Ask whether it takes new requests (/readyz), not only whether it lives.")
+@click.option(
+    "--ready", is_flag=True, help="Check whether it accepts new requests (/readyz), not only whether it runs."
+)
 @click.option("--timeout", default=2.0, show_default=True, type=click.FloatRange(min=0.1), help="In seconds.")
 def health(admin: str, ready: bool, timeout: float) -> None:
-    """Ask a running proxy for its health; the exit status is 0 if it is well, and 1 if not."""
+    """Check the health of a running proxy. The exit status is 0 if it is healthy, otherwise 1."""
     try:
         asked = connection(admin, timeout)
     except ValueError as error:

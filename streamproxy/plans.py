@@ -1,7 +1,7 @@
-"""What a route's section of the configuration means to the parts that serve it, a function for each part.
+"""Translates a route's section of the configuration to plans for the parts that serve it, with a function for each.
 
-A plan is bound when the configuration is loaded, so that a request looks nothing up. These functions make no connection
-and keep nothing; `streamproxy.deployment` puts their results together.
+Plans are made when the configuration is loaded, so that requests need no look-ups. These functions make no connections
+and keep no state; `streamproxy.deployment` combines their results.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from streamproxy.wire.headers import Edit, edit
 
 
 def time_limits(route: model.Route) -> TimeLimits:
-    """A route's time-outs."""
+    """Returns a route's time-outs."""
     timeouts, keepalive = route.timeouts, route.keepalive
     return TimeLimits(
         request=_seconds(timeouts.request),
@@ -43,21 +43,21 @@ def time_limits(route: model.Route) -> TimeLimits:
 
 
 def cors_rules(route: model.Route) -> Cors | None:
-    """What pages of other origins may do; None where nothing is said of it."""
+    """Returns the CORS policy of a route, or None."""
     cors = route.cors
     if cors is None:
         return None
-    # Pages may also use the methods that may carry a cursor.
+    # Pages may also use the methods of requests with a cursor.
     methods = (*route.methods, "GET", "DELETE") if route.methods and route.resume is not None else route.methods
     return Cors(cors.origins, credentials=cors.credentials, methods=methods)
 
 
 def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
-    """How a route makes its requests to an upstream."""
+    """Returns how a route makes its requests to an upstream."""
     connect = route.timeouts.connect
     extensions: dict[str, Any] = {
         "timeout": {"connect": connect, "pool": connect, "read": None, "write": None},
-        "buffer": route.buffer // 2,  # the other half is the server's
+        "buffer": route.buffer // 2,  # the other half belongs to the server
     }
     return RequestPlan(
         host=upstream.literal_host,
@@ -69,7 +69,7 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         edit=header_edit(route.request_headers),
         models=upstream.models,
         ask_usage=route.usage is not None,
-        stream_identity=route.protocol != "http",
+        dialect=DIALECTS[route.protocol],
         upstream_edit=header_edit(upstream.request_headers),
         inspect_body=route.limits.inspect_body,
         trailers=upstream.http2,
@@ -77,7 +77,7 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
 
 
 def early_plan(route: model.Route) -> EarlyPlan | None:
-    """How a route answers before there is a response; None where it does not."""
+    """Returns how a route responds before the upstream does, or None."""
     keepalive = route.keepalive
     if keepalive is None or keepalive.before_headers is None:
         return None
@@ -86,12 +86,11 @@ def early_plan(route: model.Route) -> EarlyPlan | None:
         header_edit(route.response_headers),
         route.buffer,
         anti_buffering=route.anti_buffering,
-        by_body=route.protocol != "http",
     )
 
 
 def tunnel_plan(route: model.Route, tallies: Tallies) -> TunnelPlan | None:
-    """How a route carries its WebSockets; None when it refuses them."""
+    """Returns how a route carries WebSockets, or None if it refuses them."""
     if route.websocket is None:
         return None
     return TunnelPlan(
@@ -104,7 +103,7 @@ def tunnel_plan(route: model.Route, tallies: Tallies) -> TunnelPlan | None:
 
 
 def gate_plan(route: model.Route, tallies: Tallies) -> GatePlan | None:
-    """How long a route waits for its first events; None where it does not."""
+    """Returns how long a route waits for first events, or None."""
     first_event, held = route.timeouts.first_event, route.retry.until == "first_event"
     if first_event is None and not held:
         return None
@@ -116,7 +115,7 @@ def gate_plan(route: model.Route, tallies: Tallies) -> GatePlan | None:
 
 
 def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> ResumePlan:
-    """How a route keeps its streams."""
+    """Returns how a route keeps its streams."""
     return ResumePlan(
         route=route.name,
         authenticated=route.auth is not None,
@@ -130,8 +129,8 @@ def resume_plan(route: model.Route, resume: model.Resume, tallies: Tallies) -> R
 
 
 def share_plan(route: model.Route, share: model.Share, clients: Counter[str]) -> SharePlan:
-    """How a route shares its streams."""
-    clients[route.name] += 0  # it shows from now on
+    """Returns how a route shares its streams."""
+    clients[route.name] += 0  # create the metric now, so that it is shown
     return SharePlan(
         route=route.name,
         key=frozenset(share.key),
@@ -146,12 +145,12 @@ def share_plan(route: model.Route, share: model.Share, clients: Counter[str]) ->
 
 
 def events_plan(route: model.Route, redis: model.RedisSource) -> EventsPlan:
-    """What a route takes from a Redis."""
+    """Returns what a route reads from Redis."""
     return EventsPlan(ChannelTemplate(redis.channel), redis.kind == "stream", redis.max_clients, route.buffer)
 
 
 def relay_plan(route: model.Route, tallies: Tallies) -> RelayPlan:
-    """How a route passes responses on."""
+    """Returns how a route relays responses."""
     keepalive = route.keepalive
     return RelayPlan(
         keepalive=_shape(keepalive) if keepalive is not None else None,
@@ -164,7 +163,7 @@ def relay_plan(route: model.Route, tallies: Tallies) -> RelayPlan:
 
 
 def header_edit(rules: model.HeaderRules) -> Edit:
-    """The changes to a head's fields."""
+    """Returns the changes to the fields of a head."""
     return edit(rules.set, rules.add, rules.remove)
 
 
@@ -173,7 +172,7 @@ def _shape(keepalive: model.Keepalive) -> KeepaliveShape:
 
 
 def _cut_for_events(route: model.Route, tallies: Tallies) -> Tally | None:
-    """Counts the streams that are cut because of ``limits.max_events``."""
+    """Returns a counter of the streams that are cut because of ``limits.max_events``."""
     return tallies.of("throttled", route.name, "events") if route.limits.max_events is not None else None
 
 

@@ -1,4 +1,4 @@
-"""What a module that is compiled says of its classes, and what it means where nothing is compiled."""
+"""The decorator of classes for the compiler, and its replacement in pure Python."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from mypy_extensions import mypyc_attr  # needed by the compiler only, which knows it by this name
+    from mypy_extensions import mypyc_attr  # only the compiler needs it; it recognises the name
 else:
     T = TypeVar("T")
 
     def mypyc_attr(**_attributes: object) -> Callable[[T], T]:
-        """``allow_interpreted_subclasses``: classes that are not compiled may inherit from a compiled one."""
+        """With ``allow_interpreted_subclasses``, classes that are not compiled may inherit from a compiled one."""
         return lambda cls: cls
 
 

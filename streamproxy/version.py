@@ -1,7 +1,7 @@
-"""The version, by itself so that everything may import it; and which build of it this is."""
+"""The version, in a module that every other may import, and the kind of build."""
 
 __version__ = "0.2.0"
 
-# This module is compiled where the others are.
+# This module is compiled if the others are.
 COMPILED = not __file__.endswith(".py")
 BUILD = "compiled" if COMPILED else "pure"

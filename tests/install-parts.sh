@@ -15,6 +15,7 @@ nginx nginx-light
 curl curl
 h2load nghttp2-client
 node nodejs
+npm npm
 chromium chromium
 chromedriver chromium-driver
 promtool prometheus

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmarks.loads import http1, http2, llm, open_streams, understood, websocket
+from benchmarks.loads import http1, http2, llm, open_streams, published, understood, websocket
 from benchmarks.peers.base import Peer
 from benchmarks.rig import Numbers, Session
 
@@ -20,6 +20,10 @@ def _websocket(peer: Peer) -> bool:
 
 def _ours(peer: Peer) -> bool:
     return peer.name == "streamproxy" or peer.loads is not None
+
+
+def _published(peer: Peer) -> bool:
+    return peer.publish is not None
 
 
 def _http2(peer: Peer) -> bool:
@@ -57,6 +61,7 @@ LOADS: dict[str, Load] = {
     "models": Load(understood.models, "request", fits=_ours),
     "resume": Load(understood.kept, "event", fits=_ours),
     "share": Load(understood.shared, "event and client", fits=_ours),
+    "published": Load(published.published, "message and client", fits=_published),
 }
 
 

@@ -9,13 +9,16 @@ from benchmarks.peers.base import Ask, Launch, Peer, Place
 from benchmarks.peers.ours import OURS, streamproxy
 from benchmarks.peers.ours import SEVERAL as _SEVERAL
 from benchmarks.peers.proxies import PROXIES
+from benchmarks.peers.published import PUBLISHED
 
 __all__ = ["PEERS", "SEVERAL", "Ask", "Launch", "Peer", "Place", "prepare", "streamproxy"]
 
 # Only if they are asked for.
 SEVERAL: dict[str, Peer] = {peer.name: peer for peer in _SEVERAL}
 
-PEERS: dict[str, Peer] = {peer.name: peer for peer in (Peer("direct", "no proxy", lambda: "", None), *OURS, *PROXIES)}
+PEERS: dict[str, Peer] = {
+    peer.name: peer for peer in (Peer("direct", "no proxy", lambda: "", None), *OURS, *PROXIES, *PUBLISHED)
+}
 
 
 def prepare(names: Iterable[str], as_built: bool = False) -> None:

@@ -64,6 +64,9 @@ def ask(path: str, place: Place) -> Ask:
     return Ask("/chat/v1/chat/completions", completion("chat")) if path == "/chat" else Ask(path)
 
 
+Publish = Callable[[str], object]  # sends a text to all clients
+
+
 @dataclass(frozen=True)
 class Peer:
     """One row of the comparison. ``version`` returns None if the peer is not installed."""
@@ -80,6 +83,7 @@ class Peer:
     ready: str = "/json"
     http2: str = ""  # where it speaks HTTP/2: on the "same" port, on one of its "own", or not at all
     websocket: bool = False
+    publish: Callable[[Place], Publish] | None = None  # how the events come that it did not get from an upstream
 
 
 def distribution(name: str) -> Callable[[], str | None]:

@@ -24,34 +24,40 @@ def streamproxy(
 ) -> Callable[[Place], Launch]:
     """`streamproxy run` with its defaults; only what would cap the loads is raised.
 
-    ``server``, ``upstream`` and ``route`` are added to those sections; ``{beside}`` in a text of the route is the
-    address of a Redis server that is started. ``module`` is the program.
+    ``server``, ``upstream`` and ``route`` are added to those sections; ``{beside}`` in a text of the last two is the
+    address of a Redis server that is started. An upstream with ``redis`` is for every path but that of the plain
+    answer. ``module`` is the program.
     """
 
     def launch(place: Place) -> Launch:
-        redis = f"127.0.0.1:{place.beside}"
-        text = json.dumps({"name": "bench", "path": "/*", "upstream": "bench", "keepalive": f"{place.keepalive}s"})
-        added = json.dumps(dict(route or {}))
-        rest = [json.loads(text) | {"name": "rest"}] if "models" in (route or {}) else []
+        server_section = {"listen": f"127.0.0.1:{place.listen}", "max_connections": 20000, **(server or {})}
         config: dict[str, Any] = {
-            "server": {"listen": f"127.0.0.1:{place.listen}", "max_connections": 20000, **(server or {})},
+            "server": server_section,
             "admin": {"listen": "off"},
             "log": {"access": access, "format": "json"},
-            "upstreams": {
-                "bench": {
-                    "endpoints": [f"http://127.0.0.1:{place.upstream}"],
-                    "client": "native",
-                    "connections": {"max": 20000, "max_idle": 1000},
-                    **(upstream or {}),
-                }
-            },
-            "routes": [json.loads(text) | json.loads(added.replace("{beside}", redis)), *rest],
+            **_sections(place, upstream or {}, route or {}),
         }
-        path = place.write("streamproxy.yaml", json.dumps(config, indent=2))
-        beside = _redis(place) if "{beside}" in added else []
+        text = json.dumps(config, indent=2)
+        beside = _redis(place) if "{beside}" in text else []
+        path = place.write("streamproxy.yaml", text.replace("{beside}", f"127.0.0.1:{place.beside}"))
         return Launch([sys.executable, "-m", module, "run", "-c", path], ENVIRONMENT[build], beside)
 
     return launch
+
+
+def _sections(place: Place, upstream: Mapping[str, Any], route: Mapping[str, Any]) -> dict[str, Any]:
+    """The upstreams and routes."""
+    plain = {
+        "endpoints": [f"http://127.0.0.1:{place.upstream}"],
+        "client": "native",
+        "connections": {"max": 20000, "max_idle": 1000},
+    }
+    bench = {"name": "bench", "path": "/*", "upstream": "bench", "keepalive": f"{place.keepalive}s"}
+    rest = [bench | {"name": "rest"}] if "models" in route else []
+    if "redis" in upstream:
+        ready = {"name": "ready", "path": "/json", "upstream": "plain"}
+        return {"upstreams": {"plain": plain, "bench": upstream}, "routes": [ready, bench | dict(route), *rest]}
+    return {"upstreams": {"bench": plain | dict(upstream)}, "routes": [bench | dict(route), *rest]}
 
 
 def _redis(place: Place) -> list[str]:
@@ -64,7 +70,7 @@ def ours() -> str | None:
     return version_of(sys.executable, "-m", "streamproxy", "--version")
 
 
-def _with_redis() -> str | None:
+def with_redis() -> str | None:
     return ours() if shutil.which("redis-server") else None
 
 
@@ -87,7 +93,7 @@ OURS = (
     _variant("-openai", ", protocol: openai", streamproxy(route={"protocol": "openai"}), "llm", "sustained"),
     _variant("-models", " with models", streamproxy(route={"models": ["*"]}), "models"),
     _variant("-resume", ", resume in memory", streamproxy(route=_RESUME), "resume"),
-    _variant("-resume-redis", ", resume in Redis", streamproxy(route=_RESUME_REDIS), "resume", version=_with_redis),
+    _variant("-resume-redis", ", resume in Redis", streamproxy(route=_RESUME_REDIS), "resume", version=with_redis),
     _variant("-share", ", share", streamproxy(route=_SHARE), "share", streams=1000),
 )
 

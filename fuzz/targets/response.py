@@ -9,6 +9,7 @@ import h11
 
 from fuzz.reads import bytes_of, reads_of
 from streamproxy.client.http1.response import ResponseParser
+from streamproxy.wire.headers import Headers
 
 DICTIONARY = (
     b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200 \r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\n",
@@ -31,6 +32,8 @@ class Response(NamedTuple):
     head_size: int
 
 
+_FRAMING = (b"content-length", b"transfer-encoding")
+_SPACED_SIZE = re.compile(rb"[0-9A-Fa-f][\t ]+;")
 _PHRASE = re.compile(rb"(?m)^(HTTP/1\.[01] [0-9]{3} )[^\r\n]*\r")
 
 
@@ -87,6 +90,10 @@ def compare(ours: Response, data: bytes, method: str) -> None:
         try:
             event = connection.next_event()
         except h11.RemoteProtocolError:
+            if any(name in _FRAMING for name, _ in ours.trailers):
+                return  # h11 reads these as if they framed the body; we pass none of them on
+            if _SPACED_SIZE.search(data):
+                return  # h11 takes no white space before a chunk's extension, which RFC 9112 section 7.1.1 allows
             assert ours.end == "refused", ours
             assert head is not None
             break
@@ -111,4 +118,9 @@ def compare(ours: Response, data: bytes, method: str) -> None:
     assert body == ours.body, (body, ours.body)
     assert ended == (ours.end in ("complete", "until-close")), ours
     if ended:
-        assert trailers == ours.trailers
+        assert unframed(trailers) == unframed(ours.trailers), (trailers, ours.trailers)
+
+
+def unframed(trailers: Headers) -> Headers:
+    """Without the fields that h11 reads, and writes in a form of its own, as if they framed the body."""
+    return [field for field in trailers if field[0] not in _FRAMING]

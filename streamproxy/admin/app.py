@@ -21,8 +21,9 @@ from starlette.routing import Route
 
 from streamproxy.admin.feed import Feed, LiveResponse, parse_view
 from streamproxy.admin.overview import Overviews
-from streamproxy.admin.page import PAGE_HEADERS, page
+from streamproxy.admin.page import PAGE, make_page
 from streamproxy.admin.problem import NO_STORE, problem
+from streamproxy.admin.tries import Tries
 from streamproxy.admin.visitors import KnownHost, SameOrigin, TokenRequired
 from streamproxy.control import Control
 from streamproxy.observe.access_log import encode, record
@@ -38,12 +39,17 @@ class Admin(Starlette):
 
     def __init__(self, control: Control) -> None:
         self.feed = Feed(Overviews(control))
+        self._view = _View(self.feed)
         super().__init__(
-            routes=_routes(_Endpoints(control), _View(self.feed), _guard(control)),
+            routes=_routes(_Endpoints(control), self._view, _guard(control)),
             middleware=[Middleware(SameOrigin)],
             exception_handlers={HTTPException: _http_error, Exception: _internal_error},
         )
         self.router.redirect_slashes = False
+
+    def offer(self, tries: Tries) -> None:
+        """Offers requests on the page from now on, as buttons."""
+        self._view.shown = make_page(tries)
 
     async def aclose(self) -> None:
         """Ends all streams of the live view."""
@@ -142,9 +148,10 @@ class _View:
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
+        self.shown = PAGE
 
     async def page(self, request: Request) -> Response:
-        return Response(page(), headers=PAGE_HEADERS)
+        return Response(self.shown.document, headers=self.shown.headers)
 
     async def live(self, request: Request) -> Response:
         try:

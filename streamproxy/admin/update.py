@@ -115,8 +115,8 @@ class Overview(TypedDict):
 class Update(Overview):
     """An update for the viewers of one view.
 
-    ``streams`` have the access-log fields so far, ``id``, and ``rate`` in events per second. They are the first of
-    ``matching`` streams.
+    ``streams`` have the access-log fields so far, ``id``, ``rate`` in events per second, and ``tokens_per_s`` since the
+    first event, None where the stream does not say its tokens. They are the first of ``matching`` streams.
     """
 
     matching: int
@@ -165,9 +165,17 @@ def first_streams(sample: Sample, view: View) -> list[dict[str, Any]]:
     return [
         {"id": exchange.id}
         | record(exchange, sample.now.at, live=True)
-        | {"rate": _rounded(sample.event_rate(exchange))}
+        | {"rate": _rounded(sample.event_rate(exchange)), "tokens_per_s": _token_rate(exchange, sample.now.at)}
         for exchange in first
     ]
+
+
+def _token_rate(exchange: Exchange, now: float) -> float | None:
+    """Returns the output tokens per second since the first event, if the stream reports them as it goes."""
+    output = exchange.usage.output if exchange.usage is not None else None
+    if not output or not exchange.first_event_at:
+        return None
+    return _rounded(output / max(now - exchange.first_event_at, 0.001))
 
 
 def _key(sample: Sample, sort: Sort) -> Callable[[Exchange], float]:

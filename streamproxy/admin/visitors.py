@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from streamproxy.admin.page import PAGE_HEADERS, page
+from streamproxy.admin.page import PAGE
 from streamproxy.admin.problem import problem
 from streamproxy.control import Control
 from streamproxy.wire.hosts import Hosts, bare_host
@@ -130,7 +130,7 @@ def _unauthorized(request: Request, *, invalid: bool) -> Response:
     # Without a credential there is no error code (RFC 6750 section 3.1).
     challenge = 'Bearer realm="streamproxy admin"' + (', error="invalid_token"' if invalid else "")
     if request["path"].removeprefix(request.scope.get("root_path", "")) in ("", "/") and _asks_for_html(request):
-        return Response(page(), 401, headers=PAGE_HEADERS | {"www-authenticate": challenge})
+        return Response(PAGE.document, 401, headers=PAGE.headers | {"www-authenticate": challenge})
     why = "This is not the token of the admin listener" if invalid else "The admin listener asks for its token"
     return problem(401, why, {"www-authenticate": challenge})
 

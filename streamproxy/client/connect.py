@@ -19,6 +19,7 @@ from streamproxy.client.resolve import Address, Resolver
 from streamproxy.client.secure import TlsTransport
 from streamproxy.client.translate import connect_error
 from streamproxy.errors import ConnectTimeout, TlsFailed
+from streamproxy.wire.hosts import DEFAULT_PORTS
 
 ATTEMPT_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
 # TCP keepalive detects a vanished peer in a silent stream, two minutes after its last byte. It also keeps address
@@ -63,7 +64,7 @@ class Connector:
         # A host name may end with a dot, but not in a certificate (RFC 6066 section 3).
         self._server_name = (server_name or parts.hostname.rstrip(".")) if secure else None
         self._path = path
-        self.resolver = Resolver(parts.hostname, parts.port or (443 if secure else 80)) if path is None else None
+        self.resolver = Resolver(parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme]) if path is None else None
         self._build = build
 
     async def connect(self, seconds: float | None) -> ClientConnection:

@@ -1,4 +1,4 @@
-"""Any client of httpx's shape, made fit for the forwarder: its errors translated, its progress reported."""
+"""Adapts any client with httpx's interface: translates its errors and reports its progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, response_framing
 from streamproxy.wire.status import PHRASES
 
 _VERSIONS: Final = {b"HTTP/1.0": "1.0", b"HTTP/2": "2"}
-# Extensions of our own that no foreign client knows.
+# Our own extensions, which foreign clients do not support.
 OURS: Final = frozenset({"buffer", "informational", "progress", "upgrade"})
 
 
@@ -34,9 +34,9 @@ class ForeignClient:
         content: AsyncIterator[bytes] | None,
         extensions: Mapping[str, Any],
     ) -> AbstractAsyncContextManager[ForeignResponse]:
-        """As `streamproxy.client.base.Client.stream`.
+        """See `streamproxy.client.base.Client.stream`.
 
-        Raises NotImplementedHere for an upgrade: httpx's shape has no word for a connection that leaves HTTP.
+        Raises NotImplementedHere for an upgrade: httpx's interface does not support connections that leave HTTP.
         """
         if extensions.get("upgrade"):
             raise NotImplementedHere("This upstream's client cannot carry WebSocket")
@@ -54,7 +54,7 @@ class ForeignClient:
         return _Stream(method, inner)
 
     async def aclose(self) -> None:
-        """The client belongs to whoever made it, and is closed there."""
+        """Does nothing: the caller that created the client closes it."""
 
 
 class ForeignResponse:
@@ -62,7 +62,7 @@ class ForeignResponse:
 
     __slots__ = ("_response", "source")
 
-    complete = False  # nobody knows
+    complete = False  # unknown
 
     def __init__(self, response: Any) -> None:
         self._response = response
@@ -74,13 +74,13 @@ class ForeignResponse:
 
     @property
     def reason(self) -> bytes:
-        """The reason phrase, empty where it is the status's own, and where the client does not say."""
+        """The reason phrase; empty if it is the standard one or unknown."""
         reason = self._extensions.get("reason_phrase", b"")
         return reason if isinstance(reason, bytes) and reason != PHRASES.get(self.status_code) else b""
 
     @property
     def http_version(self) -> str:
-        """The version that the head was sent in: "1.0", "2", or else "1.1"."""
+        """The HTTP version of the response head: "1.0", "1.1" or "2"; "1.1" if unknown."""
         return _VERSIONS.get(self._extensions.get("http_version", b""), "1.1")
 
     @property
@@ -93,7 +93,7 @@ class ForeignResponse:
         return ForeignHeaders(self._response.headers.raw)
 
     async def aiter_raw(self) -> AsyncIterator[bytes]:
-        """The body as it comes; raises ResponseIncomplete when it ends short."""
+        """Yields the body. Raises ResponseIncomplete if it is incomplete."""
         try:
             async for chunk in self._response.aiter_raw():
                 if chunk:
@@ -103,7 +103,7 @@ class ForeignResponse:
 
 
 class ForeignHeaders:
-    """Header fields with their names in lower case, as ours come."""
+    """Header fields with lower-case names."""
 
     __slots__ = ("raw",)
 
@@ -134,7 +134,7 @@ class _Stream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What went wrong is known already; a fault while closing after it would only hide it.
+        # An error while closing must not hide the first one.
         try:
             await self._inner.__aexit__(kind, error, trace)
         except Exception as fault:
@@ -143,7 +143,7 @@ class _Stream:
 
 
 def _check(method: str, response: ForeignResponse) -> None:
-    """Hold a head to the rules of our own client, as far as a library lets it be seen. Raises AmbiguousHead."""
+    """Applies the rules of our own client to a head, as far as the library shows it. Raises AmbiguousHead."""
     fields = response.headers.raw
     if len(fields) > MAX_FIELDS:
         raise AmbiguousHead(f"more than {MAX_FIELDS} fields")

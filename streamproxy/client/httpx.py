@@ -1,8 +1,8 @@
-"""The client over httpx: the reference, and the one for egress proxies.
+"""The client based on httpx. It is the reference implementation, and supports egress proxies.
 
-httpx adds Accept, Accept-Encoding, Connection and User-Agent to a request, keeps cookies and sends them with the
-next one, and reads proxies and credentials from the environment. A proxy must do none of it, so requests are built
-without the client's defaults and sent as they are; this holds for a user's own ``httpx.AsyncClient`` as well.
+httpx adds Accept, Accept-Encoding, Connection and User-Agent to requests, stores cookies and sends them with later
+requests, and reads proxies and credentials from the environment. A proxy must not do any of this, so requests are built
+without the client's defaults and sent unchanged. The same applies to a user's own ``httpx.AsyncClient``.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _PHASES = {
 class HttpxClient(ForeignClient):
     """An ``AsyncClient`` of httpx or httpx2, used without its defaults.
 
-    ``server_name`` is the name that TLS asks for and verifies, instead of the URL's host. With ``owned`` the client is
-    closed by `aclose`. Requests that ask for an upgrade are sent by ``upgrades``, which is closed with it; without one
-    they are refused.
+    ``server_name`` is the name that TLS requests and verifies, instead of the URL's host. If ``owned`` is set, `aclose`
+    closes the client. Upgrade requests are sent by ``upgrades``, which `aclose` closes too; they are refused if it is
+    None.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class HttpxClient(ForeignClient):
         self._server_name = server_name
         self._owned = owned
         self._upgrades = upgrades
-        # The client's own request class: httpx and httpx2 take no other's.
+        # httpx and httpx2 accept only their own request class.
         self._request = type(client.build_request("GET", "http://localhost/"))
         self._urls: dict[str, Any] = {}
 
@@ -60,7 +60,7 @@ class HttpxClient(ForeignClient):
         content: AsyncIterator[bytes] | None,
         extensions: Mapping[str, Any],
     ) -> AbstractAsyncContextManager[Any]:
-        """As `streamproxy.client.base.Client.stream`. Raises NotImplementedHere for an upgrade that it can't make."""
+        """See `streamproxy.client.base.Client.stream`. Raises NotImplementedHere for an unsupported upgrade."""
         if extensions.get("upgrade"):
             if self._upgrades is None:
                 raise NotImplementedHere("This upstream's client cannot carry WebSocket")
@@ -80,7 +80,7 @@ class HttpxClient(ForeignClient):
         return self._guard(method, _send(self._client, build, attempt, replayable=replayable))
 
     async def aclose(self) -> None:
-        """Close the client and its connections, if they are ours."""
+        """Closes the client and its connections if they are owned."""
         if self._owned:
             await self._client.aclose()
         if self._upgrades is not None:
@@ -94,7 +94,7 @@ class _Attempt:
 
     def __init__(self, progress: Callable[[str], None] | None) -> None:
         self.progress = progress
-        self.connected = False  # a connection was made for it, so it is not a pooled one
+        self.connected = False  # whether a new connection was made for it
         self.response: Any = None
 
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
@@ -113,8 +113,8 @@ async def _send(client: Any, build: Callable[[], Any], attempt: _Attempt, *, rep
     try:
         response = await client.send(build(), stream=True, auth=None, follow_redirects=False)
     except Exception as error:
-        # A pooled connection that its peer closed in the same moment: RFC 9112 section 9.3.1 lets a client repeat
-        # an idempotent request on another one.
+        # The peer closed a pooled connection at the same moment. A client may then repeat an idempotent request on
+        # another connection (RFC 9112 section 9.3.1).
         dead = type(error).__name__ in ("ReadError", "WriteError") or "disconnected" in str(error)
         if attempt.connected or not replayable or not dead:
             raise
@@ -127,11 +127,11 @@ async def _send(client: Any, build: Callable[[], Any], attempt: _Attempt, *, rep
 
 
 def _has_rest(response: Any) -> bool:
-    """Whether something came behind the end of a response, in the same read as the end.
+    """Whether further bytes followed the end of a response in the same read.
 
-    httpcore keeps it in the parser of the connection that it puts back into its pool, where it would become the head
-    of the next response, somebody else's. Nothing public tells of it; the way to the parser is that of httpcore 1 and
-    httpcore2, and on any other the answer is no.
+    httpcore leaves them in the parser of the connection that it returns to its pool, where they would become the head
+    of the next response, which may belong to another client. No public interface shows this. The access to the parser
+    works with httpcore 1 and httpcore2; with others this returns False.
     """
     part = response.stream
     for name in ("_stream", "_httpcore_stream", "_stream", "_connection", "_h11_state"):
@@ -141,11 +141,11 @@ def _has_rest(response: Any) -> bool:
 
 
 class _Closer:
-    """Has a pool close what it has let go of to the end, also when the request that came upon it is cancelled.
+    """Makes a pool close all connections that it removed, even if the request that found them is cancelled.
 
-    httpcore takes dead and surplus connections out of its pool first and closes them one after the other then, behind a
-    shield that holds off anyio's cancellations only. A task that is cancelled meanwhile leaves the rest open, and
-    nobody knows of them any more. A pool without this function of httpcore's keeps its own way.
+    httpcore first removes dead and surplus connections from its pool and then closes them one by one, within a shield
+    that holds back only anyio's cancellations. If its task is cancelled meanwhile, the remaining connections stay open
+    and nothing refers to them any more. A pool that lacks this function of httpcore is left as it is.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -163,7 +163,7 @@ class _Closer:
 
 
 def is_httpx(client: object) -> bool:
-    """Whether ``client`` is an AsyncClient of httpx or httpx2, or of a class derived from one."""
+    """Whether ``client`` is an AsyncClient of httpx or httpx2, or of a subclass."""
     return any(
         cls.__name__ == "AsyncClient" and cls.__module__.partition(".")[0] in ("httpx", "httpx2")
         for cls in type(client).__mro__
@@ -179,14 +179,14 @@ def build_httpx(
     limits: tuple[int, int, float],
     upgrades: Client | None = None,
 ) -> HttpxClient:
-    """A client of our own for one endpoint.
+    """Returns an owned client for one endpoint.
 
-    ``verify`` is the context for https, None for http. ``limits`` are the most connections, the most idle ones, and how
-    many seconds one may idle. ``socket`` is the path of a unix socket, ``proxy`` the URL of an egress HTTP or SOCKS
-    proxy; nothing is read from the environment.
+    ``verify`` is the context for https, or None for http. ``limits`` are the maximum connections, the maximum idle
+    connections, and the seconds that one may be idle. ``socket`` is the path of a Unix socket, and ``proxy`` the URL of
+    an egress HTTP or SOCKS proxy. The environment is not read.
     """
     transport = httpx2.AsyncHTTPTransport(
-        verify=verify or False,  # without https there is nothing to verify, and no need to load authorities
+        verify=verify or False,  # http verifies nothing, so no CA certificates are loaded
         trust_env=False,
         uds=socket,
         proxy=proxy,

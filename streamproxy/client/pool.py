@@ -9,7 +9,8 @@ passes from one to the other atomically:
 
 A connection has a ``capacity``: one stream at a time over HTTP/1.1, as many as the peer allows over HTTP/2. A
 connection with streams and room for more is *shared*: a stream takes a free place and joins it. A connection without
-streams is *idle* and holds one place.
+streams is *idle* and holds one place; if its peer allows none any more (SETTINGS_MAX_CONCURRENT_STREAMS of 0), it is
+closed.
 
 If a stream's connection closes, the place still belongs to the stream until it calls `free` or `release`. No stream
 waits while a connection is idle or a place is free. So a returned place goes directly to the first stream in the queue,
@@ -161,7 +162,7 @@ class Pool(Owner):
     def release(self, connection: ClientConnection) -> None:
         """The stream has ended, and its connection can carry another one."""
         connection.in_use -= 1
-        if connection.multiplexed and (connection.in_use or connection.closed):
+        if connection.multiplexed and (connection.in_use or connection.closed or connection.capacity <= 0):
             self._leave(connection)
             return
         connection.become_idle()
@@ -277,11 +278,14 @@ class Pool(Owner):
         return connection
 
     def changed(self, connection: ClientConnection) -> None:
-        """A connection's capacity has changed."""
+        """A connection's capacity has changed. An idle one whose peer takes no streams is of no use."""
         if connection.in_use:
             self._share(connection)
             if self._shared:
                 self._admit()
+        elif connection.capacity <= 0 and connection in self._idle:
+            self.lost(connection)
+            connection.abort()
 
     def retire(self, addresses: set[Any]) -> None:
         """Stops using connections to these addresses; idle ones are closed."""

@@ -1,16 +1,16 @@
-"""TLS between the loop's transport and a connection: the one's protocol, and the other's transport.
+"""TLS between the loop's transport and a connection. It is the protocol of the former and the transport of the latter.
 
-Theory of operation. OpenSSL reads from and writes to two buffers in memory. What the loop's transport receives goes
-into ``incoming``; out of it comes first the handshake, which `made` waits for, then the connection's bytes. What is
-written to ``outgoing`` meanwhile is sent at once. It never waits for the peer: renegotiation is off (`client_context`),
-so encrypting needs nothing that has not come yet, and backpressure is that of the transport below.
+Theory of operation. OpenSSL reads from and writes to two buffers in memory. Bytes that the loop's transport receives go
+into ``incoming``. They complete the handshake first (see ``made``), then they are decrypted for the connection. Bytes
+that OpenSSL writes to ``outgoing`` are sent at once. Encryption never waits for the peer, because renegotiation is off
+(`client_context`), so backpressure is that of the transport below.
 
-The loops have this, too, but give no way in, and two things need one:
+The event loops have TLS too, but do not allow access to its parts, which is needed in two cases:
 
-- An upstream that refuses a request in the middle of its body answers and closes. A write may run into the reset
-  before the answer was read; the connection then reads what the kernel still holds, and has it decrypted here. Of 600
-  uploads that were refused like that, the loops' TLS lost the answers to 144, this one none.
-- A body that the close ends is only complete if TLS ended, too; ``ended`` says so.
+- An upstream may refuse a request in the middle of its body: it responds and closes. A write may then fail with a reset
+  before the response was read. The connection reads what the kernel still holds, and decrypts it here. Of 600 uploads
+  refused like this, the loops' TLS lost the responses to 144, and this one lost none.
+- A body that is delimited by the close is complete only if TLS was closed too, which ``ended`` shows.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any, Final, Protocol, cast
 
 from streamproxy.client.reads import bound_reads
 
-_RECORD: Final = 16384  # the most that one read of OpenSSL gives (RFC 8446 section 5.1)
+_RECORD: Final = 16384  # the maximum that one read of OpenSSL returns (RFC 8446 section 5.1)
 
 
 class Above(Protocol):
-    """What a connection is to TLS."""
+    """A connection, as seen by TLS."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
     def data_received(self, data: bytes) -> None: ...
@@ -38,15 +38,16 @@ class Above(Protocol):
 
 
 class TlsTransport:
-    """The client's side of TLS. Raises ValueError for a ``server_name`` that is none.
+    """The client's side of TLS. Raises ValueError for an invalid ``server_name``.
 
-    ``build`` makes the connection above when the handshake is done, given the protocol that ALPN has chosen.
+    ``build`` creates the connection above after the handshake, given the protocol chosen by ALPN.
 
-    An `asyncio.Protocol` and a transport in all but name: a class with a base in Python can't be compiled.
+    ``made`` is done when the handshake has ended. ``fault`` is the error of the handshake, or a later error of TLS:
+    ssl.SSLError, or ConnectionError if the peer closed during the handshake. ``ended`` is set when the peer has closed
+    TLS properly.
 
-    ``made`` is done when the handshake is. ``fault`` says why it failed, or how TLS was broken later: ssl.SSLError, or
-    ConnectionError when the peer left before the handshake was done. ``ended`` is set when the peer ended TLS in good
-    order.
+    This has the methods of `asyncio.Protocol` and of a transport without inheriting from them, because a class with a
+    base class in Python cannot be compiled.
     """
 
     __slots__ = ("_above", "_build", "_incoming", "_outgoing", "_ready", "_tls", "_transport", "ended", "fault", "made")
@@ -59,7 +60,7 @@ class TlsTransport:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._build = build
-        self._above: Above = cast(Above, None)  # until the handshake is done
+        self._above: Above = cast(Above, None)  # None until the handshake has ended
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
@@ -110,7 +111,7 @@ class TlsTransport:
         write, size = self._tls.write, len(data)
         try:
             sent = write(data) if data else 0
-            if sent < size:  # all, so far; OpenSSL can be set to take a record at a time
+            if sent < size:  # everything, unless OpenSSL is set to write one record at a time
                 view = memoryview(data)
                 while sent < size:
                     sent += write(view[sent:])
@@ -129,15 +130,15 @@ class TlsTransport:
         self._transport.resume_reading()
 
     def bound_reads(self, bounded: bool) -> None:
-        """Have reads from the transport below bounded or not, as `streamproxy.client.reads`."""
+        """Turns bounded reads from the transport below on or off; see `streamproxy.client.reads`."""
         bound_reads(self._transport, self, bounded)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._transport.set_write_buffer_limits(high, low)
 
     def close(self) -> None:
-        """End TLS in good order, and close once that and what was written has gone."""
-        with contextlib.suppress(ssl.SSLError):  # the peer has not said the same, and nobody waits for it
+        """Closes TLS properly, and the transport once all data is sent."""
+        with contextlib.suppress(ssl.SSLError):  # the peer has not closed TLS, and is not waited for
             self._tls.unwrap()
         self._flush()
         self._transport.close()
@@ -154,13 +155,13 @@ class TlsTransport:
     # Parts of the above.
 
     def _shake(self) -> None:
-        """Go on with the handshake, as far as what has come allows."""
+        """Continues the handshake with the bytes received so far."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
             self._flush()
         except ssl.SSLError as error:
-            self._flush()  # tells the peer why
+            self._flush()  # sends the alert
             self._not_made(error)
             self._transport.close()
         else:
@@ -172,17 +173,17 @@ class TlsTransport:
             self._decrypt()
 
     def _not_made(self, fault: OSError) -> None:
-        """The handshake has failed; nobody may be waiting for it any more."""
+        """Handles a failed handshake, which may have no waiter any more."""
         if not self.made.done():
             self.fault = fault
             self.made.set_result(None)
 
     def _decrypt(self) -> None:
-        """Hand on what can be decrypted, in one piece."""
+        """Decrypts what was received, and passes it on in one piece."""
         tls, incoming, parts = self._tls, self._incoming, []
         try:
-            # To ask is cheaper than the exception that says that there is no more. OpenSSL itself holds nothing back: a
-            # read takes the whole record.
+            # Checking is cheaper than the exception at the end of the data. OpenSSL itself holds nothing back: a read
+            # consumes whole records.
             while incoming.pending:
                 part = tls.read(_RECORD)
                 if not part:
@@ -195,7 +196,7 @@ class TlsTransport:
             self.ended = True
         except ssl.SSLError as error:
             self._break(error)
-        if self._outgoing.pending:  # the answer to new keys
+        if self._outgoing.pending:  # such as the response to a key update
             self._flush()
         if parts:
             self._above.data_received(parts[0] if len(parts) == 1 else b"".join(parts))

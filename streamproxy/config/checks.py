@@ -156,8 +156,8 @@ def _redis_beside_others(document: Document) -> Iterator[Finding]:
 def _double_names(document: Document) -> Iterator[Finding]:
     first: dict[object, int] = {}
     for path in document.match(("routes", "*")):
-        route = document.get(path)
-        if not isinstance(route, dict):
+        route, place = document.get(path), path[-1]
+        if not isinstance(route, dict) or not isinstance(place, int):  # routes that are a mapping have no place
             continue
         name = route.get("name") or default_name(route)
         if not isinstance(name, str):
@@ -170,7 +170,7 @@ def _double_names(document: Document) -> Iterator[Finding]:
                 (*path, "name" if given else "path"), f"is the name of the route on line {line} already{advice}"
             )
         else:
-            first[name] = int(path[-1])
+            first[name] = place
 
 
 def _valid_route(raw: object) -> Route | None:

@@ -10,12 +10,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from streamproxy.config import types as t
 from streamproxy.config import values
 from streamproxy.config.section import Section, setting
+from streamproxy.wire.hosts import DEFAULT_PORTS
 
 # RFC 6454 section 6.2: the Origin that browsers send. Scheme and host are in lower case.
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
-
-
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def cors_origin(value: object) -> str:
@@ -27,7 +25,7 @@ def cors_origin(value: object) -> str:
     if match is None:
         raise ValueError("is not an origin: write https://app.example, with a port where it is not the usual one, or *")
     scheme, host, port = match.groups()
-    return f"{scheme}://{host}" + (f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else "")
+    return f"{scheme}://{host}" + (f":{port}" if port and int(port) != DEFAULT_PORTS.get(scheme) else "")
 
 
 class Cors(Section):

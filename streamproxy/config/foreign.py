@@ -17,7 +17,7 @@ def _line(pattern: str) -> re.Pattern[str]:
     return re.compile("^" + pattern, re.MULTILINE)
 
 
-# Each is a line that its own format has and that no YAML configuration of ours begins with.
+# Each is a line of one format. A broken file of ours may contain it too, inside of text.
 _TEXTS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
     ("an nginx configuration", _line(r"\s*((server|http|events|location\b[^{;]*|upstream\s+\S+)\s*\{|proxy_pass\s)")),
     ("a Caddyfile", _line(r"\s*(reverse_proxy|handle|handle_path|encode)\b")),
@@ -112,6 +112,7 @@ _FAMILIAR: Final[dict[str, dict[str, str]]] = {
 }
 
 
+_OURS: Final = _line(r"routes\s*:")
 _NO_SPACE: Final = re.compile(r"^\s*(?:- )?[a-z_]+:[^\s/]|^\s*(?:- )?[a-z_]+:/(?!/)")
 _UNQUOTED: Final = re.compile(r"[:\-\[{,]\s+([*@`%&!])")
 
@@ -119,9 +120,12 @@ _UNQUOTED: Final = re.compile(r"[:\-\[{,]\s+([*@`%&!])")
 def recognised(data: object, text: str) -> str | None:
     """Returns what a file is that is not ours: "an nginx configuration", or None. Ours always has ``routes``.
 
-    ``data`` is what was read of its ``text``. A mapping is recognised by its keys, anything else by its lines.
+    ``data`` is what was read of its ``text``. A mapping is recognised by its keys, anything else by its lines: a text
+    with the key ``routes`` is ours, though it cannot be parsed.
     """
     if not isinstance(data, dict):
+        if _OURS.search(text):
+            return None
         return next((name for name, line in _TEXTS if line.search(text)), None)
     if "routes" in data:
         return None

@@ -7,7 +7,6 @@ earlier stage reported is not reported again by a later one.
 
 from __future__ import annotations
 
-import errno
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -56,8 +55,7 @@ def load_config(
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        advice = "; name the file with -c or in $STREAMPROXY_CONFIG" if error.errno == errno.ENOENT else ""
-        raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {error.strerror}{advice}")]) from None
+        raise ConfigError([Problem(str(path), 1, 1, "", f"cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError:
         raise ConfigError([Problem(str(path), 1, 1, "", "cannot be read: it is not UTF-8 text")]) from None
     return parse_config(text, name=str(path), environ=environ, examine=examine)

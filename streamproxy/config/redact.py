@@ -70,6 +70,11 @@ def shown_field(name: str, value: str) -> str:
     return _USERINFO.sub(HIDDEN, value)
 
 
+def shown_url(text: str) -> str:
+    """A text with the user and password of each URL hidden."""
+    return _USERINFO.sub(HIDDEN, text)
+
+
 def redact(plain: dict[str, Any], outside: Set[Path]) -> dict[str, Any]:
     """Returns plain data with its secrets as ``***``; ``outside`` has the paths of the values from ``${...}``."""
     return {name: _redact(value, (name,), outside) for name, value in plain.items()}

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from streamproxy.wire.headers import TOKEN, VALUE
+from streamproxy.wire.hosts import DEFAULT_PORTS
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -137,7 +138,7 @@ def same_origin(value: object) -> str:
 def host_and_port(origin: str) -> tuple[str, int]:
     """Returns the host of an endpoint's URL in lower case and without brackets, and its port."""
     url = urlsplit(origin)
-    return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    return url.hostname or "", url.port or DEFAULT_PORTS[url.scheme]
 
 
 def proxy_url(value: object) -> str:

@@ -1,8 +1,10 @@
-"""The configuration of the demo's proxy, and what to try with it."""
+"""The configuration of the demo's proxy, and what to try with it: in the terminal, and on the page."""
 
 from __future__ import annotations
 
 import json
+
+from streamproxy.admin.tries import Try
 
 _CONFIG = """\
 # The demo's configuration: one upstream of two endpoints, and a route for each kind of stream.
@@ -25,6 +27,7 @@ routes:
     protocol: auto
     usage: ask
     upstream: demo
+    cors: &page {{origins: "*"}}  # for the buttons of the page, which comes from another port
   - name: llm                   # five APIs: errors in their own form, ends, failures and tokens understood
     path:
       - /v1/chat/completions
@@ -39,6 +42,7 @@ routes:
     usage: ask
     keepalive: {{ndjson: on}}
     upstream: demo
+    cors: *page
   - name: resumable             # a stream that outlives its client's connection
     path: /kept/v1/chat/completions
     methods: [POST]
@@ -51,6 +55,7 @@ routes:
     upstream: demo
     retry: {{attempts: 2, on: [first_event], until: first_event}}
     timeouts: {{first_event: 1s, idle: 3s}}
+    cors: *page
   - name: ws
     path: /ws
     upstream: demo
@@ -60,21 +65,26 @@ routes:
   - name: events
     path: /events
     upstream: demo
+    cors: *page
   - name: ndjson
     path: /ndjson
     upstream: demo
+    cors: *page
   - name: slow                  # silent for longer than its keepalive, so that the comments show
     path: /slow
     upstream: demo
     keepalive: 2s
+    cors: *page
   - name: broken                # the client sees a connection that broke
     path: /broken
     upstream: demo
+    cors: *page
   - name: broken-told           # the same stream, and the client is told in an event
     path: /told/broken
     rewrite: {{strip_prefix: /told}}
     upstream: demo
     on_truncation: error_event
+    cors: *page
   - name: download
     path: /download
     upstream: demo
@@ -85,7 +95,11 @@ routes:
 """
 
 _BANNER = """\
-streamproxy demo: an LLM-like upstream behind the proxy at {base}. Commands to try:
+streamproxy demo: an LLM-like upstream behind the proxy at {base}.
+
+The page of live streams, with buttons that start some: {admin}/
+
+Commands to try:
 
   A chat completion, token by token (OpenAI's API), and whole:
     curl -N {base}/v1/chat/completions -H 'content-type: application/json' -d '{openai_stream}'
@@ -139,6 +153,8 @@ streamproxy demo: an LLM-like upstream behind the proxy at {base}. Commands to t
 """
 
 
+_QUESTION = "What is a stream?"
+_PROMPT = {"messages": [{"role": "user", "content": _QUESTION}]}
 _HANDSHAKE = "-H 'sec-websocket-version: 13' -H 'sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=='"
 
 
@@ -154,21 +170,19 @@ def demo_config(*upstream_urls: str, listen: str = "127.0.0.1:8080", admin: str 
 
 def banner(base_url: str, admin_url: str) -> str:
     """What the terminal shows when the demo serves: commands that work, line by line, against these two base URLs."""
-    question = "What is a stream?"
-    prompt = {"messages": [{"role": "user", "content": question}]}
     streamed = {"stream": True, "model": "demo-1"}
     bodies = {
-        "openai_stream": {"model": "demo-1", "stream": True, **prompt},
-        "openai_whole": {"model": "demo-1", "max_tokens": 7, **prompt},
-        "anthropic_stream": {"model": "demo-1", "max_tokens": 100, "stream": True, **prompt},
-        "responses": {**streamed, "input": question},
-        "text": {**streamed, "prompt": question},
-        "gemini": {"contents": [{"role": "user", "parts": [{"text": question}]}]},
-        "ollama": {"model": "demo-1", **prompt},
-        "ollama_text": {"model": "demo-1", "prompt": question},
-        "alias": {"stream": True, "model": "gpt-4o", **prompt},
-        "failing": {"stream": True, "model": "demo-fails", **prompt},
-        "kept": {**streamed, **prompt},
+        "openai_stream": {"model": "demo-1", "stream": True, **_PROMPT},
+        "openai_whole": {"model": "demo-1", "max_tokens": 7, **_PROMPT},
+        "anthropic_stream": {"model": "demo-1", "max_tokens": 100, "stream": True, **_PROMPT},
+        "responses": {**streamed, "input": _QUESTION},
+        "text": {**streamed, "prompt": _QUESTION},
+        "gemini": {"contents": [{"role": "user", "parts": [{"text": _QUESTION}]}]},
+        "ollama": {"model": "demo-1", **_PROMPT},
+        "ollama_text": {"model": "demo-1", "prompt": _QUESTION},
+        "alias": {"stream": True, "model": "gpt-4o", **_PROMPT},
+        "failing": {"stream": True, "model": "demo-fails", **_PROMPT},
+        "kept": {**streamed, **_PROMPT},
     }
     return _BANNER.format(
         base=base_url.rstrip("/"),
@@ -176,3 +190,22 @@ def banner(base_url: str, admin_url: str) -> str:
         handshake=_HANDSHAKE,
         **{name: json.dumps(body) for name, body in bodies.items()},
     )
+
+
+def tries() -> list[Try]:
+    """Returns the streams that the page offers as buttons."""
+    streamed = {"stream": True, **_PROMPT}
+    chat, failing = ({"model": model, **streamed} for model in ("demo-1", "demo-fails"))
+    message = {"model": "demo-1", "max_tokens": 100, **streamed}
+    return [
+        Try("OpenAI chat", "a completion, token by token", "/v1/chat/completions", json.dumps(chat)),
+        Try("Anthropic message", "the same from Anthropic's API", "/v1/messages", json.dumps(message)),
+        Try("Ollama chat", "the same in lines of JSON", "/api/chat", json.dumps({"model": "demo-1", **_PROMPT})),
+        Try("Clock", "server-sent events until you leave", "/events"),
+        Try("JSON lines", "ten lines of JSON", "/ndjson?interval=0.2&count=10"),
+        Try("Late first token", "comments keep the line open for 7 seconds", "/slow?delay=7"),
+        Try("Mute engine", "both endpoints send a head and no event: 504", "/mute"),
+        Try("Failing model", "an engine that fails within its stream", "/v1/chat/completions", json.dumps(failing)),
+        Try("Broken stream", "the upstream dies, and the client sees it", "/broken"),
+        Try("Broken, and told", "the proxy says so in a last event", "/told/broken"),
+    ]

@@ -10,7 +10,7 @@ from streamproxy.dialects.gemini import GeminiDialect
 from streamproxy.dialects.http import HTTP
 from streamproxy.dialects.llm import LlmDialect
 from streamproxy.dialects.ollama import OllamaDialect
-from streamproxy.dialects.openai import OpenAIDialect
+from streamproxy.dialects.openai import RESPONSES, OpenAIDialect
 from streamproxy.errors import ExchangeError
 from streamproxy.wire.headers import Headers
 
@@ -21,7 +21,7 @@ _OLLAMA: Final = OllamaDialect()
 _ENDINGS: Final[tuple[tuple[bytes, LlmDialect], ...]] = (
     (b"/chat/completions", _OPENAI),
     (b"/completions", _OPENAI),
-    (b"/responses", _OPENAI),
+    (b"/responses", RESPONSES),
     (b"/embeddings", _OPENAI),
     (b"/messages", _ANTHROPIC),
     (b":generateContent", _GEMINI),

@@ -29,6 +29,14 @@ class Dialect:
         """The dialect of a request to this path."""
         return self
 
+    def asks_for_stream(self, path: bytes, query: bytes | None, stream: bool | None) -> bool:
+        """Whether a request asks for a stream by its target, or by what ``stream`` of its body says."""
+        return False
+
+    def asks_for_events(self, path: bytes, query: bytes | None, stream: bool | None) -> bool:
+        """Whether a request asks for a stream of server-sent events in the way that `asks_for_stream` knows."""
+        return self.asks_for_stream(path, query, stream)
+
     def error(self, error: ExchangeError, request_id: str) -> tuple[Headers, bytes]:
         """The fields and the body of the response that tells a client of ``error``."""
         raise NotImplementedError

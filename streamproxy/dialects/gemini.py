@@ -28,6 +28,10 @@ class GeminiDialect(LlmDialect):
     name = "gemini"
     keepalive: Shape = "blank"
 
+    def asks_for_stream(self, path: bytes, query: bytes | None, stream: bool | None) -> bool:
+        """Whether the target is that of a stream of events; the body does not say it."""
+        return path.endswith(b":streamGenerateContent") and query is not None and b"alt=sse" in query.split(b"&")
+
     def describe(self, error: ExchangeError, request_id: str) -> dict[str, Any]:
         """Google's error object."""
         status = _STATUSES.get(error.status, "INVALID_ARGUMENT" if error.status < 500 else "UNAVAILABLE")

@@ -24,6 +24,10 @@ class LlmDialect(Dialect):
 
     reads_answers = True
 
+    def asks_for_stream(self, path: bytes, query: bytes | None, stream: bool | None) -> bool:
+        """Whether the body says ``"stream": true``."""
+        return stream is True
+
     def describe(self, error: ExchangeError, request_id: str) -> dict[str, Any]:
         """The whole JSON object that tells of an error before the head."""
         raise NotImplementedError

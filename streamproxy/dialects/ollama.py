@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from streamproxy.dialects.llm import LlmDialect, reported_object
 from streamproxy.dialects.openai import nested_error_event
@@ -10,11 +10,17 @@ from streamproxy.dialects.reading.values import encode
 from streamproxy.errors import ExchangeError
 from streamproxy.wire.media import EVENT_STREAM, NDJSON
 
+_LINES: Final = (b"/api/chat", b"/api/generate")
+
 
 class OllamaDialect(LlmDialect):
     """The SDKs raise what stands under ``error``, in a response or in a line."""
 
     name = "ollama"
+
+    def asks_for_events(self, path: bytes, query: bytes | None, stream: bool | None) -> bool:
+        """Whether the body asks for a stream in the API that imitates OpenAI's; its own streams are lines."""
+        return stream is True and not path.endswith(_LINES)
 
     def describe(self, error: ExchangeError, request_id: str) -> dict[str, Any]:
         """Ollama's error object."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from streamproxy.errors import BodyTooLarge, ClientDisconnected
 from streamproxy.exchange.body import Receive, RequestBody
-from streamproxy.exchange.extension import CONNECTION, Cancellable, DownstreamConnection
+from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.exchange.target import Target
 from streamproxy.exchange.timer import Timer
@@ -111,10 +111,6 @@ class Downstream:
         self.connection = connection
         self.wants_websocket = self.direct is not None and self.direct.wants_websocket
         self._reader: _Reader | None = None
-
-    def task(self) -> Cancellable | None:
-        """The task that the exchange runs in, if the server provides it and no middleware can have created another."""
-        return self.direct.task if self.direct is not None else None
 
     # The request.
 

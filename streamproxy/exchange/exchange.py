@@ -20,9 +20,8 @@ every wait has its final value afterwards.
 
 from __future__ import annotations
 
-import itertools
 import secrets
-import time
+from time import monotonic, time
 from typing import Final, Literal
 
 from streamproxy.errors import ClientError, End, ExchangeError, UpstreamError
@@ -42,12 +41,31 @@ LONGEST_NAME: Final = 128  # characters of a name from a request or a response
 
 
 _PROCESS: Final = secrets.token_hex(8)
-_numbers: Final = itertools.count(1 << 32)  # numbers with a ninth digit, which is cut off
+_LAST_DIGITS: Final = [f"{number:03x}" for number in range(4096)]
+
+
+class _RequestIds:
+    """The next number of a request id, and the digits that it shares with its neighbours."""
+
+    __slots__ = ("first_digits", "number")
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.first_digits = ""
+
+
+_ids: Final = _RequestIds()
 
 
 def new_request_id() -> str:
     """Returns a request id: 24 hexadecimal characters, unique and unpredictable from outside the process."""
-    return _PROCESS + hex(next(_numbers))[3:]  # cheaper than formatting
+    ids = _ids
+    number = ids.number
+    ids.number = number + 1
+    last = number & 0xFFF
+    if not last:
+        ids.first_digits = _PROCESS + f"{(number >> 12) & 0xFFFFF:05x}"
+    return ids.first_digits + _LAST_DIGITS[last]  # cheaper than formatting
 
 
 class Exchange:
@@ -123,15 +141,15 @@ class Exchange:
         self.client = ""  # the client's address, without its port
         self.affinity: bytes | None = None  # a hash of the beginning of its conversation, to choose an endpoint
         self.trusted = False  # whether the peer is a trusted proxy
-        self.principal = ""  # the authenticated principal; never logged
+        self.principal = ""  # the authenticated principal
         self.method = method
         self.path = path
         self.query = b""  # raw; its values are never shown
         self.trace_id = ""
         self.trace: Trace | None = None  # its spans, if tracing is on
         # Times.
-        self.started_at = time.monotonic()
-        self.started_wall = time.time()
+        self.started_at = monotonic()
+        self.started_wall = time()
         self.request_read_at = 0.0  # when the whole request was read from the client
         self.queued_at = 0.0  # when it began to wait in the queue; 0.0 if it does not wait
         self.sent_at = 0.0  # when the whole request was sent upstream
@@ -161,7 +179,7 @@ class Exchange:
         self.gap_sum_before = 0.0  # the part of it before the stream was recognised
         # Facts of a recognised model stream; empty otherwise.
         self.protocol = ""  # "HTTP/1.1", "HTTP/2" or "websocket"
-        self.stream = ""  # the name of a resumable stream
+        self.stream = ""  # the storage key of a resumable stream, never its name: that is its owner's secret
         self.operation = ""  # gen_ai.operation.name: "chat", "text_completion", "embeddings" …
         self.provider = ""  # gen_ai.provider.name: "openai", "anthropic" …
         self.request_model = ""  # a label: the model that was asked for, or "other"
@@ -278,8 +296,10 @@ class Exchange:
 
     def end_reads(self, now: float) -> None:
         """Records the normal end of the response body. A long silence before it also counts as a gap."""
-        if (gap := self.gap_until(now)) > 0.0:
-            self.count_gap(gap)
+        if self.streaming and self.last_read_at:
+            gap = now - self.last_read_at
+            if gap >= LAST_GAP:
+                self.count_gap(gap)
         self.last_read_at = 0.0
 
     def note(self, inspector: Inspector, now: float) -> None:

@@ -5,8 +5,8 @@ round. The *fine* bounds divide the space between shown bounds into buckets whos
 the lower one, so that the error of a percentile is a few per cent at most. Every shown bound is also a fine bound, so
 the counts of shown buckets are exact sums. A `Histogram` stores only non-empty fine buckets.
 
-The bucket of a value is found by its logarithm: a table of equal steps yields a starting point, and that bound or the
-next is the right one. This is cheaper than a binary search.
+An observation is only noted. Every `_MOST_NOTED` observations, and whenever the counts are read, those that were noted
+are sorted and counted bucket by bucket: a bucket is looked up once for all of its values, and not once for each value.
 
 `GapHistograms` counts the waits between reads of all streams of a ledger. It is shared, since a set of fine buckets for
 each stream would be most of the stream's memory.
@@ -15,43 +15,26 @@ each stream would be most of the stream's memory.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 GROWTH: Final = 1.04  # the maximum ratio of two adjacent fine bounds
-_STEPS: Final = 2 / math.log(GROWTH)  # steps of the look-up table for each factor of e
 _SHORTEST: Final = 0.0001  # seconds: the resolution for small values
 OTHER_MODEL: Final = "other"
+_MOST_NOTED: Final = 256  # observations that were not counted yet
 
 
 class Scale:
     """The buckets of one kind of measure. ``ends`` are the indexes of the shown bounds among the fine ones."""
 
-    __slots__ = ("_begin", "_highest", "_lowest", "bounds", "ends", "name", "shown")
+    __slots__ = ("bounds", "ends", "name", "shown")
 
     def __init__(self, name: str, shown: tuple[float, ...], bounds: tuple[float, ...]) -> None:
         self.name = name
         self.shown = shown
         self.bounds = bounds
         self.ends = [bounds.index(bound) for bound in shown]
-        self._lowest = bounds[0]
-        self._highest = bounds[-1]
-        steps = int(math.log(self._highest / self._lowest) * _STEPS) + 2
-        # One bucket early, because the logarithm of a value at the edge of a step may be rounded up.
-        self._begin = [max(0, bisect_left(bounds, self._lowest * math.exp(at / _STEPS)) - 1) for at in range(steps)]
-
-    def bucket(self, value: float) -> int:
-        """Returns the index of the first bound not below ``value``, or the number of bounds if there is none."""
-        if value <= self._lowest:
-            return 0
-        bounds = self.bounds
-        if value > self._highest:
-            return len(bounds)
-        number = self._begin[int(math.log(value / self._lowest) * _STEPS)]
-        while bounds[number] < value:
-            number += 1
-        return number
 
 
 def _refined(shown: Sequence[float], lowest: float) -> tuple[float, ...]:
@@ -84,11 +67,12 @@ class Histogram:
     Bucket ``n`` counts values over ``bounds[n - 1]`` up to ``bounds[n]``; the last bucket has no upper bound.
     """
 
-    __slots__ = ("counts", "scale", "sum")
+    __slots__ = ("_counts", "_noted", "scale", "sum")
 
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
-        self.counts: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
+        self._noted: list[float] = []  # observations that are not in the counts yet
         self.sum = 0.0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -100,25 +84,47 @@ class Histogram:
         """The number of observations."""
         return sum(self.counts.values())
 
+    @property
+    def counts(self) -> dict[int, int]:
+        """The number of observations by bucket, without empty ones."""
+        if self._noted:
+            self._count()
+        return self._counts
+
     def observe(self, value: float) -> None:
         """Adds an observation."""
-        number = self.scale.bucket(value)
-        self.counts[number] = self.counts.get(number, 0) + 1
+        noted = self._noted
+        noted.append(value)
         self.sum += value
+        if len(noted) >= _MOST_NOTED:
+            self._count()
 
     def tally(self, value: float) -> None:
         """Counts an observation; the caller adds its value to the sum."""
-        number = self.scale.bucket(value)
-        self.counts[number] = self.counts.get(number, 0) + 1
+        noted = self._noted
+        noted.append(value)
+        if len(noted) >= _MOST_NOTED:
+            self._count()
+
+    def _count(self) -> None:
+        """Counts the observations that were only noted."""
+        values, self._noted = self._noted, []
+        values.sort()
+        bounds, counts, at = self.scale.bounds, self._counts, 0
+        while at < len(values):
+            number = bisect_left(bounds, values[at])
+            end = bisect_right(values, bounds[number], at) if number < len(bounds) else len(values)
+            counts[number] = counts.get(number, 0) + end - at
+            at = end
 
     def add(self, counts: Mapping[int, int], total: float) -> None:
         """Adds observations counted elsewhere on the same scale."""
-        if self.counts:
-            mine = self.counts
+        mine = self.counts
+        if mine:
             for number, count in counts.items():
                 mine[number] = mine.get(number, 0) + count
         else:
-            self.counts = dict(counts)
+            self._counts = dict(counts)
         self.sum += total
 
     def shown(self) -> list[int]:

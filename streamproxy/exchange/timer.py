@@ -9,6 +9,9 @@ Progress only stores a time. `Deadlines.decide` is a pure function of these time
 to check again. The timer fires at the earliest time at which anything could be due, checks, and acts or sleeps for the
 rest. It is armed once per exchange and never per chunk.
 
+A process that was held up (a suspended machine, a stopped process) finds timeouts due before it has read what came
+meanwhile: a loop runs its timers first. So a timer that fires late looks again, once, before it ends an exchange.
+
 An early head (`streamproxy.proxy.early`) is independent of that. It is due at ``early_at``, followed by comments. While
 the client has not accepted one, ``stuck_since`` is the time since when; the exchange still waits for its upstream.
 """
@@ -32,6 +35,8 @@ WRITE: Final = 3
 KEEPALIVE: Final = "keepalive"
 EARLY: Final = "early"
 FOREVER: Final = float("inf")
+LATE: Final = 0.1  # seconds; a timer that fires later than this was held up
+SECOND_LOOK: Final = 0.25  # seconds after that, for the loop to read what has come
 _POSTPONED: Final = 0.25  # seconds
 
 
@@ -146,13 +151,14 @@ class SharedTimer:
     promotes those that are old enough.
     """
 
-    __slots__ = ("_handle", "_loop", "_step", "_young")
+    __slots__ = ("_fires_at", "_handle", "_loop", "_step", "_young")
 
     def __init__(self, limits: TimeLimits) -> None:
         self._step = limits.step
         self._young: dict[Timer, None] = {}
         self._handle: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._fires_at = FOREVER
 
     def add(self, timer: Timer) -> None:
         """Adds a timer until it is old enough or closed."""
@@ -161,7 +167,7 @@ class SharedTimer:
         self._young[timer] = None
         if self._handle is None:
             self._loop = asyncio.get_running_loop()
-            self._handle = self._loop.call_later(self._step / 4, self._promote)
+            self._arm(self._step / 4)
 
     def discard(self, timer: Timer) -> None:
         """Removes a closed timer."""
@@ -170,22 +176,31 @@ class SharedTimer:
     def _promote(self) -> None:
         """Arms the timers that are old enough."""
         self._handle = None
-        assert self._loop is not None
-        oldest = monotonic() - self._step / 2
+        now = monotonic()
+        if now > self._fires_at + LATE:
+            self._arm(SECOND_LOOK)
+            self._fires_at = FOREVER
+            return
+        oldest = now - self._step / 2
         for timer in list(self._young):
             if timer.started > oldest:
                 break  # timers are in the order of their creation
             del self._young[timer]
             timer.fire()
         if self._young:
-            self._handle = self._loop.call_later(self._step / 4, self._promote)
+            self._arm(self._step / 4)
+
+    def _arm(self, seconds: float) -> None:
+        assert self._loop is not None
+        self._fires_at = monotonic() + seconds
+        self._handle = self._loop.call_later(seconds, self._promote)
 
 
 class Timer(Deadlines):
     """`Deadlines` with a clock: interrupts its exchange when a time-out is due, calls ``on_idle`` for a keepalive and
     ``on_early`` for what is due before the head."""
 
-    __slots__ = ("_handle", "_shared", "exchange", "on_blocked", "on_early", "on_idle")
+    __slots__ = ("_fires_at", "_handle", "_shared", "exchange", "on_blocked", "on_early", "on_idle")
 
     def __init__(self, limits: TimeLimits, exchange: Exchange, shared: SharedTimer) -> None:
         self.limits = limits
@@ -197,6 +212,7 @@ class Timer(Deadlines):
         self.exchange = exchange
         self._shared = shared
         self._handle: asyncio.TimerHandle | None = None
+        self._fires_at = FOREVER  # when the handle does; inf if it does not matter
         self.on_idle: Callable[[], None] = _nothing
         self.on_blocked: Callable[[], bool] | None = None  # called before ``write`` ends the exchange; True spares it
         self.on_early: Callable[[], None] = _nothing
@@ -242,13 +258,17 @@ class Timer(Deadlines):
         """Acts on what is due, and schedules the next check."""
         now = monotonic()
         due, again = self.decide(now)
+        held_up = now > self._fires_at + LATE
+        self._fires_at = again
         if due == KEEPALIVE:
             self.on_idle()
-        elif due is WriteTimeout and self.on_blocked is not None and self.on_blocked():
-            pass  # the exchange goes on without its client
         elif due == EARLY:
             self.on_early()
             again = min(again, self.early_at)
+        elif due is not None and held_up:
+            again, self._fires_at = now + SECOND_LOOK, FOREVER
+        elif due is WriteTimeout and self.on_blocked is not None and self.on_blocked():
+            pass  # the exchange goes on without its client
         elif due is not None:
             self.exchange.interrupt(due())
         if again != FOREVER:

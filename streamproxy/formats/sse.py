@@ -40,7 +40,7 @@ class SseTracker(Inspector):
     __slots__ = ("_after_cr", "_has_data", "_in_event", "_keep", "_line", "_mid_line", "_start", "_whole")
 
     def __init__(self) -> None:
-        super().__init__()
+        Inspector.__init__(self)  # `super` costs more
         self._keep = _PREFIX  # how much of an unfinished line is kept
         self._whole = True  # between events; a byte order mark may only begin a chunk
         self._start = True  # at the start, where a byte order mark may occur

@@ -51,6 +51,7 @@ FIELDS = (
 OPTIONAL_FIELDS = (
     "protocol",
     "attempts",
+    "principal",
     "stream",
     "model",
     "first_event_ms",
@@ -73,9 +74,10 @@ def record(exchange: Exchange, now: float, *, live: bool = False) -> Record:
 
     ``now`` is the time of its end, or the present time for a ``live`` exchange, in seconds of the monotonic clock.
     ``time`` is when the request arrived, in UTC. Fields that do not apply are None, and fields of `OPTIONAL_FIELDS` are
-    then left out; a live exchange has no ``end``. An exchange that ended before a status was sent has status 499.
+    then left out; a live exchange has no ``end``, and its ``error`` is the failure that its stream has reported. An
+    exchange that ended before a status was sent has status 499.
     """
-    error = exchange.error
+    error = exchange.error or (exchange.failure if live else None)
     fields: Record = {
         "time": timestamp(exchange.started_wall),
         "request_id": exchange.request_id,
@@ -109,16 +111,22 @@ def _optional(exchange: Exchange) -> Record:
     values = (
         exchange.protocol or None,
         exchange.attempts or None,
+        _well_formed(exchange.principal) or None,
         exchange.stream or None,
-        exchange.model or None,
+        _well_formed(exchange.model) or None,
         _milliseconds(exchange.first_event),
         usage.input if usage is not None else None,
         usage.output if usage is not None else None,
         usage.cache_read if usage is not None else None,
         usage.reasoning if usage is not None else None,
-        exchange.finish_reason or None,
+        _well_formed(exchange.finish_reason) or None,
     )
     return {name: value for name, value in zip(OPTIONAL_FIELDS, values, strict=True) if value is not None}
+
+
+def _well_formed(text: str) -> str:
+    """Returns ``text`` without lone surrogates, which JSON can escape and UTF-8 has no form for (RFC 8259 8.2)."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def hide_values(query: bytes) -> str:
@@ -179,7 +187,7 @@ def json_line(exchange: Exchange, now: float) -> str:
 def _more(exchange: Exchange) -> str:
     """Returns the optional fields, which follow the others."""
     x = exchange
-    if x.operation or x.stream or x.model or x.usage is not None or x.finish_reason:
+    if x.operation or x.principal or x.stream or x.model or x.usage is not None or x.finish_reason:
         fields = encode(_optional(x))[1:-1]
         return f",{fields}" if fields else ""  # recognised, but nothing was read
     protocol = f',"protocol":"{x.protocol}"' if x.protocol else ""

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 from streamproxy.exchange.exchange import Exchange
+from streamproxy.formats.inspector import Usage
 from streamproxy.observe.access_log import hide_values, timestamp
 
 KEPT_COMPLETE = 20
@@ -41,6 +42,9 @@ class Ending(NamedTuple):
     end: str
     phase: str
     error: str
+    model: str
+    first_event: float | None
+    usage: Usage | None
 
 
 class Endings(Protocol):
@@ -118,6 +122,9 @@ def _ending(number: int, now: float, exchange: Exchange) -> Ending:
         exchange.end,
         exchange.phase,
         error.error if error is not None else "",
+        exchange.model,
+        exchange.first_event,
+        exchange.usage,
     )
 
 
@@ -140,4 +147,8 @@ def _row(one: Ending, now: float) -> dict[str, Any]:
         "end": one.end,
         "phase": one.phase,
         "error": one.error or None,
+        "model": one.model or None,
+        "first_event_ms": None if one.first_event is None else round(one.first_event * 1000, 3),
+        "input_tokens": one.usage.input if one.usage is not None else None,
+        "output_tokens": one.usage.output if one.usage is not None else None,
     }

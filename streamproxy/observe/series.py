@@ -246,7 +246,8 @@ class Totals:
         """Adds an exchange that has ended and was settled."""
         route, upstream, error = exchange.route or NO_ROUTE, exchange.upstream, exchange.error
         if upstream:
-            self._series_of(exchange.route, upstream).finish(exchange)
+            series = self.series.get((exchange.route, upstream)) or self._series_of(exchange.route, upstream)
+            series.finish(exchange)
             if exchange.operation:
                 self._genai_of(exchange).finish(exchange)
             if exchange.abandoned is not None:

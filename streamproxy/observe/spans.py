@@ -27,17 +27,24 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.sdk.version import __version__ as sdk_version
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from streamproxy.errors import ClientDisconnected, ClientError, ExchangeError, InternalError, UpstreamError
+from streamproxy.errors import (
+    ClientDisconnected,
+    ClientError,
+    ExchangeError,
+    InternalError,
+    UpstreamError,
+    UpstreamReportedError,
+)
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.observe.access_log import hide_values
 from streamproxy.observe.series import METHODS, NO_ROUTE
 from streamproxy.version import __version__
+from streamproxy.wire.hosts import DEFAULT_PORTS
 from streamproxy.wire.trace import Trace, parse_tracestate
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.37.0"
 _SCOPE = InstrumentationScope("streamproxy", __version__, _SCHEMA)
 _UNSET = Status(StatusCode.UNSET)
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # Settings of the batch processor, which would read missing ones from the environment.
 _QUEUE, _BATCH, _DELAY_MS, _EXPORT_MS = 4096, 512, 2000.0, 30000.0
@@ -217,7 +224,7 @@ def _address(scheme: str, authority: str) -> Attributes:
     """Returns the host and port of an authority; nothing if it is malformed."""
     try:
         parts = urlsplit(f"//{authority}")
-        host, port = parts.hostname, parts.port or _DEFAULT_PORTS.get(scheme)
+        host, port = parts.hostname, parts.port or DEFAULT_PORTS.get(scheme)
     except ValueError:
         return {}
     attributes: Attributes = {"server.address": host} if host else {}
@@ -233,13 +240,18 @@ def _status_sent(exchange: Exchange) -> int:
     return exchange.status
 
 
+def _description(error: ExchangeError) -> str:
+    """Returns what went wrong, without the text of an upstream, which may contain anything."""
+    return error.title if isinstance(error, UpstreamReportedError) else error.detail
+
+
 def _server_status(exchange: Exchange) -> Status:
     error = exchange.error
     if error is None:
         return Status(StatusCode.ERROR) if exchange.status >= 500 else _UNSET
     if isinstance(error, ClientError) or 400 <= exchange.status < 500:
         return _UNSET
-    return Status(StatusCode.ERROR, error.detail)
+    return Status(StatusCode.ERROR, _description(error))
 
 
 def _upstream_error(exchange: Exchange) -> ExchangeError | None:
@@ -249,5 +261,5 @@ def _upstream_error(exchange: Exchange) -> ExchangeError | None:
 
 def _client_status(exchange: Exchange) -> Status:
     if (error := _upstream_error(exchange)) is not None:
-        return Status(StatusCode.ERROR, error.detail)
+        return Status(StatusCode.ERROR, _description(error))
     return Status(StatusCode.ERROR) if exchange.phase == "body" and exchange.status >= 400 else _UNSET

@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
-from streamproxy.errors import ExchangeAborted
+from streamproxy.errors import BodyTooLarge, ExchangeAborted
 from streamproxy.exchange.body import Receive
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
@@ -58,6 +58,7 @@ class Copy(DownstreamConnection):
             self._size += len(chunk)
         self._ended = ended
         if self._size > self._limit:
+            self.fault = BodyTooLarge("More of the request body waits than a copy may hold")
             self._give_up()
         self._tell()
 

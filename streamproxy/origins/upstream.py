@@ -15,6 +15,8 @@ from time import monotonic
 from typing import Any, Final
 
 from streamproxy.client.base import IteratorSource, Response
+from streamproxy.dialects.base import Dialect
+from streamproxy.dialects.http import HTTP
 from streamproxy.dialects.request import Peeked, model_edit, usage_edit
 from streamproxy.errors import BadResponse, UpstreamReportedError
 from streamproxy.exchange.call import Call
@@ -49,10 +51,16 @@ class RequestPlan:
     edit: Edit
     models: Mapping[str, str] = field(default_factory=dict)  # what the upstream calls the models of requests
     ask_usage: bool = False
-    stream_identity: bool = False  # a body that asks for a stream asks for an uncompressed one
+    dialect: Dialect = HTTP  # which knows a request for a stream, which is one for an uncompressed one
     inspect_body: int = 0  # the most bytes of a body that are held to choose an endpoint by
     upstream_edit: Edit = NO_EDIT  # the upstream's own rules, after the route's
     trailers: bool = False  # of requests go upstream
+
+
+def _asks_for_stream(dialect: Dialect, call: Call) -> bool:
+    target, peeked = call.downstream.target, call.peeked
+    stream = peeked.hints.stream if peeked is not None else None
+    return dialect.for_path(target.path).asks_for_stream(target.path, target.query, stream)
 
 
 class UpstreamRequest:
@@ -239,10 +247,7 @@ class UpstreamOrigin(Origin):
         fields = downstream.fields
         identity = plan.compression == "identity" or (
             plan.compression == "auto"
-            and (
-                accepts_event_stream(fields.noted.get(b"accept", b""))
-                or (plan.stream_identity and call.peeked is not None and call.peeked.hints.stream is True)
-            )
+            and (accepts_event_stream(fields.noted.get(b"accept", b"")) or _asks_for_stream(plan.dialect, call))
         )
         forwarded = (downstream.peer.encode() or _UNIX, downstream.scheme.encode(), exchange.trusted, plan.strip_prefix)
         headers = request_headers(

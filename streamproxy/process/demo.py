@@ -1,12 +1,14 @@
-"""`streamproxy demo`: the embedded upstream with its endpoints and the proxy before it, in one process."""
+"""`streamproxy demo`: runs the proxy and an embedded upstream behind it in one process."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
+from streamproxy.admin.tries import Tries
 from streamproxy.config import Address, parse_config
-from streamproxy.demo import DemoUpstream, banner, demo_config
+from streamproxy.demo import DemoUpstream, banner, demo_config, tries
 from streamproxy.errors import StreamproxyError
 from streamproxy.process.engine import loop_factory
 from streamproxy.process.lifecycle import Launch
@@ -19,11 +21,9 @@ _ENDPOINTS = 2
 
 
 def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
-    """Serve the demo until a signal ends it. Raises StreamproxyError when an address is in use or ``admin`` is off."""
+    """Serves the demo until a signal ends it. Raises StreamproxyError if an address is in use or ``admin`` is off."""
     if admin == "off":
-        raise StreamproxyError(
-            "the demo shows its admin listener: give --admin a host:port, with port 0 for a free one"
-        )
+        raise StreamproxyError("the demo needs its admin listener: set --admin to a host:port; port 0 picks a free one")
     upstreams = [bind(Address(host="127.0.0.1", port=0)) for _ in range(_ENDPOINTS)]
     config = parse_config(demo_config(*map(url_of, upstreams), listen=listen, admin=admin), name="demo")
     listeners = ListenerSet()
@@ -32,13 +32,13 @@ def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
 
     async def serve_both() -> None:
         settings = EngineSettings(65536, 30.0, 75.0, 1.0, 10000, lambda status, reason: None)
-        # An application each: every endpoint counts its own requests.
+        # One application each, because every endpoint counts its own requests.
         engines = [UvicornEngine(DemoUpstream(), [upstream], settings) for upstream in upstreams]
         for engine in engines:
             await engine.start()
         say(banner(url_of(listeners.main[0]), url_of(listeners.admin[0])))
         try:
-            await serve(config, Launch(listeners, say))
+            await serve(config, Launch(listeners, say, tries=_tries(listeners.main[0])))
         finally:
             for engine in engines:
                 engine.drain()
@@ -49,3 +49,8 @@ def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
             runner.run(serve_both())
     finally:
         listeners.close()
+
+
+def _tries(listener: socket.socket) -> Tries | None:
+    """Returns what the page offers; None for a Unix socket, to which browsers cannot connect."""
+    return None if listener.family == socket.AF_UNIX else Tries(listener.getsockname()[1], tries())

@@ -1,4 +1,4 @@
-"""How many files and sockets the process may have open."""
+"""The limit on open files and sockets of the process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import resource
 
 
 def raise_limit() -> None:
-    """Raise the limit to the hard limit; child processes inherit it.
+    """Raises the limit to the hard limit; child processes inherit it.
 
-    A stream needs two descriptors. Shells and service managers start programs with 1024, for the sake of older ones
-    that wait with select(2).
+    A stream needs two descriptors. Shells and service managers start programs with a limit of 1024 because of older
+    programs that use select(2).
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(OSError, ValueError):  # not every system allows an unlimited number

@@ -103,7 +103,7 @@ async def drain(app: Draining, engine: Closing, stop: Stop, *, delay: float, tim
             await _first(stop, _closed(engine), timeout=REPLACED)
         await _first(stop, app.ledger.wait_empty(), timeout=timeout)
     if app.ledger.live:
-        logger.info("ending %d exchanges that still run", len(app.ledger.live))
+        logger.info("ending %d exchanges that are still running", len(app.ledger.live))
     await _end_streams(app.ledger, stop)
     await _first(None, app.ledger.wait_empty(), timeout=FLUSH)
 

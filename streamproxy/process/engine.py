@@ -1,4 +1,4 @@
-"""How a configuration becomes the engines of a process, and the event loop that they run in."""
+"""Creates the engines of a process from its configuration, and the event loop that runs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ADMIN_CONNECTIONS = 1000
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the event loop: uvloop where it is installed, else None for the standard one."""
+    """Returns the factory of the event loop: uvloop's if it is installed, otherwise None for the standard loop."""
     try:
         import uvloop
     except ImportError:
@@ -31,7 +31,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def engine_settings(config: Config, rejected: Callable[[int, str], None]) -> EngineSettings:
-    """What an engine is told of connections; ``rejected`` is called with the status and the reason of a refusal."""
+    """Returns the settings for connections; ``rejected`` is called with the status and the reason of a refusal."""
     server = config.server
     return EngineSettings(
         max_header_size=server.max_header_size,
@@ -51,7 +51,7 @@ def main_engine(
     *,
     max_connections: int | None = None,
 ) -> Engine:
-    """The configured engine on the main listener; ``max_connections`` overrides the configured number."""
+    """Returns the configured engine for the main listener; ``max_connections`` overrides the configured number."""
     server = config.server
     settings = engine_settings(config, app.rejected)._replace(
         tls=tls.front if tls is not None else None,
@@ -67,7 +67,7 @@ def main_engine(
 
 
 def http2_factory(config: Config, app: Application) -> ProtocolFactory:
-    """What makes the protocol of HTTP/2 connections."""
+    """Returns the factory of the protocol of HTTP/2 connections."""
     settings = engine_settings(config, app.rejected)
 
     def is_proxy(address: str) -> bool:
@@ -86,6 +86,6 @@ def http2_factory(config: Config, app: Application) -> ProtocolFactory:
 def admin_engine(
     config: Config, admin: ASGIApp, listeners: list[socket.socket], rejected: Callable[[int, str], None]
 ) -> Engine:
-    """The engine of the admin listener. It has its own limit, so that it answers when the main listener is full."""
+    """Returns the engine of the admin listener, which has its own limit so that it responds if the main one is full."""
     settings = engine_settings(config, rejected)._replace(max_connections=ADMIN_CONNECTIONS)
     return UvicornEngine(admin, listeners, settings, lifespan=False)

@@ -1,10 +1,9 @@
 """Watches files for a change of their content.
 
-The folders are watched rather than the files, since an editor writes another file and renames it, and Kubernetes swaps
-the link ``..data`` beside the links that its volume shows. Every link on the way to a file counts,
-and the way is looked up again after each change. Where the system reports nothing (network file systems, some
-containers on desktops) the files are read every `LOOK` seconds all the same. Whether something has changed is told by
-the content, so that a file that was only touched has not.
+The directories are watched, not the files, because editors write another file and rename it, and Kubernetes replaces
+the link ``..data`` beside the links in its volume. Every link in the path of a file counts, and the path is resolved
+again after each change. If the system reports nothing (network file systems, some containers on desktops), the files
+are still read every `LOOK` seconds. The content decides whether a file has changed, so touching it has no effect.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from watchfiles import awatch
 
 LOOK = 5.0  # seconds
 
-_QUIET = 100  # milliseconds without a change that end one
-_LONGEST = 1000  # milliseconds that one change may take
-_MOST_LINKS = 40  # on the way to one file, as for the kernel
+_QUIET = 100  # milliseconds without a further change that end one
+_LONGEST = 1000  # the maximum milliseconds of one change
+_MOST_LINKS = 40  # in one path, as in the kernel
 
 Contents = dict[Path, bytes]
 
 
 def contents(files: Iterable[Path]) -> Contents:
-    """A digest of each file; empty for one that can't be read, or is none: a pipe is read once, and may never end."""
+    """Returns a digest of each file; empty if it cannot be read or is not a file, such as a pipe."""
     found: Contents = {}
     for file in files:
         try:
@@ -39,7 +38,7 @@ def contents(files: Iterable[Path]) -> Contents:
 
 
 def folders(files: Iterable[Path]) -> set[Path]:
-    """The folders in which a change of these files can show: their own, and those of all links on the way."""
+    """Returns the directories in which these files can change: their own, and those of all links in their paths."""
     return {folder for file in files for folder in _way(file.absolute()) if folder.is_dir()}
 
 
@@ -54,9 +53,9 @@ def _way(path: Path) -> Iterator[Path]:
 
 
 async def looks(files: Callable[[], Iterable[Path]], stop: asyncio.Event) -> AsyncIterator[None]:
-    """Yield whenever ``files()`` may have changed, and every `LOOK` seconds, until ``stop`` is set.
+    """Yields when ``files()`` may have changed, and every `LOOK` seconds, until ``stop`` is set.
 
-    The first time is at once. ``files()`` may return other files after each.
+    Yields once at the beginning. ``files()`` is called again after each time, and may return other files.
     """
     while not stop.is_set():
         watched = folders(files())
@@ -87,9 +86,9 @@ async def looks(files: Callable[[], Iterable[Path]], stop: asyncio.Event) -> Asy
 
 
 async def _reported(report: asyncio.Future[Any]) -> bool:
-    """Wait for a report, but no longer than two `LOOK`. Returns whether the watch goes on.
+    """Waits for a report, for at most twice `LOOK`. Returns whether the watch continues.
 
-    A folder that is removed while its watch begins makes the watch fail, or report nothing: it is begun anew then.
+    If a directory is removed while its watch begins, the watch fails or reports nothing. It is then started again.
     """
     await asyncio.wait({report}, timeout=2 * LOOK)
     if not report.done():

@@ -205,7 +205,7 @@ class Fleet(Control):
     async def _report(self, worker: Worker, streams: bool) -> None:
         report = await worker.report(streams=streams, timeout=PATIENCE)
         if report is None:
-            logger.warning("worker %d does not report, and is shown as it was", worker.number)
+            logger.warning("worker %d does not report; its last report is shown", worker.number)
         if report is None or report.live is None:
             return
         found: list[tuple[Any, ...]] = []

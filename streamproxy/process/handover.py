@@ -1,21 +1,21 @@
-"""How the listening sockets of a running process come to its successor: the meeting place, and what is said there.
+"""The hand-over of listening sockets to a successor: where the processes meet, and the messages between them.
 
-Theory of operation. A process that serves listens at a *place*: a unix socket without a file (unix(7), abstract),
-named after its user and the address of its first listener, so that a process which is to serve an address finds the
-one that serves it. Such a socket has no mode; instead both ends ask the kernel for the user at the other end, and talk
-to nobody else::
+Theory of operation. A running process listens at a *place*: an abstract Unix socket (unix(7)), which has no file. It is
+named after the user and the address of the first listener, so that a successor for an address finds the running
+process. Abstract sockets have no file mode. Instead, both ends ask the kernel for the user of the other end, and refuse
+others::
 
-    successor                                              process that serves
+    successor                                              running process
     connects, {"takeover": 1}                     ──▶
                                                   ◀──      a line and a descriptor for each socket, then {"pid": …}
     starts, and accepts connections: both do now
     {"serving": true}                             ──▶      accepts no more, and drains
                                                   ◀──      {"totals": …} at once, every second, and at the end
 
-It is the sockets themselves that go over, not others on the same port: those (SO_REUSEPORT) have a queue each, and what
-waits in the queue of one that is closed is reset. A successor that goes away before it serves has changed nothing.
+The sockets themselves are passed on, not other sockets on the same port: those (SO_REUSEPORT) have separate queues, and
+closing one resets the connections in its queue. A successor that exits before it serves has changed nothing.
 
-What is said are lines of JSON, since the two ends may be of different versions.
+Messages are lines of JSON, because both ends may have different versions.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from streamproxy.errors import StreamproxyError
 from streamproxy.server.sockets import Listener, inherit
 
 SUPPORTED = sys.platform == "linux"  # abstract sockets, and SO_PEERCRED
-PATIENCE = 10.0  # seconds for the other end to say what it can say at once
+PATIENCE = 10.0  # seconds for a message that the other end can send at once
 VERSION = 1
 _BACKLOG = 8
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group
-_MOST = 64 * 1024  # bytes of all that is said before the first totals
+_MOST = 64 * 1024  # the maximum bytes of all messages before the first totals
 
 
 class TakeoverError(StreamproxyError):
-    """The process that serves can't be taken over."""
+    """The running process cannot be taken over."""
 
 
 class Listening(NamedTuple):
@@ -54,8 +54,7 @@ class Listening(NamedTuple):
 
 
 class Handed(NamedTuple):
-    """What a successor has been given: sockets, the files of which it may call its own later, and the line on which
-    it says that it serves."""
+    """What a successor received: sockets, whose files it will own, and the line on which it reports that it serves."""
 
     main: list[Listener]
     admin: list[Listener]
@@ -66,12 +65,12 @@ class Handed(NamedTuple):
 
 
 def place_of(where: str) -> str:
-    """The meeting place of the process that serves an address, as an address of a unix socket."""
+    """Returns the place of the process that serves an address, as the address of a Unix socket."""
     return f"\0streamproxy/{os.geteuid()}/{hashlib.sha256(where.encode()).hexdigest()[:32]}"
 
 
 def meet(place: str) -> socket.socket:
-    """Listen at a place. Raises OSError when somebody else does, or where there are no such places."""
+    """Listens at a place. Raises OSError if another process does, or if the system has no abstract sockets."""
     if not SUPPORTED:
         raise OSError(None, "only Linux has sockets of that kind")
     meeting = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -93,12 +92,12 @@ def is_own_user(line: socket.socket) -> bool:
 
 
 def encode(**message: Any) -> bytes:
-    """A message as a line."""
+    """Returns a message as a line."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """A line as a message. Raises ValueError."""
+    """Returns the message of a line. Raises ValueError."""
     message = json.loads(line)
     if not isinstance(message, dict):
         raise ValueError("not a message")
@@ -106,9 +105,9 @@ def decode(line: bytes) -> dict[str, Any]:
 
 
 def give(line: socket.socket, listening: Listening, owned: Collection[socket.socket]) -> None:
-    """Send all sockets to a successor; of the ``owned`` ones the files will be its own.
+    """Sends all sockets to a successor, which will own the files of the ``owned`` ones.
 
-    The line has a time-out, in seconds. Raises OSError.
+    The line must have a time-out. Raises OSError.
     """
     named = [("main", one) for one in listening.main] + [("admin", one) for one in listening.admin]
     for name, listener in (*named, ("meeting", listening.meeting)):
@@ -118,7 +117,7 @@ def give(line: socket.socket, listening: Listening, owned: Collection[socket.soc
 
 
 def take(place: str) -> Handed | None:
-    """Ask the process that listens at a place for its sockets; None when there is none. Raises TakeoverError."""
+    """Requests the sockets of the process at a place; None if there is none. Raises TakeoverError."""
     if not SUPPORTED:
         raise TakeoverError("--takeover works on Linux only")
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -135,7 +134,7 @@ def take(place: str) -> Handed | None:
         return _received(line)
     except (OSError, ValueError, LookupError) as error:
         line.close()
-        raise TakeoverError(f"the process that serves does not hand over its sockets: {error}") from error
+        raise TakeoverError(f"the running process does not hand over its sockets: {error}") from error
     except TakeoverError:
         line.close()
         raise
@@ -144,13 +143,13 @@ def take(place: str) -> Handed | None:
 def _received(line: socket.socket) -> Handed:
     said, numbers = b"", list[int]()
     try:
-        # The last line is the one without a socket, and there is nothing behind it.
+        # The last line has no socket, and nothing follows it.
         while not (said.endswith(b"\n") and "pid" in decode(said.splitlines()[-1])):
             data, more, _, _ = socket.recv_fds(line, _MOST, _MOST // 1024)
             numbers += more
             said += data
             if not data or len(said) > _MOST:
-                raise TakeoverError("the process that serves does not hand over its sockets; its log says why")
+                raise TakeoverError("the running process does not hand over its sockets; its log says why")
         *sockets, last = [decode(one) for one in said.splitlines()]
         if "error" in last:
             raise TakeoverError(str(last["error"]))

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from streamproxy.admin.app import Admin
+from streamproxy.admin.tries import Tries
 from streamproxy.app import Application
 from streamproxy.control import Control
 from streamproxy.errors import StreamproxyError
@@ -143,11 +144,13 @@ class Launch(NamedTuple):
     """The options with which an operator starts a process.
 
     ``say`` is called with one line for each listener once it accepts. With a ``source``, the configuration is reloaded.
+    ``tries`` are offered on the page of the admin listener.
     """
 
     listeners: ListenerSet
     say: Say
     source: Source | None = None
+    tries: Tries | None = None
 
 
 class Program(Lifecycle):
@@ -164,6 +167,8 @@ class Program(Lifecycle):
         self._admin_engine = admin_engine(
             self._config, admin, launch.listeners.admin, lambda status, reason: control.metrics.rejected(status)
         )
+        if launch.tries is not None:
+            admin.offer(launch.tries)
         self._reloading = Reloading(control, Reloader(control, launch.source, tls)) if launch.source else None
 
     async def _accepting(self) -> None:
@@ -178,7 +183,7 @@ class Program(Lifecycle):
 
     def _announce(self) -> None:
         scheme = "http" if self._config.server.tls is None else "https"
-        listeners, say, _ = self._launch
+        listeners, say = self._launch.listeners, self._launch.say
         for url in dict.fromkeys(url_of(listener, scheme) for listener in listeners.main):  # several may share one
             say(f"listening on {url}")
         for listener in listeners.admin:

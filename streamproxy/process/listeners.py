@@ -1,5 +1,4 @@
-"""The listening sockets that a process begins with: passed on by the service manager, handed over by the process that
-serves, or its own."""
+"""The listening sockets of a process: from the service manager, from the process it takes over from, or its own."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from streamproxy.server.sockets import Listener, bind_several, close, where, wid
 
 
 class ListenerSet:
-    """The sockets of the main and of the admin listener, and what to do for the processes before and after this."""
+    """The sockets of the main listener and of the admin listener, and the succession to the process before."""
 
     def __init__(self) -> None:
         self.main: list[socket.socket] = []
@@ -23,10 +22,10 @@ class ListenerSet:
         self.succession = Succession()
 
     def open(self, config: Config, environ: Mapping[str, str], say: Callable[[str], None], *, takeover: bool) -> None:
-        """Listen at what ``config`` says. Raises StreamproxyError; then some may be open already.
+        """Opens the listeners of ``config``. Raises StreamproxyError, after which some may be open.
 
-        Sockets that the service manager passed on are used in place of the configured addresses. With ``takeover``
-        those of the process that serves are, as far as they are of an address that is configured.
+        Sockets from the service manager replace the configured addresses. With ``takeover``, the sockets of the running
+        process are used for those configured addresses that it serves.
         """
         passed = activated(environ, os.getpid())
         self.main += passed.main
@@ -58,11 +57,11 @@ class ListenerSet:
                 listener.close()
 
     def close(self) -> None:
-        """Close all, and remove the files of unix sockets that are this process's."""
+        """Closes all sockets, and removes the files of Unix sockets that this process owns."""
         for listener in (*self.main, *self.admin):
             close(listener)
 
 
 def _place(address: object) -> str:
-    """The meeting place for an address as `socket.getsockname` returns it."""
+    """Returns the place for an address as returned by `socket.getsockname`."""
     return place_of(os.path.abspath(address) if isinstance(address, str) else str(address))

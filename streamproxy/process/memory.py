@@ -1,13 +1,12 @@
-"""How the C library's allocator keeps memory, and when it gives some back.
+"""Makes the C library's allocator keep memory, and return it later.
 
-The event loop reads up to 250 KiB at once into an object of that size, which is freed when it has been relayed. By
-default glibc takes memory of that size from the kernel for each, or returns it as soon as it is free, and either way
-the kernel clears every page again, which more than doubles the cost of a download. So the allocator is told to keep
-what it has.
+The event loop reads up to 250 KiB at once into an object of this size, which is freed after it was relayed. By default
+glibc requests memory of this size from the kernel each time, or returns it as soon as it is free. In both cases the
+kernel clears every page again, which more than doubles the cost of a download. So the allocator is told to keep it.
 
-It would keep all of it for ever, since what is free after a flood lies between what is in use. So a thread looks at
-how much is in use. Once that has stayed well below its highest for several looks, whoever needed it has left, and the
-pages that are free go back to the system. Memory that is used and freed again and again never looks so.
+It would then keep all of it forever, because the memory that is free after a flood lies between memory in use. So a
+thread checks periodically how much is in use. Once this has stayed well below its maximum for several checks, the free
+pages are returned to the system. Memory that is used and freed repeatedly does not lead to this.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from typing import Any, Final
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 
-KEPT: Final = 4 * 2**20  # bytes of free memory at the top of the heap that are not returned
-OF_THEIR_OWN: Final = 2**20  # bytes from which on a block is mapped by itself
+KEPT: Final = 4 * 2**20  # bytes of free memory to keep at the top of the heap
+OF_THEIR_OWN: Final = 2**20  # blocks of this many bytes and more are mapped separately
 
 LOOKS: Final = 3
-INTERVAL: Final = 1.5  # seconds between two looks
-WORTH: Final = 4 * 2**20  # bytes that are worth the trouble
+INTERVAL: Final = 1.5  # seconds between two checks
+WORTH: Final = 4 * 2**20  # the minimum bytes to return
 
 
 class _Mallinfo2(ctypes.Structure):
-    """What mallinfo2(3) returns."""
+    """The result of mallinfo2(3)."""
 
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -40,14 +39,14 @@ class _Mallinfo2(ctypes.Structure):
 
 
 class IdleMemory:
-    """Decides when free memory goes back to the system, from how much is in use at each look."""
+    """Decides when to return free memory to the system, by how much is in use at each check."""
 
     def __init__(self) -> None:
         self._recent: deque[int] = deque(maxlen=LOOKS)
-        self._highest = 0  # since memory was last given back
+        self._highest = 0  # since memory was last returned
 
     def look(self, in_use: int) -> bool:
-        """Whether to give memory back now. ``in_use`` is in bytes."""
+        """Whether to return memory now. ``in_use`` is in bytes."""
         self._recent.append(in_use)
         self._highest = max(self._highest, in_use)
         recent = max(self._recent)
@@ -58,9 +57,9 @@ class IdleMemory:
 
 
 def keep_buffers() -> bool:
-    """Tell glibc to keep memory for buffers, and begin to give back what stays free.
+    """Makes glibc keep memory for buffers, and starts to return memory that stays free.
 
-    Returns whether it was there to be told (musl and others have no such word).
+    Returns False if the C library does not support this, such as musl.
     """
     try:
         library = ctypes.CDLL(None)

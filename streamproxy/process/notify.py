@@ -1,4 +1,4 @@
-"""What the service manager is told: sd_notify(3), for units of ``Type=notify``."""
+"""Notifies the service manager: sd_notify(3), for units of ``Type=notify``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STOPPING = "STOPPING=1"
 
 
 def tell(environ: Mapping[str, str], state: str) -> None:
-    """Report a state to the service manager, if it asked for that; a manager that is not there is no error."""
+    """Reports a state to the service manager if it requested this. A missing manager is not an error."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return

@@ -1,7 +1,7 @@
-"""The ``process_*`` series of several processes as one.
+"""The ``process_*`` metrics of several processes combined.
 
-Sums, but for the start, which is the earliest, and the limit of descriptors, which each process has for itself: there
-the least is shown. The CPU time of children that have ended is the system's own count, so that the sum never goes back.
+They are sums, except for the start time (the earliest) and the limit on descriptors (the lowest, because each process
+has its own). The CPU time of exited children is counted by the system, so the sum never decreases.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LEAST = frozenset({"process_start_time_seconds", "process_max_fds"})
 
 
 class Processes(Collector):
-    """This process, and those whose ids ``children`` returns."""
+    """This process, and the processes whose ids ``children`` returns."""
 
     def __init__(self, children: Callable[[], Iterable[int]]) -> None:
         self._children = children

@@ -106,7 +106,7 @@ class Reloader:
                 if await self._changed():
                     await self.reload()
         except Exception as error:
-            logger.warning("changes of the configuration are not seen; reload it with SIGHUP: %s", error)
+            logger.warning("changes of the configuration are not detected; reload it with SIGHUP: %s", error)
 
     async def _changed(self) -> bool:
         try:
@@ -163,7 +163,7 @@ class Reloader:
     def _failed(self, problems: Iterable[str]) -> Reloaded:
         found = self._control.reload_problems = tuple(problems)
         self._control.metrics.reloaded(False)
-        logger.error("the configuration was not reloaded, the one before stays in force")
+        logger.error("the configuration was not reloaded; the previous one stays in force")
         for problem in found:
             logger.error("%s", problem)
         return Reloaded(problems=found)
@@ -188,7 +188,7 @@ class Reloading:
 
     def _on_signal(self) -> None:
         if len(self._asked) > 1:
-            return  # one may have begun; the other will read what the file says by then
+            return  # one may have begun; another one will read the later content
         task = asyncio.get_running_loop().create_task(self._reloader.reload())
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
@@ -197,7 +197,7 @@ class Reloading:
         """Disables reloads and cancels one in progress. Does nothing before `begin`."""
         if self._following is None:
             return
-        # A process that ends does not change any more; a SIGHUP must not kill it.
+        # A process that is ending does not reload, but SIGHUP must not kill it.
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
         self._control.reloader = _too_late
         self._over.set()
@@ -208,4 +208,4 @@ class Reloading:
 
 
 async def _too_late() -> Reloaded:
-    return Reloaded(problems=("the proxy is about to end, and its configuration stays as it is",))
+    return Reloaded(problems=("the proxy is shutting down and does not reload its configuration",))

@@ -1,11 +1,10 @@
-"""`streamproxy run`: the process is prepared, its listeners are opened, and it serves.
+"""`streamproxy run`: prepares the process, opens its listeners and serves.
 
-The listeners are opened first, so that a port in use is an error at once. `streamproxy.process.lifecycle` has the order
-of everything after that.
+The listeners are opened first, so that a port in use is an error at once. See `streamproxy.process.lifecycle` for all
+later steps.
 
-In a container the process may be number 1. The kernel ignores a signal for it that has no handler, and every orphan
-becomes its child: so it has a handler for each signal that matters from its first moment on, and lets the kernel reap
-orphans.
+In a container the process may have the id 1. The kernel then ignores signals without a handler, and every orphan
+becomes a child of the process. So handlers are installed at the very start, and the kernel is told to reap orphans.
 """
 
 from __future__ import annotations
@@ -27,12 +26,11 @@ from streamproxy.process.supervisor import supervise
 
 
 def run(config: Config, say: Say, source: Source | None = None, *, takeover: bool = False) -> None:
-    """Serve until a signal ends it; ``say`` takes one line for each listener once it accepts.
+    """Serves until a signal ends it; ``say`` is called with one line for each listener once it accepts.
 
-    With ``takeover`` the listeners are those of the process that serves, which ends its streams once this one serves.
-    Listeners that the service manager has passed on are used in place of the configured addresses. With a ``source``,
-    which ``config`` came from, the configuration is reloaded. Raises StreamproxyError for an address that can't be
-    listened on or a file that can't be used.
+    With ``takeover``, the listeners are those of the running process, which ends its streams once this one serves.
+    Listeners from the service manager replace the configured addresses. With a ``source``, from which ``config`` was
+    loaded, the configuration is reloaded. Raises StreamproxyError for an unusable address or file.
     """
     _handle_signals(reloads=source is not None)
     keep_buffers()
@@ -45,15 +43,15 @@ def run(config: Config, say: Say, source: Source | None = None, *, takeover: boo
             runner.run(start(config, Launch(listeners, say, source)))
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)  # a closed loop has given them back, and the end is near
+            signal.signal(number, signal.SIG_IGN)  # a closed loop has removed its handlers, and the process ends
         listeners.close()
 
 
 def _handle_signals(*, reloads: bool) -> None:
-    """Handle signals until the event loop has its own handlers."""
+    """Handles signals until the event loop has its own handlers."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: sys.exit(0))
     if reloads:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a file that changes meanwhile is seen to have changed
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a change of the file meanwhile is detected later
     if os.getpid() == 1:
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are never waited for
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel

@@ -1,4 +1,4 @@
-"""`server.workers` of 1: this process serves."""
+"""Serves in this process, for `server.workers` of 1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamproxy.server.tls import ListenerTls
 
 
 async def serve(config: Config, launch: Launch) -> None:
-    """Serve on sockets that listen already, until a signal comes or a successor serves. Raises StreamproxyError."""
+    """Serves on listening sockets until a signal or a successor ends it. Raises StreamproxyError."""
     stop, listeners = on_signals(), launch.listeners.main
     tls = ListenerTls(config.server.tls, config.server.serves_http2) if config.server.tls is not None else None
     app = create_app(config)

@@ -1,4 +1,4 @@
-"""How a process takes over from the one before it, and hands over to the one after it.
+"""Takes over from the previous process, and hands over to the next one.
 
 Theory of operation::
 
@@ -6,12 +6,12 @@ Theory of operation::
                               the one before                             │     (`Stop.succeeded`)
                               drains                                     └──SIGTERM──▶ drain as ever
 
-The sockets are shared from the moment they are handed over, so a connection finds a process that accepts it, or waits
-in the queue for a few milliseconds. The admin listener goes over in order: the old process has let go of it before the
-new one answers there.
+Both processes share the sockets from the hand-over on, so a connection is accepted by one of them, or waits in the
+queue for a few milliseconds. The admin listener changes over in order: the old process closes it before the new one
+responds.
 
-The old one's numbers come over when it lets go and while it drains, and stay when it is gone: `/metrics` shows the sum
-of both, and no counter goes back.
+The old process sends its numbers when it stops accepting and while it drains. They are kept when it has exited:
+`/metrics` shows the sum of both, and no counter decreases.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from streamproxy.server.sockets import Listener
 logger = logging.getLogger("streamproxy.server")
 
 REPORT = 1.0  # seconds between two reports to the successor
-STARTING = 180.0  # seconds for a successor to serve; other candidates wait meanwhile
-_LONGEST = 64 * 1024 * 1024  # bytes of a report: a thousand routes make about one million
+STARTING = 180.0  # seconds for a successor to serve; others wait meanwhile
+_LONGEST = 64 * 1024 * 1024  # the maximum bytes of a report; a thousand routes need about one million
 
 Sockets = Callable[[], tuple[list[socket.socket], list[socket.socket]]]  # the main listener's, the admin listener's
 
 
 class Succession:
-    """``place`` is where a successor finds this process (None: nowhere), ``handed`` what it was given when it came."""
+    """``place`` is where a successor finds this process, or None; ``handed`` is what this process took over."""
 
     def __init__(self, place: str | None = None, handed: Handed | None = None) -> None:
         self._place = place
@@ -60,7 +60,7 @@ class Succession:
         self._offering: asyncio.Task[None] | None = None
 
     async def offer(self, stop: Stop, metrics: Metrics, sockets: Sockets) -> None:
-        """From here on another process may come after this one."""
+        """Allows another process to take over from now on."""
         if self._place is None:
             return
         try:
@@ -71,9 +71,9 @@ class Succession:
         self._offering = asyncio.create_task(self._offer(stop, metrics, sockets), name="succession")
 
     async def take_over(self, metrics: Metrics) -> None:
-        """This process accepts connections, and the one before it, if there is one, may go.
+        """Tells the previous process, if there is one, that this process accepts connections.
 
-        Returns once that accepts no more; its numbers are added to ``metrics``.
+        Returns once the previous one accepts no more. Its numbers are added to ``metrics``.
         """
         handed = self._handed
         if handed is None:
@@ -88,17 +88,17 @@ class Succession:
                 line = await reader.readline()
         except TimeoutError:
             line = b""
-            logger.warning("process %d has not said that it accepts no more connections", handed.pid)
+            logger.warning("process %d has not confirmed that it stopped accepting connections", handed.pid)
         self._took(line, metrics)
         logger.info("took over from process %d, which ends its streams", handed.pid)
         self._following = asyncio.create_task(self._follow(handed.pid, reader, writer, metrics), name="predecessor")
 
     def _took(self, line: bytes, metrics: Metrics) -> None:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # what is told otherwise can't be counted
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # an unknown message cannot be counted
             metrics.inherit(unpack(decode(line)["totals"]))
 
     async def _follow(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: Metrics) -> None:
-        """Hear what the process before this one still counts, until it is gone."""
+        """Receives the numbers of the previous process until it has exited."""
         try:
             with contextlib.suppress(OSError):
                 while line := await reader.readline():
@@ -125,7 +125,7 @@ class Succession:
             await asyncio.sleep(REPORT)
 
     async def _hand_over(self, line: socket.socket, listening: Listening) -> asyncio.StreamWriter:
-        """Let the process at the other end take over; returns once it serves, and raises when it does not."""
+        """Lets the process at the other end take over. Returns once it serves, and raises if it does not."""
         close: Callable[[], None] = line.close
         lent = _Lent([*listening.main, *listening.admin])
         try:
@@ -137,7 +137,7 @@ class Succession:
             if not said:
                 raise ValueError("it ended before it served")
         except asyncio.CancelledError:
-            close()  # this process ends while another begins: the files are that one's
+            close()  # if this process exits meanwhile, the files belong to the successor
             raise
         except BaseException:
             close()
@@ -165,7 +165,7 @@ class Succession:
                 await self._successor.drain()
 
     def withdraw(self) -> None:
-        """Offer the sockets no more, unless a successor has them."""
+        """Stops offering the sockets, unless a successor has them."""
         if self._successor is None and self._offering is not None:
             self._offering.cancel()
             self._close_meeting()
@@ -175,10 +175,10 @@ class Succession:
             self._meeting.close()
 
     async def end(self, stop: Stop, metrics: Metrics) -> None:
-        """Say the last numbers to the successor, and let go of everything.
+        """Sends the last numbers to the successor, and releases everything.
 
-        As long as the process before this one drains, what it counts comes to the successor through here; a second
-        signal does not wait for that.
+        While the previous process drains, its numbers reach the successor through this process. A second signal does
+        not wait for this.
         """
         self.withdraw()
         if self._successor is not None and self._following is not None:
@@ -197,7 +197,7 @@ class Succession:
 
 
 class _Lent:
-    """Leaves the files of unix sockets alone, until they are taken back."""
+    """Unix sockets whose files this process does not remove unless they are taken back."""
 
     def __init__(self, listeners: list[socket.socket]) -> None:
         self.owned = [one for one in listeners if isinstance(one, Listener) and one.owned]
@@ -205,6 +205,6 @@ class _Lent:
             listener.owned = False
 
     def take_back(self) -> None:
-        """Own them again."""
+        """Owns the files again."""
         for listener in self.owned:
             listener.owned = True

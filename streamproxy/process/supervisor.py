@@ -90,7 +90,7 @@ class Supervisor(Main):
             if pause:
                 self._shares.withdraw(number - 1)
             how = ending(worker.process.returncode)
-            logger.error("worker %d ended with %s; another is started in %.1f s", number, how, pause)
+            logger.error("worker %d ended with %s; starting another in %.1f s", number, how, pause)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
@@ -127,7 +127,7 @@ class Supervisor(Main):
             await asyncio.sleep(watchdog.TICK)
             heard = {worker: worker.heard for worker in self._fleet.workers if worker.serving}
             for worker in hanging.tick(time.monotonic() - began, heard):
-                logger.error("worker %d hangs: it lives, but says nothing any more; it is killed", worker.number)
+                logger.error("worker %d hangs: it is alive but does not report; killing it", worker.number)
                 worker.process.kill()
             if not self._stopping.is_set():
                 self._balance([worker for worker in heard if hanging.answers(worker)])
@@ -209,4 +209,4 @@ def _reap_orphans(fleet: Fleet) -> None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(reap)
 
-    signal.signal(signal.SIGCHLD, on_signal)  # not by the loop: uvloop keeps this signal for itself
+    signal.signal(signal.SIGCHLD, on_signal)  # not by the loop, because uvloop reserves this signal

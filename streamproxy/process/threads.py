@@ -1,7 +1,7 @@
-"""Blocking work beside the event loop that the process does not wait for when it ends.
+"""Blocking work in threads that the process does not wait for when it exits.
 
-Reading a file may hang: on a network file system that is gone, or on a pipe without a writer. A loop waits for the
-threads of its own executor when it closes, so one that hangs there would keep the process alive after a signal.
+Reading a file may hang, on an unreachable network file system or on a pipe without a writer. An event loop waits for
+the threads of its executor when it closes, so a hanging thread would keep the process alive after a signal.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 async def run_in_daemon_thread(call: Callable[[], T]) -> T:
-    """Run ``call`` in a new daemon thread, and return its result or raise its exception.
+    """Runs ``call`` in a new daemon thread. Returns its result or raises its exception.
 
-    Cancelling the wait leaves the thread to itself.
+    Cancelling the wait does not stop the thread.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()

@@ -1,8 +1,8 @@
-"""Which workers hang: they are alive and make no progress.
+"""Detects workers that hang: they are alive but make no progress.
 
-A worker reports every second without being asked, and its event loop has to run for that. A worker that has been
-silent for `SILENCE` ticks of the supervisor's own loop hangs: a deadlock, an endless loop, a stopped process. A tick
-that comes late does not count: the machine was slow or asleep then, which says nothing about the worker.
+A worker reports every second without a request, for which its event loop must run. A worker that is silent for
+`SILENCE` ticks of the supervisor's own loop hangs: a deadlock, an endless loop, a stopped process. A late tick does not
+count, because then the machine was slow or suspended.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ T = TypeVar("T")
 TICK = 1.0  # seconds
 SILENCE = 30  # ticks
 _QUIET = 3  # ticks
-_LATE = 2 * TICK  # seconds: a tick that took longer says nothing about others
+_LATE = 2 * TICK  # seconds; a longer tick does not count
 
 
 class Watchdog(Generic[T]):
-    """Counts the ticks since each worker was last heard; ``silence`` ticks are too many."""
+    """Counts the ticks since the last message of each worker; ``silence`` ticks are too many."""
 
     def __init__(self, silence: int) -> None:
         self._most = silence
@@ -27,7 +27,7 @@ class Watchdog(Generic[T]):
         self._silent: dict[T, int] = {}
 
     def tick(self, took: float, heard: Mapping[T, int]) -> list[T]:
-        """Record a tick of ``took`` seconds, by the end of which each worker had sent so many messages.
+        """Records a tick of ``took`` seconds, and how many messages each worker has sent so far.
 
         Returns the workers that hang.
         """

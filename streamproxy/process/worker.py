@@ -81,7 +81,7 @@ class Service:
     async def _hear(self, message: Message, line: Line) -> None:
         match message:
             case Question():
-                # In a task of its own, because a long request must not delay a stop.
+                # In a separate task, because a long request must not delay a stop.
                 task = asyncio.get_running_loop().create_task(self._answer(message, line))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -105,9 +105,9 @@ class Service:
                 line.send(Answer(question.number, Prepared(await self._prepare(question.ask))))
 
     async def report(self, *, streams: bool) -> Report:
-        """The numbers of this moment, and the live exchanges when they are wanted.
+        """Returns the current numbers, and the live exchanges if requested.
 
-        An exchange that ends meanwhile keeps its numbers and is among the live ones, so that each is counted once.
+        An exchange that ends meanwhile is still reported as live, so that each is counted once.
         """
         app = self._app
         finished, live, running = app.metrics.finished(), list(app.ledger.live.values()), Totals()
@@ -124,7 +124,7 @@ class Service:
         return Report(finished, running, rows, ended, ends, tuple(app.ready()))
 
     async def push(self, line: Line) -> None:
-        """Report every `PUSH` seconds, for ever."""
+        """Reports every `PUSH` seconds until it is cancelled."""
         while True:
             await asyncio.sleep(PUSH)
             line.send(await self.report(streams=False))
@@ -155,7 +155,7 @@ class Service:
             await deployment.discard()
 
     async def aclose(self) -> None:
-        """Answer nothing more."""
+        """Stops answering requests."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -163,7 +163,7 @@ class Service:
 
 
 class _Announced:
-    """An engine whose drain is told to the supervisor, which then closes its own copies of the sockets."""
+    """An engine that reports its drain to the supervisor, which then closes its own copies of the sockets."""
 
     def __init__(self, engine: Engine, line: Line) -> None:
         self._engine = engine
@@ -185,7 +185,7 @@ class _Announced:
 
 
 async def work(boot: Boot, end: socket.socket) -> None:
-    """Serve until the supervisor says otherwise, or is gone."""
+    """Serves until the supervisor stops it or exits."""
     line, stop = await Line.over(end), Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.begun.set)
@@ -202,8 +202,8 @@ async def _serve(boot: Boot, line: Line, stop: Stop) -> None:
     listeners: list[socket.socket] = [inherit(number) for number in boot.listeners]
     tls = ListenerTls(config.server.tls, config.server.serves_http2) if config.server.tls is not None else None
     app = create_app(config, sessions=SessionTable(boot.sessions))
-    os.close(boot.sessions)  # the table has mapped it
-    # Together they take as many connections as one process would; a worker that is full leaves them to the others.
+    os.close(boot.sessions)  # the table has mapped the memory
+    # All workers together accept as many connections as one process; a full worker leaves them to the others.
     most = max(1, config.server.max_connections // config.server.workers)
     engine = main_engine(config, app, listeners, tls, max_connections=most)
     main = OwnEngine(app, _Announced(engine, line), listeners)
@@ -215,7 +215,7 @@ class _WorkerLifecycle(Lifecycle):
         super().__init__(stop, app, main)
         self._service = service
         self._line = line
-        # From the beginning: a supervisor that is gone, or a stop, must be heard during the start.
+        # From the beginning, so that a stop or the exit of the supervisor is noticed during the start.
         self._tasks = [asyncio.get_running_loop().create_task(service.listen(line), name="supervisor")]
 
     async def _accepting(self) -> None:
@@ -233,7 +233,7 @@ class _WorkerLifecycle(Lifecycle):
 
 
 def main() -> None:
-    """The entry point of a worker; the last argument is the number of its end of the line."""
+    """The entry point of a worker; the last argument is the descriptor of its end of the line."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

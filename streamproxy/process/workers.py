@@ -1,4 +1,4 @@
-"""The supervisor's side of a worker: its process, its line, and what is known of it."""
+"""The supervisor's side of a worker: its process, its line and its state."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from streamproxy.process.channel import (
 
 logger = logging.getLogger("streamproxy.server")
 
-# A worker finds its modules where this process does; `-m` would also look into the working directory. A signal for the
-# whole process group may come while it imports them: the supervisor ends it then.
+# A worker uses the module path of this process; `-m` would add the working directory. A signal for the whole process
+# group may arrive while it imports modules; the supervisor then ends it.
 _START = (
     "import json, sys; from signal import *; signal(SIGTERM, SIG_IGN); signal(SIGINT, SIG_IGN);"
     " sys.path[:] = json.loads(sys.argv[1]); from streamproxy.process.worker import main; main()"
 )
 
-LONGEST_PAUSE = 30.0  # seconds before a worker that keeps dying is started again
+LONGEST_PAUSE = 30.0  # the maximum seconds before a worker that keeps dying is started again
 _FIRST_PAUSE = 0.1
-_HANGS = 15.0  # seconds between the end of a line and that of its process
-_LASTED = 30.0  # seconds: a worker that has lived so long is started again at once
+_HANGS = 15.0  # seconds between the end of a line and the exit of its process
+_LASTED = 30.0  # seconds; a worker that has lived this long is replaced at once
 
 
 class Backoff:
-    """How long to wait before a process is started again."""
+    """Calculates how long to wait before a process is started again."""
 
     def __init__(self) -> None:
         self._pause = 0.0
 
     def after(self, lived: float) -> float:
-        """Seconds to wait after a life of so many: none for the first death, then longer each time."""
+        """Returns the seconds to wait after a process has lived ``lived`` seconds: 0 at first, then more each time."""
         if lived >= _LASTED:
             self._pause = 0.0
         pause, self._pause = self._pause, min(max(self._pause * 2, _FIRST_PAUSE), LONGEST_PAUSE)
@@ -59,10 +59,10 @@ class Backoff:
 
 
 class Worker:
-    """A worker process. ``on_report`` is called with each report that comes.
+    """A worker process. ``on_report`` is called with each of its reports.
 
-    ``ready`` becomes None once it accepts connections, or the reason why it never will; ``closed`` is set once it
-    accepts no more, and ``gone`` once the process is no more and has been waited for.
+    The result of ``ready`` is None once it accepts connections, or the reason why it never will. ``closed`` is set once
+    it accepts no more, and ``gone`` once the process has exited and was waited for.
     """
 
     def __init__(self, number: int, process: subprocess.Popen[bytes], line: Line) -> None:
@@ -81,9 +81,9 @@ class Worker:
 
     @classmethod
     async def start(cls, number: int, config: Config, listeners: Sequence[socket.socket], sessions: int) -> Worker:
-        """Start a process that serves ``config`` on these sockets. Raises OSError when the system has none to give.
+        """Starts a process that serves ``config`` on these sockets. Raises OSError if the system cannot start one.
 
-        ``sessions`` is the descriptor of the memory of sessions that all workers share.
+        ``sessions`` is the descriptor of the memory of sticky sessions, which all workers share.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -99,20 +99,20 @@ class Worker:
 
     @property
     def serving(self) -> bool:
-        """Whether it accepts connections, or has and ends what runs."""
+        """Whether it accepts connections, or drains."""
         return self.ready.done() and self.ready.result() is None and not self.gone.is_set()
 
     def send(self, message: Message) -> None:
-        """Tell it something; lost when it is gone."""
+        """Sends a message, which is lost if it has exited."""
         self._line.send(message)
 
     async def report(self, *, streams: bool, timeout: float) -> Report | None:
-        """Its report; None when it does not answer within ``timeout`` seconds, or is gone."""
+        """Requests a report; None if it does not respond within ``timeout`` seconds or has exited."""
         answer = await self._ask(ReportRequest(streams), timeout)
         return answer if isinstance(answer, Report) else None
 
     async def prepare(self, config: Config, *, timeout: float) -> str | None:
-        """Have it make a configuration ready. Gives what is wrong; a worker that is gone has nothing against it."""
+        """Makes it prepare a configuration. Returns what is wrong, or None, also if it has exited."""
         answer = await self._ask(Prepare(config), timeout)
         if isinstance(answer, Prepared):
             return answer.problem
@@ -134,7 +134,7 @@ class Worker:
             del self._asked[number]
 
     async def _read(self) -> None:
-        """Hear the worker until its end, and wait for the process."""
+        """Receives its messages until the end of the line, and waits for the process."""
         try:
             while (message := await self._line.receive()) is not None:
                 self._hear(message)
@@ -150,7 +150,7 @@ class Worker:
                     future.set_result(None)
 
     async def _reap(self) -> None:
-        """Wait for a process whose line has ended: it is about to be over, or else it hangs."""
+        """Waits for a process whose line has ended: it is about to exit, or it hangs."""
         deadline = asyncio.get_running_loop().time() + _HANGS
         while self.process.poll() is None:
             await asyncio.sleep(0.01)
@@ -177,16 +177,16 @@ class Worker:
                 self.closed.set()
 
     def stop(self, *, at_once: bool = False, replaced: bool = False) -> None:
-        """Ask it to drain, or to end at once; ``replaced`` when another process serves on its sockets."""
+        """Requests it to drain, or to end at once; ``replaced`` if another process serves on its sockets."""
         self.send(Stop(at_once, replaced))
 
     async def end(self, timeout: float | None) -> None:
-        """Wait for its end; after so many seconds it is killed."""
+        """Waits for its exit, and kills it after so many seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self.gone.wait()
         if not self.gone.is_set():
-            logger.error("worker %d does not end, and is killed", self.number)
+            logger.error("worker %d does not exit; killing it", self.number)
             self.process.kill()
             await self.gone.wait()
 
@@ -197,5 +197,5 @@ def _spawn(end: int, inherited: tuple[int, ...]) -> subprocess.Popen[bytes]:
 
 
 def ending(status: int) -> str:
-    """How a process ended, in words."""
+    """Describes how a process ended."""
     return f"signal {-status}" if status < 0 else f"exit status {status}"

@@ -35,26 +35,26 @@ _LARGEST: Final = 64 << 10  # bytes of an upstream's error that are read to be p
 
 
 class EarlyPlan:
-    """What a route says of its early heads. ``by_body``: a request's body may ask for a stream, too."""
+    """What a route says of its early heads."""
 
-    __slots__ = ("anti_buffering", "buffer", "by_body", "edit", "shape")
+    __slots__ = ("anti_buffering", "buffer", "edit", "shape")
 
-    def __init__(self, shape: KeepaliveShape, edit: Edit, buffer: int, anti_buffering: bool, by_body: bool) -> None:
+    def __init__(self, shape: KeepaliveShape, edit: Edit, buffer: int, anti_buffering: bool) -> None:
         self.shape = shape
         self.edit = edit
         self.buffer = buffer
         self.anti_buffering = anti_buffering
-        self.by_body = by_body
 
 
-def wants_events(call: Call, plan: EarlyPlan) -> bool:
-    """Whether a request asks for an event stream: by its Accept, or by what was read ahead of its body."""
+def wants_events(call: Call, dialect: Dialect) -> bool:
+    """Whether a request asks for an event stream: by its Accept, or as its API does, by the target or the body."""
     downstream = call.downstream
     if downstream.method == "HEAD" or downstream.websocket_key is not None:
         return False
     if accepts_event_stream(downstream.fields.noted.get(b"accept", b"")):
         return True
-    return plan.by_body and call.peeked is not None and call.peeked.hints.stream is True
+    target = downstream.target
+    return dialect.asks_for_events(target.path, target.query, call.peeked.hints.stream if call.peeked else None)
 
 
 class EarlyHead:

@@ -209,7 +209,8 @@ class Handler:
         )
         timer = Timer(plan.limits, exchange, self._shared_timer)
         downstream = Downstream(scope, receive, send, target, fields, timer)
-        exchange.task = downstream.task() or asyncio.current_task()
+        direct = downstream.direct  # middleware before it may have created another task
+        exchange.task = direct.task if direct is not None else asyncio.current_task()
         exchange.client = peer = downstream.peer
         exchange.protocol = _PROTOCOLS.get(downstream.version, "")
         if target.query:
@@ -241,9 +242,8 @@ async def _early(plan: RoutePlan, early: EarlyPlan, call: Call, peeks: bool) -> 
     """
     if peeks and plan.peek is not None:
         await peek(call, plan.peek)
-    if not wants_events(call, early):
-        return None
-    return EarlyHead(call, early, plan.dialect.for_path(call.downstream.target.path))
+    dialect = plan.dialect.for_path(call.downstream.target.path)
+    return EarlyHead(call, early, dialect) if wants_events(call, dialect) else None
 
 
 async def _fitting(early: EarlyHead, response: OriginResponse) -> OriginResponse:
@@ -362,7 +362,8 @@ def _prepare(plan: RoutePlan, call: Call, response: OriginResponse, place: Ticke
     exchange, downstream, fields = call.exchange, call.downstream, response.fields
     if not exchange.head_at:
         exchange.head_at = monotonic()
-    fields.pass_on(exchange.request_id.encode(), http_date(), response.version)
+    date = b"" if b"date" in fields.noted else http_date()
+    fields.pass_on(exchange.request_id.encode(), date, response.version)
     if plan.response_edit is not NO_EDIT:
         fields = ResponseFields(plan.response_edit.apply(fields.kept))
     downstream.on_gone = response.on_client_left()

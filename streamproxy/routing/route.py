@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from streamproxy.exchange.target import Target, target_of
 from streamproxy.routing.matcher import Matcher
-from streamproxy.wire.target import normal_path
+from streamproxy.wire.target import PERCENT, normal_path
 
 _DOT: Final = ord(".")
 _ALL: Final = b"*"  # the target of OPTIONS for the server as a whole (RFC 9112 section 3.2.4)
@@ -72,7 +72,9 @@ class ProxyRouter(Router):
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Served:
         if scope["type"] == "http":
             target = target_of(scope)
-            path = matched_path(target)
+            path = target.path
+            if PERCENT in path or path == _ALL:
+                path = matched_path(target)
             for route in self.routes:
                 if type(route) is Route:
                     if route.takes(target, path, scope):

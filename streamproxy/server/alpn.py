@@ -1,8 +1,8 @@
-"""Which protocol a connection speaks: decided by ALPN over TLS, and by the first bytes in clear text.
+"""Determines the protocol of a connection: by ALPN over TLS, and by the first bytes in clear text.
 
-Over TLS the handshake has chosen before the first byte (RFC 9113 section 3.2). In clear text a client that knows
-beforehand begins with HTTP/2's preface (section 3.3); anything else is HTTP/1.1. There is no ``Upgrade: h2c``. Where
-HTTP/2 is not served it is not offered, and its preface is a malformed request.
+Over TLS the handshake chooses the protocol before the first byte (RFC 9113 section 3.2). In clear text a client with
+prior knowledge begins with HTTP/2's preface (section 3.3), and anything else is HTTP/1.1. ``Upgrade: h2c`` is not
+supported. If HTTP/2 is not served, it is not offered and its preface is a malformed request.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ H2: Final = "h2"
 HTTP11: Final = "http/1.1"
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-# Makes the protocol of a connection from uvicorn's keyword arguments: config, server_state, app_state.
+# Creates the protocol of a connection from uvicorn's keyword arguments: config, server_state, app_state.
 ProtocolFactory = Callable[..., Any]
 
 
 def offered(http2: bool) -> list[str]:
-    """What a listener offers by ALPN, the best first."""
+    """Returns what a listener offers by ALPN, in order of preference."""
     return [H2, HTTP11] if http2 else [HTTP11]
 
 
 def chose_http2(transport: asyncio.BaseTransport) -> bool:
-    """Whether the TLS handshake of a connection ended with HTTP/2."""
+    """Whether the TLS handshake of a connection chose HTTP/2."""
     if not is_ssl(transport):  # type: ignore[arg-type]  # uvicorn's type is narrower than what it asks for
         return False
     connection = transport.get_extra_info("ssl_object")
@@ -35,7 +35,7 @@ def chose_http2(transport: asyncio.BaseTransport) -> bool:
 
 
 def is_preface(data: bytes) -> bool | None:
-    """Whether a connection's first bytes are HTTP/2's preface; None while they may become it."""
+    """Whether a connection's first bytes are HTTP/2's preface; None if more bytes are needed to tell."""
     if data.startswith(PREFACE):
         return True
     return None if PREFACE.startswith(data) else False

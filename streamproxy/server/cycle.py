@@ -1,29 +1,28 @@
-"""One request and its response as an ASGI application sees them, whatever protocol carries them.
+"""One request and its response as seen by an ASGI application, for every protocol.
 
-Theory of operation. The connection feeds a cycle with the request's body and tells it when the client leaves; the
-application takes the one and hears of the other through ``receive()`` and ``on_disconnect``. The response moves
-through::
+Theory of operation. The connection feeds a cycle with the request's body, and tells it when the client leaves. The
+application receives both through ``receive()`` and ``on_disconnect``. The response moves through these states::
 
     not started ──begin()──▶ open ──last write() or finish()──▶ complete
 
-and stops where it is when the client leaves (``disconnected``) or the application fails. A response is complete when
-its last byte was written and the client's side holds no more than it may. One that never completes must not look
-finished, which is the subclass's to see to.
+It stays in its state if the client leaves (``disconnected``) or the application fails. A response is complete when its
+last byte was written and the write buffer is below its limit. The subclass ensures that a response that never completes
+does not look complete.
 
-`RequestCycle` is the half that is the same for every protocol: receive and send of ASGI, the queue of the body, the
-client's leaving, the application's task, and the answer in its place when it fails. A subclass for one protocol
-implements the response (``begin``, ``write``, ``push``, ``drained``, ``finish``, ``takes_trailers``,
-``informational``, ``set_write_limit``, and ``upgrade`` where there is one) and these hooks:
+`RequestCycle` is the part that is the same for every protocol: ASGI's receive and send, the queue of the body, the
+client's disconnect, the application's task, and the error response if the application fails. A subclass for one
+protocol implements the response (``begin``, ``write``, ``push``, ``drained``, ``finish``, ``takes_trailers``,
+``informational``, ``set_write_limit``, and ``upgrade`` if the protocol has it) and these hooks:
 
 - ``_taken(size)``: the application has taken so many bytes of the body, which are no longer ``held``.
-- ``_continue()``: tell the client, which waits for it, to send the body. Called at most once.
-- ``_answer(status, headers, body)``: a whole response in the application's place; nothing has been sent.
+- ``_continue()``: tells a waiting client to send the body. Called at most once.
+- ``_answer(status, headers, body)``: sends a whole response in the application's place; nothing was sent before.
 - ``_abandon()``: the response will never be complete, whether it has begun or not.
 - ``_responded()``: the response is complete. Called once, by `_complete`.
 
-For its part it sets ``started`` and ``_open`` in ``begin``, refuses what is out of turn with `_refuse_turn`, and calls
-`_complete` behind the last byte. What it has upgraded to it leaves in ``_stream``: that is closed when the application
-ends, and the response counts as complete.
+The subclass sets ``started`` and ``_open`` in ``begin``, refuses calls that are out of turn with `_refuse_turn`, and
+calls `_complete` after the last byte. After an upgrade it sets ``_stream``, which is closed when the application ends;
+the response then counts as complete.
 """
 
 from __future__ import annotations
@@ -49,10 +48,11 @@ Message = MutableMapping[str, Any]
 
 
 class RequestCycle(DownstreamConnection):
-    """The half of a request that does not depend on its protocol.
+    """The part of a request that does not depend on its protocol.
 
-    ``body_complete`` says whether the request's body was received to its end, ``held`` how many bytes of it the
-    application has not taken, ``started`` whether the response's head was sent, ``complete`` whether the response is.
+    ``body_complete`` is whether the whole request body was received, and ``held`` is the number of its bytes that the
+    application has not taken. ``started`` is whether the response head was sent, and ``complete`` is whether the
+    response is complete.
     """
 
     __slots__ = (
@@ -81,14 +81,14 @@ class RequestCycle(DownstreamConnection):
         self.has_body = has_body
         self.body_complete = not has_body
         self.held = 0
-        self._expects_continue = False  # the client waits for a 100 before it sends the body
+        self._expects_continue = False  # whether the client waits for a 100 before it sends the body
         self._told_end = False
         self._waiters: list[asyncio.Future[None]] | None = None
         # The response.
         self.started = False
-        self._open = False  # its head was sent, and its body is wanted
-        self._trailers: Headers | None = None  # an application by plain ASGI has announced some
-        self._stream: ByteStream | None = None  # what the connection was upgraded to
+        self._open = False  # whether its head was sent and it has a body
+        self._trailers: Headers | None = None  # whether an application has announced some by plain ASGI
+        self._stream: ByteStream | None = None  # the stream after an upgrade
         self.complete = False
         self.disconnected = False
         self.fault = None
@@ -97,7 +97,7 @@ class RequestCycle(DownstreamConnection):
     # For the application.
 
     def take_body(self) -> bytes | None:
-        """What is left of the body, if all of it has come; then ``receive`` returns no more of it."""
+        """Returns the rest of the body if all of it was received; ``receive`` then returns no more of it."""
         if not self.body_complete or self._told_end or not self._pieces:
             return None
         body = b"".join(self._pieces)
@@ -107,7 +107,7 @@ class RequestCycle(DownstreamConnection):
         return body
 
     async def receive(self) -> Message:
-        """ASGI's receive: the body piece by piece, then ``http.disconnect`` once there is something to tell."""
+        """ASGI's receive: returns the body piece by piece, then ``http.disconnect`` when the exchange has ended."""
         if self._expects_continue and not self.started and not self.disconnected:
             self._expects_continue = False
             self._continue()
@@ -127,10 +127,10 @@ class RequestCycle(DownstreamConnection):
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """ASGI's send, with its trailers and early hints. Waits only while the client's side holds more than it may.
+        """ASGI's send, with trailers and early hints. Waits only while the write buffer is above its limit.
 
-        Raises ClientLeft after the client left, RuntimeError for a message that is out of turn and for a body that is
-        not as long as its Content-Length, and ValueError for a head that is not valid.
+        Raises ClientLeft after the client left, RuntimeError for a message that is out of turn and for a body whose
+        length is not its Content-Length, and ValueError for an invalid head.
         """
         kind = message["type"]
         if kind == "http.response.body":
@@ -154,7 +154,7 @@ class RequestCycle(DownstreamConnection):
     # For the connection.
 
     def feed(self, piece: bytes, last: bool) -> None:
-        """Some of the body came."""
+        """Adds a received part of the body."""
         self._expects_continue = False
         if piece and self._pieces is not None:
             self._pieces.append(piece)
@@ -163,7 +163,7 @@ class RequestCycle(DownstreamConnection):
         self._wake()
 
     def disconnect(self) -> None:
-        """The client left. Does nothing when that was known, or when the response is complete."""
+        """The client left. Does nothing if that is known, or if the response is complete."""
         if self.disconnected or self.complete:
             return
         self.disconnected = True
@@ -175,27 +175,27 @@ class RequestCycle(DownstreamConnection):
             call()
 
     def start(self, app: ASGIApp, scope: dict[str, Any], plain_task: bool) -> None:
-        """Run the application in a task of its own, which is among the server's until it ends.
+        """Runs the application in its own task, which is one of the server's tasks until it ends.
 
-        ``plain_task`` says that the loop has no task factory.
+        ``plain_task`` means that the loop has no task factory.
         """
         loop, work = self._loop, self.run(app, scope)
         if plain_task:
-            # As the loop would, but without making up a name for each, which costs more than it seems.
+            # As the loop would, but without generating a name for each task, which is expensive.
             self.task = asyncio.Task(work, loop=loop, name="request")
         else:
             self.task = loop.create_task(work)
         self._state.tasks.add(self.task)
 
     async def run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
-        """Call the application, and see to it that its response has an end, good or bad."""
+        """Calls the application, and ensures that its response ends."""
         fault: type[ExchangeError] | None = InternalError
         try:
             await app(scope, self.receive, self.send)
             if not self.complete and not self.disconnected:
                 logger.error("the application returned without completing its response")
         except asyncio.CancelledError:
-            fault = StoppedByShutdown  # a server that stops cancels what still runs
+            fault = StoppedByShutdown  # a server that stops cancels running tasks
             raise
         except ExchangeAborted:
             fault = None
@@ -215,7 +215,7 @@ class RequestCycle(DownstreamConnection):
     # For the subclass.
 
     def _give_up(self, error: ExchangeError | None) -> None:
-        """Answer with an error in the application's place, or leave what it began unfinished."""
+        """Sends an error in the application's place, or leaves a started response incomplete."""
         if self.started or error is None:
             self._abandon()
         else:
@@ -239,7 +239,7 @@ class RequestCycle(DownstreamConnection):
         self._responded()
 
     def _refuse_turn(self, step: str) -> None:
-        """Raise what a step of the response raises when it can't be taken: ClientLeft or RuntimeError."""
+        """Raises the error of a step of the response that is out of turn: ClientLeft or RuntimeError."""
         if self.disconnected:
             raise ClientLeft("the client has left")
         raise RuntimeError(f"{step} out of turn")

@@ -1,9 +1,10 @@
-"""The two directions of one connection's transport, and the one timer that a connection needs.
+"""Flow control for the transport of a connection, and the connection's timer.
 
-`Flow` knows whether reading is paused (by us) and whether writing is (by the transport, above its high-water mark),
-lets senders wait for the second, and watches the peer while the first hides its leaving. `Deadline` is a timer that is
-moved far more often than it fires: moving it stores a time, and the event loop is only asked when the timer has to
-fire earlier than it would.
+`Flow` tracks whether reading is paused (by this program) and whether writing is paused (by the transport, above its
+high-water mark). Senders can wait until writing is resumed. While reading is paused, it watches for the peer's
+disconnect. `Deadline` is a timer that is moved far more often than it fires: moving it stores a time, and the event
+loop is only involved if the timer must fire earlier than scheduled. A timer that fires late checks again, as those of
+`streamproxy.exchange.timer` do.
 """
 
 from __future__ import annotations
@@ -16,19 +17,20 @@ from collections.abc import Callable
 from typing import Final
 
 from streamproxy.exchange.peer import PeerWatch
+from streamproxy.exchange.timer import LATE, SECOND_LOOK
 
 WRITE_LIMIT: Final = 32 * 1024  # bytes
 
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing sends RST
 NEVER: Final = math.inf
-_TICK: Final = 0.002  # seconds: loops count in milliseconds and may fire a little early
+_TICK: Final = 0.002  # seconds: loops round to milliseconds and may fire slightly early
 
 
 class Flow:
-    """Pausing and resuming, for one transport.
+    """Pauses and resumes one transport.
 
-    ``left`` is called when the peer leaves while reading is paused; with ``half_close`` one that only ends its own
-    direction has not left. ``high`` is what `limit` last said.
+    ``left`` is called when the peer leaves while reading is paused. With ``half_close``, a peer that only ends its own
+    direction has not left. ``high`` is the high-water mark set by `limit`.
     """
 
     __slots__ = (
@@ -61,15 +63,15 @@ class Flow:
         transport.set_write_buffer_limits(WRITE_LIMIT)
         self._drainers: list[asyncio.Future[None]] = []
         self._flushed: Callable[[], None] | None = None
-        self.paused = False  # the transport holds more than its high-water mark
+        self.paused = False  # whether the transport holds more than its high-water mark
 
     @property
     def flushing(self) -> bool:
-        """Whether a call given to `when_flushed` is still due."""
+        """Whether the call of `when_flushed` is still due."""
         return self._flushed is not None
 
     def read(self, wanted: bool) -> None:
-        """Read from the transport, or not; while not, the peer is watched."""
+        """Turns reading on or off; while it is off, the peer is watched."""
         if wanted == self.reading:
             return
         self.reading = wanted
@@ -87,10 +89,18 @@ class Flow:
         self._watch.start()
 
     def limit(self, high: int = WRITE_LIMIT) -> None:
-        """Let the transport hold about ``high`` bytes before it pauses writing."""
+        """Sets the high-water mark of the transport to about ``high`` bytes."""
         if high != self.high:
             self.high = high
             self._transport.set_write_buffer_limits(high)
+
+    def limit_kernel(self, unsent: int) -> None:
+        """Keeps the kernel from holding more than ``unsent`` bytes, behind which what is written later would wait."""
+        connection: socket.socket | None = self._transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+            if option is not None:
+                connection.setsockopt(socket.IPPROTO_TCP, option, unsent)
 
     def pause_writing(self) -> None:
         """From the transport."""
@@ -101,7 +111,7 @@ class Flow:
         self.paused = False
         self._wake()
         if self._flushed is not None:
-            # Not from here: asyncio's transport can't be aborted in the middle of its own write.
+            # Not from here, because asyncio's transport cannot be aborted within its own write.
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
@@ -116,13 +126,13 @@ class Flow:
         self._drainers.clear()
 
     async def drained(self) -> None:
-        """Wait until writing is resumed, or the connection is gone."""
+        """Waits until writing is resumed or the connection is closed."""
         waiter = self._loop.create_future()
         self._drainers.append(waiter)
         await waiter
 
     def when_flushed(self, call: Callable[[], None]) -> None:
-        """Call once the transport holds nothing more; at once if it doesn't."""
+        """Calls a function once the transport's write buffer is empty; at once if it is empty now."""
         if self._transport.get_write_buffer_size() == 0:
             call()
         else:
@@ -131,27 +141,27 @@ class Flow:
             self._transport.set_write_buffer_limits(0)
 
     def reset(self) -> None:
-        """Close the connection at once, with RST in place of FIN, so that the peer can't take it for an end."""
+        """Closes the connection at once, with RST instead of FIN, so that it does not look like a normal end."""
         connection: socket.socket | None = self._transport.get_extra_info("socket")
         if connection is not None and connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._transport.abort()
 
     def close(self) -> None:
-        """The connection is gone: wake every waiter."""
+        """Wakes all waiters when the connection is closed."""
         self.paused = False
         self._flushed = None
-        self._left = _nothing  # the connection's own, which holds this: a cycle is work for the garbage collector
+        self._left = _nothing  # breaks the reference cycle with the connection
         self._wake()
         if self._watch is not None:
             self._watch.close()
 
 
 class Deadline:
-    """One timer, moved lazily: calls ``expired`` once the time that was last set has passed.
+    """A timer that is moved lazily: calls ``expired`` once the time that was last set has passed.
 
-    ``at`` is when, in the loop's time; NEVER when nothing is to expire. To set that by hand costs least, and leaves a
-    timer that runs to find it out by itself.
+    ``at`` is that time on the loop's clock, or NEVER. Setting ``at`` directly is cheapest; a running timer reads it
+    when it fires.
     """
 
     __slots__ = ("_expired", "_fires_at", "_loop", "_time", "_timer", "at")
@@ -161,11 +171,11 @@ class Deadline:
         self._time = loop.time
         self._expired = expired
         self._timer: asyncio.TimerHandle | None = None
-        self._fires_at = NEVER  # when the timer does; NEVER without one
+        self._fires_at = NEVER  # when the loop's timer fires; NEVER without one
         self.at = NEVER
 
     def set(self, seconds: float) -> None:
-        """Expire in so many seconds, instead of when it would have."""
+        """Sets the timer to expire in so many seconds."""
         self.at = at = self._time() + seconds
         if at < self._fires_at:
             if self._timer is not None:
@@ -174,7 +184,7 @@ class Deadline:
             self._timer = self._loop.call_at(at, self._fire)
 
     def close(self) -> None:
-        """Never expire again, and let go of the connection."""
+        """Cancels the timer for good, and drops the reference to the connection."""
         self._expired = _nothing
         self.at = self._fires_at = NEVER
         if self._timer is not None:
@@ -182,13 +192,16 @@ class Deadline:
             self._timer = None
 
     def _fire(self) -> None:
+        now, fires_at = self._time(), self._fires_at
         self._timer = None
         self._fires_at = NEVER
         if self.at == NEVER:
             return
-        if self._time() + _TICK < self.at:
+        if now + _TICK < self.at:
             self._fires_at = self.at
             self._timer = self._loop.call_at(self.at, self._fire)
+        elif now > fires_at + LATE:  # held up: what came meanwhile has yet to be read
+            self._timer = self._loop.call_at(now + SECOND_LOOK, self._fire)
         else:
             self.at = NEVER
             self._expired()

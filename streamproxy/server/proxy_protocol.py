@@ -1,8 +1,8 @@
-"""Connections that begin with a header of the PROXY protocol: accepted, and read up to its last byte.
+"""Accepts connections that begin with a PROXY protocol header, and reads the header.
 
-The header comes before TLS. A transport would read beyond it, and what it read of the handshake would be lost to the
-TLS layer, so these connections are accepted here: the header is read from the socket itself, exactly its bytes, and
-only then does the event loop get the socket.
+The header precedes TLS. A transport would read beyond it, and the TLS layer would miss the start of the handshake. So
+these connections are accepted here: exactly the bytes of the header are read from the socket, and then the socket is
+passed to the event loop.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from typing import Any
 from streamproxy.wire.forwarded import Network, is_trusted
 from streamproxy.wire.proxy_protocol import Announced, BadProxyHeader, ProxyHeader
 
-_AGAIN = 0.1  # seconds until an accept is tried again that has failed, for want of descriptors
+_AGAIN = 0.1  # seconds until an accept is tried again after it failed for lack of descriptors
 
 
 async def read_announcement(
     connection: socket.socket, networks: Sequence[Network], patience: float
 ) -> Announced | None:
-    """Read the header of a connection, if it comes from one of ``networks``; from elsewhere it may not have one.
+    """Reads the header of a connection from one of ``networks``; other connections may not have one.
 
-    Raises BadProxyHeader, OSError, or TimeoutError after ``patience`` seconds. Not a byte of what follows the header is
-    read.
+    Raises BadProxyHeader, OSError, or TimeoutError after ``patience`` seconds. No byte after the header is read.
     """
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return None
@@ -42,9 +41,9 @@ async def read_announcement(
 
 
 class Acceptor:
-    """Accepts connections in place of a loop's server, and is closed like one.
+    """Accepts connections in place of a loop's server, and is closed in the same way.
 
-    ``welcome`` gets each connection, in a task of its own, and has to close it.
+    ``welcome`` is called with each connection in a separate task, and must close it.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Acceptor:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
-        """Take one connection: whoever counts them may close us before the next."""
+        """Accepts one connection at a time, because the limit on connections may close this before the next."""
         try:
             connection, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -80,7 +79,7 @@ class Acceptor:
         task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Accept no more. Those that were accepted are welcomed."""
+        """Accepts no more connections. Those already accepted are still passed to ``welcome``."""
         if self._listener.fileno() == -1:
             return
         if self._again is not None:
@@ -89,7 +88,7 @@ class Acceptor:
         self._listener.close()
 
     async def wait_closed(self) -> None:
-        """Give up those whose header or handshake still goes on."""
+        """Gives up connections whose header or handshake is incomplete."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""What a server answers by itself, in the application's place."""
+"""Responses that the server sends in the application's place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamproxy.wire.headers import Headers
 
 
 def refusal(error: ExchangeError) -> tuple[Headers, bytes]:
-    """The headers and the body of the response that tells a client of ``error``, with a Date and an id of its own."""
+    """Returns the headers and the body of the response for ``error``, with a Date and a new request id."""
     headers, body = error_response(error, new_request_id())
     if not any(name == b"date" for name, _ in headers):
         headers.append((b"date", http_date()))

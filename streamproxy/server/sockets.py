@@ -1,4 +1,4 @@
-"""Listening sockets: made before anything serves, so that a port in use is an error at the start and not later."""
+"""Listening sockets. They are opened before anything is served, so that a port in use is an error at the start."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _ADVICE = {
     errno.EACCES: "a port below 1024 needs root, or the capability CAP_NET_BIND_SERVICE",
     errno.EADDRNOTAVAIL: "it is no address of this machine; 0.0.0.0 is all of them, 127.0.0.1 this machine alone",
 }
-UNIX_MODE = 0o660  # the owner of the socket and its group may connect
+UNIX_MODE = 0o660  # the owner and the group of the socket may connect
 
 
 class Listener(socket.socket):
-    """A listening socket. ``owned`` is False when the file of a unix socket is another process's to remove."""
+    """A listening socket. ``owned`` is False if another process will remove the file of a Unix socket."""
 
     owned = True
 
 
 class BindError(StreamproxyError):
-    """An address can't be listened on; the text says which and why."""
+    """An address cannot be listened on; the text says which and why."""
 
 
 def _why(address: Address, error: OSError) -> str:
@@ -40,10 +40,10 @@ def _why(address: Address, error: OSError) -> str:
 
 
 def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
-    """A listening, non-blocking socket for a host and port (0 picks a free one) or a unix path.
+    """Returns a listening, non-blocking socket for a host and port (0 picks a free one) or a Unix socket path.
 
-    A unix socket that nobody listens on any more is replaced; a new one has the mode 0660. With ``reuse_port`` others
-    that have it too may listen on the same port. Raises BindError.
+    A stale Unix socket is replaced; a new one has mode 0660. With ``reuse_port``, other sockets with this option may
+    listen on the same port. Raises BindError.
     """
     try:
         if address.path is not None:
@@ -63,7 +63,7 @@ def bind(address: Address, *, reuse_port: bool = False) -> socket.socket:
     try:
         listener.bind(target)  # type: ignore[arg-type]  # getaddrinfo's address or a path, as the family wants
         if address.path is not None:
-            os.chmod(address.path, UNIX_MODE)  # nobody can connect before it listens
+            os.chmod(address.path, UNIX_MODE)  # no client can connect before it listens
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
@@ -77,7 +77,7 @@ def _resolve(address: Address) -> tuple[int, int, int, str, tuple[Any, ...]]:
 
 
 def where(address: Address) -> object:
-    """What `socket.getsockname` of a listener on this address says. Raises BindError."""
+    """Returns what `socket.getsockname` returns for a listener on this address. Raises BindError."""
     if address.path is not None:
         return address.path
     try:
@@ -87,9 +87,9 @@ def where(address: Address) -> object:
 
 
 def bind_several(address: Address, count: int) -> list[socket.socket]:
-    """Returns ``count`` listeners on one port, over which the kernel spreads connections evenly; one on a unix path.
+    """Returns ``count`` listeners on one port, over which the kernel spreads connections evenly; one for a Unix path.
 
-    Raises BindError, also when somebody else listens there with SO_REUSEPORT.
+    Raises BindError, also if another program listens there with SO_REUSEPORT.
     """
     if address.path is not None or count == 1:
         return [bind(address)]
@@ -107,25 +107,25 @@ def bind_several(address: Address, count: int) -> list[socket.socket]:
 
 
 def beside(listener: socket.socket) -> socket.socket:
-    """Another listener on the port of one that has SO_REUSEPORT. Raises BindError."""
+    """Returns another listener on the port of one with SO_REUSEPORT. Raises BindError."""
     host, port = listener.getsockname()[:2]
     return bind(Address(host=host, port=port), reuse_port=True)
 
 
 def widen(listeners: list[socket.socket], count: int) -> list[socket.socket]:
-    """The listeners of one address, and as many more on its port as make ``count``; a unix socket stays alone.
+    """Adds listeners on the port of an address until there are ``count``; a Unix socket stays the only one.
 
     Raises BindError.
     """
     if listeners[0].family == socket.AF_UNIX or len(listeners) >= count:
         return listeners
-    for listener in listeners:  # one that was alone until now
+    for listener in listeners:  # it was the only one until now
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return listeners + [beside(listeners[0]) for _ in range(count - len(listeners))]
 
 
 def inherit(number: int) -> Listener:
-    """The listening socket that another process has made and passed on as this file descriptor. Raises OSError."""
+    """Returns the listening socket that another process passed on as this file descriptor. Raises OSError."""
     listener = Listener(fileno=number)
     listener.owned = False
     listener.setblocking(False)
@@ -134,7 +134,7 @@ def inherit(number: int) -> Listener:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket file that no process listens on; one that is in use, or no socket, stays."""
+    """Removes a socket file on which no process listens. A socket in use or another file stays."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise OSError(errno.EEXIST, "the file exists and is not a socket")
@@ -149,7 +149,7 @@ def _remove_stale(path: str) -> None:
 
 
 def url_of(listener: socket.socket, scheme: str = "http") -> str:
-    """Where a client reaches a listener, as a URL."""
+    """Returns the URL of a listener."""
     if listener.family == socket.AF_UNIX:
         return f"{scheme}+unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
@@ -157,13 +157,13 @@ def url_of(listener: socket.socket, scheme: str = "http") -> str:
 
 
 def unlink(listener: socket.socket) -> None:
-    """Remove the file of a unix socket that still listens; after that it may be another process's already."""
+    """Removes the file of a Unix socket that still listens; later the file may belong to another process."""
     if listener.family == socket.AF_UNIX and listener.fileno() != -1 and getattr(listener, "owned", True):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(listener.getsockname())
 
 
 def close(listener: socket.socket) -> None:
-    """Close a listener, and remove the file of a unix socket. Closing twice changes nothing."""
+    """Closes a listener, and removes the file of a Unix socket. Closing twice has no effect."""
     unlink(listener)
     listener.close()

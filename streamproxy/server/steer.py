@@ -13,6 +13,7 @@ import ctypes
 import itertools
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -42,7 +43,7 @@ def steer(listener: socket.socket, weights: Sequence[int]) -> None:
     There is a weight for each, in the kernel's order, and one at least is not 0. Where the system can't do it, its own
     choice stays.
     """
-    if len(weights) > _MOST:
+    if sys.platform != "linux" or len(weights) > _MOST:
         return
     steps = _program(weights)
     held = ctypes.create_string_buffer(steps, len(steps))
@@ -53,5 +54,6 @@ def steer(listener: socket.socket, weights: Sequence[int]) -> None:
 
 def release(listener: socket.socket) -> None:
     """Leave the choice to the kernel again."""
-    with contextlib.suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, _DETACH, 0)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, _DETACH, 0)

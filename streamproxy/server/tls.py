@@ -1,15 +1,15 @@
-"""TLS of the main listener, and its certificate's exchange for another while the proxy runs.
+"""TLS of the main listener, and the replacement of its certificate while the proxy runs.
 
-Theory of operation. A listener keeps the context that it was opened with, the *front*. At the beginning of every
-handshake, with or without a server name in it, OpenSSL asks the front's callback, which moves the connection to the
-context in force. A new certificate is a new context, made and checked aside, and comes into force by one assignment:
-handshakes from then on see it, connections that are there keep the one that they began with, and files that don't fit
-each other change nothing.
+Theory of operation. A listener keeps the context that it was opened with, the *front*. At the start of every handshake,
+with or without a server name, OpenSSL calls the front's callback, which switches the connection to the context in
+force. A new certificate gets a new context, which is built and checked separately and comes into force by one
+assignment. Later handshakes use it, existing connections keep theirs, and files that do not fit each other change
+nothing.
 
-What a connection keeps of the front is whether it asks for a client certificate at all, so that can't be switched
-while the listener is open; which authorities it trusts is the new context's. A client that resumes a session is not
-asked for its certificate again. With TLS 1.3 such sessions are not offered where client certificates are wanted; with
-TLS 1.2 OpenSSL keeps them in the front, and one from before the authorities in force is refused.
+Whether a connection requests a client certificate at all depends on the front, so this cannot be switched while the
+listener is open. The trusted CAs are those of the new context. A client that resumes a session is not asked for its
+certificate again. With TLS 1.3 such sessions are not offered if client certificates are required. With TLS 1.2 OpenSSL
+keeps them in the front, and a session that is older than the CAs in force is refused.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from streamproxy.config.model import ServerTls
 from streamproxy.errors import StreamproxyError
 from streamproxy.server.alpn import offered
 
-# TLS 1.2: forward secrecy and authenticated encryption only. The suites of TLS 1.3 have both.
+# TLS 1.2 only with forward secrecy and authenticated encryption. All cipher suites of TLS 1.3 have both.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class TlsError(StreamproxyError):
-    """Certificate, key or authorities can't be used; the text says why."""
+    """The certificate, the key or the CAs cannot be used; the text says why."""
 
 
 class _Context(ssl.SSLContext):
-    """A context that knows since when its authorities are trusted, in seconds since the epoch, 0 for ever."""
+    """A context with the time since which its CAs are trusted, in seconds since the epoch; 0 means always."""
 
     trusted_since = 0.0
 
 
 class _Connection(ssl.SSLObject):
-    """A connection that does not resume a session from before its context's authorities."""
+    """A connection that does not resume sessions that are older than the CAs of its context."""
 
     def do_handshake(self) -> None:
         super().do_handshake()
@@ -51,9 +51,9 @@ class _Connection(ssl.SSLObject):
 
 
 class ListenerTls:
-    """TLS of a listener: ``front`` is what to open it with, ``http2`` whether it offers that.
+    """TLS of a listener. ``front`` is the context to open it with; ``http2`` is whether it offers HTTP/2.
 
-    Raises TlsError for files that can't be used.
+    Raises TlsError for unusable files.
     """
 
     def __init__(self, tls: ServerTls, http2: bool = False) -> None:
@@ -67,7 +67,7 @@ class ListenerTls:
         return b"" if tls.client_ca is None else Path(tls.client_ca).read_bytes()
 
     def prepare(self, tls: ServerTls) -> Callable[[], None]:
-        """Read other files, or what these say now. Returns what puts them into force. Raises TlsError."""
+        """Reads other files, or the same ones again. Returns a function that puts them into force. Raises TlsError."""
         context = server_context(tls, self._http2)
         authorities = self._read_authorities(tls)
 
@@ -83,8 +83,9 @@ class ListenerTls:
 
 
 def server_context(tls: ServerTls, http2: bool = False) -> _Context:
-    """The context for a server: TLS 1.2 and later, modern ciphers, ALPN, and with ``client_ca`` only clients whose
-    certificate comes from one of those authorities. Raises TlsError."""
+    """Returns the context for a server: TLS 1.2 and later, modern ciphers, and ALPN.
+
+    With ``client_ca``, clients need a certificate of one of these CAs. Raises TlsError."""
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = _Connection
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -23,6 +23,7 @@ from streamproxy.store.base import (
     KeptStream,
     Replay,
     Stop,
+    StopReason,
     StoreSettings,
     StreamHead,
     StreamStore,
@@ -37,6 +38,10 @@ from streamproxy.subclassing import mypyc_attr
 
 _NAMES: Final = 16_384  # how many names of dropped streams are remembered
 _OVERHEAD: Final = 1024  # bytes that a finished stream counts for beside its own
+
+
+def _ended(reason: StopReason) -> None:
+    """A stream that has ended is not stopped."""
 
 
 class MemoryBody(StoredBody):
@@ -152,6 +157,7 @@ class MemoryStream(KeptStream):
             return
         self.ended = True
         self.fault = fault
+        self.stop = _ended  # it holds the exchange, which is over long before the stream is dropped
         self.log.finish()
         self._announce()
         for body in tuple(self.bodies):

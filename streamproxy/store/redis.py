@@ -26,7 +26,7 @@ from streamproxy.store.memory import MemoryStore
 from streamproxy.store.redis_copy import Copies, RedisStream
 from streamproxy.store.redis_feed import Feeds, RemoteBody
 from streamproxy.store.redis_layout import COMPLETE, META_NAMES, Meta, Piece, beat_key, data_key, meta_key, read_entry
-from streamproxy.store.redis_link import RedisLink, StoreDown
+from streamproxy.store.redis_link import RedisLink, StoreDown, end_task
 from streamproxy.store.segments import Format, find_place
 
 _PULSE: Final = 0.4  # seconds; the heartbeat comes with every second pulse
@@ -55,8 +55,7 @@ class RedisHub:
     async def aclose(self) -> None:
         """Copy what is left and close the connections."""
         if self._pulse is not None:
-            self._pulse.cancel()
-            await asyncio.gather(self._pulse, return_exceptions=True)
+            await end_task(self._pulse)
         await self.copies.aclose()
         await self.feeds.aclose()
         await self.link.aclose()
@@ -77,14 +76,16 @@ class RedisHub:
             if count % _RENEW == 0:
                 self.copies.renew()
 
-    def _hear(self, what: bytes, key: str) -> None:
+    def _hear(self, what: bytes, key: str, process: bytes) -> None:
         stream = self.copies.live.get(key)
         if stream is None or stream.ended:
             return
         if what == b"stop":
             stream.stop("owner")
         elif what == b"here":
-            stream.remote_until = asyncio.get_running_loop().time() + _PRESENT
+            stream.read_elsewhere(process, asyncio.get_running_loop().time() + _PRESENT)
+        elif what == b"left":
+            stream.left_elsewhere(process)
 
 
 class RedisStore(StreamStore):

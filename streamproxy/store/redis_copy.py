@@ -42,11 +42,15 @@ _MARKS: Final = 8  # a copy is trimmed in steps of this part of `max_bytes`
 class RedisStream(MemoryStream):
     """A stream of this process, and how much of it Redis has."""
 
-    __slots__ = ("_copies", "dirty", "head", "ids_sent", "key", "marks", "sent", "sent_events", "under_way")
+    __slots__ = (
+        *("_copies", "_elsewhere", "dirty", "head", "ids_sent", "key"),
+        *("marks", "sent", "sent_events", "under_way"),
+    )
 
     def __init__(self, store: MemoryStore, copies: Copies, head: StreamHead, stop: Stop) -> None:
         super().__init__(store, new_stream(), head, stop)
         self._copies = copies
+        self._elsewhere: dict[bytes, float] = {}  # the processes that read it, and until when they are known to
         self.key = storage_key(self.name)
         self.head = head
         self.sent = 0  # bytes that Redis has
@@ -64,6 +68,18 @@ class RedisStream(MemoryStream):
     @property
     def max_bytes(self) -> int:
         return self._store.settings.max_bytes
+
+    def read_elsewhere(self, process: bytes, until: float) -> None:
+        """Clients of another process read it, and do so until this time at least."""
+        self._elsewhere[process] = until
+        self.remote_until = max(self._elsewhere.values())
+
+    def left_elsewhere(self, process: bytes) -> None:
+        """The last client of another process has left."""
+        self._elsewhere.pop(process, None)
+        self.remote_until = max(self._elsewhere.values(), default=0.0)
+        if not self.read_by_someone:
+            self._store.idle(self)
 
     def append(self, chunk: bytes, framed: bytes = b"") -> None:
         super().append(chunk, framed)

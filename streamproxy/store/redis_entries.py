@@ -28,7 +28,7 @@ from redis.exceptions import RedisError
 from streamproxy.errors import DestinationUnavailable, StreamGone
 from streamproxy.store.events import EntryId, parse_entry_id, render_entry
 from streamproxy.store.redis_events import EventBody, Group, RedisEvents
-from streamproxy.store.redis_link import RedisLink, StoreDown, encode
+from streamproxy.store.redis_link import RedisLink, StoreDown, encode, end_task
 from streamproxy.wire.chunked import chunk_parts
 
 logger = logging.getLogger("streamproxy")
@@ -76,8 +76,7 @@ class StreamEvents(RedisEvents):
 
     async def aclose(self) -> None:
         if self._starter is not None:
-            self._starter.cancel()
-            await asyncio.gather(self._starter, return_exceptions=True)
+            await end_task(self._starter)
         if self._poll is not None:
             self._poll.cancel()
         await self._link.aclose()

@@ -26,7 +26,7 @@ from redis.exceptions import RedisError
 from streamproxy.errors import DestinationUnavailable, ExchangeError, ResponseIncomplete
 from streamproxy.store.body import QueuedBody
 from streamproxy.store.events import EntryId, render_event
-from streamproxy.store.redis_link import TIMEOUT, connect, encode
+from streamproxy.store.redis_link import TIMEOUT, connect, encode, end_task
 from streamproxy.wire.chunked import chunk_parts
 
 logger = logging.getLogger("streamproxy")
@@ -149,8 +149,7 @@ class RedisEvents:
     async def aclose(self) -> None:
         """Cut all clients and close the connection."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_task(self._task)
         for group in self._groups.values():
             for body in group.bodies:
                 body.cut("the proxy is shutting down")
@@ -289,4 +288,4 @@ class PubSubEvents(RedisEvents):
         self._connection = None
         await super().aclose()
         if self._sender is not None:
-            self._sender.cancel()
+            await end_task(self._sender)

@@ -33,7 +33,7 @@ from streamproxy.store.redis_layout import (
     read_entry,
     wake_key,
 )
-from streamproxy.store.redis_link import TIMEOUT, RedisLink, connect
+from streamproxy.store.redis_link import TIMEOUT, RedisLink, connect, end_task
 
 BLOCK: Final = 1000  # ms
 _COUNT: Final = 64  # entries of one stream that are read at once
@@ -41,8 +41,8 @@ _HELD: Final = 256 * 1024  # bytes that a client may hold before it is left out
 _ALL_HELD: Final = 64 << 20  # bytes that all clients may hold together before they are, beyond one reading each
 _MISSED: Final = 2  # looks at which a process has to be missing
 
-# What processes tell each other of a stream, by its storage key.
-Listener = Callable[[bytes, str], None]
+# What processes tell each other of a stream, by its storage key, and the process that says so.
+Listener = Callable[[bytes, str, bytes], None]
 
 
 class RemoteBody(QueuedBody):
@@ -159,6 +159,7 @@ class Feeds:
             bodies.remove(body)
             if not bodies:
                 del self._bodies[body.key]
+                self.tell(b"left", body.key)
             self._counted(-1)
 
     def wake(self) -> None:
@@ -172,7 +173,8 @@ class Feeds:
     def tell(self, what: bytes, *keys: str) -> None:
         """Tell all processes something of streams."""
         if keys:
-            self._link.send("XADD", CONTROL, "MAXLEN", "~", 1000, "*", what, ",".join(keys))
+            told = ("from", self._process, what, ",".join(keys))
+            self._link.send("XADD", CONTROL, "MAXLEN", "~", 1000, "*", *told)
 
     def say_who_is_here(self) -> None:
         """Tell the processes that write them which streams have clients here."""
@@ -189,8 +191,7 @@ class Feeds:
 
     async def aclose(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_task(self._task)
         for bodies in tuple(self._bodies.values()):
             for body in bodies:
                 body.end("the proxy is shutting down")
@@ -251,6 +252,8 @@ class Feeds:
             self._wake_id = wakes[-1][0]
         for name, fields in got.get(CONTROL.encode(), ()):
             self._control = name
-            for what, keys in zip(fields[::2], fields[1::2], strict=True):
+            said = dict(zip(fields[::2], fields[1::2], strict=True))
+            process = said.pop(b"from", b"")
+            for what, keys in said.items():
                 for key in keys.decode().split(","):
-                    self._listener(what, key)
+                    self._listener(what, key, process)

@@ -31,6 +31,7 @@ TIMEOUT: Final = 2.0  # seconds for a batch, and for a connection
 BATCH: Final = 1000  # commands that are sent at once
 IDLE: Final = 1.0  # seconds after which a connection that is not used is tried
 WAITING: Final = 100_000  # commands that may wait
+_AGAIN: Final = 0.1  # seconds after which a task is cancelled again
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 # Takes the reply, or the exception that came in its place.
@@ -65,6 +66,19 @@ def connect(url: str) -> Redis:
     )
     client.response_callbacks.clear()
     return client
+
+
+async def end_task(task: asyncio.Task[None]) -> None:
+    """Cancel a task that uses redis-py, and wait for its end.
+
+    redis-py sends under `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the very moment at
+    which the sending is done (python/cpython#86296). So it is cancelled until it has ended.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_AGAIN)
+    if not task.cancelled():
+        task.exception()
 
 
 class RedisLink:
@@ -118,8 +132,7 @@ class RedisLink:
             with contextlib.suppress(RedisError, StoreDown):
                 await self.ask("PING")  # its reply comes behind all others
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end_task(self._task)
         self.up = False
         self._fail_waiting(self._waiting)
         self._waiting = []

@@ -64,10 +64,12 @@ class EventCounter:
             self.clean = chunk[-1:] == b"\n"
 
     def finish(self) -> None:
-        """The body has ended: a last line without its end is an event too."""
+        """The body has ended, and nothing is fed any more: a last line without its end is an event too."""
+        self._tracker = None
         if self._lines is not None:
             self._lines.finish()
             self.events = self._lines.events
+            self._lines = None
 
 
 def find_place(format: Format, data: bytes, count: int) -> int:

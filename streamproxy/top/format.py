@@ -74,6 +74,23 @@ def request(stream: dict[str, Any]) -> str:
     return printable(f"{stream['method']} {stream['path']}")
 
 
+def phase(stream: dict[str, Any]) -> str:
+    """Returns the phase of a stream, and the failure that it has reported."""
+    return f"{stream['phase']}:{stream['error']}" if stream.get("error") else str(stream["phase"])
+
+
+def model_cells(stream: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Returns the model of a stream, the time of its first event, its tokens, and those a second."""
+    spent = [stream.get("input_tokens"), stream.get("output_tokens")]
+    tokens = NOTHING if spent == [None, None] else "+".join(NOTHING if one is None else f"{one:,}" for one in spent)
+    return (
+        text(stream.get("model")),
+        milliseconds(stream.get("first_event_ms")),
+        tokens,
+        rate(stream.get("tokens_per_s")),
+    )
+
+
 def _digits(number: float) -> str:
     if number >= 99.95:
         return f"{number:,.0f}"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamproxy.admin.update import EndpointRow, RouteRow, Update
-from streamproxy.top.format import age, duration, milliseconds, rate, request, size, sparkline, text
+from streamproxy.top.format import age, duration, milliseconds, model_cells, phase, rate, request, size, sparkline, text
 from streamproxy.top.model import Top
 from streamproxy.top.plain import summary
 
@@ -67,8 +67,12 @@ def _number(table: Table, *names: str) -> None:
 
 def _streams(top: Top, first: int, room: int, *, wide: bool) -> Table:
     table = _table()
+    models = wide and any(stream.get("model") for stream in top.streams)
     table.add_column("Route", no_wrap=True, max_width=20)
     table.add_column("Request", no_wrap=True, overflow="ellipsis", ratio=1)
+    if models:
+        table.add_column("Model", no_wrap=True, max_width=20)
+        _number(table, "First", "Tokens", "Tokens/s")
     if wide:
         table.add_column("Client", no_wrap=True, max_width=24)
         table.add_column("Phase", no_wrap=True)
@@ -79,7 +83,8 @@ def _streams(top: Top, first: int, room: int, *, wide: bool) -> Table:
         table.add_row(
             Text(text(stream["route"])),
             Text(request(stream)),
-            *([Text(text(stream["client"])), stream["phase"]] if wide else []),
+            *(map(Text, model_cells(stream)) if models else []),
+            *([Text(text(stream["client"])), Text(phase(stream))] if wide else []),
             age(stream["duration_ms"] / 1000),
             milliseconds(stream["ttfb_ms"]),
             size(stream["response_bytes"]),

@@ -302,17 +302,15 @@ _RESPONSE_FIELDS: Final = dict.fromkeys(HOP_BY_HOP, _DROP) | {
 }
 
 
-_DROPPED_LENGTH: Final = b"content-length (dropped)"  # no field has this name
-
-
 class ResponseFields:
     """The result of one pass over a response's fields: those to pass on, and those that describe the body.
 
     Names are in lower case. ``kept`` are the fields without hop-by-hop fields and fields named in Connection. ``plain``
-    means that the body has no content coding.
+    means that the body has no content coding. ``told_length`` means that the upstream announced the length, so that a
+    body which came to its end is certainly whole.
     """
 
-    __slots__ = ("_replaced", "kept", "noted", "plain")
+    __slots__ = ("_replaced", "kept", "noted", "plain", "told_length")
 
     def __init__(self, headers: Headers) -> None:
         self.kept: Headers = []
@@ -339,18 +337,12 @@ class ResponseFields:
             gone = named_by_connection(headers)
             self.kept = [pair for pair in kept if pair[0] not in gone]
             self._replaced = [pair for pair in self._replaced if pair[0] not in gone]
+        self.told_length = b"content-length" in noted
 
     def drop_length(self) -> None:
         """Removes Content-Length, for a body that may become longer or shorter."""
-        length = self.noted.pop(b"content-length", None)
-        if length is not None:
-            self.noted[_DROPPED_LENGTH] = length
+        if self.noted.pop(b"content-length", None) is not None:
             self.kept = [pair for pair in self.kept if pair[0] != b"content-length"]
-
-    @property
-    def told_length(self) -> bool:
-        """Whether the upstream announced the length, so that a body which came to its end is certainly whole."""
-        return b"content-length" in self.noted or _DROPPED_LENGTH in self.noted
 
     def pass_on(self, request_id: bytes, date: bytes, version: str = "1.1") -> None:
         """Adds the proxy's own fields of a response: Via, and X-Request-Id and Date unless the upstream sent them.

@@ -1,8 +1,11 @@
-"""Matches Host fields (RFC 9110 section 7.2) against names."""
+"""Hosts and ports: the default ports, and Host fields (RFC 9110 section 7.2) against names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
+
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}  # RFC 9110 section 4.2
 
 
 class Hosts:

@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_PERCENT: Final = 0x25  # searching for an integer is faster than for a string of one byte
+PERCENT: Final = 0x25  # searching for an integer is faster than for a string of one byte
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
@@ -22,7 +22,7 @@ def _decode(match: re.Match[bytes]) -> bytes:
 
 def normal_path(raw_path: bytes) -> bytes:
     """Returns the path in the form that routes match."""
-    return _ESCAPE.sub(_decode, raw_path) if _PERCENT in raw_path else raw_path
+    return _ESCAPE.sub(_decode, raw_path) if PERCENT in raw_path else raw_path
 
 
 def climbs(path: bytes, prefix: bytes) -> bool:

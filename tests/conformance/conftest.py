@@ -19,6 +19,7 @@ from tests.conformance.pool import Backend
 from tests.conftest import Serve
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.stack import CLIENTS, SERVERS, Config, RunningStack, running_stack
+from tests.doubles.upstream import Upstream
 
 # Every client is tried under our own server, and every server with the client that users get.
 COMBINATIONS = [(client, "uvicorn") for client in CLIENTS] + [("native", s) for s in SERVERS if s != "uvicorn"] + [
@@ -49,12 +50,15 @@ class _Starter:
 
 
 @pytest.fixture(params=COMBINATIONS, ids=["+".join(pair) for pair in COMBINATIONS])
-async def stack(request: pytest.FixtureRequest, leaks: LeakCheck) -> AsyncIterator[StartStack]:
+async def stack(
+    request: pytest.FixtureRequest, leaks: LeakCheck, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[StartStack]:
     """`proxy = await stack(upstream.url)` or `await stack([route(...)], server={...})`."""
     client, server = request.param
     for mark in request.node.iter_markers("quirk"):
         if client in mark.args or server in mark.args:
             pytest.skip(f"known of {client} under {server}: {mark.kwargs['reason']}")
+    monkeypatch.setattr(Upstream, "http2", client == "h2")
     async with AsyncExitStack() as exits:
         yield _Starter(client, server, leaks, exits)
 

@@ -219,7 +219,7 @@ async def test_probes_use_their_connection_again_and_are_no_exchanges(stack: Sta
     await until(lambda: len(a.targets) >= 4, "some probes")
     assert set(a.targets) == {b"/health"}
     assert a.upstream.requests[0].get("user-agent") == b"streamproxy-health"
-    assert len(a.upstream.connections) == 1
+    assert a.upstream.accepted == 1
     assert proxy.ended == []
 
 

@@ -108,12 +108,18 @@ GARBAGE = {
 H11_FORGIVES = ["folded"]
 
 
+UNSAYABLE = ["no http", "length and coding", "another coding", "folded", "space before colon", "high status"]
+UNSAYABLE += ["old and chunked"]  # by HTTP/2, which has binary frames for them
+
+
 @pytest.mark.parametrize("name", GARBAGE)
 async def test_a_malformed_or_ambiguous_head_is_a_protocol_error(
     stack: StartStack, serve: Serve, dial: Connect, name: str
 ) -> None:
-    if name in H11_FORGIVES and stack.client != "native":
+    if name in H11_FORGIVES and stack.client in ("httpx", "user"):
         pytest.skip("h11, beneath httpx, takes it")
+    if name in UNSAYABLE and stack.client == "h2":
+        pytest.skip("HTTP/2 can't say it")
 
     async def script(conn: Conn) -> None:
         await conn.read_head()
@@ -151,7 +157,9 @@ BARE = b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
         (CHUNKED, b"9\r\ndata: 1\n\n\r\n", "close"),
         (CHUNKED, b"9\r\ndata: 1\n\n\r\n", "reset"),
         (CHUNKED, b"9\r\ndata: 1\n\n\r\nff\r\npart", "close"),
-        (CHUNKED, b"9\r\ndata: 1\n\n\r\nzz\r\n", "stay"),
+        pytest.param(
+            *(CHUNKED, b"9\r\ndata: 1\n\n\r\nzz\r\n", "stay"), marks=quirk("h2", reason="HTTP/2 has no chunks")
+        ),
         (SIZED, b"data: 1\n\n", "close"),
         (SIZED, b"data: 1\n\n", "reset"),
         (BARE, b"data: 1\n\n", "reset"),

@@ -137,14 +137,19 @@ async def test_a_stream_without_its_end_marker_does_not_look_finished(
     message = "The upstream ended its stream without the end marker of its API"
     assert answer.body.startswith(events[0])
     report = answer.body[len(events[0]) :]
-    nested = {"type": "error", "error": {"type": "api_error", "code": "http_response_incomplete", "message": message}}
+    said = {"type": "api_error", "code": "http_response_incomplete", "message": message}
     if own == "gemini":
         assert report.startswith(b'data: {"error":{"code":502,')
     elif own == "ollama":
         assert json.loads(report) == {"error": message}
     else:
         assert report.startswith(b"event: error\ndata: ")
-        assert json.loads(report.partition(b"data: ")[2]) == nested
+        event = json.loads(report.partition(b"data: ")[2])
+        if path.endswith("/responses"):  # whose clients check that an event has all its members
+            said |= {"param": None}
+            assert event == said | {"type": "error", "sequence_number": 0, "error": said}
+        else:
+            assert event == {"type": "error", "error": said}
     exchange = await proxy.end_of()
     assert (exchange.end, exchange.error.error) == ("upstream_truncated", "http_response_incomplete")
 

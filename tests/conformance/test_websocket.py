@@ -26,28 +26,14 @@ from tests.doubles.connection import PeerEnded
 from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, answering, response
+from tests.doubles.websocket import CLIENT_CLOSE, HANDSHAKE, HELLO, KEY, MASK, SWITCH, UPSTREAM_CLOSE, WORLD
 
 pytestmark = [
     pytest.mark.quirk("stock", "hypercorn", reason="only our own server offers the connection's bytes"),
+    pytest.mark.quirk("h2", reason="handshakes go over HTTP/1.1 connections, as those of native"),
     pytest.mark.quirk("http2", reason="HTTP/2 has no Upgrade; clients open an HTTP/1.1 connection"),
     pytest.mark.quirk("user", reason="httpx's shape has no word for a connection that leaves HTTP"),
 ]
-
-KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
-HANDSHAKE = (
-    b"GET /chat HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + KEY + b"\r\n%b\r\n"
-)
-SWITCH = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-    + accept_of(KEY)
-    + b"\r\n%b\r\n"
-)
-MASK = b"\x00\x00\x00\x00"  # a mask that shows what it masks
-HELLO = b"\x81\x85" + MASK + b"hello"
-WORLD = b"\x81\x05world"
-CLIENT_CLOSE = b"\x88\x82" + MASK + b"\x03\xe8"
-UPSTREAM_CLOSE = b"\x88\x02\x03\xe8"
 
 Talk = Callable[[Conn], Awaitable[None]]
 
@@ -494,7 +480,7 @@ async def test_no_tunnel_begins_while_the_proxy_drains(stack: StartStack, serve:
 async def test_an_upstream_behind_an_egress_proxy_refuses_handshakes(
     stack: StartStack, serve: Serve, dial: Connect
 ) -> None:
-    if stack.client == "native":
+    if stack.client in ("native", "h2"):
         pytest.skip("the native client speaks to no egress proxy")
     upstream = await serve(answering(response(b"ok")))
     upstreams = {"up": {"endpoints": [upstream.url], "proxy": "http://127.0.0.1:1"}}
@@ -503,6 +489,16 @@ async def test_an_upstream_behind_an_egress_proxy_refuses_handshakes(
     await client.send(HANDSHAKE % b"")
     assert (await client.read_response()).status == 501
     assert not upstream.requests
+
+
+@pytest.mark.quirk("httpx", reason="`http2: on` with `client: httpx` is refused")
+async def test_a_socket_to_an_upstream_of_http2_goes_over_http1(stack: StartStack, serve: Serve, dial: Connect) -> None:
+    upstream = await serve(switching(stalled))
+    proxy = await stack([route("up")], upstreams={"up": {"endpoints": [upstream.url], "http2": "on"}})
+    client = await tunnel(proxy, dial)
+    await client.send(HELLO)
+    assert await (await upstream.connection()).read_exactly(len(HELLO)) == HELLO
+    await close_in_order(client, upstream)
 
 
 async def test_garbage_passes_all_the_same(stack: StartStack, serve: Serve, dial: Connect) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -16,6 +17,7 @@ PACKAGES = {
     "curl": "curl",
     "h2load": "nghttp2-client",
     "node": "nodejs",
+    "npm": "npm",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "prometheus": "prometheus",
@@ -38,9 +40,14 @@ def find(program: str) -> str | None:
 def require(program: str) -> str:
     """The path of a program; without it the test fails in CI and is skipped elsewhere."""
     found = find(program)
-    if found is not None:
-        return found
-    missing = f"{program} is missing: apt-get install {PACKAGES.get(program, program)}, or sh tests/install-parts.sh"
+    if found is None:
+        package = PACKAGES.get(program, program)
+        missing(f"{program} is missing: apt-get install {package}, or sh tests/install-parts.sh")
+    return found
+
+
+def missing(what: str) -> NoReturn:
+    """Fail the test in CI, and skip it elsewhere, because of a part that is missing."""
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
-        pytest.fail(missing, pytrace=False)
-    pytest.skip(missing)
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)

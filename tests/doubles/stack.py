@@ -28,7 +28,14 @@ from tests.doubles.until import until
 
 Config = dict[str, Any]
 
-CLIENTS = ("native", "httpx", "user")  # "user" is an embedding program's own httpx.AsyncClient
+# What each client is in the section of an upstream. "h2" is our own over HTTP/2, and needs upstreams that speak it
+# (`Upstream.http2`); "user" is an embedding program's own httpx.AsyncClient.
+CLIENTS: dict[str, Config] = {
+    "native": {"client": "native"},
+    "h2": {"client": "native", "http2": "on"},
+    "httpx": {"client": "httpx"},
+    "user": {},
+}
 
 
 class StockUvicorn:
@@ -109,9 +116,9 @@ async def running_stack(
             name = f"up{number}"
             upstreams[name] = {"endpoints": [one["upstream"]]}
             one["upstream"] = name
-    if client_kind in ("native", "httpx"):
-        for keys in upstreams.values():
-            keys.setdefault("client", client_kind)
+    for name, keys in upstreams.items():
+        if "client" not in keys:
+            upstreams[name] = {**CLIENTS.get(client_kind, {}), **keys}
     config = parse_config(
         json.dumps({"routes": listed, "upstreams": upstreams, "log": {"access": "off"}, **sections}), name="test"
     )

@@ -25,9 +25,10 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from tests.doubles.connection import Connection, Head, PeerEnded, guarded
+from tests.doubles.http2_upstream import Front
 
 
 class Conn(Connection):
@@ -71,7 +72,11 @@ class Upstream:
     It listens on 127.0.0.1 and a free port, which it keeps over `stop` and `start`, on another loopback ``address``, or
     on the unix socket ``path``; with ``tls`` it speaks TLS. ``connections`` and ``requests`` record everything in order
     of arrival.
+
+    While ``http2`` is set, upstreams speak HTTP/2 to clients that do; then a connection of a script is a stream.
     """
+
+    http2: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -93,12 +98,18 @@ class Upstream:
         self._tasks: set[asyncio.Task[None]] = set()
         self._change = asyncio.Condition()
         self._notices: set[asyncio.Task[None]] = set()
+        self._fronts: list[Front] = []
 
     @property
     def url(self) -> str:
         """The base URL of the endpoint; for a unix socket only the scheme matters."""
         scheme = "https" if self._tls else "http"
         return f"{scheme}://unix" if self.path else f"{scheme}://{self.host}:{self.port}"
+
+    @property
+    def accepted(self) -> int:
+        """How many sockets were accepted."""
+        return len(self._fronts) if self.http2 else len(self.connections)
 
     @property
     def open_connections(self) -> list[Conn]:
@@ -120,9 +131,9 @@ class Upstream:
         """Listen, on the same port as before."""
         loop = asyncio.get_running_loop()
         if self.path is not None:
-            self._server = await loop.create_unix_server(lambda: Conn(self), self.path, ssl=self._tls)
+            self._server = await loop.create_unix_server(self._accepted, self.path, ssl=self._tls)
         else:
-            self._server = await loop.create_server(lambda: Conn(self), self.host, self.port, ssl=self._tls)
+            self._server = await loop.create_server(self._accepted, self.host, self.port, ssl=self._tls)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -137,6 +148,8 @@ class Upstream:
         await asyncio.gather(*self._tasks, *self._notices, return_exceptions=True)
         for conn in self.connections:
             await conn.aclose()
+        for front in self._fronts:
+            front.transport.abort()
 
     def stop_listening(self) -> None:
         """Refuse new connections; those that are there go on."""
@@ -157,6 +170,12 @@ class Upstream:
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
         async with guarded(f"{what} at the upstream"), self._change:
             await self._change.wait_for(condition)
+
+    def _accepted(self) -> asyncio.Protocol:
+        if not self.http2:
+            return Conn(self)
+        self._fronts.append(Front(lambda: Conn(self)))
+        return self._fronts[-1]
 
     # What connections report.
 

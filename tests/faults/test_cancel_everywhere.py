@@ -39,7 +39,13 @@ class CancelAt(Coroutine[Any, Any, None]):
         self._inner.close()
 
     def __await__(self) -> Generator[Any, Any, None]:
-        raise AssertionError("only a task runs it")
+        return self  # type: ignore[return-value]  # it has all that `await` asks of an iterator
+
+    def __iter__(self) -> CancelAt:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
 
     def _step(self, yielded: Any) -> Any:
         if self._left == 0:
@@ -122,13 +128,16 @@ async def run_struck_at(app: Application, n: int, how: str, *fields: tuple[bytes
 
 @pytest.mark.parametrize("how", ["cancel", "interrupt"])
 @pytest.mark.parametrize("kind", CLIENTS)
-async def test_a_cancellation_at_any_await_leaves_nothing(leaks: LeakCheck, serve: Serve, kind: str, how: str) -> None:
+async def test_a_cancellation_at_any_await_leaves_nothing(
+    leaks: LeakCheck, serve: Serve, monkeypatch: pytest.MonkeyPatch, kind: str, how: str
+) -> None:
+    monkeypatch.setattr(Upstream, "http2", kind == "h2")
     upstream: Upstream = await serve(answer)
     own = httpx.AsyncClient() if kind == "user" else None
     config = {
         "log": {"access": "off"},
         "routes": [{"path": "/*", "upstream": "up"}],
-        "upstreams": {"up": {"endpoints": [upstream.url], "client": "httpx" if kind == "user" else kind}},
+        "upstreams": {"up": {"endpoints": [upstream.url], **(CLIENTS[kind] or CLIENTS["httpx"])}},
     }
     app = create_app(parse_config(json.dumps(config), name="test"), client=own)
     ended: list[Any] = []
@@ -136,11 +145,11 @@ async def test_a_cancellation_at_any_await_leaves_nothing(leaks: LeakCheck, serv
     struck = 0
     while await run_struck_at(app, struck, how):
         struck += 1
-    assert struck > 5  # the request's parts, the head, the chunks, the sends
+    assert struck >= 5  # the request's parts, the head, the chunks, the sends
     assert len(ended) >= struck
     assert ended[-1].end == "complete"
     assert ended[-1].events == 3
-    if kind == "native":
+    if kind in ("native", "h2"):
         endpoint = app.deployment.upstreams["up"].endpoints[0]
         assert endpoint.active == 0
     await app.deployment.aclose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -12,28 +13,24 @@ import pytest
 from streamproxy.app import Application, create_app
 from streamproxy.config import parse_config
 from streamproxy.errors import StoppedByOperator, StoppedByShutdown
-from streamproxy.wire.websocket import accept_of
 from tests.conftest import Serve
+from tests.doubles.client import connect
+from tests.doubles.connection import PeerEnded
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn
+from tests.doubles.websocket import CLIENT_CLOSE, HANDSHAKE, HELLO, KEY, SWITCH, UPSTREAM_CLOSE, WORLD
 from tests.faults.test_cancel_everywhere import CancelAt
-
-KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
-SWITCH = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-    + accept_of(KEY)
-    + b"\r\n\r\n"
-)
-WORLD = b"\x81\x05world"
+from tests.unit.server.harness import serving
 
 
 async def talk(conn: Conn) -> None:
     """Answer the handshake, send a message, and answer a Close frame with one."""
     await conn.read_head()
-    await conn.send(SWITCH + WORLD)
+    await conn.send(SWITCH % b"" + WORLD)
     await conn.read_until(b"\x88\x82")
     await conn.read_exactly(6)
-    await conn.send(b"\x88\x02\x03\xe8")
+    await conn.send(UPSTREAM_CLOSE)
 
 
 def scope(*extensions: str) -> dict[str, Any]:
@@ -124,6 +121,56 @@ async def test_a_strike_at_any_await_of_relayed_messages_leaves_nothing(
     assert ended[-1].events == 1
     endpoint = app.deployment.upstreams["up"].endpoints[0]
     assert (endpoint.active, endpoint.streams) == (0, 0)
+    await app.deployment.aclose()
+
+
+async def run_tunnel_struck_at(app: Application, n: int, how: str) -> bool:
+    """Run one tunnel on our own server, and strike at its nth await. Whether it had that many."""
+    struck: list[CancelAt] = []
+    tasks: list[asyncio.Task[Any]] = []
+
+    def strike() -> None:
+        if how == "cancel":
+            tasks[0].cancel()
+        for exchange in list(app.ledger.live.values()):
+            if how != "cancel":
+                exchange.interrupt(StoppedByOperator() if how == "interrupt" else StoppedByShutdown())
+
+    def observed(scope: Any, receive: Any, send: Any) -> CancelAt:
+        task: asyncio.Task[Any] | None = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        struck.append(CancelAt(app(scope, receive, send), n, strike))
+        return struck[0]
+
+    async with serving(observed) as server, await connect(server.url) as client, asyncio.timeout(20):  # type: ignore[arg-type]
+        with contextlib.suppress(PeerEnded):
+            await client.send(HANDSHAKE % b"" + HELLO)
+            if (await client.read_raw_head()).status == 101:
+                await client.read_exactly(len(WORLD))
+                await client.send(CLIENT_CLOSE)
+                await client.read_all()
+        await client.aclose()
+        await until(lambda: not (server.state.connections or server.state.tasks), "the connection and its task to end")
+    assert not app.ledger.live
+    return struck[0].struck
+
+
+@pytest.mark.parametrize("how", ["cancel", "interrupt", "shutdown"])
+async def test_a_strike_at_any_await_of_a_tunnel_leaves_nothing(leaks: LeakCheck, serve: Serve, how: str) -> None:
+    upstream = await serve(talk)
+    app = application(upstream.url)
+    ended: list[Any] = []
+    app.ledger.observers.append(ended.append)
+    struck = 0
+    while await run_tunnel_struck_at(app, struck, how):
+        struck += 1
+    assert struck >= 4  # the connection, the handshake, the tunnel, what is flushed at its end
+    assert ended[-1].end == "complete"
+    assert ended[-1].events == 1
+    endpoint = app.deployment.upstreams["up"].endpoints[0]
+    assert (endpoint.active, endpoint.streams) == (0, 0)
+    await until(lambda: not upstream.open_connections, "the upstream's connections to end")
     await app.deployment.aclose()
 
 

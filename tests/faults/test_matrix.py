@@ -15,10 +15,11 @@ import pytest
 from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient
 from tests.doubles.connection import PeerEnded
+from tests.doubles.http2_upstream import Stream
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.stack import RunningStack, route, running_stack
 from tests.doubles.until import until
-from tests.doubles.upstream import Conn, stream_head
+from tests.doubles.upstream import Conn, Upstream, stream_head
 
 TIMEOUTS = {"request": "request", "head": "first_byte", "body": "idle"}  # what ends each phase when it stalls
 
@@ -58,13 +59,14 @@ UNHEARD_BY_HTTPX = {("request", f"upstream {what}") for what in ("closes", "rese
 GARBAGE = b"\x00\xff not http \r\n\r\n"
 
 
-@pytest.fixture(params=["native+uvicorn", "httpx+uvicorn", "native+http2"])
+@pytest.fixture(params=["native+uvicorn", "h2+uvicorn", "httpx+uvicorn", "native+http2"])
 async def proxied(
-    request: pytest.FixtureRequest, leaks: LeakCheck, serve: Serve
+    request: pytest.FixtureRequest, leaks: LeakCheck, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[RunningStack, list[Conn]]]:
     """The proxy before an upstream that reads a request, and sends a head and an event when it is let go."""
     conns: list[Conn] = []
     client_kind, server_kind = request.param.split("+")
+    monkeypatch.setattr(Upstream, "http2", client_kind == "h2")
 
     async def script(conn: Conn) -> None:
         conns.append(conn)
@@ -112,6 +114,8 @@ async def strike(fault: str, client: RawClient, conn: Conn) -> None:
         peer.close()
     elif what == "resets":
         peer.reset()
+    elif what == "sends garbage" and isinstance(peer, Conn) and isinstance(peer.transport, Stream):
+        peer.transport.front.transport.write(GARBAGE)
     elif what == "sends garbage":
         await peer.send(GARBAGE)
 

@@ -30,6 +30,7 @@ FLAGS = [
     "--disable-default-apps",
     "--disable-extensions",
     "--disable-sync",
+    "--ignore-certificate-errors",
     "--no-default-browser-check",
     "--no-first-run",
     "--no-proxy-server",

@@ -68,6 +68,12 @@ async def test_run_with_a_missing_file_exits_with_2_and_names_it(tmp_path: Path)
     assert "Traceback" not in output
 
 
+async def test_without_a_file_in_the_working_folder_the_ways_to_name_one_are_said(tmp_path: Path) -> None:
+    status, output = await command(["check"], tmp_path)
+    advice = "streamproxy.yaml:1:1: does not exist: name the file with -c or in $STREAMPROXY_CONFIG"
+    assert (status, output) == (2, advice)
+
+
 async def test_run_on_a_port_in_use_exits_with_1_and_names_it(tmp_path: Path) -> None:
     file = write_configuration(tmp_path, GOOD)
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -12,42 +12,28 @@ from dataclasses import dataclass
 
 import pytest
 
-from streamproxy.wire.websocket import accept_of
 from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient
 from tests.doubles.http2 import FrameClient, Received, connect_h2
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, stream_head
+from tests.doubles.websocket import CLIENT_CLOSE, HANDSHAKE, HELLO, SWITCH, UPSTREAM_CLOSE, WORLD
 from tests.integration.conftest import RunProxy
 from tests.integration.process import Process, reserved_port
 from tests.integration.proxy import RunningProxy, configuration
 
-KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
-HANDSHAKE = (
-    b"GET /socket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + KEY + b"\r\n\r\n"
-)
-SWITCH = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-    + accept_of(KEY)
-    + b"\r\n\r\n"
-)
-HELLO = b"\x81\x85\x00\x00\x00\x00hello"
-WORLD = b"\x81\x05world"
-CLIENT_CLOSE = b"\x88\x82\x00\x00\x00\x00\x03\xe8"
-CLOSE = b"\x88\x02\x03\xe8"
 RESTART = b"\x88\x02\x03\xf4"  # Close 1012
 
 
 async def serving(conn: Conn) -> None:
     """A stream whose second event waits for the test, or a WebSocket of one answer."""
     head = await conn.read_head()
-    if head.target == b"/socket":
-        await conn.send(SWITCH)
+    if head.target == b"/chat":
+        await conn.send(SWITCH % b"")
         assert await conn.read_exactly(len(HELLO)) == HELLO
         await conn.send(WORLD)
         if await conn.read_exactly(len(CLIENT_CLOSE)) == CLIENT_CLOSE:
-            await conn.send(CLOSE)
+            await conn.send(UPSTREAM_CLOSE)
         return
     await conn.send(stream_head())
     await conn.send_chunk(b"data: 1\n\n")
@@ -70,7 +56,8 @@ class Live:
 
 
 @pytest.fixture
-async def live(run_proxy: RunProxy, serve: Serve, dial: Connect) -> AsyncIterator[Live]:
+async def live(request: pytest.FixtureRequest, run_proxy: RunProxy, serve: Serve, dial: Connect) -> AsyncIterator[Live]:
+    """In one process, or in as many as the parameter says."""
     upstream = await serve(serving)
     with reserved_port() as port:
         pass
@@ -79,7 +66,7 @@ async def live(run_proxy: RunProxy, serve: Serve, dial: Connect) -> AsyncIterato
         {"path": "/again/*", "upstream": "self", "rewrite": {"strip_prefix": "/again"}},
         {"path": "/*", "upstream": upstream.url},
     ]
-    server = {"listen": f"127.0.0.1:{port}", "drain_timeout": "20s"}
+    server = {"listen": f"127.0.0.1:{port}", "drain_timeout": "20s", "workers": getattr(request, "param", 1)}
     proxy = await run_proxy(configuration(routes, server=server, upstreams=upstreams))
     async with clients(proxy, upstream, dial) as found:
         yield found
@@ -91,7 +78,7 @@ async def clients(proxy: RunningProxy, upstream: Upstream, dial: Connect) -> Asy
     await events.request("/events")
     await events.read_head()
     assert await events.read_body_until(b"\n\n") == b"data: 1\n\n"
-    await socket.send(HANDSHAKE)
+    await socket.send(HANDSHAKE % b"")
     assert (await socket.read_raw_head()).status == 101
     await socket.send(HELLO)
     assert await socket.read_exactly(len(WORLD)) == WORLD
@@ -114,9 +101,10 @@ async def end_in_order(live: Live) -> None:
         await live.frames.wait(lambda stream=stream: stream.closed, "the end of a stream")
         assert (bytes(stream.body), stream.ended, stream.reset) == (b"data: 1\n\ndata: 2\n\n", True, None)
     await live.socket.send(CLIENT_CLOSE)
-    assert await live.socket.read_exactly(len(CLOSE)) == CLOSE
+    assert await live.socket.read_exactly(len(UPSTREAM_CLOSE)) == UPSTREAM_CLOSE
 
 
+@pytest.mark.parametrize("live", [1, 2], indirect=True, ids=["one process", "two workers"])
 async def test_a_reload_leaves_what_is_live_alone(live: Live) -> None:
     text = live.proxy.file.read_text()
     live.proxy.file.write_text(text.replace('"/again/*"', '"/other/*"'))
@@ -127,6 +115,7 @@ async def test_a_reload_leaves_what_is_live_alone(live: Live) -> None:
     await until(live.proxy.streams, "everything to end", holds=lambda streams: not streams)
 
 
+@pytest.mark.parametrize("live", [1, 2], indirect=True, ids=["one process", "two workers"])
 async def test_a_stop_lets_what_is_live_end_in_order(live: Live) -> None:
     live.proxy.process.signal(signal.SIGTERM)
     assert (await live.frames.goaway()).error_code == 0

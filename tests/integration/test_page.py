@@ -61,7 +61,7 @@ async def test_the_page_shows_a_stream_and_stops_it_when_that_is_confirmed(
     await chromium.open(f"{proxy.admin}/")
     await until(chromium, "document.querySelector('#stream-table tbody tr')")
     (row,) = await rows(chromium, "stream-table")
-    assert (row[0], row[2], row[3], row[7]) == ("chat", "127.0.0.1", "body", "1")
+    assert (row[0], row[3], row[4], row[8]) == ("chat", "127.0.0.1", "body", "1")
     assert row[1] == f"GET /events?token=***|the/one → {upstream.url}"
     (endpoint,) = await rows(chromium, "endpoint-table")
     assert endpoint[1:] == [upstream.url, "up", "1", "1 active, 0 idle", "\u2013"]
@@ -78,7 +78,7 @@ async def test_the_page_shows_a_stream_and_stops_it_when_that_is_confirmed(
     assert not (await client.read_rest()).complete
     await until(chromium, "document.querySelector('#ended-table tbody tr')")
     (ended,) = await rows(chromium, "ended-table")
-    assert ended[3] == "cancelled|connection terminated, in phase body"
+    assert ended[4] == "cancelled|connection terminated, in phase body"
     await until(chromium, "!document.querySelector('#stream-table tbody tr')")
     assert await chromium.console() == []
 
@@ -111,6 +111,37 @@ async def test_the_focus_stays_in_the_table_when_the_stream_that_had_it_ends(
     await chromium.evaluate(f"(document.querySelector('dialog').addEventListener('close', {tell}), true)")
     await chromium.press(ESCAPE)
     await until(chromium, "document.body.dataset.focus === 'scroll'")
+
+
+async def test_a_stream_of_a_model_shows_what_it_has_said_so_far(
+    run_proxy: RunProxy, chromium: Browser, serve: Serve, dial: Connect
+) -> None:
+    chunk = (
+        b'data: {"object":"chat.completion.chunk","model":"qwen-3","choices":[{"delta":{"content":"a"}}],'
+        b'"usage":{"prompt_tokens":1200,"completion_tokens":7}}\n\n'  # as vLLM's continuous_usage_stats
+    )
+
+    async def script(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(stream_head())
+        await conn.send_chunk(chunk)
+        await conn.wait_ended()
+
+    upstream = await serve(script)
+    proxy = await run_proxy(configuration([{"path": "/*", "upstream": upstream.url, "protocol": "openai"}]))
+    client = await dial(proxy.url)
+    await client.request("/v1/chat/completions")
+    await client.read_head()
+    await chromium.open(f"{proxy.admin}/")
+    await until(chromium, "document.querySelector('#stream-table tbody tr')")
+    (row,) = await rows(chromium, "stream-table")
+    assert row[2].startswith("qwen-3|first event ")
+    assert ", 1,200 in, 7 out, " in row[2]
+    assert row[2].endswith(" tokens/s")
+    client.reset()
+    await until(chromium, "document.querySelector('#ended-table tbody tr')")
+    (ended,) = await rows(chromium, "ended-table")
+    assert ended[2].startswith("qwen-3|first event ")
 
 
 async def test_what_a_client_sends_stays_text_on_the_page(

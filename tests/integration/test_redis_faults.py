@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -116,19 +116,23 @@ async def begin_all(dial: Connect, url: str, upstream: Upstream) -> list[Reader]
     return readers
 
 
-async def freeze(redis: RedisServer) -> None:
+@asynccontextmanager
+async def frozen(redis: RedisServer) -> AsyncIterator[None]:
     redis.freeze()
-    await asyncio.sleep(0.5)
+    yield
     redis.thaw()
 
 
-async def pause(redis: RedisServer) -> None:
+@asynccontextmanager
+async def slow(redis: RedisServer) -> AsyncIterator[None]:
     await redis.command("CLIENT", "PAUSE", 500, "ALL")
+    yield
 
 
-async def fill(redis: RedisServer) -> None:
+@asynccontextmanager
+async def full(redis: RedisServer) -> AsyncIterator[None]:
     await redis.command("CONFIG", "SET", "maxmemory", 1)
-    await asyncio.sleep(0.5)
+    yield
     await redis.command("CONFIG", "SET", "maxmemory", 0)
 
 
@@ -141,12 +145,11 @@ async def test_redis_may_stand_still_be_slow_and_be_full_while_200_streams_run(
         (tmp_path / name).mkdir()
     async with running(config, tmp_path / "here") as here, running(config, tmp_path / "there") as there:
         readers = await begin_all(dial, here.url, upstream)
-        for quarter, fault in enumerate((freeze, pause, fill), 2):
-            ends = asyncio.create_task(fault(redis))
-            next_quarter(upstream)
-            for reader in readers:  # nobody waits for Redis
-                await reader.until(quarter * EVENTS // 4)
-            await ends
+        for quarter, fault in enumerate((frozen, slow, full), 2):
+            async with fault(redis):
+                next_quarter(upstream)
+                for reader in readers:  # nobody waits for Redis
+                    await reader.until(quarter * EVENTS // 4)
         for reader in readers:
             assert await reader.finish() == events(1, EVENTS)
         for reader in readers:  # and the copy has no gap

@@ -22,10 +22,15 @@ from tests.doubles.until import until
 from tests.doubles.upstream import answering, response
 from tests.integration.conftest import RunNginx, RunProxy
 from tests.integration.process import reserved_port
-from tests.integration.proxy import configuration, write_configuration
+from tests.integration.proxy import Config, configuration, write_configuration
 from tests.integration.test_takeover import program, served
 
-ENGINES = ("uvicorn", "hypercorn")
+engines = pytest.mark.parametrize(
+    "server", [{"engine": "uvicorn"}, {"engine": "hypercorn"}], ids=["uvicorn", "hypercorn"]
+)
+processes = pytest.mark.parametrize(
+    "server", [{"engine": "uvicorn"}, {"engine": "hypercorn"}, {"workers": 2}], ids=["uvicorn", "hypercorn", "workers"]
+)
 
 
 @asynccontextmanager
@@ -51,35 +56,34 @@ async def answers(client: ClientConnection) -> None:
         assert await client.recv() == message
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-async def test_a_socket_over_tls_on_both_sides(run_proxy: RunProxy, certificate: Certificate, engine: str) -> None:
+@engines
+async def test_a_socket_over_tls_on_both_sides(run_proxy: RunProxy, certificate: Certificate, server: Config) -> None:
     tls = {"cert": str(certificate.cert), "key": str(certificate.key)}
     async with echoing(certificate.server_context()) as url:
         upstreams = {"up": {"endpoints": [url], "tls": {"ca": str(certificate.cert)}}}
         routes = [{"path": "/*", "upstream": "up"}]
-        proxy = await run_proxy(configuration(routes, upstreams=upstreams, server={"engine": engine, "tls": tls}))
+        proxy = await run_proxy(configuration(routes, upstreams=upstreams, server={**server, "tls": tls}))
         async with dialled(proxy.url, ssl=certificate.client_context()) as client:
             await answers(client)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-async def test_a_reload_leaves_a_socket_alone(run_proxy: RunProxy, serve: Serve, engine: str) -> None:
+@processes
+async def test_a_reload_leaves_a_socket_alone(run_proxy: RunProxy, serve: Serve, server: Config) -> None:
     new = await serve(answering(response(b"new")))
     async with echoing() as url:
-        proxy = await run_proxy(configuration(url, server={"engine": engine}))
+        proxy = await run_proxy(configuration(url, server=server))
         async with dialled(proxy.url) as client:
             await answers(client)
-            write_configuration(proxy.file.parent, configuration(new.url, server={"engine": engine}))
+            write_configuration(proxy.file.parent, configuration(new.url, server=server))
             proxy.process.signal(signal.SIGHUP)
             await proxy.until_reloaded(1)
             await answers(client)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-async def test_a_stop_waits_for_a_socket_and_then_says_so(run_proxy: RunProxy, engine: str) -> None:
+@processes
+async def test_a_stop_waits_for_a_socket_and_then_says_so(run_proxy: RunProxy, server: Config) -> None:
     async with echoing() as url:
-        server = {"engine": engine, "drain_timeout": "500ms"}
-        proxy = await run_proxy(configuration(url, server=server))
+        proxy = await run_proxy(configuration(url, server={**server, "drain_timeout": "500ms"}))
         async with dialled(proxy.url) as client:
             proxy.process.signal(signal.SIGTERM)
             await answers(client)
@@ -90,10 +94,10 @@ async def test_a_stop_waits_for_a_socket_and_then_says_so(run_proxy: RunProxy, e
         assert caught.value.rcvd.code == 1012
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-async def test_a_socket_passes_nginx_in_front(run_proxy: RunProxy, run_nginx: RunNginx, engine: str) -> None:
+@engines
+async def test_a_socket_passes_nginx_in_front(run_proxy: RunProxy, run_nginx: RunNginx, server: Config) -> None:
     async with echoing() as url:
-        proxy = await run_proxy(configuration(url, server={"engine": engine}))
+        proxy = await run_proxy(configuration(url, server=server))
         directives = (
             "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
         )
@@ -102,11 +106,11 @@ async def test_a_socket_passes_nginx_in_front(run_proxy: RunProxy, run_nginx: Ru
             await answers(client)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-async def test_a_takeover_leaves_a_socket_with_its_process(tmp_path: Path, engine: str) -> None:
+@engines
+async def test_a_takeover_leaves_a_socket_with_its_process(tmp_path: Path, server: Config) -> None:
     async with echoing() as url:
         with reserved_port() as port, reserved_port() as admin:
-            server = {"listen": f"127.0.0.1:{port}", "engine": engine, "drain_timeout": "10m"}
+            server = {**server, "listen": f"127.0.0.1:{port}", "drain_timeout": "10m"}
             config = configuration(url, server=server, admin={"listen": f"127.0.0.1:{admin}"})
             file = write_configuration(tmp_path, config)
             with program(file) as old:

@@ -140,11 +140,14 @@ async def test_a_dead_worker_is_replaced_and_its_numbers_stay(run_proxy: RunProx
     found = await streams_of_both(proxy, dial)
     total = sum(map(len, found.values()))
     assert await proxy.metric(BYTES.format(upstream.url)) == 9 * total
-    (dead, _), (alive, others) = found.items()
+    (dead, cut), (alive, others) = found.items()
     os.kill(dead, signal.SIGKILL)
     await proxy.process.line("worker [12] ended with signal 9")
     await until(lambda: len(children(proxy.process.pid)) == 2, "another worker")
-    assert alive in children(proxy.process.pid)
+    (successor,) = set(children(proxy.process.pid)) - {alive}
+    assert inside(successor, int(proxy.url.rpartition(":")[2])) == 0  # it would keep streams from ending
+    for client in cut:
+        assert not (await client.read_rest()).complete
     await proxy.until_streams("the other's streams", lambda live: len(live) == len(others))
     assert await proxy.metric(BYTES.format(upstream.url)) >= 9 * total
     for conn in upstream.connections:

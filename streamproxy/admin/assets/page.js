@@ -144,10 +144,20 @@ function requestCell(cell, item) {
   lines(cell, `${item.method} ${item.path}`, [item.id, item.endpoint].filter(Boolean).join(" → "));
 }
 
+/** The model of a stream that is understood, and what it has said: when its first event came, and its tokens. */
+function modelCell(cell, item) {
+  const said = [];
+  if (!none(item.first_event_ms)) said.push(`first event ${milliseconds(item.first_event_ms)}`);
+  if (!none(item.input_tokens)) said.push(`${count(item.input_tokens)} in`);
+  if (!none(item.output_tokens)) said.push(`${count(item.output_tokens)} out`);
+  if (!none(item.tokens_per_s)) said.push(`${rate(item.tokens_per_s)} tokens/s`);
+  lines(cell, item.model || "–", said.join(", "));
+}
+
 // The streams.
 
 function streamRow(item) {
-  const row = cells(["", "request", "less", "least", "number", "number", "number", "number", "number", ""]);
+  const row = cells(["", "request", "less", "less", "least", "number", "number", "number", "number", "number", ""]);
   const spark = document.createElementNS(SVG, "svg");
   spark.setAttribute("viewBox", `0 0 ${HISTORY - 1} 20`);
   spark.setAttribute("preserveAspectRatio", "none");
@@ -156,12 +166,12 @@ function streamRow(item) {
   spark.append(document.createElementNS(SVG, "polyline"));
   const holder = element("div", "rate");
   holder.append(spark, element("span"));
-  row.cells[8].append(holder);
+  row.cells[9].append(holder);
   const button = element("button", "", "Stop");
   button.type = "button";
   button.setAttribute("aria-label", `Stop ${item.method} ${item.path} of ${item.client || "unknown"}, ${item.id}`);
   button.addEventListener("click", () => ask(row.item));
-  row.cells[9].append(button);
+  row.cells[10].append(button);
   return row;
 }
 
@@ -170,14 +180,15 @@ function fillStream(row, item) {
   const cell = row.cells;
   setText(cell[0], routeName(item.route));
   requestCell(cell[1], item);
-  setText(cell[2], item.client || "–");
-  setText(cell[3], item.phase);
-  setText(cell[4], age(item.duration_ms / 1000));
-  setText(cell[5], milliseconds(item.ttfb_ms));
-  setText(cell[6], bytes(item.response_bytes));
-  setText(cell[7], count(item.events));
-  setText(cell[8].querySelector("span"), rate(item.rate));
-  draw(cell[8].querySelector("polyline"), histories.get(item.id) || []);
+  modelCell(cell[2], item);
+  setText(cell[3], item.client || "–");
+  setText(cell[4], item.error ? `${item.phase}, ${words(item.error)}` : item.phase);
+  setText(cell[5], age(item.duration_ms / 1000));
+  setText(cell[6], milliseconds(item.ttfb_ms));
+  setText(cell[7], bytes(item.response_bytes));
+  setText(cell[8], count(item.events));
+  setText(cell[9].querySelector("span"), rate(item.rate));
+  draw(cell[9].querySelector("polyline"), histories.get(item.id) || []);
 }
 
 function draw(line, history) {
@@ -271,17 +282,18 @@ const words = name => name.replaceAll("_", " ");
 function fillEnded(row, item) {
   setText(row.cells[0], routeName(item.route));
   requestCell(row.cells[1], item);
-  setText(row.cells[2], item.client || "–");
+  modelCell(row.cells[2], item);
+  setText(row.cells[3], item.client || "–");
   const why = item.error && item.end !== "client_disconnect" ? `${words(item.error)}, ` : "";
-  lines(row.cells[3], words(item.end), item.end === "complete" ? "" : `${why}in phase ${item.phase}`);
-  setClass(row.cells[3].firstElementChild, tone(item.end));
+  lines(row.cells[4], words(item.end), item.end === "complete" ? "" : `${why}in phase ${item.phase}`);
+  setClass(row.cells[4].firstElementChild, tone(item.end));
   const texts = [String(item.status), milliseconds(item.ttfb_ms), milliseconds(item.duration_ms), bytes(item.response_bytes), count(item.events), age(item.ago)];
-  texts.forEach((text, number) => setText(row.cells[number + 4], text));
+  texts.forEach((text, number) => setText(row.cells[number + 5], text));
 }
 
 function showEnded(update) {
   const items = byId("only-failed").checked ? update.ended.filter(item => item.end !== "complete") : update.ended;
-  const make = () => cells(["", "request", "less", "end", "number", "number", "number", "number", "number", "number"]);
+  const make = () => cells(["", "request", "less", "less", "end", "number", "number", "number", "number", "number", "number"]);
   rows(byId("ended-table").tBodies[0], items.slice(0, 40), item => item.number, make, fillEnded);
   byId("no-ended").hidden = items.length > 0;
 }

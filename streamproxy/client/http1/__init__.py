@@ -1,11 +1,10 @@
-"""Our own HTTP/1.1 client, in httpx's shape: lean enough to stand beside a proxy written in C.
+"""Our own HTTP/1.1 client, with httpx's interface.
 
 - `client`: `NativeClient`, and a request with its response
-- `pool`: the connections of an endpoint
 - `connection`: the protocol between a transport and the reader of a response
-- `response`: what the parser makes of the bytes, without I/O
-- `connect`, `resolve`, `tls`: making a connection
-- `request`, `body`: what goes out
+- `response`: parses responses, without I/O
+- `request`, `body`: request targets and framing, and sending the body
+- `tunnel`: a connection after 101 (Switching Protocols)
 """
 
 from streamproxy.client.http1.client import NativeClient, Stream

@@ -1,4 +1,4 @@
-"""Sending a request body while its response may already be coming."""
+"""Sends a request body, while its response may already arrive."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from streamproxy.client.http1.request import BodyFraming
 from streamproxy.errors import BadRequest
 from streamproxy.wire.chunked import LAST_CHUNK, chunk_parts
 
-# RFC 9110 section 10.1.1: a client does not wait for 100 (Continue) for ever; old servers never send it.
+# A client does not wait indefinitely for 100 (Continue), which old servers never send (RFC 9110 section 10.1.1).
 CONTINUE_TIMEOUT: Final = 1.0
 
 
 class BodySender:
-    """Sends one body, as a task from `start` to its end or to `cancel`.
+    """Sends one body, in a task that runs from `start` to the end of the body or to `cancel`.
 
-    ``pulled`` says whether ``content`` has been asked for anything: if not, the request can still be repeated.
+    ``pulled`` is whether anything was requested from ``content``; if not, the request can still be repeated.
     """
 
     __slots__ = ("_connection", "_content", "_framing", "_progress", "_task", "pulled")
@@ -38,22 +38,22 @@ class BodySender:
         self.pulled = False
 
     def start(self) -> None:
-        """Begin to send."""
+        """Starts to send."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def cancel(self) -> None:
-        """Send no more; nothing happens when the body is out."""
+        """Stops sending. Does nothing if the whole body was sent."""
         if self._task is not None:
             self._task.cancel()
 
     async def _run(self) -> None:
-        """Send the body, as fast as the transport takes it; what goes wrong with it fails the exchange."""
+        """Sends the body as fast as the transport accepts it; an error fails the exchange."""
         connection = self._connection
         try:
             if self._framing.expects_continue:
                 await connection.continued(CONTINUE_TIMEOUT)
                 if connection.response.headers is not None:
-                    return  # a final response came instead
+                    return  # a final response arrived instead
             if connection.closed:
                 return
             self.pulled = True

@@ -1,10 +1,10 @@
-"""The client: one endpoint, its pool, and streams in httpx's shape."""
+"""The HTTP/1.1 client of one endpoint, and its streams."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -27,12 +27,12 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 
 
 class NativeClient:
-    """HTTP/1.1 to one endpoint, over the loop's transports; the `Client` of `streamproxy.client.base`.
+    """An HTTP/1.1 client for one endpoint; implements `streamproxy.client.base.Client`.
 
-    ``url`` is the endpoint's base URL, http or https; ``socket`` the path of a unix socket to connect to instead of
-    the URL's host. ``ssl_context`` and ``server_name`` (the URL's host by default) are for https. At most
-    ``max_connections`` are open, at most ``max_idle`` of them wait for a request, each for ``idle_timeout`` seconds.
-    A stream whose reader is slow holds ``buffer`` bytes and one read. Raises ValueError for another URL.
+    ``url`` is the endpoint's base URL, http or https. ``socket`` is the path of a Unix socket to connect to instead of
+    the URL's host. ``ssl_context`` and ``server_name`` (by default the URL's host) apply to https. At most
+    ``max_connections`` are open, and at most ``max_idle`` of them are idle, each for ``idle_timeout`` seconds. A stream
+    with a slow reader holds at most ``buffer`` bytes and one read. Raises ValueError for an invalid URL.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class NativeClient:
             resolver.on_gone = self._pool.retire
 
     def _build(self, sock: Any, protocol: str | None) -> ClientConnection:
-        """The protocol side of a connected socket."""
+        """Creates the protocol of a connected socket."""
         return Connection(self._pool, asyncio.get_running_loop(), sock, self._buffer)
 
     def stream(
@@ -72,31 +72,31 @@ class NativeClient:
         content: AsyncIterator[bytes] | bytes | None = None,
         extensions: Mapping[str, Any] | None = None,
     ) -> Stream:
-        """A request, to be entered with ``async with``; nothing is sent before.
+        """Returns a request, which is sent when it is entered with ``async with``.
 
-        As `streamproxy.client.base.Client.stream`, and beyond it: ``content`` may be the whole body as bytes, which
-        goes out in one write with the head and can be sent again, as does a body that is all here, unless 100
-        (Continue) is to be waited for. Raises ValueError for a request that can't be written.
+        See `streamproxy.client.base.Client.stream`. In addition, ``content`` may be the whole body as bytes. Such a
+        body is written together with the head, unless 100 (Continue) must be waited for, and it can be sent again.
+        Raises ValueError for an invalid request.
         """
         return prepare(self._pool, self._connector, method, url, headers, content, extensions)
 
     @property
     def idle(self) -> int:
-        """How many connections wait for a request."""
+        """The number of idle connections."""
         return self._pool.idle
 
     @property
     def active(self) -> int:
-        """How many connections have a request, or are being made for one."""
+        """The number of connections with a request, including those that are being made."""
         return self._pool.active
 
     async def aclose(self) -> None:
-        """Close all connections; streams that still run fail as if the upstream had closed."""
+        """Closes all connections; running streams fail as if the upstream had closed."""
         self._connector.close()
         await self._pool.aclose()
 
 
-def prepare(  # the arguments of `stream`, and where to send them
+def prepare(  # the arguments of `stream`, and the connections to use
     pool: Pool,
     connector: Connector,
     method: str,
@@ -105,7 +105,7 @@ def prepare(  # the arguments of `stream`, and where to send them
     content: AsyncIterator[bytes] | bytes | None,
     extensions: Mapping[str, Any] | None,
 ) -> Stream:
-    """A request over the connections of ``pool`` and of ``connector``, as `NativeClient.stream`."""
+    """Returns a request over connections of ``pool`` or new ones of ``connector``; see `NativeClient.stream`."""
     if extensions is None:
         extensions = _NOTHING
     target: bytes = extensions.get("target") or target_of(url)
@@ -130,7 +130,7 @@ def prepare(  # the arguments of `stream`, and where to send them
 
 
 def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> bytes:
-    """Head and body in one piece."""
+    """Returns head and body in one piece."""
     framing = body_framing(headers)
     if framing.length is None:
         headers = [*headers, (b"content-length", b"%d" % len(content))]
@@ -140,16 +140,15 @@ def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> 
 
 
 class Stream(ChunkSource):
-    """One request with its response: an asynchronous context manager of itself.
+    """A request with its response: an asynchronous context manager that returns itself.
 
-    Before it is entered there is no response; then there are ``status_code``, ``reason``, ``http_version``,
-    ``headers``, whether the body is ``complete`` already, and the body, which is read by iterating `aiter_raw()` or as
-    a `ChunkSource`.
+    Once it is entered, the response has ``status_code``, ``reason``, ``http_version`` and ``headers``. ``complete`` is
+    whether the whole body has arrived. The body is read by iterating `aiter_raw()`, or as a `ChunkSource`.
 
-    Between `__aenter__` and `__aexit__` it owns a place in the pool and what stands on it. Whatever goes wrong, and
-    wherever it is cancelled, `_finish` gives both back, once and without waiting.
+    Between `__aenter__` and `__aexit__` it owns a place in the pool and the connection there. After any error or
+    cancellation, `_finish` returns both once, without waiting.
 
-    It is everything at once because it is made for each request: an object more costs 0.2 µs, a coroutine more 0.3.
+    It combines request, response and body in one object because it is created for each request.
     """
 
     __slots__ = (
@@ -192,15 +191,17 @@ class Stream(ChunkSource):
         self._sender: BodySender | None = None
         self._connection: Connection | None = None
 
-    async def __aenter__(self) -> Self:
+    def __aenter__(self) -> Coroutine[Any, Any, Self]:
         taken: Any = self._pool.take()
         connection: Connection | None = taken
-        if connection is None:
-            connection = await self._place()
+        return self.enter(connection, True) if connection is not None else self._wait_and_enter()
+
+    async def _wait_and_enter(self) -> Self:
+        connection = await self._place()
         return await self.enter(connection, connection is not None)
 
     async def enter(self, connection: Connection | None, idle: bool) -> Self:
-        """Begin, with a place in the pool and perhaps a connection on it, which has been ``idle`` or is new."""
+        """Starts with a place in the pool, and perhaps a connection there, which was ``idle`` or is new."""
         self._connection = connection
         try:
             while True:
@@ -229,7 +230,7 @@ class Stream(ChunkSource):
         assert response.headers is not None
         self.status_code, self.reason, self.http_version = response.status, response.reason, response.http_version
         self.raw, self.complete = response.headers, response.done
-        self._head = b""  # it may have a body behind it, and a stream may last
+        self._head = b""  # a body may follow, and a stream may take long
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -240,26 +241,26 @@ class Stream(ChunkSource):
 
     @property
     def headers(self) -> Self:
-        """What has the fields as ``raw``: lower-case names, in the order of the wire, duplicates apart."""
+        """An object whose ``raw`` contains the fields, in the order of the wire, with lower-case names."""
         return self
 
     @property
     def source(self) -> ChunkSource:
-        """The body, to be read without a coroutine a chunk."""
+        """The body, read without a coroutine for each chunk."""
         return self
 
     def aiter_raw(self) -> Self:
-        """The body as it comes, one chunk for each read where the reader keeps up.
+        """Yields the body as it arrives, one chunk for each read if the reader keeps up.
 
-        Raises ResponseIncomplete when it ends short, and whatever the request's own ``content`` raised. A cancelled
-        wait loses nothing. There is one body: a second iterator goes on where the first is.
+        Raises ResponseIncomplete if it is incomplete, and any exception of the request's ``content``. A cancelled wait
+        loses nothing. A second iterator continues where the first one stopped.
         """
         return self
 
     def __aiter__(self) -> Self:
         return self
 
-    # A coroutine: an asynchronous generator costs the same 1.5 µs a chunk, and has to be closed.
+    # A coroutine, because an asynchronous generator costs the same and must be closed.
     async def __anext__(self) -> bytes:
         while True:
             chunk = self.ready()
@@ -269,10 +270,10 @@ class Stream(ChunkSource):
                 raise StopAsyncIteration
             await self.change()
 
-    # The same as a `ChunkSource`, without a coroutine a chunk and an exception at the end.
+    # The same as a `ChunkSource`, without a coroutine for each chunk and an exception at the end.
 
     def ready(self) -> bytes | None:
-        """The next chunk, None while there is none. Raises as the iterator."""
+        """Returns the next chunk, or None if none is available. Raises as the iterator."""
         connection = self._connection
         if connection is None:
             raise RuntimeError("the response is closed")
@@ -284,29 +285,28 @@ class Stream(ChunkSource):
 
     @property
     def ended(self) -> bool:
-        """Whether there will be no more, when nothing is `ready`."""
+        """Whether the body has ended, if nothing is `ready`."""
         return self._connection is None or self._connection.response.done
 
     @property
     def trailers(self) -> Headers:
-        """The trailer fields that came behind the body, once it has ended: lower-case names, unfiltered."""
+        """The trailer fields after the body, once it has ended: lower-case names, unfiltered."""
         return self._connection.response.trailers if self._connection is not None else []
 
     def change(self) -> asyncio.Future[None]:
-        """A future of the moment in which to look again, when nothing is `ready` and the response has not `ended`."""
+        """Returns a future to await before trying again, if nothing is `ready` and the body has not `ended`."""
         assert self._connection is not None
         return self._connection.wait()
 
     def pipe(self, sink: Sink | None) -> bool:
-        """Hand chunks to ``sink`` from now on, in the read that brings them; None takes it back."""
+        """Passes chunks to ``sink`` from now on, in the callback of the read; None stops it."""
         return self._connection is not None and self._connection.pipe(sink)
 
     def detach(self) -> ByteStream:
-        """The connection's bytes in both directions, after 101 (Switching Protocols); only once.
+        """Returns the connection as a stream of bytes, after 101 (Switching Protocols); may be called once.
 
-        The request must have ``extensions["upgrade"]``. What came behind the head comes first. The stream lives at most
-        as long as this context manager, which closes the connection when it is left; the connection is never used
-        again. Raises RuntimeError when the response is not a 101.
+        The request must have ``extensions["upgrade"]``. Bytes that followed the head come first. Leaving this context
+        manager closes the connection, which is never used again. Raises RuntimeError if the response is not a 101.
         """
         if self._connection is None:
             raise RuntimeError("the response is closed")
@@ -315,14 +315,14 @@ class Stream(ChunkSource):
     # The request.
 
     async def _place(self) -> Connection | None:
-        """Get a place in the pool; perhaps with a connection that another stream had."""
+        """Acquires a place in the pool, perhaps with an idle connection."""
         pool = self._pool
         if pool.reserve():
             return None
         connection = cast("Connection | None", await pool.wait(_timeout(self._extensions, "pool")))
         if connection is not None and (connection.closed or connection.peer_spoke()):
             connection.abort()
-            return None  # lost between two ticks of the loop; its place is ours
+            return None  # it was lost meanwhile; its place belongs to this stream
         return connection
 
     async def _connect(self) -> Connection:
@@ -339,13 +339,11 @@ class Stream(ChunkSource):
         return self._connection
 
     def _send(self, connection: Connection) -> None:
-        """Send the head, and have the body sent."""
+        """Sends the head, and starts to send the body."""
         extensions, body = self._extensions, self._body
         progress: Callable[[str], None] | None = extensions.get("progress")
-        connection.expect(
-            self._method, extensions.get("informational"), extensions.get("buffer"), extensions.get("upgrade") is True
-        )
-        connection.ask(self._head, whole=body is None)
+        connection.response.begin(self._method, extensions.get("informational"), extensions.get("upgrade") is True)
+        connection.ask(self._head, extensions.get("buffer"), body is None)
         if body is None:
             if progress is not None:
                 progress("head")
@@ -356,10 +354,10 @@ class Stream(ChunkSource):
         self._sender.start()
 
     def _repeatable(self, connection: Connection) -> bool:
-        """Whether the request can be sent again, after a connection that had been idle has failed it.
+        """Whether the request can be sent again after it failed on a connection that had been idle.
 
-        RFC 9112 section 9.3.1: a client may repeat an idempotent request when its connection closed before any of the
-        response came, and any request of which it knows that it was never processed: one that a 408 has crossed.
+        A client may repeat an idempotent request if the connection closed before any byte of the response, and any
+        request that certainly was not processed, such as one that crossed a 408 (RFC 9112 section 9.3.1).
         """
         if connection.response.headers is not None:
             return True
@@ -371,11 +369,11 @@ class Stream(ChunkSource):
         )
 
     def _is_unasked(self) -> bool:
-        """Whether all of the request is still here: nothing was asked of its body."""
+        """Whether the whole request can be sent again: nothing was requested from its body."""
         return self._sender is None or not self._sender.pulled
 
     def _forget(self, connection: Connection) -> None:
-        """Give up a dead connection but not its place."""
+        """Gives up a dead connection, but keeps its place."""
         if self._sender is not None:
             self._sender.cancel()
             self._sender = None

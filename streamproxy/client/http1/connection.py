@@ -1,22 +1,23 @@
-"""One connection to an upstream: the protocol between the loop's transport and whoever reads the response.
+"""One connection to an upstream: the protocol between the loop's transport and the reader of the response.
 
 Theory of operation. A connection is in one of four states:
 
-- *idle*: in the pool. Any byte and any sign of a close takes it out at once, in the loop's callback.
-- *active*: `ask` was called; bytes go to the parser, ``response``, and what it returns of the body to the reader.
-- *complete* (``response.done``): the response ended in good order. Another byte before the next `ask` ends the
-  connection, unless the response was 101: then it is a tunnel's.
-- *closed*: the transport is gone, or was told to go.
+- *idle*: in the pool. Any byte and any sign of a close removes it from the pool at once, in the loop's callback.
+- *active*: `ask` was called. Bytes go to the parser, ``response``; the bytes of the body that it returns go to the
+  reader.
+- *complete* (``response.done``): the response has ended properly. Another byte before the next `ask` ends the
+  connection, unless the response was 101, after which all bytes belong to a tunnel.
+- *closed*: the transport is closed or closing.
 
-The body goes to its one reader in one of two ways. Pulled, it waits in ``chunks``; one future, made by `wait`, tells
-the reader that something has changed. Pushed, it is handed to the sink that `pipe` has set, in the read itself; only
-while nothing waits in ``chunks``. A sink that takes no more, the end and a fault end the push and wake the reader.
-Chunks never overtake each other and a fault never overtakes a chunk: the reader takes what is there, then looks at
-``response.done``, then at ``fault``.
+The body has one reader, which gets it in one of two ways. If it is pulled, it waits in ``chunks``, and a future made by
+`wait` tells the reader about changes. If it is pushed, it is passed to the sink set by `pipe` in the callback of the
+read; this happens only while ``chunks`` is empty. A sink that accepts no more, the end and an error end the push and
+wake the reader. Chunks never overtake each other, and an error never overtakes a chunk: the reader takes the available
+chunks, then looks at ``response.done``, then at ``fault``.
 
-What counts as held is what came since the reader last waited: it waits, or pipes, when it has passed everything on.
-When the next read of the same size would bring it above ``buffer`` bytes, the transport is paused until the reader
-waits again. So a reader and its connection hold that much together.
+All bytes received since the reader last waited count as held. The reader waits, or pipes, once it has passed on
+everything. If the next read of the same size would exceed ``buffer`` bytes, the transport is paused until the reader
+waits again. So this limits what a reader and its connection hold together.
 """
 
 from __future__ import annotations
@@ -29,29 +30,29 @@ from typing import Final, cast
 
 from streamproxy.client.base import Sink
 from streamproxy.client.connection import ClientConnection, Owner
-from streamproxy.client.http1.response import Informational, ResponseParser
+from streamproxy.client.http1.response import ResponseParser
 from streamproxy.client.http1.tunnel import Tunnel
 from streamproxy.client.reads import MOST, bound_reads
 from streamproxy.client.secure import TlsTransport
 from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, TlsFailed
 from streamproxy.wire.gather import GATHERS
 
-# Chunks below this are joined when several wait: handing on one more costs ten times what copying it does.
+# Waiting chunks smaller than this are joined: passing on one more chunk costs ten times as much as copying it.
 _JOIN_BELOW: Final = 8192
-# What is still read from a socket after its other end has reset it.
+# The maximum that is read from a socket after its peer has reset it.
 _RESCUE_READ: Final = 65536
 _RESCUE_READS: Final = 4
-_NONE: Final[deque[bytes]] = deque(maxlen=0)  # no chunks, and no room for any
+_NONE: Final[deque[bytes]] = deque(maxlen=0)  # no chunks
 
 
 class Connection(ClientConnection):
     """A connection, for one exchange at a time.
 
-    An `asyncio.Protocol` in all but name: loops call its methods and ask for no more, and a class with a base in
-    Python can't be compiled.
+    ``buffer`` is the maximum bytes to hold for a slow reader, unless the request has its own limit. ``sock`` is the
+    socket below the transport. ``sent`` is whether the whole request was sent; ``fault`` is why the exchange failed.
 
-    ``buffer`` is the most bytes to hold for a slow reader, where a request has no number of its own. ``sock`` is the
-    socket below the transport. ``sent`` says that the whole request is out; ``fault`` is why the exchange failed.
+    It has the methods of `asyncio.Protocol` without inheriting from it, because a class with a base class in Python
+    cannot be compiled.
     """
 
     __slots__ = (
@@ -101,16 +102,12 @@ class Connection(ClientConnection):
 
     # For the exchange.
 
-    def expect(self, method: str, informational: Informational | None, buffer: int | None, upgrade: bool) -> None:
-        """Make ready for the response to a request of ``method``, which `ask` then sends."""
-        self.response.begin(method, informational, upgrade)
-        self._buffer = self._default_buffer if buffer is None else buffer
+    def ask(self, head: bytes, buffer: int | None, whole: bool) -> None:
+        """Sends the head of a request, for whose response ``response.begin`` was called.
 
-    def ask(self, head: bytes, *, whole: bool) -> None:
-        """Send the head of a request.
-
-        ``whole`` says that no body follows; else ``sent`` is to be set when it is out.
+        ``whole`` means that no body follows; otherwise the caller sets ``sent`` once the body was sent.
         """
+        self._buffer = self._default_buffer if buffer is None else buffer
         self._held = 0
         self.sent = whole
         self._active = True
@@ -120,7 +117,7 @@ class Connection(ClientConnection):
             self._transport.write(head)
 
     def wait(self) -> asyncio.Future[None]:
-        """A future of the next change of ``chunks``, ``response`` or ``fault``. For one reader at a time."""
+        """Returns a future of the next change of ``chunks``, ``response`` or ``fault``, for one reader at a time."""
         self._held = 0
         if self._paused:
             self._resume()
@@ -128,7 +125,7 @@ class Connection(ClientConnection):
         return waiter
 
     def pipe(self, sink: Sink | None) -> bool:
-        """Hand chunks to ``sink`` from now on, or to nobody; whether that can be: not while chunks wait."""
+        """Passes chunks to ``sink`` from now on; None stops it. Returns False while chunks wait."""
         if sink is not None and (self.chunks or not self._active):
             return False
         self._sink = sink
@@ -139,7 +136,7 @@ class Connection(ClientConnection):
         return True
 
     def take(self) -> bytes:
-        """The next chunk; there is one. Small chunks that wait together are one."""
+        """Returns the next chunk, joined with further small ones. There must be one."""
         chunks = self.chunks
         chunk = chunks.popleft()
         if chunks:
@@ -150,12 +147,12 @@ class Connection(ClientConnection):
         return chunk
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to the transport; nothing happens on a closed connection."""
+        """Writes bytes to the transport. Does nothing on a closed connection."""
         if not self.closed:
             self._transport.write(data)
 
     def writelines(self, parts: list[bytes]) -> None:
-        """Hand several strings of bytes to the transport; nothing happens on a closed connection."""
+        """Writes several strings of bytes to the transport. Does nothing on a closed connection."""
         if self.closed:
             return
         if GATHERS:
@@ -164,13 +161,13 @@ class Connection(ClientConnection):
             self._transport.write(b"".join(parts))
 
     async def drained(self) -> None:
-        """Wait until the transport takes more."""
+        """Waits until the transport accepts more."""
         while self._write_paused and not self.closed:
             self._drained = self._loop.create_future()
             await self._drained
 
     async def continued(self, seconds: float) -> None:
-        """Wait for 100 (Continue), the final head, the end of the connection, or for so many seconds."""
+        """Waits for 100 (Continue), the final head or the end of the connection, for at most so many seconds."""
         if self.response.headers is None and not self.response.continued and not self.closed:
             self._continued = future = self._loop.create_future()
             timer = self._loop.call_later(seconds, _settle, future)
@@ -180,34 +177,34 @@ class Connection(ClientConnection):
                 timer.cancel()
 
     def detach(self) -> Tunnel:
-        """The connection as a stream of bytes, after 101 (Switching Protocols)."""
+        """Returns the connection as a stream of bytes, after 101 (Switching Protocols)."""
         if not self.response.upgraded or self._tunnel is not None:
             raise RuntimeError("the connection has not switched protocols")
         self._tunnel = Tunnel(self._transport, self._loop, self.response.rest, self.closed)
         self.response.rest = b""
-        # A tunnel lasts, and what was needed for its head and a body would stay with it.
+        # A tunnel may last long, so everything that only a head and a body need is freed.
         self.response.forget()
         self.chunks = _NONE
         return self._tunnel
 
     def fail(self, fault: BaseException) -> None:
-        """End the exchange for a reason of the request's own, unless its response is complete."""
+        """Ends the exchange because of an error of the request, unless its response is complete."""
         if self._active:
             self._fail_with(fault)
             self._wake()
 
     def abort(self) -> None:
-        """Close at once, without waiting for anything; what was not sent is dropped."""
+        """Closes at once without waiting; unsent data is dropped."""
         self._active = False
         self._sink = None
-        self.fault = None  # its traceback may hold frames that hold this connection
+        self.fault = None  # its traceback may contain frames that refer to this connection
         self.closed = True
         self._transport.abort()
 
     # For the pool.
 
     def reusable(self) -> bool:
-        """Whether the exchange has ended so that another can begin: both messages complete, nothing behind them."""
+        """Whether another exchange can begin: both messages are complete, and nothing follows them."""
         return (
             self.response.done
             and self.sent
@@ -217,9 +214,8 @@ class Connection(ClientConnection):
         )
 
     def become_idle(self) -> None:
-        """Forget the exchange, and note the time: idle connections age."""
+        """Forgets the exchange, and records the time, since idle connections age."""
         self.idle_since = self._loop.time()
-        self.response.leave()
         if not self.lifetime:
             self.lifetime = self.response.lifetime
         self._sink = None
@@ -231,7 +227,7 @@ class Connection(ClientConnection):
             self._bound(False)
 
     def shut(self) -> None:
-        """Close at once; an exchange that is not complete fails as if the upstream had closed."""
+        """Closes at once; an incomplete exchange fails as if the upstream had closed."""
         if self._active:
             self._lost(None)
             self._wake()
@@ -322,7 +318,7 @@ class Connection(ClientConnection):
     # Parts of the above.
 
     def _look(self, data: bytes) -> None:
-        """See what a read that was not just a chunk has made of the response."""
+        """Handles the state of the response after a read that was not only a chunk."""
         response = self.response
         if self._continued is not None and (response.continued or response.headers is not None):
             _settle(self._continued)
@@ -338,7 +334,7 @@ class Connection(ClientConnection):
             self._bound(True)
 
     def _unasked(self, data: bytes) -> None:
-        """Bytes that belong to no exchange: a tunnel's, an early answer, or the rest of a broken one."""
+        """Handles bytes outside of an exchange: of a tunnel, an early response, or the rest of a broken one."""
         if self._tunnel is not None:
             self._tunnel.received(data)
         elif self.response.upgraded and not self.closed:
@@ -347,12 +343,12 @@ class Connection(ClientConnection):
             self._end()
 
     def _unpipe(self, size: int) -> None:
-        """The sink takes no more for now, after a read of so many bytes."""
+        """The sink accepts no more for now, after a read of so many bytes."""
         self._wake()
         self._hold(size)
 
     def _hold(self, size: int) -> None:
-        """A read that the reader has to pass on."""
+        """Counts a read that the reader has yet to pass on."""
         if size > MOST and not self._bounded:
             self._bound(True)
         self._held += size
@@ -366,7 +362,7 @@ class Connection(ClientConnection):
             self._transport.resume_reading()
 
     def _bound(self, bounded: bool) -> None:
-        """Bound the reads of a flood, or let the loop read as it does."""
+        """Limits the size of reads while there is much data, or removes the limit."""
         if self.closed or self._paused:
             return
         self._bounded = bounded
@@ -377,30 +373,30 @@ class Connection(ClientConnection):
             bound_reads(transport, self, bounded)
 
     def _end_of_connection(self) -> None:
-        """The peer closed in good order after a body that the close ends (RFC 9112 sections 6.3 and 9.8)."""
+        """The peer closed properly after a body delimited by the close (RFC 9112 sections 6.3 and 9.8)."""
         transport = self._transport
-        if isinstance(transport, TlsTransport) and not transport.ended:  # to cut TCP takes no key
+        if isinstance(transport, TlsTransport) and not transport.ended:  # anyone on the path can end TCP
             self._fail_with(ResponseIncomplete(note="TLS ended without close_notify"))
         else:
             self.response.done = True
             self._active = False
 
     def _lost(self, exc: Exception | None) -> None:
-        """The connection ended before the response did."""
+        """The connection ended before the response."""
         note = f"{type(exc).__name__}: {exc}" if exc is not None else "closed by the upstream"
         if self.response.headers is not None:
             self._fail_with(ResponseIncomplete(note=note))
         elif isinstance(exc, ssl.SSLError):
-            self._fail_with(TlsFailed(note=note))  # TLS 1.3: a refused client certificate shows after the handshake
+            self._fail_with(TlsFailed(note=note))  # with TLS 1.3, a client certificate is refused after the handshake
         else:
             self._fail_with(ConnectionTerminated(note=note))
 
     def _rescue(self) -> None:
-        """Read what came before a reset that a write has run into.
+        """Reads what arrived before a reset that a write has found.
 
-        An upstream that refuses a request in the middle of its body may answer and close; the body that is still on
-        its way makes its kernel reset the connection, and the next write fails before the answer was read. Linux
-        keeps what it had received.
+        An upstream that refuses a request in the middle of its body may respond and close. The rest of the body then
+        makes its kernel reset the connection, and the next write fails before the response was read. Linux keeps the
+        data that it had received.
         """
         transport = self._transport
         receive = transport.data_received if isinstance(transport, TlsTransport) else self.data_received
@@ -420,7 +416,7 @@ class Connection(ClientConnection):
         self._end()
 
     def _end(self) -> None:
-        """Take the connection out of use, at once."""
+        """Stops using the connection at once."""
         if not self.closed:
             self.closed = True
             self._transport.abort()

@@ -1,4 +1,4 @@
-"""What is asked for, and how a request's body is framed. Pure."""
+"""The target of a request and the framing of its body, without I/O."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ _BODY_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class BodyFraming(NamedTuple):
-    """How a request's body goes out: ``length`` bytes as they are, or chunked when it is None."""
+    """The framing of a request body: ``length`` bytes, or chunked if it is None."""
 
     length: int | None
     expects_continue: bool
 
 
 def target_of(url: str) -> bytes:
-    """The origin-form request target of a URL (RFC 9112 section 3.2.1). Raises ValueError on characters not ASCII."""
+    """Returns the target of a URL in origin form (RFC 9112 section 3.2.1). Raises ValueError if it is not ASCII."""
     parts = urlsplit(url)
     target = parts.path or "/"
     return (f"{target}?{parts.query}" if parts.query else target).encode("ascii")
 
 
 def body_framing(headers: Headers) -> BodyFraming:
-    """The framing of a body that the headers announce. Raises ValueError when they contradict themselves.
+    """Returns the framing of a body that the headers announce. Raises ValueError if they contradict themselves.
 
-    Transfer-Encoding is the client's own to write: a hop-by-hop field that came from elsewhere could contradict it.
+    The client itself writes Transfer-Encoding: a hop-by-hop field from elsewhere could contradict it.
     """
     length: int | None = None
     expects_continue = False
@@ -45,7 +45,7 @@ def body_framing(headers: Headers) -> BodyFraming:
 
 
 def refuse_body_fields(headers: Headers) -> None:
-    """Raise ValueError when the fields of a request without a body announce one: the upstream would wait for it."""
+    """Raises ValueError if the fields of a request without a body announce one: the upstream would wait for it."""
     for name, value in headers:
         if name in _BODY_FIELDS:
             if name == b"transfer-encoding":

@@ -1,24 +1,24 @@
-"""A response as it comes off the wire, without I/O.
+"""Parses the responses of a connection, without I/O.
 
-Theory of operation. A response is a head, perhaps behind some of informational responses, and a body::
+Theory of operation. A response is a head, perhaps preceded by informational responses, and a body::
 
     HEAD ──▶ (1xx: HEAD) ──▶ BODY ──▶ done
       └──────────┴─────────────┴────▶ fault
 
-httptools (llhttp, strict) checks the heads as their bytes come, so that garbage is refused at once. It is given heads
-and nothing else: where one ends is found here, by its empty line, which a strict parser can't see anywhere else. The
-body is taken off its framing here: counted, by `streamproxy.wire.chunked`, or up to the end of the connection. `feed`
-returns it. What comes out depends on the bytes only, not on how they were split into reads.
+httptools (llhttp, strict) checks heads as their bytes arrive, so that garbage is refused at once. It receives heads
+only: this module finds the end of a head by its empty line, which a strict parser accepts nowhere else. This module
+also removes the framing of the body: by counting, by `streamproxy.wire.chunked`, or up to the end of the connection.
+`feed` returns the body. The result depends on the bytes only, not on how they were split into reads.
 
-What the parser lets through and RFC 9112 does not is refused here, mostly by `streamproxy.wire.http1`: other protocols
-that look like HTTP, versions, statuses and codings, NUL in the status line. The heads of one response may have 64 KiB
-together.
+Anything that the parser accepts but RFC 9112 does not is refused here, mostly by `streamproxy.wire.http1`: protocols
+that look like HTTP, invalid versions, statuses and codings, and NUL in the status line. All heads of one response may
+have 64 KiB together.
 
-Bytes behind a complete response are not its fault: they only make the connection useless (``stray``). Behind a 101 that
-was asked for they are the first of another protocol (``rest``).
+Bytes after a complete response are no error of the response: they only make the connection unusable (``stray``). After
+a requested 101 they are the first bytes of another protocol (``rest``).
 
-The parser of a connection is told of the bodies that it has not seen, or is replaced where that takes more than making
-another one. Its callbacks are as few as possible, and short.
+The parser of a connection is told about the bodies that it has not seen, or replaced if that costs more. It has as few
+callbacks as possible.
 """
 
 from __future__ import annotations
@@ -41,36 +41,37 @@ MAX_HEAD: Final = 65536
 _NO_FRAMING: Final = Framing(0, False, False)
 _NO_TRAILERS: Final[Headers] = []
 _FRAMING_FIELDS: Final = frozenset({b"connection", b"content-length", b"proxy-connection", b"transfer-encoding"})
-# What nearly every stream says of its framing.
+# The framing of nearly every stream.
 _CHUNKED_FIELDS: Final[Headers] = [(b"transfer-encoding", b"chunked")]
 _CHUNKED: Final = Framing(None, True, True)
 _H: Final = ord("H")
 _KEEP_ALIVE_TIMEOUT: Final = re.compile(rb"(?:^|[,; \t])timeout=(\d{1,9})")
 # The start of nearly every response.
 _OK: Final = b"HTTP/1.1 200 OK\r\n"
+_OK_LENGTH: Final = len(_OK)
 _PHRASE_AT: Final = 13  # in a status line
 _END: Final = b"\r\n\r\n"
-# Any body of a length that the parser may be told it has seen.
+# The largest body that the parser is told to skip.
 _ANY_BODY: Final = memoryview(bytes(65536))
 
 Informational = Callable[[int, Headers], None]
 
 
 class _Malformed(Exception):
-    """Raised through the parser: its text says what is wrong."""
+    """Raised through the parser; the text says what is wrong."""
 
 
 _WRONG: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade, _Malformed, AmbiguousHead)
 
 
 class ResponseParser:
-    """The responses of one connection, one after the other; each begins with `begin`.
+    """Parses the responses of one connection in turn; each begins with `begin`.
 
-    ``headers`` is None until the final head is complete; with it come ``status``, ``reason`` (the phrase, empty where
-    it is the status's own), ``http_version`` ("1.0" or "1.1") and ``framing``. ``continued`` says whether 100
-    (Continue) has come. ``fault`` is why the response failed: BadResponse up to the head, ResponseIncomplete behind it.
-    ``chunks`` is the decoder of a chunked body while one is being read. ``trailers`` are the fields behind the body of
-    a response that is done, with lower-case names.
+    ``headers`` is None until the final head is complete. ``status``, ``reason`` (empty if it is the standard phrase),
+    ``http_version`` ("1.0" or "1.1") and ``framing`` are set together with it. ``continued`` is whether 100 (Continue)
+    was received. ``fault`` is why the response failed: BadResponse up to the head, ResponseIncomplete after it.
+    ``chunks`` is the decoder of a chunked body while it is being read. ``trailers`` are the fields after the body of a
+    complete response, with lower-case names.
     """
 
     __slots__ = (
@@ -107,22 +108,22 @@ class ResponseParser:
     def __init__(self) -> None:
         # Of the connection.
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        self._stale = False  # the parser expects the body of the last response
+        self._stale = False  # whether the parser expects the body of the last response
         self._decoder: ChunkedDecoder | None = None
-        self.lifetime = 0.0  # seconds that an idle connection lives, by its first response; 0.0 before
-        self.stray = False  # something came behind a response
+        self.lifetime = 0.0  # how many seconds the connection may be idle, by its first response; 0.0 before it
+        self.stray = False  # whether bytes followed a response
         # Of the head that is being read.
         self._begun = False
-        self._line = b""  # of its first line, what has come
-        self._tail = b""  # the last bytes of it, which may begin the empty line
+        self._line = b""  # the first line so far
+        self._tail = b""  # its last bytes, which may be the start of the empty line
         self._fields: Headers = []
-        self._framing_fields: Headers = []  # those of them that say how the body ends
+        self._framing_fields: Headers = []  # those that determine the end of the body
         # Of the response.
         self._method = ""
         self._informational: Informational | None = None
         self._upgrade = False
-        self._heads = 0  # how many are complete
-        self._left = 0  # bytes of a sized body that have not come
+        self._heads = 0  # the number of complete ones
+        self._left = 0  # the missing bytes of a sized body
         self.chunks: ChunkedDecoder | None = None
         self.read = 0  # bytes of its heads
         self.status = 0
@@ -138,9 +139,9 @@ class ResponseParser:
         self.fault: BaseException | None = None
 
     def begin(self, method: str, informational: Informational | None = None, upgrade: bool = False) -> None:
-        """Make ready for the response to a request of ``method``.
+        """Prepares for the response to a request with ``method``.
 
-        With ``upgrade`` 101 (Switching Protocols) is a final response, and ``upgraded`` says that it has come.
+        With ``upgrade``, 101 (Switching Protocols) is a final response, and sets ``upgraded``.
         """
         self._method = method
         self._informational = informational
@@ -156,7 +157,7 @@ class ResponseParser:
         self._begin_head()
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes of the response; returns what they hold of its body."""
+        """Parses the next bytes of the response. Returns the parts of the body among them."""
         while self.headers is None:
             end = self._head_end(data)
             if end < 0:
@@ -189,15 +190,11 @@ class ResponseParser:
 
     @property
     def ends_with_connection(self) -> bool:
-        """Whether the body has begun, and only the end of the connection ends it."""
+        """Whether the body has begun and is delimited by the end of the connection."""
         return self.headers is not None and self.framing.length is None and not self.framing.chunked
 
-    def leave(self) -> None:
-        """Keep nothing of the last exchange's callers."""
-        self._informational = None
-
     def forget(self) -> None:
-        """No more will come. The parser's callbacks are ours: this ends the cycle."""
+        """Ends parsing, and breaks the reference cycle with the parser, whose callbacks are methods."""
         self._parser = None
 
     # httptools
@@ -238,34 +235,34 @@ class ResponseParser:
         self._framing_fields = []
 
     def _head_end(self, data: bytes) -> int:
-        """How many bytes of ``data`` are of the head, if its end is among them, else -1."""
+        """Returns how many bytes of ``data`` belong to the head if its end is among them, otherwise -1."""
         tail = self._tail
         if tail:
-            # An empty line that a read has cut in two.
+            # The empty line may be split between two reads.
             at = (tail + data[:3]).find(_END)
             if at >= 0:
                 return at + 4 - len(tail)
-        at = data.find(_END)
-        if at >= 0:
-            return at + 4
+        head, end, _ = data.partition(_END)  # faster than `find` on CPython 3.11
+        if end:
+            return len(head) + 4
         self._tail = data[-3:] if len(data) >= 3 else (tail + data)[-3:]
         return -1
 
     def _feed_head(self, data: bytes) -> None:
-        """Take some of a head, up to its end at most."""
+        """Parses a part of a head, at most up to its end."""
         self.read += len(data)
         if self.read > MAX_HEAD:
             self._fail(f"heads of more than {MAX_HEAD} bytes")
             return
-        if 0 in data:  # the number: CPython 3.11 takes 0.3 µs to see that b"\0" is not one
-            self._fail("NUL in the head")  # the parser takes one in a status line
+        if 0 in data:  # the number, because b"\0" is slower on CPython 3.11
+            self._fail("NUL in the head")  # the parser accepts it in a status line
             return
         if not self._begun:
             if data[0] != _H:
                 self._fail("the response does not begin with HTTP/")
                 return
             self._begun = True
-            if data.startswith(_OK):
+            if data[:_OK_LENGTH] == _OK:  # a slice costs less than `startswith`
                 self.reason, self.http_version = b"", "1.1"
             else:
                 self._note_line(data)
@@ -279,7 +276,7 @@ class ResponseParser:
             self._refuse(error)
 
     def _note_line(self, begun: bytes) -> None:
-        """Keep the first line of a head until all of it has come, then its version and phrase."""
+        """Collects the first line of a head, and then takes version and reason phrase from it."""
         line, end, _ = begun.partition(b"\r\n")
         if not end:
             self._line = begun
@@ -288,9 +285,10 @@ class ResponseParser:
         self.reason, self.http_version = line[_PHRASE_AT:], line[5:8].decode("latin-1")
 
     def _finish_head(self, status: int) -> None:
-        """The head is the final one, and good."""
+        """Handles the end of a valid final head."""
         self.status = status
         self.headers = self._fields
+        self._informational = None
         if self.reason and self.reason == PHRASES.get(status):
             self.reason = b""
         framing = self.framing
@@ -306,9 +304,10 @@ class ResponseParser:
             self.done = not framing.length
 
     def _on_informational(self, status: int) -> None:
-        """RFC 9110 section 15.2: any number of them before the final response; 101 only when it was asked for.
+        """Handles an informational response. There may be any number of them before the final response.
 
-        They have no body and announce none (RFC 9110 section 8.6, RFC 9112 section 6.1).
+        101 must have been requested (RFC 9110 section 15.2). They have no body and announce none (RFC 9110 section 8.6,
+        RFC 9112 section 6.1).
         """
         if any(name in (b"content-length", b"transfer-encoding") for name, _ in self._framing_fields):
             raise _Malformed(f"a body announced by {status}")
@@ -316,8 +315,10 @@ class ResponseParser:
             named = any(name == b"upgrade" for name, _ in self._fields)
             if not (self._upgrade and named and b"upgrade" in connection_options(self._framing_fields)):
                 raise _Malformed("101 (Switching Protocols) without an Upgrade")
+            if self.http_version != "1.1":
+                raise _Malformed("101 (Switching Protocols) by HTTP/1.0, which has none")
             self.upgraded = self._stale = True
-            self.framing = _NO_FRAMING  # nor will it carry another request
+            self.framing = _NO_FRAMING  # and the connection carries no further request
             self._finish_head(status)
             return
         fields = self._fields
@@ -342,14 +343,14 @@ class ResponseParser:
         return body
 
     def _behind(self, data: bytes) -> None:
-        """Bytes behind the end of the response."""
+        """Handles bytes after the end of the response."""
         if self.upgraded:
             self.rest += data
         else:
             self.stray = True
 
     def _renew(self) -> None:
-        """Bring the parser behind the body of the last response, which it was not given."""
+        """Makes the parser expect a new response after the body of the last one, which it has not received."""
         self._stale = False
         if self.framing is _CHUNKED and self._parser is not None:  # nearly every stream
             self._parser.feed_data(LAST_CHUNK)
@@ -367,12 +368,12 @@ class ResponseParser:
             self._parser = httptools.HttpResponseParser(self)
 
     def _refuse(self, error: BaseException) -> None:
-        """What the parser, or a callback through it, says against the last bytes."""
+        """Handles an error of the parser, or of a callback through it."""
         if self.upgraded and isinstance(error, httptools.HttpParserUpgrade):
             return
         reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
         if not isinstance(reason, _WRONG):
-            raise error  # a fault of ours, or of the informational callback
+            raise error  # a bug, also in the informational callback
         self._fail(str(reason))
 
     def _fail(self, note: str) -> None:
@@ -381,9 +382,9 @@ class ResponseParser:
 
 
 def announced_lifetime(headers: Headers) -> float:
-    """How many seconds an upstream keeps an idle connection, by the Keep-Alive field of its response.
+    """Returns for how many seconds an upstream keeps an idle connection, by the Keep-Alive field of its response.
 
-    Less a second for the way there and back: a request that crosses the close on its way can't always be repeated.
+    One second less than announced, for the round trip: a request that crosses the close cannot always be repeated.
     """
     for name, value in headers:
         if name == b"keep-alive":

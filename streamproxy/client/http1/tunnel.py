@@ -1,9 +1,9 @@
-"""A connection to an upstream that has switched protocols: its bytes, as a `ByteStream`.
+"""A connection to an upstream that has switched protocols, as a `ByteStream`.
 
-Theory of operation. The connection passes on what the loop tells it; reading is held until `start`. A direction ends
-with `write_eof` or with the upstream's end; once both have ended the transport is closed. Over TLS the end of one
-direction ends both. While the tunnel's owner has paused reading, the kernel is asked for a reset now and then: the
-transport would not hear of one.
+Theory of operation. The connection passes on the events of the loop; reading is paused until `start`. A direction ends
+with `write_eof` or when the upstream ends it; once both have ended, the transport is closed. Over TLS the end of one
+direction ends both. While the owner of the tunnel has paused reading, the kernel is checked for a reset periodically,
+because the transport would not notice one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from streamproxy.exchange.stream import ByteStream
 
 
 class Tunnel(ByteStream):
-    """Made by `Connection.detach`; ``early`` are the bytes that came behind the head. Reading is paused."""
+    """Created by `Connection.detach`; ``early`` are the bytes that followed the head. Reading is paused."""
 
     __slots__ = (
         "_drained",
@@ -132,14 +132,14 @@ class Tunnel(ByteStream):
     # From the connection.
 
     def received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Handles received bytes."""
         if self._started and self._on_data is not None:
             self._on_data(data)
         else:
             self._early += data
 
     def eof_received(self) -> bool:
-        """The upstream sends no more; returns whether the transport is to stay open."""
+        """The upstream sends no more. Returns whether the transport must stay open."""
         self._ended = True
         if self._on_eof is not None:
             self._on_eof()
@@ -149,7 +149,7 @@ class Tunnel(ByteStream):
         return True
 
     def connection_lost(self) -> None:
-        """Nothing can pass any more."""
+        """The transport is closed."""
         self._lost = True
         if self._watch is not None:
             self._watch.close()
@@ -158,11 +158,11 @@ class Tunnel(ByteStream):
             self._tell_lost()
 
     def pause_writing(self) -> None:
-        """More waits for the upstream than may."""
+        """The write buffer has reached its limit."""
         self._write_paused = True
 
     def resume_writing(self) -> None:
-        """The transport takes more."""
+        """The transport accepts more."""
         self._write_paused = False
         self._settle()
 

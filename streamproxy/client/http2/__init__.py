@@ -2,6 +2,7 @@
 
 - `client`: `Http2Client`, and a request with its response
 - `connection`: the protocol between a transport, the session and the streams
+- `liveness`: whether a silent connection is alive, without I/O
 - `state`: what is known of one response, without I/O
 - `body`: what goes out behind a head
 """

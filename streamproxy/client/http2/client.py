@@ -19,7 +19,8 @@ from streamproxy.client.http1.client import NativeClient, Stream, prepare
 from streamproxy.client.http1.connection import Connection
 from streamproxy.client.http1.request import BodyFraming, body_framing, refuse_body_fields, target_of
 from streamproxy.client.http2.body import BodySender
-from streamproxy.client.http2.connection import ANSWER, SILENCE, Http2Connection
+from streamproxy.client.http2.connection import Http2Connection
+from streamproxy.client.http2.liveness import ANSWER, SILENCE
 from streamproxy.client.http2.state import ResponseState
 from streamproxy.client.pool import Pool
 from streamproxy.errors import ConnectionTerminated

@@ -10,8 +10,8 @@ says that nothing can pass any more: every stream has failed.
 
 How many streams it takes is what the upstream announces; before that, as many as RFC 9113 section 6.5.2 recommends.
 
-A connection that is silent while streams are open is asked for a sign of life by PING. One timer serves all streams: it
-fires, looks at the time of the last read, and sleeps for the rest.
+A connection that is silent while streams are open is asked for a sign of life (see `liveness`). One timer serves all
+streams: it fires, looks at the time of the last read, and sleeps for the rest.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import ssl
 from typing import Any, Final, cast
 
 from streamproxy.client.connection import ClientConnection, Owner
+from streamproxy.client.http2.liveness import ANSWER, ASK, DEAD, SILENCE, Liveness
 from streamproxy.client.http2.state import MAX_HEAD, ResponseState
 from streamproxy.client.secure import TlsTransport
 from streamproxy.errors import BadResponse, ConnectionTerminated, ResponseIncomplete, TlsFailed, UpstreamBusy
@@ -30,6 +31,7 @@ from streamproxy.wire.http2.frames import FrameGate
 from streamproxy.wire.http2.session import (
     CANCEL,
     ENHANCE_YOUR_CALM,
+    INTERNAL_ERROR,
     NO_ERROR,
     PROTOCOL_ERROR,
     STREAM_WINDOW,
@@ -46,9 +48,6 @@ from streamproxy.wire.http2.session import (
     WindowUpdated,
     client_session,
 )
-
-SILENCE: Final = 15.0  # seconds without a byte while streams are open, until a PING
-ANSWER: Final = 15.0  # seconds for the answer
 
 _UNANNOUNCED: Final = 100  # streams, before the upstream has said how many
 _MOST_STREAMS: Final = 10_000
@@ -67,14 +66,11 @@ class Http2Connection(ClientConnection):
     """
 
     __slots__ = (
-        "_answer",
         "_gate",
-        "_last_read",
+        "_liveness",
         "_owner",
-        "_pinged_at",
         "_reset_by_peer",
         "_session",
-        "_silence",
         "_streams",
         "_timer",
         "_transport",
@@ -92,16 +88,13 @@ class Http2Connection(ClientConnection):
     ) -> None:
         super().__init__(loop, sock, _UNANNOUNCED)
         self._owner = owner
-        self._silence = silence
-        self._answer = answer
+        self._liveness = Liveness(silence, answer)
         self._transport: asyncio.Transport | TlsTransport = cast(asyncio.Transport, None)  # until connection_made
         self._session = client_session(STREAM_WINDOW, MAX_HEAD, _CONTINUATIONS)
         self._gate = FrameGate(MAX_HEAD, _CONTINUATIONS, loop.time(), preface=False)
         self._streams: dict[int, ResponseState] = {}
         self._reset_by_peer = 0  # the stream that the last RST_STREAM was for
         self._write_paused = False
-        self._last_read = 0.0  # the loop's time
-        self._pinged_at = 0.0  # the loop's time; 0.0 when no answer is waited for
         self._timer: asyncio.TimerHandle | None = None
         self.broken = False
 
@@ -131,8 +124,7 @@ class Http2Connection(ClientConnection):
             session.widen(number, buffer)
             self.flush()
         if self._timer is None and not self.broken:
-            self._pinged_at = 0.0
-            self._timer = self._loop.call_later(self._silence, self._watch)
+            self._timer = self._loop.call_later(self._liveness.begin(), self._watch)
         return True
 
     def wait(self, state: ResponseState) -> asyncio.Future[None]:
@@ -218,13 +210,13 @@ class Http2Connection(ClientConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport | TlsTransport, transport)
-        self._last_read = self._loop.time()
+        self._liveness.last_read = self._loop.time()
         self.flush()
 
     def data_received(self, data: bytes) -> None:
         if self.broken:
             return
-        self._last_read = now = self._loop.time()
+        self._liveness.last_read = now = self._loop.time()
         try:
             frames = self._gate.feed(data, now)
             if frames:
@@ -311,7 +303,13 @@ class Http2Connection(ClientConnection):
                         state.fail(UpstreamBusy(note="GOAWAY: ENHANCE_YOUR_CALM"))
             self._take_no_more()
         elif kind is ConnectionClosed:
-            self._break(ConnectionTerminated(note=f"HTTP/2 ended with error code {event.error_code:#x}"))
+            self._ended(event.error_code)
+
+    def _ended(self, code: int) -> None:
+        """The session is over: by a GOAWAY of the upstream's, or because the upstream broke a rule."""
+        broke = not self.closed and code != NO_ERROR and code != INTERNAL_ERROR
+        fault = BadResponse if broke else ConnectionTerminated
+        self._break(fault(note=f"HTTP/2 ended with error code {code:#x}"))
 
     def _wake_senders(self) -> None:
         for state in self._streams.values():
@@ -354,18 +352,16 @@ class Http2Connection(ClientConnection):
         if self.broken or not self._streams:
             return
         now = self._loop.time()
-        if self._last_read >= self._pinged_at:
-            self._pinged_at = 0.0
-        if self._pinged_at:
+        left = self._liveness.look(now)
+        if left == DEAD:
             self._break(ConnectionTerminated(note="no answer to PING"))
             return
-        left = self._last_read + self._silence - now
-        if left <= 0.0:
+        if left == ASK:
+            left = self._liveness.asked(now)
             self._session.ping(_PING)
-            self._pinged_at = now
             self.flush()
-            left = self._answer
-        self._timer = self._loop.call_later(max(left, 0.001), self._watch)
+        if not self.broken:
+            self._timer = self._loop.call_later(max(left, 0.001), self._watch)
 
     def _take_no_more(self) -> None:
         """Open no more streams here; close when there are none."""

@@ -13,7 +13,7 @@ __all__ = ["FOREVER", "Engine", "EngineSettings", "UvicornEngine", "hypercorn_en
 
 
 def hypercorn_engine(app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings) -> Engine:
-    """hypercorn; an extra, so it is imported only when it is asked for. Raises ImportError without it."""
+    """Creates the hypercorn engine. Raises ImportError without the extra, which is imported only here."""
     from streamproxy.server.engines.hypercorn import HypercornEngine
 
     return HypercornEngine(app, sockets, settings)

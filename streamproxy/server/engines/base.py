@@ -1,8 +1,8 @@
-"""What carries the proxy: an ASGI server behind one small interface.
+"""The interface to the ASGI servers that run the proxy.
 
-An engine serves an application on listening sockets from `start` on, accepts no more connections after `drain`, and
-is gone after `stop`. It installs no signal handlers: several run in one loop, and the program has its own. All its
-sockets speak TLS when the settings have a context for it, none of them otherwise.
+An engine serves an application on listening sockets from `start` on, accepts no more connections after `drain`, and has
+ended after `stop`. It installs no signal handlers, because several engines run in one loop and the program has its own
+handlers. All its sockets use TLS if the settings contain a context, otherwise none.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from streamproxy.server.alpn import ProtocolFactory
 from streamproxy.server.http1.protocol import NEWCOMER
 from streamproxy.wire.forwarded import Network
 
-FOREVER = 31_536_000.0  # seconds: a year, since a loop's timers take no infinity
+FOREVER = 31_536_000.0  # seconds: a year, because the loops' timers do not accept infinity
 
 
 class EngineSettings(NamedTuple):
-    """What the configuration says of connections: bytes, seconds, and how many at once; ``tls`` for one listener.
+    """The settings for connections, in bytes and seconds; ``tls`` applies to one listener.
 
-    ``http2`` makes the protocol of HTTP/2 connections; without it there are none. ``tls`` has to offer what is there.
+    ``http2`` creates the protocol of HTTP/2 connections; None disables them. ``tls`` must offer the same protocols.
     Connections from the networks of ``proxy_protocol`` begin with a PROXY header.
     """
 
@@ -37,25 +37,25 @@ class EngineSettings(NamedTuple):
 
 
 class Engine(Protocol):
-    """An ASGI server under the proxy."""
+    """An ASGI server that runs the proxy."""
 
     async def start(self) -> None:
-        """Serve; returns once connections are accepted."""
+        """Starts to serve; returns once connections are accepted."""
         ...
 
     def drain(self, patience: float = NEWCOMER) -> None:
-        """Accept no new connection, and close each that there is when it becomes idle; responses say so.
+        """Accepts no new connections, and closes existing ones when they become idle; responses announce it.
 
-        One that was accepted last has ``patience`` seconds for its first request, and idle ones have so many for
-        another when that is more than the default.
+        A new connection has ``patience`` seconds for its first request. If this is more than the default, idle
+        connections have as long for another request.
         """
         ...
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """The number of open connections."""
         ...
 
     async def stop(self) -> None:
-        """End what still runs, and the application's lifespan."""
+        """Ends what still runs, and the application's lifespan."""
         ...

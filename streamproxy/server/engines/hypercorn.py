@@ -1,8 +1,7 @@
-"""hypercorn as an engine, for HTTP/1.1 only.
+"""The hypercorn engine, for HTTP/1.1 only.
 
-Left to itself hypercorn speaks HTTP/2 as well, to every client in clear text that begins with its preface or asks for
-``Upgrade: h2c``, with the faults of its implementation: one early answer to an upload ends a whole connection. So both
-are off, and nothing is offered by ALPN.
+By default hypercorn also accepts HTTP/2 in clear text, by its preface and by ``Upgrade: h2c``. Its implementation has
+faults: an early response to an upload ends the whole connection. So both are disabled, and ALPN offers nothing.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from streamproxy.wire.headers import first
 from streamproxy.wire.http1 import AmbiguousHead, origin_form
 from streamproxy.wire.media import is_streaming
 
-_PATIENCE = 2.0  # seconds for connections to end by themselves when the engine is stopped
+_PATIENCE = 2.0  # seconds for connections to end when the engine is stopped
 
 
 class HypercornEngine:
-    """hypercorn's connections and lifespan in this process, on sockets of ours.
+    """Runs hypercorn's connections and lifespan in this process, on existing sockets.
 
-    Its own `serve` ends idle connections in the moment in which it stops accepting, those too whose first request is on
-    its way. So the accepting is done here, and connections are told to end a moment later.
+    hypercorn's `serve` ends idle connections when it stops accepting, even if their first request is on its way. So
+    this class accepts the connections itself, and tells them to end a moment later.
 
-    hypercorn has no limit on connections and no time-out for a slow head of its own; ``max_connections`` and
-    ``head_timeout`` are kept by the uvicorn engine only.
+    hypercorn has no limit on connections and no time-out for a slow head, so ``max_connections`` and ``head_timeout``
+    apply to the uvicorn engine only.
     """
 
     def __init__(self, app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings) -> None:
@@ -60,7 +59,7 @@ class HypercornEngine:
         self._context = WorkerContext(None)
         self._state: dict[str, Any] = {}
         self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()  # one a connection, and one that ends them
+        self._tasks: set[asyncio.Task[None]] = set()  # one for each connection, and one that ends them
         self._ending: asyncio.TimerHandle | None = None
         self._lifespan: Lifespan | None = None
         self._living: asyncio.Task[None] | None = None
@@ -112,7 +111,7 @@ class HypercornEngine:
         if self._ending is not None:
             self._ending.cancel()
         await self._context.terminated.set()
-        # A connection whose client takes nothing would never end; the lifespan ends all the same.
+        # A connection whose client reads nothing would never end; the lifespan ends regardless.
         if self._tasks:
             _, endless = await asyncio.wait(self._tasks, timeout=_PATIENCE)
             for task in endless:
@@ -125,7 +124,7 @@ class HypercornEngine:
 
 
 class _Http11Server(TCPServer):
-    """A connection of hypercorn's whose protocol is ours whenever hypercorn makes one."""
+    """A connection of hypercorn that uses our subclass of its HTTP/1.1 protocol."""
 
     @property
     def protocol(self) -> ProtocolWrapper:
@@ -148,10 +147,10 @@ class _Http11Server(TCPServer):
 
 
 class _Http11(H11Protocol):
-    """hypercorn's HTTP/1.1, without its ways to HTTP/2, and with targets in origin form."""
+    """hypercorn's HTTP/1.1 protocol without upgrades to HTTP/2, and with targets in origin form."""
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """Never change to another protocol."""
+        """Never switches to another protocol."""
 
     async def _create_stream(self, request: h11.Request) -> None:
         try:
@@ -160,7 +159,7 @@ class _Http11(H11Protocol):
             await self._send_error_response(400)
             await self.send(Closed())
             return
-        if authority is not None:  # it overrules Host (RFC 9112 section 3.2.2)
+        if authority is not None:  # it overrides Host (RFC 9112 section 3.2.2)
             fields = [(name, value) for name, value in request.headers if name != b"host"]
             request = h11.Request(
                 method=request.method,
@@ -172,7 +171,7 @@ class _Http11(H11Protocol):
 
 
 def _origin_form(request: h11.Request) -> tuple[bytes, bytes | None]:
-    """The target in origin form, and the authority of one in absolute form. Raises AmbiguousHead."""
+    """Returns the target in origin form, and the authority of a target in absolute form. Raises AmbiguousHead."""
     if request.http_version not in (b"1.0", b"1.1"):
         raise AmbiguousHead("an HTTP version other than 1.0 and 1.1")
     if request.method == b"CONNECT":
@@ -181,9 +180,9 @@ def _origin_form(request: h11.Request) -> tuple[bytes, bytes | None]:
 
 
 class _Farewell:
-    """While it drains, has each response say that its connection will be closed; hypercorn only closes it.
+    """During a drain, announces the close of the connection in each response; hypercorn only closes it.
 
-    Not a streaming one: Node's fetch takes a cut stream for a finished one when it reads ``Connection: close``.
+    Streaming responses are excluded: with ``Connection: close``, Node's fetch takes a cut stream for a complete one.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""uvicorn with our HTTP/1.1 protocol."""
+"""The uvicorn engine, with our own HTTP/1.1 and HTTP/2 protocols."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streamproxy.server.proxy_protocol import Acceptor, read_announcement
 from streamproxy.server.sockets import BACKLOG, close
 from streamproxy.wire.proxy_protocol import Announced, BadProxyHeader
 
-TLS_GOODBYE = 1.0  # seconds for a client to answer the end of its TLS connection
+TLS_GOODBYE = 1.0  # seconds for a client to respond to the end of its TLS connection
 
 
 class UvicornEngine:
@@ -35,9 +35,9 @@ class UvicornEngine:
         )
         config = uvicorn.Config(
             app,
-            interface="asgi3",  # uvicorn would look for a coroutine function
+            interface="asgi3",  # uvicorn would check for a coroutine function
             http=http11_protocol(limits, settings.http2),
-            ws="none",  # a handshake is a request like any other, and a tunnel of ours behind it
+            ws="none",  # a handshake is an ordinary request, followed by a tunnel of ours
             lifespan="on" if lifespan else "off",
             log_config=None,
             access_log=False,
@@ -78,9 +78,9 @@ class UvicornEngine:
 
 
 class _Connections(set[Any]):
-    """The server's open connections; says when the limit is reached and when there is room again.
+    """The server's open connections; reports when the limit is reached and when there is room again.
 
-    Those whose TLS handshake still goes on count too, without being members.
+    Connections in their TLS handshake count, but are not members.
     """
 
     def __init__(self, most: int, full: Callable[[], None], room: Callable[[], None]) -> None:
@@ -95,7 +95,7 @@ class _Connections(set[Any]):
         super().add(connection)
         self._look()
         if self._shut_down is not None:
-            # It is not ready yet, and no response begins before that.
+            # It is not ready yet, and no response begins earlier.
             asyncio.get_running_loop().call_soon(self._shut_down, connection)
 
     def discard(self, connection: Any) -> None:
@@ -107,20 +107,22 @@ class _Connections(set[Any]):
         return len(self) + len(self._shaking)
 
     def leave(self, shut_down: Callable[[Any], None]) -> None:
-        """Call this with each connection that there is, and with those that have been accepted already and enter in a
-        later turn of the loop, or after their handshake."""
+        """Calls a function with each open connection.
+
+        It is also called with connections that were already accepted, when they are added in a later iteration of the
+        loop or after their handshake."""
         self._shut_down = shut_down
         for connection in list(self):
             shut_down(connection)
 
     def expect(self, newcomer: _Newcomer) -> None:
-        """Count a connection that begins its handshake, for as long as the object lives, or until it has `arrived`."""
+        """Counts a connection in its handshake, as long as the object exists or until it has `arrived`."""
         self._shaking.add(weakref.ref(newcomer, self._left))
-        # Not at once: a server can't be closed in the middle of its accept.
+        # Not at once: a server cannot be closed during its accept.
         asyncio.get_running_loop().call_soon(self._look)
 
     def arrived(self, newcomer: _Newcomer) -> None:
-        """A handshake has gone well, and the connection will be added in the same step."""
+        """A handshake has succeeded; the connection is added in the same step."""
         self._shaking.discard(weakref.ref(newcomer))
 
     def _left(self, reference: weakref.ref[_Newcomer]) -> None:
@@ -136,10 +138,10 @@ class _Connections(set[Any]):
 
 
 class _Newcomer(asyncio.Protocol):
-    """A connection until its TLS handshake is over; then the protocol that ``make`` returns takes its place.
+    """A connection during its TLS handshake. Afterwards the protocol returned by ``make`` replaces it.
 
-    ``make`` takes whether the handshake has chosen HTTP/2. No loop tells a protocol of a handshake that failed, it only
-    lets go of it: so its end is that of this object.
+    ``make`` is called with whether the handshake chose HTTP/2. The loops do not report a failed handshake to the
+    protocol, they only drop it, so the end of this object is the end of the connection.
     """
 
     def __init__(self, make: Callable[[bool], asyncio.Protocol], connections: _Connections) -> None:
@@ -157,10 +159,10 @@ class _Newcomer(asyncio.Protocol):
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals alone and stops accepting when it has connections enough.
+    """A uvicorn server that ignores signals, and stops accepting at the limit on connections.
 
-    A loop can't pause a server, but it can close one: each server gets a duplicate of the listening socket, whose
-    original stays open, so that connections wait in the listen queue until the next server takes them.
+    A loop cannot pause a server, but can close one. So each server gets a duplicate of the listening socket. The
+    original stays open, and connections wait in its queue until the next server accepts them.
     """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], settings: EngineSettings) -> None:
@@ -190,7 +192,7 @@ class _Server(uvicorn.Server):
 
     @property
     def open_connections(self) -> int:
-        """How many there are, those in their TLS handshake too."""
+        """The number of connections, including those in their TLS handshake."""
         return self._connections.count
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -227,7 +229,7 @@ class _Server(uvicorn.Server):
                 server.close()
 
     async def _welcome(self, connection: socket.socket) -> None:
-        """Begin a connection that may begin with a PROXY header."""
+        """Starts a connection that may begin with a PROXY header."""
         newcomer = _Newcomer(self._protocol, self._connections)
         try:
             newcomer.announced = await read_announcement(connection, self._announcing, self._patience)
@@ -250,7 +252,7 @@ class _Server(uvicorn.Server):
             self._reopening = asyncio.get_running_loop().create_task(self._open_servers())
 
     def stop_accepting(self, shut_down: Callable[[Any], None]) -> None:
-        """Close the listening sockets for good, and shut down every connection, also those that enter later."""
+        """Closes the listening sockets for good, and shuts down every connection, also those that are added later."""
         self._draining = True
         self._close_servers()
         for listener in self._sockets:

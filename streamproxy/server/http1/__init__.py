@@ -1,1 +1,1 @@
-"""HTTP/1.1 to clients, in a protocol class of our own."""
+"""Our own HTTP/1.1 server protocol."""

@@ -1,17 +1,17 @@
 """One request and its response on an HTTP/1.1 connection.
 
-Theory of operation. What does not depend on the protocol is in `streamproxy.server.cycle`. Here the response goes
-straight to the transport, in one of four framings (RFC 9112 section 6.3)::
+Theory of operation. `streamproxy.server.cycle` has the parts that do not depend on the protocol. Here the response is
+written directly to the transport, in one of four framings (RFC 9112 section 6.3)::
 
     UNSTARTED ──begin()──▶ NO_BODY | SIZED | CHUNKED | TO_CLOSE
 
-Only when it is complete may the connection turn to the next request, so a client that takes nothing can't make the
-server hold more than one response. A response that never completes is given to `Connection.unfinished`, which sees to
-it that it does not look finished.
+The connection serves the next request only after the response is complete, so a client that reads nothing cannot make
+the server hold more than one response. `Connection.unfinished` ensures that a response that never completes does not
+look complete.
 
-The head is corked: it is written at the end of the event loop's turn, together with what the application has sent of
-the body until then, so that a short response is one write (the write is most of what it costs). It never waits for
-anything to happen. After that every chunk is written when it is sent.
+The head is corked: it is written at the end of the current iteration of the event loop, together with the part of the
+body that the application has sent by then, so that a short response is a single write (which is most of its cost). It
+never waits longer than that. Every later chunk is written when it is sent.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _TO_CLOSE: Final = 4
 _HEAD_END: Final = b"\r\n"
 _CHUNKED_END: Final = b"transfer-encoding: chunked\r\n" + _HEAD_END
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-# Above this a chunk is not copied between its size and its CRLF: three buffers in one writev are cheaper.
+# A larger chunk is not copied between its size and its CRLF: three buffers in one writev are cheaper.
 _COPY_UP_TO: Final = 48 * 1024
-_CORK_UP_TO: Final = 16 * 1024  # bytes of a chunk that may wait with the head
-_MOST_CORKED: Final = 40  # parts that may wait with the head, three a chunk
+_CORK_UP_TO: Final = 16 * 1024  # the maximum bytes of a chunk that may wait with the head
+_MOST_CORKED: Final = 40  # the maximum parts that may wait with the head, three for each chunk
 _SMALL: Final = len(SIZE_LINES)
 
 
 class Connection(Protocol):
-    """What a cycle needs of its connection."""
+    """A connection, as seen by a cycle."""
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
@@ -57,7 +57,7 @@ class Connection(Protocol):
     stopping: bool
 
     def update_reading(self) -> None:
-        """The application has taken some of the body while the transport was not being read."""
+        """The application has taken some of the body while reading was paused."""
 
     def responded(self, cycle: Http11Cycle) -> None:
         """The response is complete."""
@@ -66,14 +66,14 @@ class Connection(Protocol):
         """The response will never be complete."""
 
     def client_left(self) -> None:
-        """The client has left, or is treated as if it had."""
+        """The client has left, or is treated as if it had left."""
 
     def upgrade(self) -> ByteStream:
         """The connection has left HTTP."""
 
 
 class Http11Cycle(RequestCycle):
-    """One request with its response over HTTP/1.1. ``keep_alive``: the connection may take another after it."""
+    """One request with its response over HTTP/1.1. ``keep_alive`` is whether another request may follow."""
 
     __slots__ = (
         "_connection",
@@ -93,7 +93,7 @@ class Http11Cycle(RequestCycle):
     def __init__(self, connection: Connection, head: RequestHead, state: ServerState) -> None:
         framing = head.framing
         has_body = framing is not NO_BODY and framing.length != 0
-        super().__init__(connection.loop, state, head.target, has_body)
+        RequestCycle.__init__(self, connection.loop, state, head.target, has_body)  # `super` costs more
         self._connection = connection
         self._transport = connection.transport
         self._flow = connection.flow
@@ -105,33 +105,34 @@ class Http11Cycle(RequestCycle):
         self.wants_websocket = head.wants_websocket
         self._takes_trailers = head.takes_trailers and head.method != "HEAD"
         self._framing = _UNSTARTED
-        self._left = 0  # bytes that Content-Length still promises
-        self._cork: list[bytes] | None = None  # what is sent but not written, in the turn of the head
-        self._streams = False  # chunked, and nothing is corked any more
+        self._left = 0  # the missing bytes of Content-Length
+        self._cork: list[bytes] | None = None  # what was sent but not yet written, until the end of the iteration
+        self._streams = False  # whether it is chunked and nothing is corked
 
     # For the application, beyond ASGI.
 
     def set_write_limit(self, high: int) -> None:
-        """Let the transport hold about ``high`` bytes of this response before a send waits."""
-        if not self.complete and not self.disconnected:
-            self._flow.limit(high)
+        """Sets the limit of the write buffer for this response to about ``high`` bytes."""
+        flow = self._flow
+        if high != flow.high and not self.complete and not self.disconnected:
+            flow.limit(high)
 
     @property
     def takes_trailers(self) -> bool:
-        """Whether the client said ``TE: trailers``, and the response is chunked if it has begun."""
+        """Whether the client sent ``TE: trailers``, and the response is chunked if it has begun."""
         return self._takes_trailers and (self._framing == _CHUNKED or self._framing == _UNSTARTED)
 
     # For the connection.
 
     @property
     def ends_with_close(self) -> bool:
-        """Whether the client takes the connection's end for the end of the body."""
+        """Whether the end of the connection ends the body."""
         return self._framing == _TO_CLOSE
 
     # The response.
 
     def informational(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Send a 1xx response before the head. HTTP/1.0 has none (RFC 9110 section 15.2)."""
+        """Sends a 1xx response before the head, unless the client uses HTTP/1.0 (RFC 9110 section 15.2)."""
         if self.disconnected:
             raise ClientLeft("the client has left")
         if self._version != "1.0" and self._framing == _UNSTARTED:
@@ -140,7 +141,7 @@ class Http11Cycle(RequestCycle):
     def begin(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], whole: bool = False, reason: bytes = b""
     ) -> None:
-        """Send the head of the response. Without ``whole`` the loop comes back for it at the end of its turn."""
+        """Sends the head of the response. Without ``whole`` it is written at the end of the loop's iteration."""
         if self.disconnected or self._framing != _UNSTARTED:
             self._refuse_turn("the head")
         self._send_head(status, headers, reason)
@@ -148,7 +149,7 @@ class Http11Cycle(RequestCycle):
             self._loop.call_soon(self._uncork)
 
     def write(self, body: bytes, more: bool) -> Awaitable[None] | None:
-        """Send some of the body, the last of it when there is no ``more``; returns what to wait for."""
+        """Sends a part of the body, the last one unless ``more`` is set. Returns what to await, or None."""
         if not self._open:
             self._refuse_turn("the body")
         if more and self._streams and 0 < len(body) < _SMALL:
@@ -162,7 +163,7 @@ class Http11Cycle(RequestCycle):
         return None
 
     def push(self, chunk: bytes, framed: bytes) -> bool:
-        """Send one chunk of a body that goes on; whether the transport may take more."""
+        """Sends a chunk of a body that continues. Returns whether the transport accepts more."""
         if not self._open:
             self._refuse_turn("the body")
         if not self._streams:
@@ -176,12 +177,12 @@ class Http11Cycle(RequestCycle):
         return not self._flow.paused
 
     async def drained(self) -> None:
-        """Wait until the transport takes more. Raises ClientLeft when the client leaves meanwhile."""
+        """Waits until the transport accepts more. Raises ClientLeft if the client leaves meanwhile."""
         if self._flow.paused:
             await self._drain(True)
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]]) -> Awaitable[None] | None:
-        """End the body with trailer fields, if the client takes them (RFC 9112 section 7.1.2)."""
+        """Ends the body, with trailer fields if the client accepts them (RFC 9112 section 7.1.2)."""
         section = field_section(trailers) if self.takes_trailers else b""
         if not section or not self._open:
             return self.write(b"", False)
@@ -193,9 +194,9 @@ class Http11Cycle(RequestCycle):
         return None
 
     def upgrade(self, headers: Iterable[tuple[bytes, bytes]]) -> ByteStream:
-        """Answer a WebSocket handshake with 101 and these fields; from then on the connection is the stream's.
+        """Responds to a WebSocket handshake with 101 and these fields. The connection then belongs to the stream.
 
-        The connection's own ``Connection: upgrade`` is added.
+        ``Connection: upgrade`` is added.
         """
         if self.disconnected or self._framing != _UNSTARTED or not self.wants_websocket:
             self._refuse_turn("an upgrade")
@@ -204,7 +205,7 @@ class Http11Cycle(RequestCycle):
         self.started = self.complete = True
         self.on_disconnect = None
         stream = self._stream = self._connection.upgrade()
-        del self._connection, self._flow  # a socket lasts, and nothing of HTTP is needed any more
+        del self._connection, self._flow  # a WebSocket may last long, and needs nothing of HTTP
         self._wake()
         return stream
 
@@ -217,7 +218,7 @@ class Http11Cycle(RequestCycle):
         if not more:
             self._complete()
 
-    # What the other half asks for.
+    # The hooks of the base class.
 
     def _taken(self, size: int) -> None:
         if not self._flow.reading:
@@ -247,10 +248,10 @@ class Http11Cycle(RequestCycle):
         if self._state.default_headers:
             headers = with_defaults(self._state.default_headers, headers)
         fields, length, closes = response_head(status, headers, reason)
-        # A client that waits for a 100 may send its body, or the next request in its place: nobody can tell.
+        # A client that waits for a 100 may send its body, or the next request instead: they cannot be told apart.
         if closes or self._connection.stopping or self._expects_continue:
             self.keep_alive = False
-        # How the body will end (RFC 9112 section 6.3), and with it whether the connection can go on.
+        # The framing of the body (RFC 9112 section 6.3), and so whether the connection can continue.
         framing = _CHUNKED
         if self._method == "HEAD" or status == 204 or status == 304:
             framing = _NO_BODY
@@ -268,14 +269,14 @@ class Http11Cycle(RequestCycle):
         self._cork = [fields, end]
 
     def _uncork(self) -> None:
-        """Write the head, with what was sent since."""
+        """Writes the head, with everything sent since."""
         cork, self._cork = self._cork, None
         if cork is not None and not self.disconnected:
             self._streams = self._framing == _CHUNKED
             self._transport.write(b"".join(cork))
 
     def _send_body(self, body: bytes, more: bool) -> None:
-        """Send some of the body, or cork it; what is corked goes with the last of it."""
+        """Sends a part of the body, or corks it. The last part is sent with everything corked."""
         size = len(body)
         parts: tuple[bytes, ...]
         if self._framing == _CHUNKED:

@@ -1,4 +1,4 @@
-"""What the server adds to the heads of its responses; the heads themselves are `streamproxy.wire.encode`'s."""
+"""The parts of a response head that the server adds; `streamproxy.wire.encode` encodes the heads."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from streamproxy.wire.media import is_streaming
 
 
 def with_defaults(defaults: Headers, headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """An application's fields behind the server's defaults for those that it left out (Date, Server)."""
+    """Returns an application's fields, preceded by the server's defaults for missing ones (Date, Server)."""
     given = list(headers)
     names = {name.lower() for name, _ in given}
     return [pair for pair in defaults if pair[0].lower() not in names] + given
 
 
 def connection_field(fields: bytes, *, keep_alive: bool) -> bytes:
-    """The line of Connection behind what `response_head` gave, for HTTP/1.0 and before the connection's end."""
+    """Returns the Connection line after the result of `response_head`, for HTTP/1.0 and for a last response."""
     if keep_alive:
         return b"connection: keep-alive\r\n"
     if is_streaming(fields.partition(b"\r\ncontent-type: ")[2].partition(b"\r\n")[0]):
-        return b""  # Node's fetch takes a cut stream for a finished one when it reads "close"
+        return b""  # with "close", Node's fetch takes a cut stream for a complete one
     return b"connection: close\r\n"
 
 
@@ -31,5 +31,5 @@ def expects_continue(headers: Headers) -> bool:
 
 
 def whole_response(status: int, headers: Headers, body: bytes) -> bytes:
-    """A response of ``headers`` (with its Content-Length) and ``body``, after which the connection closes."""
+    """Returns a response with ``headers`` (including Content-Length) and ``body`` that closes the connection."""
     return response_head(status, headers)[0] + b"connection: close\r\n\r\n" + body

@@ -1,24 +1,24 @@
-"""Our HTTP/1.1 server protocol, for uvicorn to run: strict with requests, lean with responses, honest about ends.
+"""Our own HTTP/1.1 server protocol, which uvicorn runs.
 
-Theory of operation. A connection is in one state at a time::
+Theory of operation. A connection is in one of these states::
 
     HEAD ──▶ RESPONSE ──▶ HEAD                 one request after the other
-      │          │   └──▶ DRAIN ──▶ HEAD       responded, but a small rest of the request's body is still to come
+      │          │   └──▶ DRAIN ──▶ HEAD       responded, but a small rest of the request body is missing
       │          ▼
-      └────▶ LINGER ──▶ CLOSED                 said everything; waits for the client to hear it
-      └────▶ CLOSED                            the transport is closing, or gone
+      └────▶ LINGER ──▶ CLOSED                 everything was sent; waits until the client has read it
+      └────▶ CLOSED                            the transport is closing or closed
 
-Bytes are read for one request at a time: its head (`RequestHead`), then its body, counted or unchunked. What comes
-after that while its response is not complete is a pipelined request; it waits unparsed, and past ``max_header_size``
-bytes of it the transport is no longer read. So responses can't change their order, a malformed request is answered
-after those before it, and a flood costs no more than its bytes. Reading goes on as long as it can, because its end
-means that the client has left, and the application is told at once; while it can't, `Flow` watches the peer.
+Bytes are parsed for one request at a time: its head (`RequestHead`), then its body, counted or unchunked. Bytes that
+follow before its response is complete are a pipelined request. They wait unparsed, and after ``max_header_size`` bytes
+reading is paused. So responses keep their order, a malformed request is answered after those before it, and a flood
+costs no more than its bytes. Otherwise the transport is always read, because the end of the input means that the client
+has left, and the application is told at once. While reading is paused, `Flow` watches the peer.
 
-Closing a socket that has unread input resets it, and the reset takes away the response that the client has not read
-yet. So a connection that ends before the request was read is half-closed first, and reads on for a bounded time
-(LINGER; RFC 9112 section 9.6).
+Closing a socket with unread input resets it, and the reset discards the response that the client has not read yet. So a
+connection that ends before the request was read is half-closed first, and reading continues for a limited time (LINGER;
+RFC 9112 section 9.6).
 
-One timer serves all states: the time a head may take, or an idle connection may last, or the end of patience.
+One timer serves all states: for the time limit of a head, of an idle connection and of a closing one.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from streamproxy.wire.http1 import MAX_FIELDS
 from streamproxy.wire.proxy_protocol import Announced
 from streamproxy.wire.request import RequestHead
 
-BODY_LIMIT: Final = 64 * 1024  # bytes of a request body that are held, or drained when nobody wants them
+BODY_LIMIT: Final = 64 * 1024  # bytes of a request body to hold, or to drain if the application does not want them
 
-NEWCOMER: Final = 0.1  # seconds in which a connection without a request may still send its first, while the server ends
+NEWCOMER: Final = 0.1  # seconds for a new connection to send its first request while the server shuts down
 
 _P: Final = ord("P")
 _HEAD: Final = 0
@@ -60,11 +60,11 @@ _CLOSED: Final = 4
 
 @dataclass(frozen=True)
 class Http11Limits:
-    """What a connection may take: ``max_header_size`` in bytes, times in seconds.
+    """The limits of a connection: ``max_header_size`` in bytes, times in seconds.
 
-    ``linger`` is how long a connection that ends early waits for the client to read its last response, and how long
-    an aborted one may take to flush. ``on_rejected`` hears of each request that is refused before the application
-    sees it, with the status and the reason.
+    ``linger`` is how long a connection that ends early waits for the client to read its last response, and how long an
+    aborted one may take to flush. ``on_rejected`` is called with the status and the reason of each request that is
+    refused before the application sees it.
     """
 
     max_header_size: int = 64 * 1024
@@ -75,18 +75,18 @@ class Http11Limits:
 
 
 def http11_protocol(limits: Http11Limits, http2: ProtocolFactory | None = None) -> Any:
-    """What makes protocols with these limits, for ``uvicorn.Config(http=…)``.
+    """Returns a factory of protocols with these limits, for ``uvicorn.Config(http=…)``.
 
-    ``http2`` makes the protocol of a connection that begins with HTTP/2's preface, in clear text.
+    ``http2`` creates the protocol of a connection that begins with HTTP/2's preface, in clear text.
     """
     return partial(Http11Protocol, limits, http2)
 
 
 class Http11Protocol:
-    """One connection. Made by uvicorn, which knows it by its arguments, `shutdown` and the server's state.
+    """A connection, created by uvicorn, which uses its arguments, `shutdown` and the server's state.
 
-    An `asyncio.Protocol` in all but name: loops call its methods and ask for no more, and a class with a base in
-    Python can't be compiled.
+    It has the methods of `asyncio.Protocol` without inheriting from it, because a class with a base class in Python
+    cannot be compiled.
     """
 
     def __init__(
@@ -105,33 +105,33 @@ class Http11Protocol:
         self._config = config
         self._app: Any = config.loaded_app
         self._state = server_state
-        self._connections: Any = server_state.connections  # a set of the engine's own kind, which counts
+        self._connections: Any = server_state.connections  # the engine's own kind of set, which counts
         self._app_state = app_state
-        self._keepalive = float(config.timeout_keep_alive)  # an int, says uvicorn
+        self._keepalive = float(config.timeout_keep_alive)  # an int for uvicorn
         self.loop = _loop or asyncio.get_running_loop()
         self._plain_tasks = self.loop.get_task_factory() is None
         # Of the connection.
         self.transport: asyncio.Transport
         self.flow: Flow
-        self.announced: Announced | None = None  # by a header of the PROXY protocol
-        self.stopping = False  # the server wants to end
+        self.announced: Announced | None = None  # from a PROXY protocol header
+        self.stopping = False  # whether the server is shutting down
         self._status = _HEAD
         self._deadline = Deadline(self.loop, self._expired)
-        self._fresh = True  # has not had a request
-        self._scope: dict[str, Any] = {}  # what is the same for all its requests
+        self._fresh = True  # whether it has had no request
+        self._scope: dict[str, Any] = {}  # the part that is the same for all its requests
         self._head = RequestHead(self.limits.max_header_size, self.limits.max_fields)
-        self._begun = False  # a head, which has only so much time to end
+        self._begun = False  # whether a head has begun, whose time is limited
         self._backlog = b""  # bytes after the current request
         # Of the current request.
         self._cycle: Http11Cycle | None = None
         self._chunks: ChunkedDecoder | None = None
-        self._left = 0  # bytes of its body that have not come, if it has a length
-        self._drained = 0  # bytes of its body that nobody wanted
+        self._left = 0  # the missing bytes of its body, if it has a length
+        self._drained = 0  # bytes of its body that the application did not want
 
     # From the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's only look like one
+        self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self.flow = Flow(transport, self.loop, self.client_left)
         self._scope = connection_scope(transport, self._config.root_path, self.announced)
         if self._scope["scheme"] == "https":
@@ -155,8 +155,8 @@ class Http11Protocol:
         if self._status == _RESPONSE:
             self.client_left()
         elif self.flow.flushing:
-            self.flow.reset()  # an aborted response: to close in good order would make it look finished
-        return False  # the transport closes, once it has flushed what it holds
+            self.flow.reset()  # an aborted response: a normal close would make it look complete
+        return False  # the transport closes once it has flushed its buffer
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()
@@ -178,10 +178,10 @@ class Http11Protocol:
             self._read_body(data)
 
     def shutdown(self, patience: float = NEWCOMER) -> None:
-        """From uvicorn: end the connection, at once if it is idle, else after the response that it is busy with.
+        """Called by uvicorn: ends the connection, at once if it is idle, otherwise after the current response.
 
-        A first request is on its way, and would be answered with a reset, so it has ``patience`` seconds. With more
-        than the default another request may come as well.
+        A new connection has ``patience`` seconds for its first request, which is on its way and would be reset
+        otherwise. With more than the default, an idle connection may send another request too.
         """
         self.stopping = True
         if self._status == _HEAD and not self._begun and not self._backlog:
@@ -204,7 +204,7 @@ class Http11Protocol:
             self._refuse(error)
             return
         if rest is None:
-            if head.begun:  # else empty lines only
+            if head.begun:  # otherwise only empty lines
                 self._begin_head()
             return
         self._begun = False
@@ -212,13 +212,13 @@ class Http11Protocol:
         self._begin(head, rest)
 
     def _begin_head(self) -> None:
-        """The first bytes of a head came: now it has only so much time."""
+        """Handles the first bytes of a head, and limits its time."""
         if not self._begun:
             self._begun = True
             self._deadline.set(self.limits.head_timeout)
 
     def _is_http2(self, data: bytes) -> bool:
-        """Whether a connection begins as HTTP/2 does, and is that protocol's from now on, or may yet be."""
+        """Whether a connection begins with HTTP/2's preface, or may still do so; passes it on to that protocol."""
         found = is_preface(data)
         if found is None:
             self._backlog = data
@@ -235,7 +235,7 @@ class Http11Protocol:
         return found is not False
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
-        """Start the application on a request whose head is complete."""
+        """Starts the application for a request whose head is complete."""
         self._status = _RESPONSE
         if self.flow.high != WRITE_LIMIT:
             self.flow.limit()
@@ -278,7 +278,7 @@ class Http11Protocol:
             self.flow.read(False)
 
     def _drop(self, piece: bytes, rest: bytes, *, last: bool) -> None:
-        """Part of a body that came after its response."""
+        """Drops a part of a body that came after its response."""
         self._drained += len(piece)
         if last and self.stopping:
             self._close()
@@ -289,12 +289,12 @@ class Http11Protocol:
             self._linger()
 
     def _hold(self, data: bytes) -> None:
-        """Keep what comes after the current request."""
+        """Keeps bytes that follow the current request."""
         self._backlog += data
         self.update_reading()
 
     def update_reading(self) -> None:
-        """Read on, or not, by what is held now. Also from the cycle, when it holds less than before."""
+        """Pauses or resumes reading, depending on what is held now. Also called by the cycle when it holds less."""
         cycle = self._cycle
         held = cycle.held if cycle is not None else 0
         self.flow.read(held <= BODY_LIMIT and len(self._backlog) <= self.limits.max_header_size)
@@ -302,7 +302,7 @@ class Http11Protocol:
     # Ends of requests.
 
     def responded(self, cycle: Http11Cycle) -> None:
-        """From the cycle: its response is complete."""
+        """Called by the cycle: its response is complete."""
         self._state.total_requests += 1
         self._cycle = None
         if not self.flow.reading:
@@ -321,21 +321,21 @@ class Http11Protocol:
             self._linger()
 
     def _next(self) -> None:
-        """Turn to the next request, or become idle."""
+        """Starts the next request, or becomes idle."""
         self._status = _HEAD
         self._fresh = False
         self._chunks = None
         self._deadline.set(self._keepalive)
         if self._backlog:
-            # Not from here: this is the task of the request before, with its context.
+            # Not from here, because this runs in the task and context of the previous request.
             self.loop.call_soon(self._read_backlog, context=contextvars.Context())
 
     def _read_backlog(self) -> None:
-        if self._status == _HEAD and self._backlog:  # else data came meanwhile, and took it along
+        if self._status == _HEAD and self._backlog:  # otherwise data arrived meanwhile and included it
             self._read_head(b"")
 
     def unfinished(self, cycle: Http11Cycle) -> None:
-        """From the cycle: its response will never be complete, and must not look so."""
+        """Called by the cycle: its response will never be complete, and must not look complete."""
         self._cycle = None
         if cycle.ends_with_close:
             self._status = _CLOSED
@@ -347,21 +347,21 @@ class Http11Protocol:
             self._linger(finished=False)
 
     def _refuse(self, error: Rejected) -> None:
-        """Answer a request that the application will not see, and end the connection."""
+        """Refuses a request without calling the application, and ends the connection."""
         if self.limits.on_rejected is not None:
             self.limits.on_rejected(error.status, error.detail)
         self._answer(error)
 
     def _answer(self, error: Rejected) -> None:
-        """Answer in the application's place, and end the connection."""
+        """Responds in the application's place, and ends the connection."""
         headers, body = refusal(error)
         self.transport.write(whole_response(error.status, headers, body))
         self._linger()
 
     def _refuse_body(self, error: BadRequest) -> None:
-        """The request's body turned out to be malformed: nothing after this point can be trusted."""
+        """Handles a malformed request body: nothing after this point can be trusted."""
         cycle, self._cycle = self._cycle, None
-        if cycle is None:  # the response is complete already
+        if cycle is None:  # the response is already complete
             self._linger()
             return
         cycle.fault = error
@@ -372,7 +372,7 @@ class Http11Protocol:
             self._answer(error)
 
     def client_left(self) -> None:
-        """The client closed, or half-closed, before its response was complete; or it is treated as if it had."""
+        """The client closed or half-closed before its response was complete, or is treated as if it had."""
         cycle, self._cycle = self._cycle, None
         if cycle is None:
             return
@@ -394,13 +394,13 @@ class Http11Protocol:
             self.transport.abort()
 
     def _close(self, patience: float = FLUSH_TIMEOUT) -> None:
-        """Close once everything was flushed; a client that doesn't take it is not waited for for ever."""
+        """Closes once everything was flushed, or after a limited time."""
         self._status = _CLOSED
         self._deadline.set(patience)
         self.transport.close()
 
     def _linger(self, *, finished: bool = True) -> None:
-        """Say that nothing more will come, and read on until the client closes too."""
+        """Ends our direction, and reads until the client closes too."""
         self._status = _LINGER
         self._backlog = b""
         self._chunks = None
@@ -412,10 +412,10 @@ class Http11Protocol:
             except OSError:
                 self.transport.abort()  # the client has reset the connection
         elif not finished:
-            self._close(self.limits.linger)  # over TLS only closing says so, and the client must hear it
+            self._close(self.limits.linger)  # over TLS only a close ends our direction
 
     def upgrade(self) -> ByteStream:
-        """From the cycle: the connection has left HTTP, and this object is done with it."""
+        """Called by the cycle: the connection has left HTTP, and no longer belongs to this object."""
         transport, flow = self.transport, self.flow
         stream = UpgradedConnection(transport, self.loop, self._connections)
         backlog = self._backlog

@@ -11,7 +11,7 @@ from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
 from streamproxy.wire.proxy_protocol import Announced
 from streamproxy.wire.request import RequestHead
 
-# What ASGI itself has words for, beyond a head and a body.
+# The supported extensions of ASGI.
 _EARLY_HINT: Final = "http.response.early_hint"
 _TRAILERS: Final = "http.response.trailers"
 
@@ -19,9 +19,9 @@ _TRAILERS: Final = "http.response.trailers"
 def connection_scope(
     transport: asyncio.Transport, root_path: str, announced: Announced | None = None
 ) -> dict[str, Any]:
-    """The part of the scope that all requests of a connection share, with a place for everything else.
+    """Returns the part of the scope that all requests of a connection share, with all other keys present.
 
-    ``announced`` is what a header of the PROXY protocol says of the connection's ends.
+    ``announced`` contains the connection's ends from a PROXY protocol header.
     """
     client, server = get_remote_addr(transport), get_local_addr(transport)
     if announced is not None:
@@ -47,7 +47,7 @@ def connection_scope(
 def request_scope(
     connection: dict[str, Any], head: RequestHead, state: dict[str, Any], extension: DownstreamConnection
 ) -> dict[str, Any]:
-    """The scope of one request. ``connection`` is what `connection_scope` returned, ``state`` the lifespan's."""
+    """Returns the scope of a request. ``connection`` is from `connection_scope`, ``state`` from the lifespan."""
     scope = connection.copy()  # cheaper than building it anew
     path, raw_path, root_path = head.path, head.raw_path, scope["root_path"]
     if root_path:

@@ -1,14 +1,14 @@
-"""A connection after its upgrade: the client's end of a tunnel.
+"""A client connection after its upgrade: the client's end of a tunnel.
 
-Theory of operation. The HTTP/1.1 protocol hands its transport over and is gone; this takes its place among the
-server's open connections, and counts as one, until the transport is lost. States::
+Theory of operation. The HTTP/1.1 protocol passes its transport to this object, which takes its place among the server's
+open connections until the transport is lost. States::
 
     HELD ──start()──▶ OPEN ──close() or shutdown()──▶ CLOSING ──▶ LOST
 
-HELD: the transport is not read, and what came behind the handshake waits. OPEN: bytes go to ``on_data`` in the read
-itself, and the client's end of its direction is told by ``on_eof``, after which the other direction goes on until
-`write_eof` or `close` ends it. CLOSING: nothing
-is read, and the transport flushes what was written, for a bounded time. LOST follows from any of them.
+HELD: the transport is not read, and bytes that followed the handshake wait. OPEN: received bytes are passed to
+``on_data`` in the callback of the read. ``on_eof`` is called when the client ends its direction; the other direction
+continues until `write_eof` or `close`. CLOSING: nothing is read, and the transport flushes the written data for a
+limited time. LOST can follow any state.
 
 A drain does not cut a tunnel: its owner ends it.
 """
@@ -22,7 +22,7 @@ from typing import Any, Final
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.server.flow import Flow
 
-FLUSH_TIMEOUT: Final = 60.0  # seconds in which a client has to take what was written last
+FLUSH_TIMEOUT: Final = 60.0  # seconds for a client to accept what was written last
 
 _HELD: Final = 0
 _OPEN: Final = 1
@@ -31,9 +31,9 @@ _LOST: Final = 3
 
 
 class UpgradedConnection(ByteStream):
-    """The client's end of a tunnel. An `asyncio.Protocol` in all but name, as the HTTP/1.1 protocol is.
+    """The client's end of a tunnel. It has the methods of `asyncio.Protocol`, as the HTTP/1.1 protocol has.
 
-    ``connections`` is the server's set of open ones; ``first`` are the bytes that came behind the handshake.
+    ``connections`` is the server's set of open connections; ``first`` are the bytes that followed the handshake.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class UpgradedConnection(ByteStream):
         self._on_lost: Callable[[], None] | None = None
 
     def take_over(self, first: bytes, high: int) -> None:
-        """Become the transport's protocol. ``first`` came behind the handshake, ``high`` is the write limit."""
+        """Becomes the transport's protocol. ``first`` followed the handshake; ``high`` is the write limit."""
         self._first = first
         self._flow.high = high
         self._connections.add(self)
@@ -80,7 +80,7 @@ class UpgradedConnection(ByteStream):
     # The stream.
 
     def start(self, on_data: Callable[[bytes], None], on_eof: Callable[[], None], on_lost: Callable[[], None]) -> None:
-        """Begin to read, in the loop's next turn."""
+        """Starts reading in the loop's next iteration."""
         self._on_data, self._on_eof, self._on_lost = on_data, on_eof, on_lost
         self._loop.call_soon(self._begin)
 
@@ -96,39 +96,39 @@ class UpgradedConnection(ByteStream):
             self._on_data(first)
         if self._ended:
             self.eof_received()
-        if self._status == _OPEN and not self._paused:  # else it was paused, or closed, by what came first
+        if self._status == _OPEN and not self._paused:  # otherwise the first bytes led to a pause or a close
             self._flow.read(True)
 
     def write(self, data: bytes) -> bool:
-        """Send. Returns False when more waits for the client than may."""
+        """Sends bytes. Returns False if the write buffer is above its limit."""
         if self._status <= _OPEN and not self._finished and not self.transport.is_closing():
             self.transport.write(data)
         return not self._flow.paused
 
     async def drained(self) -> None:
-        """Wait until `write` may go on, or the stream is lost."""
+        """Waits until the write buffer has room, or the stream is lost."""
         while self._flow.paused:
             await self._flow.drained()
 
     def set_write_limit(self, high: int) -> None:
-        """Let about ``high`` bytes wait for the client before `write` returns False."""
+        """Sets the limit of the write buffer to about ``high`` bytes."""
         if self._status <= _OPEN:
             self._flow.limit(high)
 
     def pause(self) -> None:
-        """Stop reading; a client that resets the connection is seen all the same."""
+        """Stops reading. A reset by the client is still noticed."""
         if self._status == _OPEN:
             self._paused = True
             self._flow.read(False)
 
     def resume(self) -> None:
-        """Read on."""
+        """Resumes reading."""
         if self._status == _OPEN:
             self._paused = False
             self._flow.read(True)
 
     def write_eof(self) -> None:
-        """Send no more. TLS has no half-close here: the connection ends in both directions."""
+        """Ends our direction. TLS has no half-close here, so it ends both directions."""
         if self._status > _OPEN or self._finished:
             return
         if self._ended or not self.transport.can_write_eof():
@@ -141,7 +141,7 @@ class UpgradedConnection(ByteStream):
             self.transport.abort()  # the client has reset the connection
 
     def close(self) -> None:
-        """End the stream once the client has taken what was written, or has had a minute for it."""
+        """Ends the stream once the client has accepted what was written, or after a minute."""
         if self._status <= _OPEN:
             self._status = _CLOSING
             self._first = b""
@@ -149,14 +149,14 @@ class UpgradedConnection(ByteStream):
             self.transport.close()
 
     def abort(self) -> None:
-        """End the stream at once."""
+        """Ends the stream at once."""
         if self._status != _LOST:
             self.transport.abort()
 
     # From the server.
 
     def shutdown(self, patience: float | None = None) -> None:
-        """A drain names its patience, and does not cut a tunnel; the end of the server does neither."""
+        """Called with ``patience`` by a drain, which does not cut a tunnel, and without it at the server's end."""
         if patience is None:
             self.close()
 
@@ -166,13 +166,13 @@ class UpgradedConnection(ByteStream):
         if self._status == _OPEN and self._on_data is not None:
             self._on_data(data)
         elif self._status == _HELD:
-            self._first += data  # was read before the transport was told not to
+            self._first += data  # it was read before the transport was paused
 
     def eof_received(self) -> bool:
         self._ended = True
         if self._status == _OPEN and self._on_eof is not None:
             self._on_eof()
-        # Over TLS the transport closes whatever is said here.
+        # Over TLS the transport closes regardless of the returned value.
         return self._status <= _OPEN and not self._finished and self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
@@ -190,7 +190,7 @@ class UpgradedConnection(ByteStream):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not held:  # else `_begin` tells
+        if not held:  # otherwise `_begin` calls it
             self._tell_lost()
 
     def _left(self) -> None:

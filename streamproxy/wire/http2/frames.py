@@ -15,6 +15,10 @@ Frames without content cost more to handle than to send, so they are counted her
   client provoked (CVE-2025-8671). Trusted proxies forward the cancellations of many clients and have no such limit.
 - The header block of a request is limited in size and in its number of CONTINUATION frames.
 
+The session silently discards frames on streams that have ended, as RFC 9113 section 5.1 permits. It would discard the
+request of a client that goes back to a stream below one that it has opened, which section 5.1.1 forbids; so such
+streams are remembered here, a few gaps at most.
+
 Time is an argument in seconds, from any monotonic clock.
 """
 
@@ -34,6 +38,8 @@ _CONTINUATION: Final = 0x9
 _END_STREAM: Final = 0x1
 _END_HEADERS: Final = 0x4
 _PADDED: Final = 0x8
+
+_MOST_GAPS: Final = 16
 
 _IDLE_BURST: Final = 1000  # frames that move no request
 _IDLE_RATE: Final = 100.0  # of them per second
@@ -82,12 +88,15 @@ class FrameGate:
         "_data_flags",
         "_data_left",
         "_data_stream",
+        "_gaps",
+        "_highest",
         "_idle",
         "_in_block",
         "_max_block",
         "_max_continuations",
         "_need",
         "_open",
+        "_opens",
         "_resets",
         "_tail",
         "_trusted",
@@ -105,6 +114,9 @@ class FrameGate:
         self._tail = bytearray()  # the beginning of an incomplete frame
         self._need = len(PREFACE) if preface else 9  # bytes that the tail needs before it is examined
         self._open = not preface  # the preface is complete
+        self._opens = preface  # the peer opens streams
+        self._highest = -1  # stream that it has opened
+        self._gaps: list[tuple[int, int]] = []  # streams below it that were never opened, from the first to the last
         self._data_left = 0  # remaining bytes of a partly passed DATA frame
         self._data_flags = 0
         self._data_stream = b""
@@ -192,6 +204,8 @@ class FrameGate:
         elif kind == _HEADERS:
             self._block = size
             self._continuations = 0
+            if self._opens:
+                self._opened(int.from_bytes(data[at + 5 : at + 9], "big"))
             self._end_of_block(flags, now)
         elif kind == _CONTINUATION:
             self._block += size
@@ -205,6 +219,16 @@ class FrameGate:
             if kind == _PRIORITY and data[at + 5 : at + 9] == bytes(4):
                 raise SessionFailed(PROTOCOL_ERROR, "PRIORITY on stream 0")  # the session ignores PRIORITY frames
             self._draw(now)
+
+    def _opened(self, stream: int) -> None:
+        """Checks that a request is on a new stream, or that trailers are on one that was opened."""
+        highest = self._highest
+        if stream > highest:
+            self._highest = stream
+            if stream > highest + 2 and len(self._gaps) < _MOST_GAPS:
+                self._gaps.append((highest + 2, stream - 2))
+        elif self._gaps and any(first <= stream <= last for first, last in self._gaps):
+            raise SessionFailed(PROTOCOL_ERROR, "a stream below one that was opened")
 
     def _end_of_block(self, flags: int, now: float) -> None:
         if flags & _END_HEADERS:

@@ -488,3 +488,8 @@ def test_what_could_never_happen_is_refused(keys: str, why: str) -> None:
     assert problem.endswith(why)
     shared = "routes: [{path: /a, upstream: [{name: u}, {name: v}], fallback: [v]}]\n"
     assert problems(upstreams + shared) == []
+
+
+def test_routes_that_are_a_mapping_are_refused_and_not_a_traceback() -> None:
+    with pytest.raises(ConfigError, match=r"routes: must be a list"):
+        parse_config("routes:\n  health: {path: /, upstream: http://a}\n", name="f.yaml")

@@ -58,6 +58,11 @@ MISTAKES = {
     "a compose file": Mistake("services:\n  proxy: {image: x}\n", "1:1", "this is a compose file"),
     "TOML": Mistake('[server]\nlisten = "127.0.0.1:8080"\n', "1:1", "this is TOML"),
     "nothing": Mistake("", "1:1", "the file is empty: at least routes is needed"),
+    "a broken file of ours with a line of nginx's": Mistake(
+        "routes:\n  - path: /*\n    upstream: http://a\n    response_headers: [\n  server {\n",
+        "5:10",
+        "not YAML: expected",
+    ),
     # YAML.
     "tabs": Mistake("routes:\n\t- path: /*\n", "2:1", "YAML is indented with spaces, never with tabs"),
     "no space after a colon": Mistake(

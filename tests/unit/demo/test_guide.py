@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from streamproxy.config import parse_config
-from streamproxy.demo import DemoUpstream, banner, demo_config
+from streamproxy.demo import DemoUpstream, banner, demo_config, tries
 
 COMMANDS = [line.strip() for line in banner("http://proxy", "http://admin").splitlines() if line.startswith("    ")]
 
@@ -47,3 +47,12 @@ def test_every_document_in_the_banner_is_json() -> None:
     bodies = [words[words.index("-d") + 1] for words in map(shlex.split, COMMANDS) if "-d" in words]
     assert len(bodies) == 11
     assert all(json.loads(body).keys() & {"messages", "prompt", "input", "contents"} for body in bodies)
+
+
+def test_a_page_of_another_origin_may_send_every_request_that_it_offers() -> None:
+    routes = parse_config(demo_config("http://127.0.0.1:1"), name="demo").routes
+    open_to_all = {path for route in routes for path in route.path if route.cors and route.cors.origins == ("*",)}
+    offered = {one.target.partition("?")[0] for one in tries()}
+    assert offered <= open_to_all
+    assert all(json.loads(one.body)["messages"] for one in tries() if one.body)
+    assert len({one.label for one in tries()}) == len(tries())

@@ -70,6 +70,23 @@ def test_the_line_says_who_ended_it_and_where() -> None:
     assert fields["ttfb_ms"] is None
 
 
+@pytest.mark.parametrize("name", ["\ud800", "a\udfffb"])
+def test_a_name_that_is_half_a_character_leaves_the_line_well_formed(name: str) -> None:
+    exchange = new_exchange()
+    exchange.model = exchange.finish_reason = exchange.principal = name
+    fields = json.loads(json_line(exchange, 101.0))
+    shown = {fields[key] for key in ("model", "finish", "principal")}
+    assert shown == {record(exchange, 101.0)["model"]}
+    assert "\ufffd" in "".join(shown)
+    assert "".join(shown).encode("utf-8")
+
+
+def test_a_whole_character_beyond_the_first_plane_stays() -> None:
+    exchange = new_exchange()
+    exchange.model = "qwen-\U0001f600"
+    assert json.loads(json_line(exchange, 101.0))["model"] == "qwen-\U0001f600"
+
+
 def test_a_live_exchange_has_no_end_and_perhaps_no_status() -> None:
     fields = record(new_exchange(), 101.5, live=True)
     assert tuple(fields) == FIELDS

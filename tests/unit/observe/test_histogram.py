@@ -35,14 +35,28 @@ def test_a_value_is_in_the_bucket_of_the_first_bound_that_is_not_below_it(scale:
     bound = st.sampled_from(scale.bounds)
     beside = bound.flatmap(lambda at: st.sampled_from([math.nextafter(at, 0), at, math.nextafter(at, math.inf)]))
     value = data.draw(beside | st.floats(0, allow_nan=False) | st.floats(scale.bounds[0], scale.bounds[-1]))
-    assert scale.bucket(value) == bisect_left(scale.bounds, value)
+    histogram = Histogram(scale)
+    histogram.observe(value)
+    assert histogram.counts == {bisect_left(scale.bounds, value): 1}
 
 
 @SCALES
 def test_each_bound_and_its_neighbours_find_their_bucket(scale: Scale) -> None:
     for number, bound in enumerate(scale.bounds):
-        found = [scale.bucket(value) for value in (math.nextafter(bound, 0), bound, math.nextafter(bound, math.inf))]
-        assert found == [number, number, number + 1]
+        histogram = Histogram(scale)
+        for value in (math.nextafter(bound, 0), bound, math.nextafter(bound, math.inf)):
+            histogram.observe(value)
+        assert histogram.counts == {number: 2, number + 1: 1}
+
+
+def test_observations_count_the_same_however_often_the_counts_are_read() -> None:
+    seen, unseen = Histogram(SECONDS), Histogram(SECONDS)
+    for number in range(2000):
+        value = number * 7919 % 2000 / 100
+        seen.observe(value)
+        unseen.observe(value)
+        assert seen.count == number + 1
+    assert unseen.counts == seen.counts
 
 
 @given(st.lists(st.floats(0, 2000), max_size=50))

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from streamproxy.exchange.timer import SECOND_LOOK
 from streamproxy.server.flow import NEVER, Deadline
 from tests.conftest import Connect
 from tests.doubles.clock import Clock
@@ -115,6 +116,21 @@ def test_a_deadline_is_moved_without_a_timer() -> None:
     assert fired == [begin + 109]
     clock.advance(100)
     assert len(fired) == 1
+
+
+def test_a_deadline_that_is_looked_at_late_lets_the_loop_read_first() -> None:
+    clock = Clock()
+    fired: list[float] = []
+    deadline = Deadline(Loop(clock), lambda: fired.append(clock.now))  # type: ignore[arg-type]  # as above
+    for met in (True, False):
+        deadline.set(5)
+        clock.now += 60  # nothing runs, as on a machine that sleeps
+        woken = clock.now
+        clock.advance(0)
+        if met:
+            deadline.at = NEVER  # what had come was read
+        clock.advance(1)
+        assert fired == ([] if met else [woken + SECOND_LOOK])
 
 
 def test_a_deadline_can_be_brought_forward_and_taken_back() -> None:

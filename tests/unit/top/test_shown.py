@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from streamproxy.errors import UpstreamReportedError
+from streamproxy.formats.inspector import Usage
 from streamproxy.top.format import age, duration, milliseconds, rate, size, sparkline, text
 from streamproxy.top.keys import SEQUENCES, split
 from streamproxy.top.model import Top
@@ -139,6 +141,27 @@ async def test_the_plain_table_has_a_line_for_each_stream_under_a_line_of_names(
     assert " ".join(first.split()) == expected
     assert first.index("id-1") == second.index("id-2") == names.index("ID")
     assert summary(update) == "ready, 2 live, 2 streaming, 0 queued"
+
+
+async def test_streams_that_name_a_model_show_it_with_first_event_tokens_and_failures() -> None:
+    proxy = a_proxy()
+    exchange = proxy.stream("id-1")
+    exchange.model, exchange.operation, exchange.usage = "qwen-3", "chat", Usage(input=1200, output=48)
+    exchange.streaming, exchange.first_event_at = True, exchange.started_at + 2.0
+    exchange.failure = UpstreamReportedError()
+    proxy.stream("id-2")
+    top = await shown(proxy)
+    assert top.update is not None
+    names, *lines = table(top.update).splitlines()
+    assert "MODEL FIRST TOKENS TOKENS/S ID" in " ".join(names.split())
+    named, unnamed = sorted((" ".join(line.split()) for line in lines), key=lambda line: "id-2" in line)
+    assert "body:upstream_error" in named
+    assert "qwen-3 2.00 s 1,200+48 6.0" in named
+    assert "- - - - id-2" in unnamed
+    painted = picture(top, width=200)
+    assert "qwen-3" in painted
+    assert "1,200+48" in painted
+    assert "body:upstream_error" in painted
 
 
 async def test_an_empty_plain_table_is_the_line_of_names() -> None:

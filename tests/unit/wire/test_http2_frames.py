@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproxy.wire.http2.frames import NOTHING, PREFACE, RESET_BURST, FrameGate
-from streamproxy.wire.http2.session import SessionFailed
+from streamproxy.wire.http2.session import PROTOCOL_ERROR, SessionFailed
 
 
 def gate(*, trusted: bool = False, max_block: int = 1 << 20, continuations: int = 100) -> FrameGate:
@@ -184,3 +184,21 @@ def test_since_when_something_is_not_whole() -> None:
     data = DataFrame(1, b"abc").serialize()
     made.feed(data[:10], 8.0)
     assert made.since == NOTHING  # its data has passed
+
+
+def heads(*streams: int) -> bytes:
+    return b"".join(HeadersFrame(stream, b"\x82", flags=["END_HEADERS"]).serialize() for stream in streams)
+
+
+def test_a_stream_below_one_that_was_opened_ends_the_connection() -> None:
+    one = gate()
+    one.feed(heads(1, 9), 0.0)
+    one.feed(heads(9, 1), 0.0)  # trailers
+    with pytest.raises(SessionFailed) as caught:
+        one.feed(heads(5), 0.0)
+    assert caught.value.code == PROTOCOL_ERROR
+
+
+def test_an_upstream_may_answer_in_any_order() -> None:
+    one = FrameGate(1000, 8, 0.0, preface=False)
+    assert one.feed(heads(9, 5, 1, 7), 0.0) == heads(9, 5, 1, 7)

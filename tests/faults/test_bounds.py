@@ -1,0 +1,197 @@
+"""Hostile peers in numbers, against the program: what they take is bounded, and a good client is served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import hpack
+import pytest
+from hyperframe.frame import HeadersFrame, SettingsFrame
+
+from tests.conftest import Serve
+from tests.doubles.client import RawClient, accepts, connect, fetch
+from tests.doubles.http2 import PREFACE
+from tests.doubles.until import until
+from tests.doubles.upstream import Conn, FullBacklog, answering, response, stream_head
+from tests.integration.proxy import RunningProxy, configuration, running
+
+MIB = 1024 * 1024
+LIMIT = "1s"  # every time-out
+
+
+async def silent(conn: Conn) -> None:
+    await conn.read_request()
+    await conn.wait_ended()
+
+
+async def one_event(conn: Conn) -> None:
+    await conn.read_request()
+    await conn.send(stream_head())
+    await conn.send_chunk(b"data: 1\n\n")
+    await conn.wait_ended()
+
+
+async def endless(conn: Conn) -> None:
+    await conn.read_request()
+    await conn.send(stream_head("application/octet-stream"))
+    while True:
+        await conn.send_chunk(bytes(65_536))
+
+
+def slow_clients(url: str) -> dict[str, Callable[[], Awaitable[RawClient]]]:
+    """Each is a way to keep a connection without end; its value makes such a connection."""
+
+    def sending(data: bytes) -> Callable[[], Awaitable[RawClient]]:
+        async def begin() -> RawClient:
+            client = await connect(url)
+            await client.send(data)
+            return client
+
+        return begin
+
+    async def reads_nothing() -> RawClient:
+        client = await connect(url, receive_buffer=4096)
+        client.transport.pause_reading()
+        await client.request("/endless")
+        return client
+
+    block = hpack.Encoder().encode(
+        [(":method", "GET"), (":scheme", "http"), (":path", "/endless"), (":authority", "a")]
+    )
+    windows = SettingsFrame(0, settings={SettingsFrame.INITIAL_WINDOW_SIZE: 0}).serialize()
+    head = HeadersFrame(1, block, flags=["END_HEADERS", "END_STREAM"]).serialize()
+    return {
+        "no byte": sending(b""),
+        "half a head": sending(b"GET / HTTP/1.1\r\nHo"),
+        "half a body": sending(b"POST /silent HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc"),
+        "half a chunk": sending(b"POST /silent HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc"),
+        "reads nothing": reads_nothing,
+        "half a preface": sending(PREFACE[:10]),
+        "half a frame": sending(PREFACE + SettingsFrame(0).serialize() + b"\0\0\7\1"),
+        "half a block": sending(PREFACE + SettingsFrame(0).serialize() + HeadersFrame(1, block).serialize()),
+        "a window of nothing": sending(PREFACE + windows + head),
+        "an upstream that takes no connection": sending(b"GET /full HTTP/1.1\r\nHost: a\r\n\r\n"),
+        "an upstream without a head": sending(b"GET /silent HTTP/1.1\r\nHost: a\r\n\r\n"),
+        "an upstream that stops": sending(b"GET /stops HTTP/1.1\r\nHost: a\r\n\r\n"),
+    }
+
+
+async def test_whoever_is_slow_is_ended_in_time_and_the_others_are_served(serve: Serve, tmp_path: Path) -> None:
+    good, mute, stops, much = [await serve(one) for one in (answering(response(b"ok")), silent, one_event, endless)]
+    timeouts = dict.fromkeys(("connect", "request", "first_byte", "idle", "write"), LIMIT)
+    server = {"head_timeout": LIMIT, "keepalive_timeout": LIMIT}
+    async with AsyncExitStack() as stack:
+        full = await stack.enter_async_context(FullBacklog())
+        ends = {"/silent": mute.url, "/stops": stops.url, "/endless": much.url, "/full": full.url}
+        routes = [{"path": path, "upstream": url, "timeouts": timeouts} for path, url in ends.items()]
+        config = configuration([*routes, {"path": "/*", "upstream": good.url}], server=server)
+        proxy = await stack.enter_async_context(running(config, tmp_path))
+        clients: dict[str, list[RawClient]] = {}
+        for name, begin in slow_clients(proxy.url).items():
+            clients[name] = [await stack.enter_async_context(await begin()) for _ in range(10)]
+        answer = await fetch(proxy.url + "/good")
+        assert (answer.status, answer.body) == (200, b"ok")
+        await proxy.until_streams("the end of all streams", lambda live: live == [])
+        for each in clients.values():
+            for client in each:
+                client.transport.resume_reading()
+
+        def left() -> list[str]:
+            return [name for name, each in clients.items() if any(client.ended is None for client in each)]
+
+        await until(left, "the end of all connections", holds=lambda names: not names)
+        assert (await fetch(proxy.url + "/good")).status == 200
+        assert "Traceback" not in proxy.process.output
+
+
+@asynccontextmanager
+async def bounded(proxy: RunningProxy, most: int) -> AsyncIterator[None]:
+    """What is done inside takes at most so many bytes of memory, at its worst."""
+    before = proxy.process.memory("VmRSS")
+    proxy.process.reset_peak()
+    yield
+    grown = proxy.process.memory("VmHWM") - before
+    assert grown < most, f"{grown / MIB:.0f} MiB"
+
+
+# A field of 4,000 bytes that is put into the peer's table, and then named by one byte each: 16 KiB that become 60 MiB.
+BOMB = b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000 + b"\xbe" * 12_000
+
+
+async def test_bombs_of_heads_are_refused_at_a_bounded_cost(serve: Serve, tmp_path: Path) -> None:
+    large = b"HTTP/1.1 200 OK\r\n" + b"X: %b\r\n" % (b"x" * 8000) * 200
+
+    async def bombing(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(large)
+        await conn.wait_ended()
+
+    upstream = await serve(bombing)
+    async with running(configuration(upstream.url), tmp_path) as proxy, AsyncExitStack() as stack:
+        assert (await fetch(proxy.url)).status == 502
+        async with bounded(proxy, 32 * MIB):
+            for _ in range(50):
+                client = await stack.enter_async_context(await connect(proxy.url))
+                client.write(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: %b\r\n" % (b"x" * 8000) * 200)
+                with_end = await client.read_response()
+                assert with_end.status == 431
+            for _ in range(50):
+                client = await stack.enter_async_context(await connect(proxy.url))
+                bomb = HeadersFrame(1, BOMB[:16_384], flags=["END_HEADERS", "END_STREAM"]).serialize()
+                client.write(PREFACE + SettingsFrame(0).serialize() + bomb)
+                await client.wait_ended()
+            for _ in range(50):
+                assert (await fetch(proxy.url)).status == 502
+        assert "Traceback" not in proxy.process.output
+
+
+def half_a_head(address: tuple[str, int]) -> socket.socket:
+    """A connection that has begun a request."""
+    client = socket.create_connection(address, 30)
+    client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")
+    return client
+
+
+async def test_ten_thousand_connections_are_held_and_one_more_waits(serve: Serve, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = 10_000
+    if hard < count + 1000:
+        pytest.skip(f"only {hard} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    upstream = await serve(answering(response(b"ok")))
+    held: list[socket.socket] = []
+    try:
+        async with running(configuration(upstream.url, server={"head_timeout": "10m"}), tmp_path) as proxy:
+            parts = urlsplit(proxy.url)
+            address = (parts.hostname or "", parts.port or 0)
+            async with bounded(proxy, count * 16 * 1024):
+                held += await asyncio.to_thread(lambda: [half_a_head(address) for _ in range(count)])
+                await until(lambda: descriptors(proxy), "all connections", holds=lambda number: number >= count)
+            async with await connect(proxy.url) as late:
+                await late.request("/")
+                for _ in range(20):
+                    await proxy.streams()  # whatever the proxy was going to accept is accepted after that
+                assert (late.ended, bytes(late.buffer)) == (None, b"")
+                held.pop().close()
+                assert (await late.read_response()).body == b"ok"
+            first = held[0]
+            first.sendall(b"Connection: close\r\n\r\n")
+            assert (await asyncio.to_thread(lambda: first.recv(1024))).startswith(b"HTTP/1.1 200 ")
+            for one in held:
+                one.close()
+            await until(lambda: descriptors(proxy), "none of them", holds=lambda number: number < 100)
+            assert await accepts(proxy.url)
+    finally:
+        for one in held:
+            one.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def descriptors(proxy: RunningProxy) -> int:
+    return sum(1 for _ in Path(f"/proc/{proxy.process.pid}/fd").iterdir())
