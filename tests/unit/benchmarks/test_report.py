@@ -111,6 +111,12 @@ def test_the_report_says_where_when_and_what_failed() -> None:
     assert "### `flood`" not in text
 
 
+def test_the_report_says_when_the_machine_had_much_else_to_do() -> None:
+    assert "busy with other work" not in markdown(SITTING)
+    machine = {**FACTS["machine"], "load_average": [3.0, 9.0, 12.0]}
+    assert "busy with other work" in markdown(SITTING._replace(facts={**FACTS, "machine": machine}))
+
+
 def test_no_loss_is_left_out_and_no_other_is_told() -> None:
     samples = [
         one("tiny", "streamproxy", cpu_us=40.0, per_second=20_000, pss_mb=24.0),
