@@ -86,9 +86,9 @@ def _busy(machine: dict[str, Any]) -> list[str]:
     if load <= 2 * machine["cores"]:
         return []
     return [
-        f"**The machine was busy with other work** (load average {load:g} on {machine['cores']} cores). Delays, rates and "
-        "`sustained` say how its scheduler shared it. CPU and memory are the proxies' own; proxies that wait for their "
-        "turn find more work at once, which makes a request cheaper for some."
+        f"**The machine was busy with other work** (load average {load:g} on {machine['cores']} cores). Delays, rates "
+        "and `sustained` say how its scheduler shared it. CPU and memory are the proxies' own; proxies that wait for "
+        "their turn find more work at once, which makes a request cheaper for some."
     ]
 
 
