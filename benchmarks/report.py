@@ -85,6 +85,11 @@ def _busy(machine: dict[str, Any]) -> list[str]:
     load = machine["load_average"][1]
     if load <= 2 * machine["cores"]:
         return []
+    if machine["real_time"]:
+        return [
+            f"The machine had much else to do (load average {load:g} on {machine['cores']} cores), but proxies, upstream"
+            " and load generator ran with real-time priority (`chrt -r 1`), and so before all of it."
+        ]
     return [
         f"**The machine was busy with other work** (load average {load:g} on {machine['cores']} cores). Delays, rates "
         "and `sustained` say how its scheduler shared it. CPU and memory are the proxies' own; proxies that wait for "
