@@ -87,8 +87,8 @@ def _busy(machine: dict[str, Any]) -> list[str]:
         return []
     if machine["real_time"]:
         return [
-            f"The machine had much else to do (load average {load:g} on {machine['cores']} cores), but proxies, upstream"
-            " and load generator ran with real-time priority (`chrt -r 1`), and so before all of it."
+            f"The machine had much else to do (load average {load:g} on {machine['cores']} cores), but proxies, "
+            "upstream and load generator ran with real-time priority (`chrt -r 1`), and so before all of it."
         ]
     return [
         f"**The machine was busy with other work** (load average {load:g} on {machine['cores']} cores). Delays, rates "
