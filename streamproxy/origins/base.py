@@ -6,7 +6,8 @@ configuration is loaded, so a route pays for none that it does not have, and wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from streamproxy.client.base import ChunkSource
 from streamproxy.exchange.call import Call
@@ -44,6 +45,10 @@ class OriginResponse:
     def inspector(self) -> Inspector | None:
         """What follows the body for all of its clients; None where each client's relay has one of its own."""
         return None
+
+    def end(self) -> Awaitable[Any] | None:
+        """`aclose` after an end in good order. Returns what to wait for, or None when it is done."""
+        return self.aclose(None)
 
     async def aclose(self, fault: BaseException | None) -> None:
         """Let go of whatever the response is read from: once, after its end or after ``fault``.

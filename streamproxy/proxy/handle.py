@@ -173,7 +173,9 @@ class Handler:
                         relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
                         await relay.run(_prepare(plan, call, response, place), early)
                     finished, response = response, None
-                    await finished.aclose(None)
+                    closing = finished.end()
+                    if closing is not None:
+                        await closing
                 else:
                     await _respond(call, answer[0], answer[1], b"")
             except (Exception, asyncio.CancelledError) as error:

@@ -71,6 +71,7 @@ class Relay:
         "_keepalive_task",
         "_max_events",
         "_media",
+        "_missing",
         "_over",
         "_plan",
         "_reads",
@@ -97,6 +98,7 @@ class Relay:
         self._blocked = False  # a chunk was pushed, and the client's side holds more than it may
         self._fault: BaseException | None = None  # what a push ran into
         self._max_events = plan.max_events
+        self._missing: ExchangeError | None = None  # why the body is incomplete, though it has ended
         self._over = False  # the next event would be more than the route lets through
 
     def run(self, fields: ResponseFields, early: EarlyHead | None = None) -> Coroutine[Any, Any, None]:
@@ -134,19 +136,18 @@ class Relay:
             inspector = dialect.inspector(status, media, fields.told_length) if shared is None else shared
             self._inspector = exchange.inspector = inspector
             self._events = media == EVENT_STREAM
-            if plan.keepalive is not None and status == 200 and not has_length and self._may_keep_alive():
+            may = self._events or (plan.ndjson and media in NDJSON)
+            if may and plan.keepalive is not None and status == 200 and not has_length:
                 self._timer.keep_alive(self._keepalive, exchange.head_at)
         if plan.anti_buffering:
             fields.unbuffer()
-
-    def _may_keep_alive(self) -> bool:
-        return self._events or (self._plan.ndjson and self._media in NDJSON)
 
     async def _run(self, begun: Awaitable[None] | None) -> None:
         exchange, timer, source, direct = self._exchange, self._timer, self._source, self._direct
         if begun is not None:
             await self._taken(begun, exchange.head_at)
-        while True:
+        whole = self._whole() if self._response.complete else b""
+        while not whole:
             chunk = source.ready()
             if chunk is not None:
                 now = monotonic()
@@ -168,10 +169,14 @@ class Relay:
                     timer.passed(await self._taken(direct.drained(), monotonic()))
             else:
                 await source.change()
-        waiting = self._end()
+        waiting = self._end(whole)
         if waiting is not None:
             await self._taken(waiting, monotonic())
-        self._stop_keepalives()
+        if self._missing is not None:
+            raise self._missing
+        self._timer.stop_keepalives()
+        if self._keepalive_task is not None:
+            self._keepalive_task.cancel()
 
     def _pass(self, chunk: bytes, now: float) -> Awaitable[None] | None:
         """Send one chunk that was pulled; returns what to wait for, or None."""
@@ -250,22 +255,41 @@ class Relay:
             self._bom = None
         return chunk
 
-    def _end(self) -> Awaitable[None] | None:
-        """The body has ended in good order: end the response. Returns what to wait for, or None."""
-        downstream, inspector = self._downstream, self._inspector
-        self._exchange.end_reads(monotonic())
-        if inspector is not None:
-            self._finish(inspector)
+    def _whole(self) -> bytes:
+        """A body that is all here, if it may go out in one piece with the end of the response; else empty."""
+        if self._bom is not None or self._max_events is not None or self._keepalive_task is not None:
+            return b""
+        source = self._source
+        body = source.ready() or b""
+        while (chunk := source.ready()) is not None:
+            body += chunk
+        return body
+
+    def _end(self, whole: bytes) -> Awaitable[None] | None:
+        """The body has ended in good order: end the response; with ``whole``, all of the body goes with the end.
+
+        Returns what to wait for, or None.
+        """
+        exchange, downstream, now = self._exchange, self._downstream, monotonic()
+        if whole:
+            self._count(whole, now)
+            if not downstream.gone:
+                exchange.first_byte_at = now
+        exchange.end_reads(now)
+        if self._inspector is not None:
+            self._missing = self._finish(self._inspector)
         if downstream.gone:
             return None
-        rest = self._bom.finish() if self._bom is not None else b""
+        if self._missing is not None:  # its end must not look like one
+            return downstream.write(whole, True) if whole else None
+        rest = whole or (self._bom.finish() if self._bom is not None else b"")
         trailers = self._source.trailers
         if not trailers:
             return downstream.write(rest, False)
         return self._write_last(rest, trailers) if rest else downstream.finish(passable_trailers(trailers))
 
-    def _finish(self, inspector: Inspector) -> None:
-        """Raise the error of a body that is incomplete although its upstream ended it."""
+    def _finish(self, inspector: Inspector) -> ExchangeError | None:
+        """The error of a body that is incomplete although its upstream ended it."""
         missing: ExchangeError | None = None
         try:
             missing = inspector.finish()
@@ -274,8 +298,7 @@ class Relay:
         self._exchange.events = inspector.events
         if self._reads:
             self._exchange.note(inspector, monotonic())
-        if missing is not None:
-            raise missing
+        return missing
 
     async def _taken(self, waiting: Awaitable[None], since: float) -> float:
         """Wait for the client to take what was sent at ``since``; returns the time."""

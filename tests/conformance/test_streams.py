@@ -205,8 +205,8 @@ async def test_a_client_that_takes_nothing_stops_the_upstream(stack: StartStack,
     client.stop_reading()
     async with asyncio.timeout(20):
         await stopped.wait()
-    # What the kernel holds between three sockets, and what the proxy may: far from all of it.
-    assert sent < 16 * 2**20
+    # What the kernel holds between three sockets (Linux lets one grow to 32 MiB), and what the proxy may.
+    assert sent < 64 * 2**20
     client.go_on_reading()
     answer = await client.read_rest()
     assert answer.complete

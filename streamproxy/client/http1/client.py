@@ -302,6 +302,11 @@ class Stream(ChunkSource):
         """Passes chunks to ``sink`` from now on, in the callback of the read; None stops it."""
         return self._connection is not None and self._connection.pipe(sink)
 
+    def release(self) -> bool:
+        """Leave the context manager at once, after the response's end in good order."""
+        self._finish(True)
+        return True
+
     def detach(self) -> ByteStream:
         """Returns the connection as a stream of bytes, after 101 (Switching Protocols); may be called once.
 
