@@ -24,7 +24,7 @@ from streamproxy.dialects.protocols import DIALECTS
 from streamproxy.errors import StreamproxyError
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.tally import Tally
-from streamproxy.exchange.timer import FOREVER, TimeLimits
+from streamproxy.exchange.timer import TimeLimits
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.observe.tracing import SpanExport, Tracer
 from streamproxy.origins.attempts import Fallback, RetryingOrigin
@@ -63,6 +63,7 @@ from streamproxy.store.build import Limiters, Sources, Stores
 from streamproxy.upstream import Upstream
 from streamproxy.upstream.build import build_upstream
 from streamproxy.upstream.sessions import SessionTable
+from streamproxy.wire.times import FOREVER
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _WRITE: Final = 120.0  # seconds for a client to accept a response that belongs to no route

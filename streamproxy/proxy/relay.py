@@ -29,7 +29,7 @@ from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ClientDisconnected, ClientError, EventLimitReached, ExchangeError
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.tally import Tally
-from streamproxy.exchange.timer import CHUNK, FOREVER, WRITE
+from streamproxy.exchange.timer import CHUNK, WRITE
 from streamproxy.formats.bom import BomFilter
 from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.limit import feed_within
@@ -39,6 +39,7 @@ from streamproxy.origins.base import OriginResponse
 from streamproxy.proxy.early import EXPLAIN_TIMEOUT, EarlyHead
 from streamproxy.wire.headers import Headers, ResponseFields, passable_trailers
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, STREAMING, media_type
+from streamproxy.wire.times import FOREVER
 
 logger = logging.getLogger("streamproxy.proxy")
 

@@ -15,8 +15,6 @@ from streamproxy.server.alpn import ProtocolFactory
 from streamproxy.server.http1.protocol import NEWCOMER
 from streamproxy.wire.forwarded import Network
 
-FOREVER = 31_536_000.0  # seconds: a year, because the loops' timers do not accept infinity
-
 
 class EngineSettings(NamedTuple):
     """The settings for connections, in bytes and seconds; ``tls`` applies to one listener.
@@ -28,7 +26,6 @@ class EngineSettings(NamedTuple):
     max_header_size: int
     head_timeout: float
     keepalive_timeout: float
-    drain_timeout: float
     max_connections: int
     on_rejected: Callable[[int, str], None]
     tls: ssl.SSLContext | None = None
