@@ -53,8 +53,9 @@ from streamproxy.plans import (
 )
 from streamproxy.proxy.admission import Admission, client_key, priority_of
 from streamproxy.proxy.choose import Candidate, ModelChooser, Models
-from streamproxy.proxy.handle import Handler, RoutePlan
+from streamproxy.proxy.handle import Handler
 from streamproxy.proxy.peek import PeekPlan
+from streamproxy.proxy.plan import RoutePlan
 from streamproxy.proxy.quota import Quota, build_quota
 from streamproxy.proxy.tunnel import TunnelPlan
 from streamproxy.routing.matcher import Matcher

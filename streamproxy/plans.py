@@ -21,11 +21,11 @@ from streamproxy.origins.resume import RESULTS, ResumePlan
 from streamproxy.origins.shared_stream import SharePlan
 from streamproxy.origins.upstream import RequestPlan
 from streamproxy.proxy.early import EarlyPlan
-from streamproxy.proxy.relay import RelayPlan
+from streamproxy.proxy.plan import RelayPlan
 from streamproxy.proxy.tunnel import TunnelPlan
 from streamproxy.store.events import ChannelTemplate
 from streamproxy.wire.cors import Cors
-from streamproxy.wire.headers import Edit, edit
+from streamproxy.wire.edits import Edit, edit
 from streamproxy.wire.times import FOREVER
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from streamproxy.server.alpn import ProtocolFactory
-from streamproxy.server.http1.protocol import NEWCOMER
+from streamproxy.server.http1.limits import NEWCOMER
 from streamproxy.wire.forwarded import Network
 
 
