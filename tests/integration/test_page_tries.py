@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.browser import Browser
 from tests.integration.process import Process
-from tests.integration.test_page import rows
+from tests.integration.test_page import rows, shows
 
 STATE = "document.querySelector('#tried-state').textContent"
 TEXT = "document.querySelector('#tried-text').textContent"
