@@ -232,9 +232,9 @@ async def test_an_upstream_that_never_answers_a_close_is_not_kept(
 
 async def test_idle_counts_both_directions_together(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(switching(until_the_end))
-    proxy = await stack([route(upstream.url, timeouts={"idle": "500ms"})])
+    proxy = await stack([route(upstream.url, timeouts={"idle": "1s"})])
     client = await tunnel(proxy, dial)
-    for _ in range(8):
+    for _ in range(12):
         await client.send(HELLO)
         await asyncio.sleep(0.1)
     assert proxy.app.ledger.live
