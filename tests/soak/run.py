@@ -22,7 +22,7 @@ from tests.soak.clients import Kill, Scene, client
 from tests.soak.watch import Delays, Sample, Watch, probe, table
 
 NAMES = ("a", "b", "c")  # "a" is never killed: the probes read from it
-_SETTLE = 60.0  # seconds in which everything must be gone at the end
+_SETTLE = 60.0  # seconds beyond ``keep`` in which everything must be gone at the end
 _LOOK = 1.0  # seconds between two looks at what is left
 _MORE = 1.10  # the last third may use a tenth more than the second
 _LONG_ENOUGH = 300.0  # seconds from which growth is judged
@@ -38,7 +38,7 @@ class Plan:
     gap: int
     events: int
     pause: float
-    keep: int = 10  # how long streams are kept after their end, and idle connections
+    keep: int  # how long streams are kept after their end, and idle connections
 
 
 @dataclass
@@ -141,7 +141,7 @@ async def soak(plan: Plan, folder: Path, say: Callable[[str], None] = lambda lin
             await _load(plan, scene, (proxy, backends, redis), watch, (through, direct), say)
             seconds = time.monotonic() - began
             samples = list(watch.samples)
-            after = await _settled(watch, idle, report)
+            after = await _settled(plan, watch, idle, report)
             if "Traceback" in proxy.process.output:
                 report.problems.append("the proxy logged a traceback:\n" + proxy.process.output[-3000:])
             used = table(samples, idle, after)
@@ -196,14 +196,14 @@ async def _load(
         await asyncio.gather(*helpers, return_exceptions=True)
 
 
-async def _settled(watch: Watch, idle: Sample, report: Report) -> Sample:
+async def _settled(plan: Plan, watch: Watch, idle: Sample, report: Report) -> Sample:
     """Waits until nothing is left of the clients; notes what is."""
 
     def is_settled(sample: Sample) -> bool:
         # The list of stops and the beat of the process stay in Redis.
         return sample.streams == 0 and sample.keys <= 2 and sample.descriptors <= idle.descriptors + 3
 
-    deadline = time.monotonic() + _SETTLE
+    deadline = time.monotonic() + plan.keep + _SETTLE
     while not is_settled(sample := await watch.look()) and time.monotonic() < deadline:
         await asyncio.sleep(_LOOK)
     if not is_settled(sample):
