@@ -145,11 +145,15 @@ async def soak(plan: Plan, folder: Path, say: Callable[[str], None] = lambda lin
             if "Traceback" in proxy.process.output:
                 report.problems.append("the proxy logged a traceback:\n" + proxy.process.output[-3000:])
             used = table(samples, idle, after)
+            slow = await proxy.metric('streamproxy_store_errors_total{store="resume"}')
+            if scene.without_cursor and not slow:
+                report.problems.append(f"{scene.without_cursor} streams had no cursor, and Redis was never too slow")
             _judge(plan, scene, used, report)
             report.figures = {
                 "plan": asdict(plan), "machine": f"{os.cpu_count()} cores, {platform.platform()}", "build": BUILD,
                 "seconds": round(seconds), "exchanges": dict(scene.done), "kills": len(scene.kills),
                 "cut by a kill": dict(scene.broken), "wrong": len(scene.wrong), "bytes checked": scene.verified,
+                "errors of the store": int(slow), "streams without a cursor": scene.without_cursor,
                 "used": used, "cpu of the proxy": round((samples[-1].cpu - samples[0].cpu) / max(seconds, 1), 3),
                 "delay through the proxy (ms)": through.percentiles(),
                 "delay without it (ms)": direct.percentiles(),
