@@ -43,6 +43,16 @@ routes:
     keepalive: {{ndjson: on}}
     upstream: demo
     cors: *page
+  - name: tenants               # who asks is known by a token, and has a quota
+    path: /tenants/v1/chat/completions
+    methods: [POST]
+    protocol: openai
+    usage: ask
+    rewrite: {{strip_prefix: /tenants}}
+    upstream: demo
+    auth: {{bearer: {{tokens: [{{name: red, token: red-key}}, {{name: blue, token: blue-key}}]}}}}
+    limits: {{client_key: principal, tokens: {{rate: 100/1h}}}}
+    cors: *page
   - name: resumable             # a stream that outlives its client's connection
     path: /kept/v1/chat/completions
     methods: [POST]
@@ -118,6 +128,11 @@ Commands to try:
   A model that is called demo-2 upstream, and one that fails inside its stream: see the log and the gen_ai_ metrics.
     curl -N {base}/v1/chat/completions -H 'content-type: application/json' -d '{alias}'
     curl -N {base}/v1/chat/completions -H 'content-type: application/json' -d '{failing}'
+
+  Two tenants with 100 tokens an hour each, and then 429. For each request the page and the log have the tenant, the
+  model, the tokens, and how long the first word took.
+    curl -N {base}/tenants/v1/chat/completions -H 'authorization: Bearer red-key' -d '{openai_stream}'
+    curl -N {base}/tenants/v1/chat/completions -H 'authorization: Bearer blue-key' -d '{alias}'
 
   A resumable stream: interrupt it with Ctrl-C, then send the last id that arrived.
     curl -N {base}/kept/v1/chat/completions -H 'content-type: application/json' -d '{kept}'

@@ -31,6 +31,7 @@ class Ending(NamedTuple):
     ttfb: float | None
     id: str
     client: str
+    principal: str
     method: str
     path: str
     query: bytes
@@ -111,6 +112,7 @@ def _ending(number: int, now: float, exchange: Exchange) -> Ending:
         exchange.ttfb,
         exchange.id,
         exchange.client,
+        exchange.principal,
         exchange.method,
         exchange.path,
         exchange.query,
@@ -135,6 +137,7 @@ def _row(one: Ending, now: float) -> dict[str, Any]:
         "time": timestamp(one.started_wall),
         "ago": round(max(0.0, now - one.ended_at), 1),
         "client": one.client or None,
+        "principal": one.principal or None,
         "method": one.method,
         "path": f"{one.path}?{hide_values(one.query)}" if one.query else one.path,
         "route": one.route,

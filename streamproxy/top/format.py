@@ -74,6 +74,12 @@ def request(stream: dict[str, Any]) -> str:
     return printable(f"{stream['method']} {stream['path']}")
 
 
+def client(stream: dict[str, Any]) -> str:
+    """Returns the address of a client, behind the name of its principal if it has one."""
+    address = text(stream["client"])
+    return f"{printable(stream['principal'])} {address}" if stream.get("principal") else address
+
+
 def phase(stream: dict[str, Any]) -> str:
     """Returns the phase of a stream, and the failure that it has reported."""
     return f"{stream['phase']}:{stream['error']}" if stream.get("error") else str(stream["phase"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streamproxy.admin.update import Update
-from streamproxy.top.format import age, milliseconds, model_cells, phase, rate, request, size, text
+from streamproxy.top.format import age, client, milliseconds, model_cells, phase, rate, request, size, text
 
 _HEAD = ("ROUTE", "CLIENT", "PHASE", "AGE", "TTFB", "BYTES", "EVENTS", "EVENTS/S")
 _MODEL = ("MODEL", "FIRST", "TOKENS", "TOKENS/S")  # where any stream names one
@@ -29,7 +29,7 @@ def table(update: Update) -> str:
     rows = [
         (
             text(stream["route"]),
-            text(stream["client"]),
+            client(stream),
             phase(stream),
             age(stream["duration_ms"] / 1000),
             milliseconds(stream["ttfb_ms"]),

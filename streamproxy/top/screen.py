@@ -11,7 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from streamproxy.admin.update import EndpointRow, RouteRow, Update
-from streamproxy.top.format import age, duration, milliseconds, model_cells, phase, rate, request, size, sparkline, text
+from streamproxy.top.format import (
+    age,
+    client,
+    duration,
+    milliseconds,
+    model_cells,
+    phase,
+    rate,
+    request,
+    size,
+    sparkline,
+    text,
+)
 from streamproxy.top.model import Top
 from streamproxy.top.plain import summary
 
@@ -84,7 +96,7 @@ def _streams(top: Top, first: int, room: int, *, wide: bool) -> Table:
             Text(text(stream["route"])),
             Text(request(stream)),
             *(map(Text, model_cells(stream)) if models else []),
-            *([Text(text(stream["client"])), Text(phase(stream))] if wide else []),
+            *([Text(client(stream)), Text(phase(stream))] if wide else []),
             age(stream["duration_ms"] / 1000),
             milliseconds(stream["ttfb_ms"]),
             size(stream["response_bytes"]),

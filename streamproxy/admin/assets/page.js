@@ -181,7 +181,7 @@ function fillStream(row, item) {
   setText(cell[0], routeName(item.route));
   requestCell(cell[1], item);
   modelCell(cell[2], item);
-  setText(cell[3], item.client || "–");
+  lines(cell[3], item.client || "–", item.principal || "");
   setText(cell[4], item.error ? `${item.phase}, ${words(item.error)}` : item.phase);
   setText(cell[5], age(item.duration_ms / 1000));
   setText(cell[6], milliseconds(item.ttfb_ms));
@@ -283,7 +283,7 @@ function fillEnded(row, item) {
   setText(row.cells[0], routeName(item.route));
   requestCell(row.cells[1], item);
   modelCell(row.cells[2], item);
-  setText(row.cells[3], item.client || "–");
+  lines(row.cells[3], item.client || "–", item.principal || "");
   const why = item.error && item.end !== "client_disconnect" ? `${words(item.error)}, ` : "";
   lines(row.cells[4], words(item.end), item.end === "complete" ? "" : `${why}in phase ${item.phase}`);
   setClass(row.cells[4].firstElementChild, tone(item.end));

@@ -12,6 +12,7 @@ import yaml
 from streamproxy.config import parse_config
 from streamproxy.demo import DemoUpstream, banner, demo_config, tries
 
+OWN = {"/told/broken", "/kept/v1/chat/completions", "/tenants/v1/chat/completions"}  # which the proxy rewrites
 COMMANDS = [line.strip() for line in banner("http://proxy", "http://admin").splitlines() if line.startswith("    ")]
 
 
@@ -32,20 +33,19 @@ def test_every_path_of_the_upstream_has_a_route() -> None:
     routed = {
         path for route in parse_config(demo_config("http://127.0.0.1:1"), name="demo").routes for path in route.path
     }
-    assert routed == DemoUpstream().routes.keys() | {"/told/broken", "/kept/v1/chat/completions"}
+    assert routed == DemoUpstream().routes.keys() | OWN
 
 
 def test_every_path_of_the_upstream_is_in_the_banner() -> None:
     text = banner("http://proxy/", "http://admin/")
     named = {path.replace("/demo-1:", "/*") for path in re.findall(r"http://proxy(/[a-z0-9/]*(?:-1:)?)", text)}
-    own = {"/told/broken", "/kept/v1/chat/completions"}
-    assert named == (DemoUpstream().routes.keys() - {"/v1/models"}) | own
+    assert named == (DemoUpstream().routes.keys() - {"/v1/models"}) | OWN
     assert "http://proxy//" not in text
 
 
 def test_every_document_in_the_banner_is_json() -> None:
     bodies = [words[words.index("-d") + 1] for words in map(shlex.split, COMMANDS) if "-d" in words]
-    assert len(bodies) == 11
+    assert len(bodies) == 13
     assert all(json.loads(body).keys() & {"messages", "prompt", "input", "contents"} for body in bodies)
 
 
