@@ -79,7 +79,7 @@ class SseTracker(Inspector):
         # The fast path: nearly every chunk of an LLM is whole events with LF line ends. Searching for an integer is
         # faster than ``find`` or ``in`` with bytes on CPython 3.11.
         if self._whole and chunk[-2:] == b"\n\n" and _CR not in chunk:
-            events = whole_events(chunk)
+            events = whole_events(chunk, self.saw_id)
             if events:
                 self.events += events
                 self.spoke = True
@@ -142,25 +142,25 @@ def blocks_of(data: bytes) -> Iterator[tuple[int, int]]:
         line = end
 
 
-def whole_events(chunk: bytes) -> int:
+def whole_events(chunk: bytes, ids: bool = False) -> int:
     """Returns the number of events in a chunk of whole blocks with LF line ends, or 0 if the chunk must be parsed.
 
-    It must be parsed if a block has no data, or has other lines than data and the event's name.
+    It must be parsed if a block has no data, or has other lines than data and the event's name, or with ``ids`` its id.
     """
     blocks = chunk.split(b"\n\n")
     blocks.pop()
     for block in blocks:
-        if (block[:5] != b"data:" or _LF in block) and not _is_plain(block):
+        if (block[:5] != b"data:" or _LF in block) and not _is_plain(block, ids):
             return 0
     return len(blocks)
 
 
-def _is_plain(block: bytes) -> bool:
+def _is_plain(block: bytes, ids: bool) -> bool:
     has_data = False
     for line in block.split(b"\n"):
         if line[:5] == b"data:":
             has_data = True
-        elif line[:6] != b"event:":
+        elif line[:6] != b"event:" and not (ids and line[:3] == b"id:"):
             return False
     return has_data
 

@@ -108,15 +108,16 @@ def _sse_place(data: bytes, count: int) -> int:
 
 
 class SegmentLog:
-    """The kept bytes of one stream. ``start`` and ``end`` are offsets in the stream."""
+    """The kept bytes of one stream. ``start`` and ``end`` are the offsets of its oldest and next byte."""
 
     __slots__ = (
         *("_counts", "_full", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
-        *("counter", "end"),
+        *("counter", "end", "start"),
     )
 
     def __init__(self, format: Format, max_bytes: int) -> None:
         self.counter = EventCounter(format)
+        self.start = 0
         self.end = 0
         self._max_bytes = max_bytes
         self._segment = min(SEGMENT, max(1, max_bytes // 8))
@@ -128,14 +129,9 @@ class SegmentLog:
         self._counts = array("q", (0,))
 
     @property
-    def start(self) -> int:
-        """The offset of the oldest byte that is kept."""
-        return self._offsets[0]
-
-    @property
     def size(self) -> int:
         """How many bytes are kept."""
-        return self.end - self._offsets[0]
+        return self.end - self.start
 
     @property
     def events(self) -> int:
@@ -151,7 +147,7 @@ class SegmentLog:
         self._tail += chunk
         self.end += len(chunk)
         counter.feed(chunk)
-        if self.end - self._offsets[0] > self._max_bytes:
+        if self.end - self.start > self._max_bytes:
             self._trim()
 
     def finish(self) -> None:
@@ -163,6 +159,7 @@ class SegmentLog:
         """Drop all but the newest bytes."""
         kept = len(self._segments)
         del self._segments[:], self._offsets[:kept], self._counts[:kept]
+        self.start = self._offsets[0]
 
     def clear(self) -> None:
         """Drop all that is kept; what comes from now on is kept again."""
@@ -190,7 +187,7 @@ class SegmentLog:
 
     def read(self, offset: int) -> bytes:
         """Bytes from ``offset`` on, as far as one segment goes; empty at the end. Raises PlaceGone."""
-        if offset < self._offsets[0]:
+        if offset < self.start:
             raise PlaceGone
         number = bisect_right(self._offsets, offset) - 1
         behind = offset - self._offsets[number]
@@ -211,7 +208,7 @@ class SegmentLog:
     def _first_segment(self, events: int) -> int:
         """The segment in which that event ends, or an earlier one if counting can't begin there."""
         if events == 0:
-            if self._offsets[0] == 0:
+            if self.start == 0:
                 return 0
             raise PlaceGone
         for number in range(len(self._counts) - 1, -1, -1):
@@ -233,5 +230,6 @@ class SegmentLog:
         while drop < len(self._segments) and self.end - self._offsets[drop] > self._max_bytes:
             drop += 1
         del self._segments[:drop], self._offsets[:drop], self._counts[:drop]
+        self.start = self._offsets[0]
         if self.size > self._max_bytes:  # one read, or one event, is larger than all that may be kept
             self.clear()

@@ -124,6 +124,9 @@ def test_whole_events_take_the_short_way_and_count_the_same() -> None:
     tracker.feed(b": only a comment\n\n")
     tracker.feed(b"data: 4\nid: 9\n\n")
     assert (tracker.events, tracker.saw_id) == (4, True)
+    tracker.feed(b"data: 5\nid: 10\n\nid: 11\ndata: 6\n\n")
+    tracker.feed(b"id: 12\n\nid\ndata: 7\n\n")
+    assert (tracker.events, tracker.between_events) == (7, True)
 
 
 @given(st.lists(st.sampled_from([b"{}", b"\n", b'{"a":', b"1}\n"]), max_size=20))
