@@ -22,7 +22,7 @@ from benchmarks.programs import BenchError, build
 from benchmarks.rig import Cores, Programs, Session, Sizes
 
 _ESTABLISHED = "01"
-_REQUEST = b"GET /events?rate=0.2 HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
+_REQUEST = b"GET /events?rate=1 HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
 _LOOKS = 10  # the system's list of connections may skip one while it changes
 _PATIENCE = 30.0  # seconds for an answer
 _SIZES = Sizes(0.0, 0, 15, 0, 0)

@@ -24,7 +24,8 @@ from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.exchange.target import Target
 from streamproxy.exchange.timer import Timer
-from streamproxy.wire.headers import Headers, RequestFields, passable_trailers
+from streamproxy.wire.headers import Headers, RequestFields
+from streamproxy.wire.response_fields import passable_trailers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -14,8 +14,9 @@ from streamproxy.exchange.call import Call
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.formats.inspector import Inspector
 from streamproxy.subclassing import mypyc_attr
-from streamproxy.wire.headers import Headers, ResponseFields
+from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import EVENT_STREAM, media_type
+from streamproxy.wire.response_fields import ResponseFields
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -29,8 +29,10 @@ from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.outlier import FAILED_STATUSES, failed_by
 from streamproxy.upstream.roster import Roster
 from streamproxy.upstream.upstream import Upstream
-from streamproxy.wire.headers import NO_EDIT, Edit, Headers, ResponseFields, request_headers
+from streamproxy.wire.edits import NO_EDIT, Edit
+from streamproxy.wire.headers import Headers, request_headers
 from streamproxy.wire.media import accepts_event_stream
+from streamproxy.wire.response_fields import ResponseFields
 from streamproxy.wire.target import rewrite
 from streamproxy.wire.websocket import accept_of
 
