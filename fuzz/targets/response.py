@@ -54,7 +54,6 @@ def parse(reads: list[bytes], method: str) -> Response:
         end = "until-close" if parser.ends_with_connection else "cut"
     headers = list(parser.headers or [])
     made = Response(parser.status, headers, body, list(parser.trailers), interim, end, parser.stray, parser.read)
-    parser.leave()
     parser.forget()
     return made
 

@@ -227,10 +227,10 @@ class UpstreamOrigin(Origin):
         extensions["progress"] = call.timer.progress
         if call.on_connected is not None:
             extensions["progress"] = partial(_progress, call)
-        if downstream.direct is not None:
+        if downstream.takes_informational:
             extensions["informational"] = downstream.informational
-            if plan.trailers:
-                extensions["trailers"] = downstream.request_trailers
+        if plan.trailers and downstream.direct is not None:
+            extensions["trailers"] = downstream.request_trailers
         if downstream.websocket_key is not None:
             extensions["upgrade"] = True
         return UpstreamRequest(downstream.method, self._headers(call, endpoint.authority), extensions)

@@ -14,23 +14,31 @@ import tempfile
 from pathlib import Path
 
 from tests.differential.peers import peers
-from tests.differential.run import Outcome, requests, responses
+from tests.differential.run import Outcome, Protocol, Way, requests, responses
+
+
+def ways(names: list[str]) -> list[Way]:
+    """Each proxy in front of ours and behind it, over each protocol that both of a hop speak."""
+    found = []
+    for name in names:
+        protocols: list[Protocol] = ["HTTP/1.1", "HTTP/2"] if peers()[name].http2 else ["HTTP/1.1"]
+        pairs = ((name, "streamproxy"), ("streamproxy", name))
+        found += [Way(*pair, client, link) for pair in pairs for client in protocols for link in protocols]
+    return found
 
 
 async def run(names: list[str], count: int, seed: int) -> list[Outcome]:
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            for kind, check in (("requests", requests), ("responses", responses)):
-                for front, back in ((name, "streamproxy"), ("streamproxy", name)):
-                    place = Path(folder) / f"{kind}-{front}-{back}"
-                    outcome = await check(front, back, place, range(count), seed)
-                    taken = f"{outcome.taken_by_front} passed the front, {outcome.taken_by_both} both"
-                    print(f"{outcome.pair}: {outcome.cases} cases, {taken}, {len(outcome.wrong)} wrong; ", end="")
-                    print(f"refused behind the front: {dict(outcome.refusals)}", flush=True)
-                    for wrong in outcome.wrong[:20]:
-                        print("  WRONG:", wrong)
-                    outcomes.append(outcome)
+        for number, way in enumerate(ways(names)):
+            for check in (requests, responses) if way.client == "HTTP/1.1" else (requests,):
+                outcome = await check(way, Path(folder) / f"{check.__name__}-{number}", range(count), seed)
+                taken = f"{outcome.taken_by_front} passed the front, {outcome.taken_by_both} both"
+                print(f"{outcome.pair}: {outcome.cases} cases, {taken}, {len(outcome.wrong)} wrong; ", end="")
+                print(f"not passed on: {dict(outcome.refusals)}", flush=True)
+                for wrong in outcome.wrong[:20]:
+                    print("  WRONG:", wrong)
+                outcomes.append(outcome)
     return outcomes
 
 

@@ -1,7 +1,7 @@
 """Messages that two parsers may read differently, made from a seed.
 
-A case is what a client sends on one connection: a mutated request and an ordinary one behind it, which shows where the
-first was taken to end. Every target begins with ``/d/ID/``, so that an upstream knows whose request it sees.
+A case is what a client sends on one connection, over HTTP/1.1 or HTTP/2: a mutated request and an ordinary one behind
+it, which shows where the first was taken to end. Every target begins with ``/d/ID/``, so that an upstream knows whose request it sees.
 """
 
 # ruff: noqa: E501  (tables of bytes)
@@ -9,6 +9,11 @@ first was taken to end. Every target begins with ``/d/ID/``, so that an upstream
 from __future__ import annotations
 
 import random
+
+import hpack
+from hyperframe.frame import DataFrame, Frame, HeadersFrame, SettingsFrame
+
+from tests.doubles.http2 import PREFACE
 
 METHODS = [
     b"GET",
@@ -140,6 +145,61 @@ def chunks(content: bytes, chance: random.Random) -> bytes:
         framed += form % (size + wrong) + line_end + content[:size] + b"\r\n"
         content = content[size:]
     return framed + (chance.choice(LASTS) if chance.random() < 0.4 else b"0\r\n\r\n")
+
+
+# HTTP/2: what HTTP/1.1 has a meaning for, and HTTP/2 has none.
+
+Fields = list[tuple[bytes, bytes]]
+
+PSEUDO: list[Fields] = [
+    [(b":method", b"POST")], [(b":path", b"/other")], [(b":path", b"")], [(b":authority", b"i")], [(b":scheme", b"https")],
+    [(b":scheme", b"")], [(b":status", b"200")], [(b":protocol", b"websocket")], [(b":unknown", b"x")], [(b":method", b"")],
+]  # fmt: skip
+H2_FIELDS: list[Fields] = [
+    [(b"transfer-encoding", b"chunked")], [(b"transfer-encoding", b"identity")], [(b"connection", b"close")],
+    [(b"connection", b"x-a"), (b"x-a", b"b")], [(b"keep-alive", b"timeout=1")], [(b"upgrade", b"h2c")], [(b"te", b"gzip")],
+    [(b"te", b"trailers")], [(b"proxy-connection", b"close")], [(b"host", b"h")], [(b"host", b"i")], [(b"host", b"")],
+    [(b"Upper", b"x")], [(b"x", b"a\r\nTransfer-Encoding: chunked")], [(b"x", b"a\nX: b")], [(b"x", b"a\rb")], [(b"x", b"\x00")],
+    [(b"x\r\ny", b"z")], [(b"x: y\r\nz", b"a")], [(b"x:", b"a")], [(b"", b"x")], [(b"x y", b"z")], [(b"x", b" y ")],
+    [(b"cookie", b"a=b"), (b"cookie", b"c=d")], [(b"expect", b"100-continue")], [(b"content-length", b"%d")],
+    [(b"content-length", b"0")], [(b"content-length", b"%d"), (b"content-length", b"0")], [(b"content-length", b"%d, %d")],
+    [(b"content-length", b"1%d")], [(b"content-length", b"+%d")], [(b"content-length", b"")], [(b"content-length", b"x")],
+    [(b"content-length", b"%d\r\nX: y")], [(b"content-length", b"99999999999999999999")], [(b"trailer", b"x")],
+]  # fmt: skip
+
+
+def http2_case(number: int, seed: int) -> bytes:
+    """Returns what a client sends over HTTP/2, the preface first; ``number`` is the case's ID."""
+    chance = random.Random(f"http2 {seed}.{number}")
+    smuggled = b"GET /d/%d/smuggled HTTP/1.1\r\nHost: h\r\n\r\n" % number
+    content = chance.choice((b"body", b"", smuggled, b"0\r\n\r\n" + smuggled))
+    target = b"/d/%d/first" % number + (chance.choice(SUFFIXES) if chance.random() < 0.3 else b"")
+    if chance.random() < 0.1:
+        target = chance.choice(
+            (target + b" HTTP/1.1\r\nHost: h\r\n\r\n" + smuggled, target[1:], b"http://h" + target, b"*")
+        )
+    method = (
+        chance.choice([*METHODS, b"GET / HTTP/1.1\r\nX: y\r\n\r\n", b"CONNECT"]) if chance.random() < 0.3 else b"POST"
+    )
+    fields = [(b":method", method), (b":scheme", b"http"), (b":authority", b"h"), (b":path", target)]
+    if chance.random() < 0.2:
+        fields[chance.randrange(4)] = chance.choice(PSEUDO)[0]
+    for _ in range(chance.choice((0, 1, 1, 2))):
+        at = chance.randint(0, len(fields)) if chance.random() < 0.2 else len(fields)
+        fields[at:at] = chance.choice(PSEUDO if chance.random() < 0.15 else H2_FIELDS)
+    fields = [(name, value.replace(b"%d", b"%d" % len(content))) for name, value in fields]
+    encoder, trailers = hpack.Encoder(), chance.choice(H2_FIELDS) if chance.random() < 0.15 else None
+    frames: list[Frame] = [HeadersFrame(1, encoder.encode(fields), flags=["END_HEADERS"])]
+    cut = chance.randint(0, len(content))
+    frames += [DataFrame(1, piece) for piece in (content[:cut], content[cut:]) if piece]
+    if trailers is not None:
+        frames.append(HeadersFrame(1, encoder.encode(trailers), flags=["END_HEADERS"]))
+    frames += [DataFrame(1, b"")] if isinstance(frames[-1], HeadersFrame) and content and trailers is None else []
+    if chance.random() < 0.95:
+        frames[-1].flags.add("END_STREAM")
+    second = [(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"h"), (b":path", b"/d/%d/second" % number)]
+    frames.append(HeadersFrame(3, encoder.encode(second), flags=["END_HEADERS", "END_STREAM"]))
+    return PREFACE + SettingsFrame(0).serialize() + b"".join(frame.serialize() for frame in frames)
 
 
 # Responses: what an upstream sends for /d/ID/first. Behind it comes what a confused proxy would take for the next.

@@ -1,4 +1,7 @@
-"""The other proxies, each as one hop to a port, with its defaults wherever they matter here."""
+"""The other proxies, each as one hop to a port, with its defaults wherever they matter here.
+
+All but nginx take both HTTP/1.1 and HTTP/2 on one port in clear text, and speak HTTP/2 to an upstream if they are told.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,19 @@ frontend f
     default_backend b
 backend b
     http-reuse always
-    server s 127.0.0.1:{upstream}
+    server s 127.0.0.1:{upstream}{proto}
 """
 _CADDY = """\
 {{
     admin off
     auto_https off
+    servers {{
+        protocols h1 h2c
+    }}
 }}
 http://:{port} {{
     bind 127.0.0.1
-    reverse_proxy 127.0.0.1:{upstream}
+    reverse_proxy {scheme}://127.0.0.1:{upstream}
 }}
 """
 _ENVOY = """\
@@ -55,6 +61,10 @@ static_resources:
             virtual_hosts: [{{name: all, domains: ["*"], routes: [{{match: {{prefix: /}}, route: {{cluster: b}}}}]}}]
   clusters:
   - name: b
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{{options}: {{}}}}
     load_assignment:
       cluster_name: b
       endpoints:
@@ -64,21 +74,28 @@ static_resources:
 
 
 class Peer(NamedTuple):
-    """``program`` is the path of its program or None; ``start`` runs it in a folder, with an upstream's port."""
+    """``program`` is the path of its program or None.
+
+    ``start`` runs it in a folder, with an upstream's port, and whether to speak HTTP/2 to that.
+    """
 
     program: str | None
-    start: Callable[[int, Path], object]
+    start: Callable[[int, Path, bool], object]
+    http2: bool = True
 
 
 @asynccontextmanager
-async def _ours(upstream: int, folder: Path) -> AsyncIterator[int]:
-    async with running(configuration(f"http://127.0.0.1:{upstream}", log={"access": "off"}), folder) as proxy:
+async def _ours(upstream: int, folder: Path, http2: bool) -> AsyncIterator[int]:
+    up = {"endpoints": [f"http://127.0.0.1:{upstream}"], "http2": "on" if http2 else "off"}
+    routes = [{"path": "/*", "upstream": "up"}]
+    async with running(configuration(routes, upstreams={"up": up}, log={"access": "off"}), folder) as proxy:
         yield int(proxy.url.rpartition(":")[2])
         assert "Traceback" not in proxy.process.output, proxy.process.output[-3000:]
 
 
 @asynccontextmanager
-async def _nginx(upstream: int, folder: Path) -> AsyncIterator[int]:
+async def _nginx(upstream: int, folder: Path, http2: bool) -> AsyncIterator[int]:
+    assert not http2
     directives = (
         f"proxy_pass http://127.0.0.1:{upstream};",
         "proxy_http_version 1.1;",
@@ -97,14 +114,20 @@ async def _until_accepts(port: int, process: Process) -> None:
     await until(listens, f"{process.name} to listen")
 
 
-def _program(template: str, name: str, command: Callable[[str, Path], list[str]]) -> Callable[[int, Path], object]:
+def _program(
+    template: str, name: str, command: Callable[[str, Path], list[str]]
+) -> Callable[[int, Path, bool], object]:
     @asynccontextmanager
-    async def start(upstream: int, folder: Path) -> AsyncIterator[int]:
+    async def start(upstream: int, folder: Path, http2: bool) -> AsyncIterator[int]:
         program = where(name)
         assert program is not None
         with reserved_port() as port:
             file = folder / f"{name}.conf"
-            file.write_text(template.format(port=port, upstream=upstream))
+            words = {
+                "proto": " proto h2" if http2 else "", "scheme": "h2c" if http2 else "http",
+                "options": "http2_protocol_options" if http2 else "http_protocol_options",
+            }  # fmt: skip
+            file.write_text(template.format(port=port, upstream=upstream, **words))
             with Process([program, *command(program, file)], env={"HOME": str(folder)}) as process:
                 await _until_accepts(port, process)
                 yield port
@@ -130,7 +153,7 @@ def peers() -> dict[str, Peer]:
     )  # fmt: skip
     return {
         "streamproxy": Peer(sys.executable, _ours),
-        "nginx": Peer(find("nginx"), _nginx),
+        "nginx": Peer(find("nginx"), _nginx, http2=False),
         "haproxy": Peer(where("haproxy"), haproxy),
         "caddy": Peer(where("caddy"), caddy),
         "envoy": Peer(where("envoy"), envoy),

@@ -35,21 +35,26 @@ class Recorder:
         self.port = 0
         self._seed = seed
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._served: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1024)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for writer in list(self._writers):
-            writer.close()
+        for task in self._served:
+            task.cancel()
+        await asyncio.gather(*self._served, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._served.add(task)
+        task.add_done_callback(self._served.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
         connection, raw = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20), b""
         try:
             while connection.states[h11.SERVER] is not h11.MUST_CLOSE:
@@ -66,7 +71,6 @@ class Recorder:
         except ConnectionError:
             pass
         finally:
-            self._writers.discard(writer)
             writer.close()
 
     def _next(self, connection: h11.Connection, writer: asyncio.StreamWriter) -> Seen | None:

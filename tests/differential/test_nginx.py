@@ -8,7 +8,7 @@ import pytest
 
 from tests.differential.mutations import case, response
 from tests.differential.recorder import Seen
-from tests.differential.run import is_part, requests, responses
+from tests.differential.run import Way, is_part, requests, responses
 from tests.doubles.parts import require
 
 PAIRS = [("nginx", "streamproxy"), ("streamproxy", "nginx")]
@@ -17,7 +17,7 @@ PAIRS = [("nginx", "streamproxy"), ("streamproxy", "nginx")]
 @pytest.mark.parametrize(("front", "back"), PAIRS)
 async def test_a_request_is_the_same_for_both_or_refused(front: str, back: str, tmp_path: Path) -> None:
     require("nginx")
-    outcome = await requests(front, back, tmp_path, range(120), seed=1)
+    outcome = await requests(Way(front, back), tmp_path, range(120), seed=1)
     assert outcome.wrong == []
     assert outcome.taken_by_both >= 20
 
@@ -25,7 +25,7 @@ async def test_a_request_is_the_same_for_both_or_refused(front: str, back: str, 
 @pytest.mark.parametrize(("front", "back"), PAIRS)
 async def test_a_response_holds_nothing_of_another(front: str, back: str, tmp_path: Path) -> None:
     require("nginx")
-    outcome = await responses(front, back, tmp_path, range(120), seed=1)
+    outcome = await responses(Way(front, back), tmp_path, range(120), seed=1)
     assert outcome.wrong == []
     assert outcome.taken_by_both >= 60
 

@@ -6,17 +6,26 @@ import asyncio
 import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import hpack
 import pytest
-from hyperframe.frame import HeadersFrame, SettingsFrame
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    HeadersFrame,
+    PingFrame,
+    PriorityFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
 
 from tests.conftest import Serve
 from tests.doubles.client import RawClient, accepts, connect, fetch
-from tests.doubles.http2 import PREFACE
+from tests.doubles.http2 import PREFACE, connect_h2
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, FullBacklog, answering, response, stream_head
 from tests.integration.proxy import RunningProxy, configuration, running
@@ -111,13 +120,13 @@ async def test_whoever_is_slow_is_ended_in_time_and_the_others_are_served(serve:
 
 
 @asynccontextmanager
-async def bounded(proxy: RunningProxy, most: int) -> AsyncIterator[None]:
+async def bounded(proxy: RunningProxy, most: int, what: str = "") -> AsyncIterator[None]:
     """What is done inside takes at most so many bytes of memory, at its worst."""
     before = proxy.process.memory("VmRSS")
     proxy.process.reset_peak()
     yield
     grown = proxy.process.memory("VmHWM") - before
-    assert grown < most, f"{grown / MIB:.0f} MiB"
+    assert grown < most, f"{what}: {grown / MIB:.0f} MiB"
 
 
 # A field of 4,000 bytes that is put into the peer's table, and then named by one byte each: 16 KiB that become 60 MiB.
@@ -149,6 +158,60 @@ async def test_bombs_of_heads_are_refused_at_a_bounded_cost(serve: Serve, tmp_pa
             for _ in range(50):
                 assert (await fetch(proxy.url)).status == 502
         assert "Traceback" not in proxy.process.output
+
+
+def floods() -> dict[str, bytes]:
+    """Frames that cost a client little and a careless server much, many of each."""
+    block = hpack.Encoder().encode([(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")])
+
+    def opened(stream: int, *flags: str) -> bytes:
+        return HeadersFrame(stream, block, flags=flags).serialize()
+
+    many = range(20_000)
+    return {
+        "rapid resets": b"".join(
+            opened(n, "END_HEADERS") + RstStreamFrame(n, 8).serialize() for n in range(1, 10_001, 2)
+        ),
+        "continuations": opened(1) + ContinuationFrame(1, b"").serialize() * 20_000,
+        "settings": SettingsFrame(0, settings={SettingsFrame.INITIAL_WINDOW_SIZE: 1}).serialize() * 20_000,
+        "pings": b"".join(PingFrame(0, number.to_bytes(8)).serialize() for number in many),
+        "empty data": opened(1, "END_HEADERS") + DataFrame(1, b"").serialize() * 20_000,
+        "padding": opened(1, "END_HEADERS") + DataFrame(1, b"", pad_length=255, flags=["PADDED"]).serialize() * 20_000,
+        "windows": WindowUpdateFrame(0, window_increment=1).serialize() * 20_000,
+        "priorities": PriorityFrame(1, depends_on=3).serialize() * 20_000,
+        "frames of no known type": b"\0\0\1\xee\0\0\0\0\0x" * 20_000,
+    }
+
+
+async def test_floods_over_http2_end_their_connections(serve: Serve, tmp_path: Path) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    async with running(configuration(upstream.url), tmp_path) as proxy:
+        assert (await fetch(proxy.url)).body == b"ok"
+        for flood, frames in floods().items():
+            async with bounded(proxy, 16 * MIB, flood), await connect(proxy.url) as client:
+                client.transport.pause_reading()  # nor does it take what is answered
+                client.write(PREFACE + SettingsFrame(0).serialize() + frames)
+                assert (await fetch(proxy.url)).body == b"ok"
+                client.transport.resume_reading()
+                await client.wait_ended()
+        assert (await fetch(proxy.url)).body == b"ok"
+        assert "Traceback" not in proxy.process.output
+
+
+async def test_a_hundred_streams_without_a_window_hold_no_more_than_their_buffers(serve: Serve, tmp_path: Path) -> None:
+    upstream = await serve(endless)
+    async with running(configuration(upstream.url), tmp_path) as proxy:
+        async with bounded(proxy, 100 * 256 * 1024), aclosing(await connect_h2(proxy.url, window=0)) as client:
+            streams = [await client.request() for _ in range(100)]
+            for stream in streams:
+                await client.started(stream)
+            for _ in range(20):
+                assert len(await proxy.streams()) == 100
+            client.grant(0, 1 << 20)
+            client.grant(streams[50], 1 << 20)
+            await client.wait(lambda: len(client.streams[streams[50]].body) >= 1 << 20, "a MiB on one stream")
+            assert not any(client.streams[stream].body for stream in streams if stream != streams[50])
+        await proxy.until_streams("the end of all streams", lambda live: live == [])
 
 
 def half_a_head(address: tuple[str, int]) -> socket.socket:

@@ -61,7 +61,7 @@ async def test_every_end_can_be_told_from_the_others(page: Browser) -> None:
         "Mute engine": ("complete", '"status": 504'),
         "Failing model": ("complete", 'data: {"error":{'),
         "Broken stream": ("broken off", 'data: {"token":'),
-        "Broken, and told": ("broken off", "event: error"),
+        "Broken, with an event": ("broken off", "event: error"),
     }
     for label, (end, text) in ends.items():
         await press(page, label)

@@ -29,11 +29,12 @@ def main() -> int:
     parser.add_argument("--gap", type=int, default=500, help="milliseconds between two events of a stream")
     parser.add_argument("--events", type=int, default=20, help="of a stream, on average")
     parser.add_argument("--pause", type=float, default=4.0, help="the longest pause of a client, in seconds")
+    parser.add_argument("--keep", type=int, default=60, help="seconds that streams are kept, and idle connections")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    plan = Plan(given.minutes * 60, given.clients, given.period, given.gap, given.events, given.pause)
+    plan = Plan(given.minutes * 60, given.clients, given.period, given.gap, given.events, given.pause, given.keep)
     with tempfile.TemporaryDirectory() as folder:
         report = asyncio.run(soak(plan, Path(folder), say=lambda line: print(line, file=sys.stderr, flush=True)))
     text = json.dumps(report.figures, indent=1)

@@ -22,7 +22,7 @@ from tests.soak.clients import Kill, Scene, client
 from tests.soak.watch import Delays, Sample, Watch, probe, table
 
 NAMES = ("a", "b", "c")  # "a" is never killed: the probes read from it
-_SETTLE = 60.0  # seconds in which everything must be gone at the end
+_SETTLE = 60.0  # seconds beyond ``keep`` in which everything must be gone at the end
 _LOOK = 1.0  # seconds between two looks at what is left
 _MORE = 1.10  # the last third may use a tenth more than the second
 _LONG_ENOUGH = 300.0  # seconds from which growth is judged
@@ -38,7 +38,7 @@ class Plan:
     gap: int
     events: int
     pause: float
-    keep: int = 10  # how long streams are kept after their end, and idle connections
+    keep: int  # how long streams are kept after their end, and idle connections
 
 
 @dataclass
@@ -141,15 +141,19 @@ async def soak(plan: Plan, folder: Path, say: Callable[[str], None] = lambda lin
             await _load(plan, scene, (proxy, backends, redis), watch, (through, direct), say)
             seconds = time.monotonic() - began
             samples = list(watch.samples)
-            after = await _settled(watch, idle, report)
+            after = await _settled(plan, watch, idle, report)
             if "Traceback" in proxy.process.output:
                 report.problems.append("the proxy logged a traceback:\n" + proxy.process.output[-3000:])
             used = table(samples, idle, after)
+            slow = await proxy.metric('streamproxy_store_errors_total{store="resume"}')
+            if scene.without_cursor and not slow:
+                report.problems.append(f"{scene.without_cursor} streams had no cursor, and Redis was never too slow")
             _judge(plan, scene, used, report)
             report.figures = {
                 "plan": asdict(plan), "machine": f"{os.cpu_count()} cores, {platform.platform()}", "build": BUILD,
                 "seconds": round(seconds), "exchanges": dict(scene.done), "kills": len(scene.kills),
                 "cut by a kill": dict(scene.broken), "wrong": len(scene.wrong), "bytes checked": scene.verified,
+                "errors of the store": int(slow), "streams without a cursor": scene.without_cursor,
                 "used": used, "cpu of the proxy": round((samples[-1].cpu - samples[0].cpu) / max(seconds, 1), 3),
                 "delay through the proxy (ms)": through.percentiles(),
                 "delay without it (ms)": direct.percentiles(),
@@ -196,14 +200,14 @@ async def _load(
         await asyncio.gather(*helpers, return_exceptions=True)
 
 
-async def _settled(watch: Watch, idle: Sample, report: Report) -> Sample:
+async def _settled(plan: Plan, watch: Watch, idle: Sample, report: Report) -> Sample:
     """Waits until nothing is left of the clients; notes what is."""
 
     def is_settled(sample: Sample) -> bool:
         # The list of stops and the beat of the process stay in Redis.
         return sample.streams == 0 and sample.keys <= 2 and sample.descriptors <= idle.descriptors + 3
 
-    deadline = time.monotonic() + _SETTLE
+    deadline = time.monotonic() + plan.keep + _SETTLE
     while not is_settled(sample := await watch.look()) and time.monotonic() < deadline:
         await asyncio.sleep(_LOOK)
     if not is_settled(sample):
