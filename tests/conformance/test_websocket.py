@@ -100,6 +100,21 @@ async def test_bytes_pass_as_they_are_in_both_directions(stack: StartStack, serv
     assert (ended.status, ended.end, ended.phase, ended.protocol) == (101, "complete", "body", "websocket")
 
 
+async def test_what_is_no_frame_behind_a_refused_handshake_harms_nothing(
+    stack: StartStack, serve: Serve, dial: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    proxy = await stack([route(upstream.url, websocket="off")])
+    client = await dial(proxy.url)
+    await client.send(HANDSHAKE % b"" + b"\xff" * 64)
+    answer = await client.read_response()
+    assert (answer.status, answer.get("content-type")) == (501, b"application/problem+json")
+    await proxy.end_of()
+    assert proxy.metric("streamproxy_requests_total", code="501") == 1
+    assert "Traceback" not in caplog.text
+    assert not upstream.requests
+
+
 async def test_frames_behind_the_handshake_are_not_lost(stack: StartStack, serve: Serve, dial: Connect) -> None:
     async def script(conn: Conn) -> None:
         await conn.read_head()

@@ -29,6 +29,11 @@ def test_the_smallest_file_has_every_default() -> None:
     assert (route.keepalive.interval, route.keepalive.shape) == (15.0, "auto")
 
 
+def test_an_endpoint_takes_ten_thousand_streams_unless_somebody_limits_them() -> None:
+    (upstream,) = parse(MINIMAL).upstreams.values()
+    assert upstream.connections.max == 10_000
+
+
 def test_a_url_as_upstream_makes_one_of_its_own_that_routes_share() -> None:
     config = parse(
         "routes:\n"
