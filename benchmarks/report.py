@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks.losses import losses_table
 from benchmarks.report_tables import TABLES, figure, table, title
@@ -64,7 +65,7 @@ def load_table(sitting: Sitting, load: str) -> str:
     head = ["", *columns, *(["added p50", "added p99"] if timed else []), "errors"]
     if not any(row[-1] for row in rows):
         head, rows = head[:-1], [row[:-1] for row in rows]
-    return f"### {title(sitting, load)}\n\n{table(head, rows)}"
+    return f"### `{load}`: {title(sitting, load)}\n\n{table(head, rows)}"
 
 
 _METHOD = """\
@@ -77,6 +78,23 @@ median of the rounds' own. Compare within the page only. Added times are less th
 proxy; on a busy machine they say more of its scheduler than of a proxy.
 
 Every sample is in [`sitting.json`](sitting.json). [What each load is, and how each peer is set up](../README.md)."""
+
+
+def _busy(machine: dict[str, Any]) -> list[str]:
+    """What a reader has to know of a machine that had much else to do."""
+    load = machine["load_average"][1]
+    if load <= 2 * machine["cores"]:
+        return []
+    if machine["real_time"]:
+        return [
+            f"The machine had much else to do (load average {load:g} on {machine['cores']} cores), but proxies, "
+            "upstream and load generator ran with real-time priority (`chrt -r 1`), and so before all of it."
+        ]
+    return [
+        f"**The machine was busy with other work** (load average {load:g} on {machine['cores']} cores). Delays, rates "
+        "and `sustained` say how its scheduler shared it. CPU and memory are the proxies' own; proxies that wait for "
+        "their turn find more work at once, which makes a request cheaper for some."
+    ]
 
 
 def _load(average: list[float]) -> str:
@@ -112,6 +130,7 @@ def markdown(sitting: Sitting) -> str:
         "# Benchmark",
         _circumstances(sitting),
         _METHOD,
+        *_busy(sitting.facts["machine"]),
         "## Where others are better\n\n" + losses_table(sitting),
         "## Goals\n\n" + goals(sitting.samples),
         "## Loads",

@@ -117,6 +117,7 @@ def facts(peers: Sequence[Peer], rounds: int, sizes: Sizes, cores: Cores, took: 
             "cores": len(os.sched_getaffinity(0) | cores.proxy | cores.load | cores.upstream),
             "kernel": platform.release(),
             "nice": os.getpriority(os.PRIO_PROCESS, 0),
+            "real_time": os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR),
             "pinned": bool(cores.proxy),
             "shared_core": cores.upstream == cores.load,
         },

@@ -24,7 +24,7 @@ from streamproxy.dialects.protocols import DIALECTS
 from streamproxy.errors import StreamproxyError
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.tally import Tally
-from streamproxy.exchange.timer import FOREVER, TimeLimits
+from streamproxy.exchange.timer import TimeLimits
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.observe.tracing import SpanExport, Tracer
 from streamproxy.origins.attempts import Fallback, RetryingOrigin
@@ -53,8 +53,9 @@ from streamproxy.plans import (
 )
 from streamproxy.proxy.admission import Admission, client_key, priority_of
 from streamproxy.proxy.choose import Candidate, ModelChooser, Models
-from streamproxy.proxy.handle import Handler, RoutePlan
+from streamproxy.proxy.handle import Handler
 from streamproxy.proxy.peek import PeekPlan
+from streamproxy.proxy.plan import RoutePlan
 from streamproxy.proxy.quota import Quota, build_quota
 from streamproxy.proxy.tunnel import TunnelPlan
 from streamproxy.routing.matcher import Matcher
@@ -63,6 +64,7 @@ from streamproxy.store.build import Limiters, Sources, Stores
 from streamproxy.upstream import Upstream
 from streamproxy.upstream.build import build_upstream
 from streamproxy.upstream.sessions import SessionTable
+from streamproxy.wire.times import FOREVER
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _WRITE: Final = 120.0  # seconds for a client to accept a response that belongs to no route

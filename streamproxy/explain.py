@@ -25,8 +25,10 @@ from streamproxy.origins.base import Origin
 from streamproxy.origins.redis import EventsOrigin
 from streamproxy.origins.upstream import UpstreamRequest
 from streamproxy.proxy.choose import Candidate
-from streamproxy.proxy.handle import Handler, RoutePlan, answer_here
+from streamproxy.proxy.handle import Handler
 from streamproxy.proxy.peek import peek
+from streamproxy.proxy.plan import RoutePlan
+from streamproxy.proxy.screen import answer_here
 from streamproxy.routing.route import matched_path
 from streamproxy.upstream.sessions import SessionTable
 from streamproxy.wire.headers import TOKEN, Headers

@@ -13,7 +13,7 @@ from streamproxy.config import model
 from streamproxy.dialects.protocols import DIALECTS
 from streamproxy.errors import HeadTimeout
 from streamproxy.exchange.tally import Tallies, Tally
-from streamproxy.exchange.timer import FOREVER, TimeLimits
+from streamproxy.exchange.timer import TimeLimits
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.origins.gate import GatePlan
 from streamproxy.origins.redis import EventsPlan
@@ -21,11 +21,12 @@ from streamproxy.origins.resume import RESULTS, ResumePlan
 from streamproxy.origins.shared_stream import SharePlan
 from streamproxy.origins.upstream import RequestPlan
 from streamproxy.proxy.early import EarlyPlan
-from streamproxy.proxy.relay import RelayPlan
+from streamproxy.proxy.plan import RelayPlan
 from streamproxy.proxy.tunnel import TunnelPlan
 from streamproxy.store.events import ChannelTemplate
 from streamproxy.wire.cors import Cors
-from streamproxy.wire.headers import Edit, edit
+from streamproxy.wire.edits import Edit, edit
+from streamproxy.wire.times import FOREVER
 
 
 def time_limits(route: model.Route) -> TimeLimits:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Final
 
 from benchmarks.peers.base import Publish
@@ -14,12 +15,15 @@ from benchmarks.rig import Numbers, Session, steady
 
 _CLIENTS: Final = 1000
 _RATE: Final = 50  # messages a second
+_START: Final = 10.0  # seconds
 
 
 def published(session: Session) -> Numbers:
     """50 messages a second, for 1,000 clients of one channel. A unit is a message and client."""
     assert session.peer.publish is not None
     publish = session.peer.publish(session.place)
+    with publishing(publish):
+        _wait_for_message(session)
     before = session.memory()
     with publishing(publish), session.load("streams", "/events", f"conns={_CLIENTS}") as generator:
         window, result = steady(session, generator, session.sizes.seconds)
@@ -35,6 +39,20 @@ def published(session: Session) -> Numbers:
         "p99_us": result["delay"]["p99"],
         "errors": result["errors"] + result["lost"],
     }
+
+
+def _wait_for_message(session: Session) -> None:
+    """A proxy that answers has not always reached what its messages come through. Raises BenchError."""
+    path = session.peer.ask("/events", session.place).path
+    deadline = time.monotonic() + _START
+    while time.monotonic() < deadline:
+        with closing(http.client.HTTPConnection("127.0.0.1", session.place.listen, timeout=_START)) as connection:
+            connection.request("GET", path, headers={"Accept": "text/event-stream"})
+            response = connection.getresponse()
+            if response.status == 200 and any(b"@" in line for line in response):
+                return
+        time.sleep(0.05)
+    raise BenchError("no message came")
 
 
 @contextmanager

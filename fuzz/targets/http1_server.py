@@ -13,7 +13,8 @@ import h11
 
 from fuzz.reads import reads_of
 from fuzz.rig import Rig
-from streamproxy.server.http1.protocol import Http11Limits, http11_protocol
+from streamproxy.server.http1.limits import Http11Limits
+from streamproxy.server.http1.protocol import http11_protocol
 from tests.unit.server.harness import Receive, Scope, Send, body_message, start_message
 
 DICTIONARY = (

@@ -85,6 +85,13 @@ class ChunkSource:
         """
         return False
 
+    def release(self) -> bool:
+        """Lets go of a response whose body has ended, in place of its context manager's exit.
+
+        Returns False if that might wait: then nothing has happened, and the context manager is to be left.
+        """
+        return False
+
 
 class IteratorSource(ChunkSource):
     """Wraps an asynchronous iterator of bytes as a source that can only be pulled."""
@@ -114,13 +121,6 @@ class IteratorSource(ChunkSource):
             await self._chunks.aclose()
 
 
-class RawHeaders(Protocol):
-    """The required interface of `Response.headers`: the pairs in the order of the wire, with lower-case names."""
-
-    @property
-    def raw(self) -> Headers: ...
-
-
 class Response(Protocol):
     """An upstream response whose head was read."""
 
@@ -138,7 +138,9 @@ class Response(Protocol):
         ...
 
     @property
-    def headers(self) -> RawHeaders: ...
+    def raw(self) -> Headers:
+        """The fields in the order of the wire, with lower-case names and duplicates apart."""
+        ...
 
     @property
     def complete(self) -> bool:

@@ -89,8 +89,14 @@ class ForeignResponse:
         return extensions
 
     @property
-    def headers(self) -> ForeignHeaders:
-        return ForeignHeaders(self._response.headers.raw)
+    def headers(self) -> ForeignResponse:
+        """What has the fields as ``raw``."""
+        return self
+
+    @property
+    def raw(self) -> Headers:
+        """The fields with their names in lower case, as ours come."""
+        return [(name.lower(), value) for name, value in self._response.headers.raw]
 
     async def aiter_raw(self) -> AsyncIterator[bytes]:
         """Yields the body. Raises ResponseIncomplete if it is incomplete."""
@@ -100,15 +106,6 @@ class ForeignResponse:
                     yield chunk
         except Exception as error:
             raise translate(error, head_seen=True) from error
-
-
-class ForeignHeaders:
-    """Header fields with lower-case names."""
-
-    __slots__ = ("raw",)
-
-    def __init__(self, raw: Headers) -> None:
-        self.raw: Headers = [(name.lower(), value) for name, value in raw]
 
 
 class _Stream:
@@ -144,7 +141,7 @@ class _Stream:
 
 def _check(method: str, response: ForeignResponse) -> None:
     """Applies the rules of our own client to a head, as far as the library shows it. Raises AmbiguousHead."""
-    fields = response.headers.raw
+    fields = response.raw
     if len(fields) > MAX_FIELDS:
         raise AmbiguousHead(f"more than {MAX_FIELDS} fields")
     response_framing(method, response.status_code, "1.0" if response.http_version == "1.0" else "1.1", fields)

@@ -117,7 +117,10 @@ class Pool(Owner):
         while idle:
             connection = idle.pop()
             if (connection.lifetime == FOREVER or not connection.expired) and not connection.peer_spoke():
-                return self._join(connection)
+                connection.in_use += 1
+                if connection.multiplexed:
+                    self._share(connection)
+                return connection
             self._places -= 1
             connection.abort()
         return None

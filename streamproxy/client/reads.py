@@ -9,10 +9,14 @@ with the loop, which saves a call.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+from collections.abc import Iterator
 from typing import Any, Final
 
 MOST: Final = 32768  # bytes
+_RESCUE_READ: Final = 65536  # bytes of a read from a socket that its peer has reset
+_RESCUE_READS: Final = 4
 
 _buffers: Final = threading.local()
 
@@ -56,3 +60,15 @@ def bound_reads(transport: asyncio.Transport, receiver: Any, bounded: bool) -> N
     transport.pause_reading()  # uvloop determines the kind of protocol only when reading starts
     transport.set_protocol(BoundedReads(receiver) if bounded else receiver)
     transport.resume_reading()
+
+
+def rescued(sock: socket.socket) -> Iterator[bytes]:
+    """Yields what a socket had received before its peer reset it; Linux keeps some of it."""
+    for _ in range(_RESCUE_READS):
+        try:
+            data = sock.recv(_RESCUE_READ, socket.MSG_DONTWAIT)
+        except OSError:
+            return
+        if not data:
+            return
+        yield data

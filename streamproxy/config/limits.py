@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from streamproxy.config import redis
 from streamproxy.config import types as t
-from streamproxy.config import values
 from streamproxy.config.section import OrOff, Section, setting
 
 
@@ -44,7 +44,7 @@ class Limits(Section):
     requests: Annotated[RequestLimit | None, OrOff] = setting("off", "the rate of requests of one client")
     tokens: Annotated[TokenLimit | None, OrOff] = setting("off", "the rate of tokens of one client")
     max_events: t.CountLimit = setting("off", "the maximum number of events of a stream, which is then cut")
-    store: Annotated[str, BeforeValidator(values.store)] = setting(
+    store: Annotated[str, BeforeValidator(redis.store)] = setting(
         "memory", "where requests and tokens are counted: memory (each process on its own), or redis://host:port/db"
     )
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from streamproxy.config import redis, units, values
 from streamproxy.config import types as t
-from streamproxy.config import units, values
 from streamproxy.config.auth import Auth
 from streamproxy.config.cors import Cors
 from streamproxy.config.limits import Limits
@@ -119,7 +119,7 @@ class Resume(Section):
     ids: Annotated[Literal["auto", "on", "off"], BeforeValidator(_auto_or_switch)] = setting(
         "auto", "on: write the cursor as the id of each event; auto: only with protocol http"
     )
-    store: Annotated[str, BeforeValidator(values.store)] = setting("memory", "memory, or redis://host:port/db")
+    store: Annotated[str, BeforeValidator(redis.store)] = setting("memory", "memory, or redis://host:port/db")
 
 
 class Share(Section):

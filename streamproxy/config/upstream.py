@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
+from streamproxy.config import redis, values
 from streamproxy.config import types as t
-from streamproxy.config import values
 from streamproxy.config.section import OrOff, Section, setting
 
 
@@ -163,10 +163,10 @@ class HeaderRules(Section):
 class RedisSource(Section):
     """Events that are published in Redis, instead of endpoints."""
 
-    url: Annotated[str, BeforeValidator(values.redis_url)] = Field(
+    url: Annotated[str, BeforeValidator(redis.redis_url)] = Field(
         description="redis://, rediss:// or unix://", repr=False
     )
-    channel: Annotated[str, BeforeValidator(values.channel)] = Field(
+    channel: Annotated[str, BeforeValidator(redis.channel)] = Field(
         description="the channel or stream; may contain {principal}, {path.N}, {query.NAME} and {header.NAME}"
     )
     kind: Literal["pubsub", "stream"] = setting("pubsub", "pubsub: published messages; stream: the entries of a stream")

@@ -18,7 +18,7 @@ _FORM = Form("messages", ("max_tokens",))
 
 
 async def messages(call: Call, token_delay: float) -> None:
-    """Answer one message; its tokens come ``token_delay`` seconds apart when it is streamed."""
+    """Responds with a message. If it is streamed, its tokens are sent ``token_delay`` seconds apart."""
     try:
         completion = complete(await call.document(), _FORM)
     except Refused as refusal:

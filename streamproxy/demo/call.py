@@ -1,8 +1,8 @@
-"""One request to the demo's upstream and its answer: the little of HTTP that its handlers need, over plain ASGI.
+"""One request to the demo's upstream and its response: the parts of HTTP that its handlers need, over plain ASGI.
 
-A handler takes a `Call`, reads its query and its body, and gives one answer: `Call.answer` (a whole body) or
-`Call.stream` (a body that comes as it is made). While a stream runs, one task reads ``receive()``; when that says
-that the client has left, the stream's generator is cancelled and closed, whatever it was waiting for.
+A handler takes a `Call`, reads its query and its body, and responds once: with `Call.answer` (a whole body) or
+`Call.stream` (a body that is sent as it is generated). While a stream runs, one task reads ``receive()``. If the client
+leaves, the stream's generator is cancelled and closed, whatever it waits for.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
-MAX_DOCUMENT = 1 << 20  # bytes of a request body that is read as one document
+MAX_DOCUMENT = 1 << 20  # the maximum bytes of a request body that is read as one document
 MAX_SECONDS = 3600.0
 
 Fields = tuple[tuple[bytes, bytes], ...]
 
 
 class Refused(Exception):
-    """The request cannot be served; ``status`` and the text are for the client."""
+    """The request cannot be served; ``status`` and the text are sent to the client."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, fields: Fields = ()) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.param = param  # the field of the request that is wrong, where the API reports it
-        self.fields = fields  # header fields that belong to the refusal
+        self.param = param  # the wrong field of the request, if the API reports it
+        self.fields = fields  # further header fields of the response
 
 
 class ClientLeft(Exception):
-    """The client went away before its request was complete: there is nobody to answer."""
+    """The client left before its request was complete, so there is no response."""
 
 
 def compact(document: object) -> bytes:
-    """JSON without spaces, as the APIs send it."""
+    """Returns JSON without spaces, as the APIs send it."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def sse(document: object, *, event: str = "") -> bytes:
-    """One server-sent event with a JSON document as its data, and an event name where the API has one."""
+    """Returns a server-sent event with a JSON document as its data, and an event name if the API has one."""
     name = b"event: %b\n" % event.encode() if event else b""
     return name + b"data: " + compact(document) + b"\n\n"
 
 
 class Call:
-    """One request, and the way to answer it once."""
+    """One request, with methods to respond once."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
@@ -65,15 +65,15 @@ class Call:
         self.connection: DownstreamConnection | None = extensions.get(CONNECTION)  # on a server of our own
 
     def header(self, name: bytes) -> bytes:
-        """The first value of a field (lower-case name), or nothing."""
+        """Returns the first value of a field (lower-case name), or an empty value."""
         return next((value for key, value in self._fields if key == name), b"")
 
     def text(self, name: str) -> str:
-        """A query parameter, or nothing."""
+        """Returns a query parameter, or an empty text."""
         return self._query.get(name, "")
 
     def seconds(self, name: str, default: float) -> float:
-        """A query parameter in seconds, 0 to an hour. Raises Refused (400) for anything else."""
+        """Returns a query parameter in seconds, from 0 to an hour. Raises Refused (400) for anything else."""
         text = self._query.get(name)
         if text is None:
             return default
@@ -86,7 +86,7 @@ class Call:
         return value
 
     def number(self, name: str, default: int) -> int:
-        """A query parameter that counts something. Raises Refused (400) for anything but at most 15 digits."""
+        """Returns a query parameter that is a number of at most 15 digits. Raises Refused (400) for anything else."""
         text = self._query.get(name)
         if text is None:
             return default
@@ -95,7 +95,7 @@ class Call:
         return int(text)
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The request body as it comes. Raises ClientLeft when the client goes away inside it."""
+        """Yields the request body as it arrives. Raises ClientLeft if the client leaves before its end."""
         more = True
         while more:
             message = await self._receive()
@@ -106,7 +106,7 @@ class Call:
                 yield chunk
 
     async def document(self) -> bytes:
-        """The whole request body. Raises Refused (413) above MAX_DOCUMENT bytes, and ClientLeft."""
+        """Returns the whole request body. Raises Refused (413) above MAX_DOCUMENT bytes, and ClientLeft."""
         parts = bytearray()
         async for chunk in self.body():
             parts += chunk
@@ -115,24 +115,24 @@ class Call:
         return bytes(parts)
 
     async def answer(self, status: int, document: object, *, fields: Fields = ()) -> None:
-        """Answer with a JSON document."""
+        """Responds with a JSON document."""
         body = compact(document)
         length = (b"content-length", b"%d" % len(body))
         await self._start(status, ((b"content-type", JSON), length, *fields))
         await self._send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
 
     async def answer_text(self, text: str) -> None:
-        """Answer 200 with plain text."""
+        """Responds with 200 and plain text."""
         body = text.encode()
         length = (b"content-length", b"%d" % len(body))
         await self._start(200, ((b"content-type", b"text/plain; charset=utf-8"), length))
         await self._send({"type": "http.response.body", "body": body})
 
     async def stream(self, content_type: bytes, chunks: AsyncGenerator[bytes, None], *, fields: Fields = ()) -> None:
-        """Answer 200 with a body that is sent chunk by chunk as ``chunks`` makes it.
+        """Responds with 200 and a body that is sent chunk by chunk as ``chunks`` generates it.
 
-        The head goes out at once. Ends when the generator does, or when the client leaves; the generator is closed
-        in every case, and what it raises is raised here.
+        The head is sent at once. Returns when the generator ends or the client leaves. The generator is always closed,
+        and its exceptions are raised here.
         """
         await self._start(200, ((b"content-type", content_type), *fields))
         if self.method == "HEAD":

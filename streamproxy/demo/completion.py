@@ -1,8 +1,8 @@
-"""What the LLM APIs of the demo share: reading a request, and the answer that it gets.
+"""The common parts of the demo's LLM APIs: reading a request, and the text of the answer.
 
-The "model" answers every prompt with the same short text about streams, a word at a time. A token is a word: usage
-counts the words of the prompt and of the answer, so that it can be checked by eye. The model `FAILING` fails after
-`TOKENS_BEFORE_FAILURE` tokens, in the way of the API that it is asked by.
+The "model" answers every prompt with the same short text about streams, word by word. A token is a word: usage counts
+the words of the prompt and of the answer, so that it is easy to check. The model `FAILING` fails after
+`TOKENS_BEFORE_FAILURE` tokens, in the form of the API.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ TOKENS = tuple(re.findall(r"\S+ ?", TEXT))
 
 
 class Form(NamedTuple):
-    """How an API writes its requests: where the prompt is, and where the most tokens of the answer."""
+    """The form of an API's requests: the keys of the prompt and of the maximum tokens of the answer."""
 
-    prompt: str  # its key; a list of messages, or a text where ``text`` says so
+    prompt: str  # its key; the value is a list of messages, or a text if ``text`` is set
     limits: tuple[str, ...] = ()
-    inside: str = ""  # the key of the mapping that the limits are in, where they are in one
+    inside: str = ""  # the key of the mapping that contains the limits, if they are in one
     text: bool = False
-    streams: bool = False  # unless the request says otherwise
+    streams: bool = False  # the default
 
 
 class Completion(NamedTuple):
@@ -53,19 +53,19 @@ class Completion(NamedTuple):
 
     @property
     def cut(self) -> bool:
-        """Whether the limit of the request ended the text."""
+        """Whether the text was cut at the request's limit."""
         return len(self.tokens) < len(TOKENS) and not self.fails
 
     @property
     def fails(self) -> bool:
-        """Whether the engine fails behind the last of the tokens."""
+        """Whether the engine fails after the last token."""
         return self.model == FAILING
 
 
 def complete(body: bytes, form: Form) -> Completion:
-    """The completion for a request body in the form of an API.
+    """Returns the completion for a request body in the form of an API.
 
-    Raises Refused (400) for a body that is not a JSON object, or has no prompt or an impossible limit.
+    Raises Refused (400) for a body that is not a JSON object, or has no prompt or an invalid limit.
     """
     try:
         request = json.loads(body)
@@ -89,7 +89,7 @@ def complete(body: bytes, form: Form) -> Completion:
 
 
 def _prompt(request: dict[str, Any], form: Form) -> int:
-    """The words of the prompt. Raises Refused."""
+    """Returns the words of the prompt. Raises Refused."""
     prompt, name = request.get(form.prompt), form.prompt
     if form.text and isinstance(prompt, str) and prompt:
         return _words(prompt)
@@ -113,7 +113,7 @@ def _limit(request: dict[str, Any], names: tuple[str, ...]) -> int:
 
 
 def _words(content: object) -> int:
-    """The words of a content: a text, or a list of parts of which some have a text."""
+    """Returns the words of a content: a text, or a list of parts, some of which have a text."""
     if isinstance(content, str):
         return len(content.split())
     if isinstance(content, list):

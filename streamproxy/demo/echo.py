@@ -1,7 +1,7 @@
 """``/ws``: a WebSocket that sends every message back.
 
-Our own servers carry a WebSocket as a stream of bytes, in which `Echo` answers frames (RFC 6455 section 5); any other
-ASGI server has scopes of its own for them.
+Our own servers carry a WebSocket as a stream of bytes, in which `Echo` responds to frames (RFC 6455 section 5). Other
+ASGI servers use the ``websocket`` scope.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _PROTOCOL_ERROR = 1002
 
 
 class Echo:
-    """The frames that answer a client's frames: `feed` takes bytes and returns bytes. ``closed`` after a Close."""
+    """Responds to a client's frames: `feed` takes bytes and returns bytes. ``closed`` is set after a Close."""
 
     def __init__(self) -> None:
         self.closed = False
         self._held = bytearray()
 
     def feed(self, data: bytes) -> bytes:
-        """Take the bytes of one read; returns what to send."""
+        """Takes the bytes of one read. Returns the bytes to send."""
         self._held += data
         answer = b""
         while not self.closed and (frame := self._frame()) is not None:
@@ -36,13 +36,13 @@ class Echo:
         return answer
 
     def _frame(self) -> bytes | None:
-        """The answer to the first frame that is held; None when it is not whole yet."""
+        """Returns the response to the first buffered frame, or None if it is incomplete."""
         held = self._held
         if len(held) < 2:
             return None
         first, length, start = held[0], held[1] & 0x7F, 2
         if not held[1] & 0x80:
-            return self._close(_PROTOCOL_ERROR)  # a client masks what it sends (section 5.1)
+            return self._close(_PROTOCOL_ERROR)  # clients mask their frames (section 5.1)
         if length >= 126:
             size = 2 if length == 126 else 8
             if len(held) < start + size:
@@ -79,7 +79,7 @@ class Echo:
 
 
 async def echo(call: Call) -> None:
-    """Take a handshake that our own server has passed on, and echo until the client closes or leaves."""
+    """Accepts a handshake from our own server, and echoes until the client closes or leaves."""
     connection = call.connection
     if connection is None or not connection.wants_websocket:
         raise Refused(426, "This is a WebSocket: connect with a client for one", fields=((b"upgrade", b"websocket"),))
@@ -105,7 +105,7 @@ async def _echo(connection: DownstreamConnection, accept: bytes) -> None:
 
 
 async def echo_messages(receive: Receive, send: Send) -> None:
-    """The same on an ASGI server that reads frames itself."""
+    """Echoes on an ASGI server that reads the frames itself."""
     await receive()
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":

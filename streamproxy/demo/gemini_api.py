@@ -1,7 +1,7 @@
 """Gemini's ``generateContent`` and ``streamGenerateContent`` under ``/v1beta/models/NAME``.
 
-A stream is a sequence of responses, each with a piece of the text, the last with the reason why it ended and the usage.
-It is one of events: ``alt=sse`` has to be asked for, as the SDKs do.
+A stream is a sequence of responses, each with a part of the text. The last one has the finish reason and the usage.
+Only event streams are supported: requests need ``alt=sse``, which the SDKs send.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FORM = Form("contents", ("maxOutputTokens",), inside="generationConfig")
 
 
 async def generate(call: Call, token_delay: float) -> None:
-    """Answer one prompt; its tokens come ``token_delay`` seconds apart when it is streamed."""
+    """Responds to a prompt. If the response is streamed, its tokens are sent ``token_delay`` seconds apart."""
     model, _, verb = call.path.rpartition("/")[2].partition(":")
     try:
         if verb not in ("generateContent", "streamGenerateContent"):

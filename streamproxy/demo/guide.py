@@ -1,4 +1,4 @@
-"""The configuration of the demo's proxy, and what to try with it: in the terminal, and on the page."""
+"""The configuration of the demo's proxy, and requests to try: commands for the terminal and buttons for the page."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ admin:
 upstreams:
   demo:
     endpoints: {upstreams}
-    balance: least_load         # by what the engines say of themselves
+    balance: least_load         # by the load that the engines report
     load: {{source: vllm}}
     outlier: off                # its failures are on purpose
     models: {{gpt-4o: demo-2}}    # what this upstream calls the models of requests
 routes:
-  - name: second-model          # chosen by the model that the body names
+  - name: second-model          # selected by the model in the body
     path: [/v1/chat/completions, /v1/messages]
     methods: [POST]
     models: [demo-2, gpt-4o]
@@ -28,7 +28,7 @@ routes:
     usage: ask
     upstream: demo
     cors: &page {{origins: "*"}}  # for the buttons of the page, which comes from another port
-  - name: llm                   # five APIs: errors in their own form, ends, failures and tokens understood
+  - name: llm                   # five APIs, whose errors, ends, failures and tokens are understood
     path:
       - /v1/chat/completions
       - /v1/completions
@@ -50,7 +50,7 @@ routes:
     rewrite: {{strip_prefix: /kept}}
     resume: {{ids: on}}
     upstream: demo
-  - name: mute                  # an endpoint that sends its head and then nothing: another one is asked, then 504
+  - name: mute                  # an endpoint that sends only its head: another one is tried, then 504
     path: /mute
     upstream: demo
     retry: {{attempts: 2, on: [first_event], until: first_event}}
@@ -75,11 +75,11 @@ routes:
     upstream: demo
     keepalive: 2s
     cors: *page
-  - name: broken                # the client sees a connection that broke
+  - name: broken                # the client sees a broken connection
     path: /broken
     upstream: demo
     cors: *page
-  - name: broken-told           # the same stream, and the client is told in an event
+  - name: broken-told           # the same stream, with an event that reports it
     path: /told/broken
     rewrite: {{strip_prefix: /told}}
     upstream: demo
@@ -97,7 +97,7 @@ routes:
 _BANNER = """\
 streamproxy demo: an LLM-like upstream behind the proxy at {base}.
 
-The page of live streams, with buttons that start some: {admin}/
+The page of the live streams, with buttons to start some: {admin}/
 
 Commands to try:
 
@@ -108,46 +108,46 @@ Commands to try:
   A message, token by token (Anthropic's API):
     curl -N {base}/v1/messages -H 'content-type: application/json' -d '{anthropic_stream}'
 
-  The same from OpenAI's Responses and text completions, Gemini, and Ollama's chat and generate:
+  The same with OpenAI's Responses and text completions, Gemini, and Ollama's chat and generate:
     curl -N {base}/v1/responses -H 'content-type: application/json' -d '{responses}'
     curl -N {base}/v1/completions -H 'content-type: application/json' -d '{text}'
     curl -N '{base}/v1beta/models/demo-1:streamGenerateContent?alt=sse' -d '{gemini}'
     curl -N {base}/api/chat -d '{ollama}'
     curl -N {base}/api/generate -d '{ollama_text}'
 
-  A model that the upstream calls demo-2, and one that fails inside its stream: see the log and gen_ai_ metrics.
+  A model that is called demo-2 upstream, and one that fails inside its stream: see the log and the gen_ai_ metrics.
     curl -N {base}/v1/chat/completions -H 'content-type: application/json' -d '{alias}'
     curl -N {base}/v1/chat/completions -H 'content-type: application/json' -d '{failing}'
 
-  A stream that can be taken up again: break it off with Ctrl-C, then ask with the last id that came.
+  A resumable stream: interrupt it with Ctrl-C, then send the last id that arrived.
     curl -N {base}/kept/v1/chat/completions -H 'content-type: application/json' -d '{kept}'
     curl -N {base}/kept/v1/chat/completions -H "last-event-id: $ID"
 
-  A clock of server-sent events, for ever, and where a client that comes back goes on:
+  An endless clock of server-sent events, and how a client resumes it:
     curl -N {base}/events
     curl -N '{base}/events?count=3' -H 'last-event-id: 41'
 
   The same clock in lines of JSON:
     curl -N '{base}/ndjson?interval=0.2&count=10'
 
-  A first token that is 7 seconds late: comments keep the line open every 2 seconds.
+  A first token after 7 seconds: a comment every 2 seconds keeps the connection open.
     curl -N '{base}/slow?delay=7'
 
-  An engine that sends its head and then nothing: the other endpoint is tried, and then the answer is 504.
+  An engine that sends only its head: the other endpoint is tried, and then the response is 504.
     curl -i {base}/mute
 
-  A WebSocket that echoes: any client for them, or the handshake with curl.
+  A WebSocket echo: use any WebSocket client, or send the handshake with curl.
     curl -isN --max-time 1 {base}/ws -H 'connection: upgrade' -H 'upgrade: websocket' {handshake}
 
-  A stream that dies: curl reports it, or the proxy says so in a last event.
+  A stream that breaks: curl reports it, and on the second route so does a last event.
     curl -N {base}/broken
     curl -N {base}/told/broken
 
-  A gigabyte down, 10 MB up:
+  Download a gigabyte, and upload 10 MB:
     curl -o /dev/null {base}/download
     head -c 10000000 /dev/zero | curl -X POST -T - {base}/upload
 
-  What runs, and what was measured:
+  The live streams, and the metrics:
     curl {admin}/streams
     curl {admin}/metrics
 """
@@ -159,17 +159,17 @@ _HANDSHAKE = "-H 'sec-websocket-version: 13' -H 'sec-websocket-key: dGhlIHNhbXBs
 
 
 def demo_config(*upstream_urls: str, listen: str = "127.0.0.1:8080", admin: str = "127.0.0.1:9090") -> str:
-    """The demo's configuration, as the YAML text of a configuration file.
+    """Returns the demo's configuration as the YAML text of a configuration file.
 
-    ``upstream_urls`` are the base URLs at which `upstream_app` is served; ``listen`` and ``admin`` are the listeners'
-    addresses in the form of ``server.listen``.
+    ``upstream_urls`` are the base URLs of `upstream_app`. ``listen`` and ``admin`` are the addresses of the listeners,
+    in the form of ``server.listen``.
     """
-    # A JSON string is a YAML string whatever is in it: "[::1]:8080" would be a list otherwise.
+    # A JSON string is always a YAML string, while [::1]:8080 would be a list.
     return _CONFIG.format(listen=json.dumps(listen), admin=json.dumps(admin), upstreams=json.dumps(upstream_urls))
 
 
 def banner(base_url: str, admin_url: str) -> str:
-    """What the terminal shows when the demo serves: commands that work, line by line, against these two base URLs."""
+    """Returns the text for the terminal: commands that work with these two base URLs, one on each indented line."""
     streamed = {"stream": True, "model": "demo-1"}
     bodies = {
         "openai_stream": {"model": "demo-1", "stream": True, **_PROMPT},
@@ -206,6 +206,6 @@ def tries() -> list[Try]:
         Try("Late first token", "comments keep the line open for 7 seconds", "/slow?delay=7"),
         Try("Mute engine", "both endpoints send a head and no event: 504", "/mute"),
         Try("Failing model", "an engine that fails within its stream", "/v1/chat/completions", json.dumps(failing)),
-        Try("Broken stream", "the upstream dies, and the client sees it", "/broken"),
-        Try("Broken, and told", "the proxy says so in a last event", "/told/broken"),
+        Try("Broken stream", "the upstream breaks off, and the client sees it", "/broken"),
+        Try("Broken, with an event", "the same, reported in a last event", "/told/broken"),
     ]

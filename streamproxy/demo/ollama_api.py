@@ -1,6 +1,6 @@
-"""Ollama's own API: ``POST /api/chat`` and ``POST /api/generate``, which stream lines of JSON unless told not to.
+"""Ollama's own API: ``POST /api/chat`` and ``POST /api/generate``, which stream lines of JSON by default.
 
-The last line says ``"done":true`` and has the usage. An engine that fails says ``{"error":"…"}`` in a line.
+The last line has ``"done":true`` and the usage. A failing engine sends a line with ``{"error":"…"}``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _TEXT = Form("prompt", ("num_predict",), inside="options", text=True, streams=Tr
 
 
 async def chat(call: Call, token_delay: float) -> None:
-    """Answer one chat; its tokens come ``token_delay`` seconds apart when it is streamed."""
+    """Responds to a chat. If the response is streamed, its tokens are sent ``token_delay`` seconds apart."""
     await _answer(call, _CHAT, token_delay)
 
 
 async def generate(call: Call, token_delay: float) -> None:
-    """Answer one prompt, as `chat` does."""
+    """Responds to a prompt in the same way as `chat`."""
     await _answer(call, _TEXT, token_delay)
 
 

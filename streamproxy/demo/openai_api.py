@@ -1,9 +1,8 @@
-"""OpenAI's completions, of chats and of texts, streamed and whole, and ``GET /v1/models``.
+"""OpenAI's chat and text completions, streamed and whole, and ``GET /v1/models``.
 
-A stream is a sequence of ``chat.completion.chunk`` objects, the role first, then the text in deltas, then the reason
-why it ended, then the usage where ``stream_options.include_usage`` asked for it, and ``data: [DONE]``. A stream of
-``POST /v1/completions`` is the same without roles. An engine that fails says so in a chunk, with the end marker behind
-it, as vLLM's does.
+A stream is a sequence of ``chat.completion.chunk`` objects: the role, the text in deltas, the finish reason, the usage
+if ``stream_options.include_usage`` requests it, and ``data: [DONE]``. A stream of ``POST /v1/completions`` is the same
+without roles. A failing engine sends an error in a chunk and then the end marker, as vLLM does.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ _TEXT = Form("prompt", ("max_tokens",), text=True)
 
 
 async def chat_completions(call: Call, token_delay: float) -> None:
-    """Answer one chat completion; its tokens come ``token_delay`` seconds apart when it is streamed."""
+    """Responds with a chat completion. If it is streamed, its tokens are sent ``token_delay`` seconds apart."""
     await _answer(call, _CHAT, token_delay)
 
 
 async def completions(call: Call, token_delay: float) -> None:
-    """Answer one text completion, as `chat_completions` does."""
+    """Responds with a text completion in the same way as `chat_completions`."""
     await _answer(call, _TEXT, token_delay)
 
 
@@ -47,7 +46,7 @@ async def _answer(call: Call, form: Form, token_delay: float) -> None:
 
 
 async def models(call: Call) -> None:
-    """List the models, in an object that both OpenAI's and Anthropic's SDKs read."""
+    """Lists the models, in a form that the SDKs of both OpenAI and Anthropic can read."""
     listed = [_model(name) for name in MODELS]
     document = {"object": "list", "data": listed, "has_more": False, "first_id": MODELS[0], "last_id": MODELS[-1]}
     await call.answer(200, document)
@@ -66,7 +65,7 @@ def _model(name: str) -> Json:
 
 
 def error(refusal: Refused) -> Json:
-    """The body of a refusal."""
+    """Returns the body of a refusal."""
     said = {"message": refusal.message, "type": "invalid_request_error", "param": refusal.param, "code": None}
     return {"error": said}
 
@@ -85,7 +84,7 @@ def _reason(completion: Completion) -> str:
 
 
 class _Writer:
-    """Writes one completion as a chat's or as a text's."""
+    """Writes a completion in the form of a chat or of a text."""
 
     def __init__(self, completion: Completion, *, chat: bool) -> None:
         self._completion = completion
@@ -98,7 +97,7 @@ class _Writer:
         }
 
     def whole(self) -> Json:
-        """The answer to a request that does not stream."""
+        """Returns the response to a request that does not stream."""
         completion = self._completion
         message = {"role": "assistant", "content": completion.text, "refusal": None}
         said: Json = {"message": message} if self._chat else {"text": completion.text}
@@ -106,7 +105,7 @@ class _Writer:
         return self._head | {"choices": [choice], "usage": _usage(completion)}
 
     async def chunks(self, token_delay: float) -> AsyncGenerator[bytes, None]:
-        """The events of a stream."""
+        """Yields the events of a stream."""
         completion = self._completion
         if self._chat:
             self._head["object"] = "chat.completion.chunk"

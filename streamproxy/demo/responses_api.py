@@ -1,8 +1,8 @@
 """OpenAI's Responses: ``POST /v1/responses``, streamed and whole.
 
-A stream is a sequence of numbered events of a type each: the response is created, an item and a part of it are added,
-the text comes in ``response.output_text.delta`` events, and what was opened is closed, the response last, with its
-usage. An engine that fails ends it with ``response.failed``.
+A stream is a sequence of numbered events with types: the response is created, an item and a part of it are added, the
+text is sent in ``response.output_text.delta`` events, and then everything is closed, with the response and its usage at
+the end. A failing engine ends the stream with ``response.failed``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FORM = Form("input", ("max_output_tokens",), text=True)
 
 
 async def responses(call: Call, token_delay: float) -> None:
-    """Answer one response; its tokens come ``token_delay`` seconds apart when it is streamed."""
+    """Responds with a response object. If it is streamed, its tokens are sent ``token_delay`` seconds apart."""
     try:
         completion = complete(await call.document(), _FORM)
     except Refused as refusal:
@@ -73,7 +73,7 @@ class _Writer:
         return {"type": "message", "id": item, "role": "assistant", "status": status, "content": parts}
 
     def end(self) -> tuple[str, Json]:
-        """The type of the last event, and the response that it has."""
+        """Returns the type of the last event and its response object."""
         completion = self._completion
         sent, received = completion.prompt_tokens, len(completion.tokens)
         if completion.fails:
@@ -93,7 +93,7 @@ class _Writer:
         )
 
     async def events(self, token_delay: float) -> AsyncGenerator[bytes, None]:
-        """The events of a stream."""
+        """Yields the events of a stream."""
         completion, text = self._completion, self._completion.text
         place: Json = {"item_id": f"msg_{completion.id}", "output_index": 0, "content_index": 0}
         yield self._event("response.created", response=self._response("in_progress"))

@@ -20,26 +20,26 @@ BLOCK = bytes(range(PERIOD)) * 260
 
 
 async def events(call: Call) -> None:
-    """An SSE clock: one event every ``?interval=`` seconds (1), numbered by its id, ``?count=`` times (0: for ever).
+    """An SSE clock: one event every ``?interval=`` seconds (1), numbered by its id, ``?count=`` times (0: endless).
 
-    It goes on after the Last-Event-ID that a client comes back with.
+    It continues after the Last-Event-ID of a client that reconnects.
     """
     first = _first_id(call.header(b"last-event-id"))
 
     def event(number: int) -> bytes:
-        retry = b"retry: 1000\n" if number == first else b""  # milliseconds until an EventSource comes back
+        retry = b"retry: 1000\n" if number == first else b""  # milliseconds until an EventSource reconnects
         return retry + b"id: %d\n" % number + sse(_tick(number))
 
     await call.stream(EVENT_STREAM, _clock(call, first, event))
 
 
 async def ndjson(call: Call) -> None:
-    """One line of JSON every ``?interval=`` seconds (1), ``?count=`` times (0: for ever)."""
+    """One line of JSON every ``?interval=`` seconds (1), ``?count=`` times (0: endless)."""
     await call.stream(NDJSON, _clock(call, 1, lambda number: compact(_tick(number)) + b"\n"))
 
 
 async def slow(call: Call, token_delay: float) -> None:
-    """A stream whose head comes at once and whose first event comes after ``?delay=`` seconds (20)."""
+    """A stream whose head is sent at once, and whose first event is sent after ``?delay=`` seconds (20)."""
     delay = call.seconds("delay", 20.0)
 
     async def late() -> AsyncGenerator[bytes, None]:
@@ -52,7 +52,7 @@ async def slow(call: Call, token_delay: float) -> None:
 
 
 async def mute(call: Call) -> None:
-    """A stream whose head comes at once and which then says nothing, until its client leaves."""
+    """A stream that sends only its head, until the client leaves."""
 
     async def nothing() -> AsyncGenerator[bytes, None]:
         await asyncio.Event().wait()
@@ -62,7 +62,7 @@ async def mute(call: Call) -> None:
 
 
 async def broken(call: Call, token_delay: float) -> None:
-    """A stream that dies after ``?after=`` events (5): the connection closes without the last chunk."""
+    """A stream that breaks after ``?after=`` events (5): the connection closes without the last chunk."""
     after = call.number("after", 5)
 
     async def dying() -> AsyncGenerator[bytes, None]:
@@ -75,7 +75,7 @@ async def broken(call: Call, token_delay: float) -> None:
 
 
 async def download(call: Call) -> None:
-    """``?bytes=`` bytes (1 GB) with a Content-Length; what they are is known from their position alone."""
+    """A body of ``?bytes=`` bytes (1 GB) with a Content-Length; each byte depends only on its position."""
     size = call.number("bytes", GIGABYTE)
 
     async def blocks() -> AsyncGenerator[bytes, None]:
@@ -88,7 +88,7 @@ async def download(call: Call) -> None:
 
 
 async def upload(call: Call) -> None:
-    """Count the bytes of the request body as they come, and answer their number and their SHA-256."""
+    """Counts the bytes of the request body as they arrive, and responds with their number and SHA-256."""
     size, digest = 0, hashlib.sha256()
     async for chunk in call.body():
         size += len(chunk)
@@ -97,12 +97,12 @@ async def upload(call: Call) -> None:
 
 
 def _first_id(last: bytes) -> int:
-    """The number of a clock's first tick: the one after Last-Event-ID, which may be anything, or 1."""
+    """Returns the number of a clock's first tick: one more than Last-Event-ID if it is a number, otherwise 1."""
     return int(last) + 1 if last.isdigit() and len(last) <= 15 else 1
 
 
 def _clock(call: Call, first: int, form: Callable[[int], bytes]) -> AsyncGenerator[bytes, None]:
-    """The ticks that the request asks for, the first at once. Raises Refused (400) for a query that cannot be."""
+    """Yields the requested ticks, the first at once. Raises Refused (400) for an invalid query."""
     interval, count = call.seconds("interval", 1.0), call.number("count", 0)
 
     async def ticks() -> AsyncGenerator[bytes, None]:

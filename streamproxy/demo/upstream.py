@@ -1,4 +1,4 @@
-"""The demo's upstream as an ASGI application: which path goes to which handler."""
+"""The demo's upstream as an ASGI application, which maps paths to handlers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Handler = Callable[[Call], Awaitable[None]]
 class DemoUpstream:
     """The embedded upstream. ``token_delay`` is the time in seconds between the tokens of its streams.
 
-    `streamproxy.errors.ExchangeAborted` leaves it for ``/broken``, once the head is sent: every ASGI server closes
-    the connection then.
+    For ``/broken`` it raises `streamproxy.errors.ExchangeAborted` after the head, so that any ASGI server closes the
+    connection.
     """
 
     def __init__(self, token_delay: float = 0.05) -> None:
-        self._running = 0  # requests, as an engine counts them
+        self._running = 0  # running requests
         self.routes: dict[str, tuple[str, Handler]] = {
             "/v1/chat/completions": ("POST", partial(openai_api.chat_completions, token_delay=token_delay)),
             "/v1/completions": ("POST", partial(openai_api.completions, token_delay=token_delay)),
@@ -66,7 +66,7 @@ class DemoUpstream:
             self._running -= 1
 
     def _metrics(self) -> str:
-        """What an engine says of its load, with vLLM's names."""
+        """Responds with the load of an engine, with vLLM's metric names."""
         labels = f'{{engine="0",model_name="{MODEL}"}}'
         return (
             "# TYPE vllm:num_requests_running gauge\n"

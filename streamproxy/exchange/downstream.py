@@ -24,7 +24,8 @@ from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.exchange.target import Target
 from streamproxy.exchange.timer import Timer
-from streamproxy.wire.headers import Headers, RequestFields, passable_trailers
+from streamproxy.wire.headers import Headers, RequestFields
+from streamproxy.wire.response_fields import passable_trailers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -41,7 +42,9 @@ class Downstream:
     """
 
     __slots__ = (
+        "_early_hints",
         "_exchange",
+        "_hints",
         "_reader",
         "_receive",
         "_send",
@@ -94,9 +97,11 @@ class Downstream:
         self._timer = timer
         extensions = scope.get("extensions")
         connection: DownstreamConnection | None = extensions.get(CONNECTION) if extensions else None
-        self._trailers = False
+        self._trailers = self._early_hints = False
+        self._hints: asyncio.Task[None] | None = None  # sends the early hints, before the head
         if connection is None and extensions:
             self._trailers = "http.response.trailers" in extensions
+            self._early_hints = "http.response.early_hint" in extensions
         # ``write`` takes a chunk and whether more will follow, and returns an awaitable or None. It saves a message and
         # a coroutine per chunk if the server provides it and no middleware wraps its send.
         self._send: Send | None = send
@@ -206,20 +211,30 @@ class Downstream:
             return self.direct.takes_trailers
         return self._trailers and self.fields.te_trailers
 
+    @property
+    def takes_informational(self) -> bool:
+        """Whether any 1xx response would reach the client."""
+        return self.direct is not None or self._early_hints
+
     def hold(self, size: int) -> None:
         """Limits the bytes that the server holds for the client to about ``size``, if the server supports it."""
         if self.connection is not None:
             self.connection.set_write_limit(size)
 
     def informational(self, status: int, headers: Headers) -> None:
-        """Send a 1xx response before the head, where the server can.
+        """Sends a 1xx response before the head, if the server can; ASGI has a message for early hints only.
 
         One that the client can't be sent is dropped: this is called in a read of the upstream's connection, which other
         clients may share.
         """
-        if self.direct is not None and not self.direct.disconnected:
-            with contextlib.suppress(ValueError):  # a field that this client's protocol has no form for
-                self.direct.informational(status, headers)
+        if self.direct is not None:
+            if not self.direct.disconnected:
+                with contextlib.suppress(ValueError):  # a field that this client's protocol has no form for
+                    self.direct.informational(status, headers)
+        elif status == 103 and self._early_hints and not self.started and self._send is not None:
+            links = [value for name, value in headers if name == b"link"]
+            message: Message = {"type": "http.response.early_hint", "links": links}
+            self._hints = asyncio.get_running_loop().create_task(_send_behind(self._hints, self._send, message))
 
     def begin(self, status: int, headers: Headers, whole: bool, reason: bytes = b"") -> Awaitable[None] | None:
         """Sends the response head; returns an awaitable or None. ``whole``: the body follows without a wait.
@@ -234,7 +249,7 @@ class Downstream:
             message: Message = {"type": "http.response.start", "status": status, "headers": headers}
             if self._trailers:
                 message["trailers"] = self.takes_trailers
-            return self._send(message)
+            return self._send(message) if self._hints is None else _send_behind(self._hints, self._send, message)
         assert self.connection is not None
         self.connection.begin(status, headers, whole, reason)
         return None
@@ -272,7 +287,9 @@ class Downstream:
             await waiting
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stops listening, and sends no more early hints."""
+        if self._hints is not None:
+            self._hints.cancel()
         if self.connection is not None:
             self.connection.on_disconnect = None
         elif self._reader is not None:
@@ -281,6 +298,15 @@ class Downstream:
 
 def _write(send: Send, body: bytes, more: bool) -> Awaitable[None]:
     return send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _send_behind(hints: asyncio.Task[None] | None, send: Send, message: Message) -> None:
+    """Sends a message once the early hints before it are sent; if those fail, they are only hints."""
+    if hints is not None:
+        await asyncio.wait({hints})
+        if not hints.cancelled():
+            hints.exception()
+    await send(message)
 
 
 async def _finish(send: Send, trailers: Headers) -> None:

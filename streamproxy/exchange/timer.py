@@ -26,6 +26,7 @@ from typing import Final, Literal
 
 from streamproxy.errors import ExchangeError, HeadTimeout, ReadTimeout, RequestTimeout, WriteTimeout
 from streamproxy.exchange.exchange import Exchange, Phase
+from streamproxy.wire.times import FOREVER
 
 NOTHING: Final = 0
 HEAD: Final = 1
@@ -34,7 +35,6 @@ WRITE: Final = 3
 
 KEEPALIVE: Final = "keepalive"
 EARLY: Final = "early"
-FOREVER: Final = float("inf")
 LATE: Final = 0.1  # seconds; a timer that fires later than this was held up
 SECOND_LOOK: Final = 0.25  # seconds after that, for the loop to read what has come
 _POSTPONED: Final = 0.25  # seconds

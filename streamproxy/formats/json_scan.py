@@ -33,15 +33,13 @@ _SCALAR_WHOLE: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
 _ALLOWED: Final = b" \t\r\n,:0123456789+-.eEtrufalsn"  # between strings and brackets
 _COMMON: Final = frozenset({b":", b",", b": ", b", "})
-# A run of short strings, alone or in objects and arrays without nested ones: one step instead of one for each string.
-# Its brackets are balanced, so they need not be counted.
-_SHORT: Final = 32
+# Where strings are short, a window of text is looked at as one: without its strings its brackets are what is left.
+_SHORT: Final = 64
 _ENOUGH: Final = 8  # consecutive short strings before this is tried
-_WORTH: Final = 256  # bytes; a shorter run costs more than it saves
-_FLAT: Final = rb'(?:[ \t\r\n,:0-9+\-.eEtrufalsn]++|"[^"\\]{0,32}+")*+'
-_DENSE: Final = re.compile(
-    rb'(?:[ \t\r\n,:0-9+\-.eEtrufalsn]++|"[^"\\]{0,32}+"|\{' + _FLAT + rb"\}|\[" + _FLAT + rb"\])*+"
-)
+_LEAST: Final = 256  # bytes of a window
+_PAIRS: Final = 16  # times that pairs of brackets are taken out
+_STRING_REST: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_ESCAPES: Final = 8  # escaped quotes in a string, behind which it is read by that expression
 _LONGEST_SCALAR: Final = 64  # bytes that are checked; a longer number is skipped
 _CLOSES: Final = {0x5D: 0x5B, 0x7D: 0x7B}
 _QUOTE: Final = 0x22
@@ -222,8 +220,14 @@ class MemberScanner:
         if self._escaped:
             self._escaped = False
             position += 1
+        escapes = 0
         while True:
             quote = chunk.find(b'"', position)
+            if escapes > _ESCAPES:
+                match = _STRING_REST.match(chunk, position)
+                quote = match.end() - 1 if match is not None else -1
+                if quote >= 0:
+                    return quote + 1
             if quote < 0:
                 if chunk[-1] == _BACKSLASH and position < len(chunk):
                     rest = chunk[position:]
@@ -233,6 +237,7 @@ class MemberScanner:
                 return quote + 1
             if quote - 1 == position or chunk[quote - 2] != _BACKSLASH:
                 position = quote + 1  # the usual case: one backslash, which escapes this quote
+                escapes += 1
                 continue
             text = chunk[position:quote]
             if (len(text) - len(text.rstrip(b"\\"))) % 2 == 0:
@@ -253,7 +258,7 @@ class MemberScanner:
 
     def _nested(self, chunk: bytes, position: int) -> int:
         begin = position
-        short = 0
+        short, refused = 0, 0  # no window is tried before ``refused``
         while True:
             if self._in_string:
                 opened = position
@@ -262,12 +267,10 @@ class MemberScanner:
                     break
                 self._in_string = False
                 short = short + 1 if position - opened < _SHORT else 0
-            if short >= _ENOUGH:
-                behind = self._dense(chunk, position)
-                if behind < 0:
-                    return self._fail(position)
-                if behind - position < _WORTH:
-                    short = 0
+            size = position - begin
+            if short >= _ENOUGH and size >= _LEAST and position >= refused:
+                behind = self._window(chunk, position, size)
+                refused = position + size if behind == position else 0
                 position = behind
             quote = chunk.find(b'"', position)
             between = chunk[position : len(chunk) if quote < 0 else quote]
@@ -288,17 +291,40 @@ class MemberScanner:
         self._take(chunk, begin, len(chunk))
         return len(chunk)
 
-    def _dense(self, chunk: bytes, position: int) -> int:
-        """Returns the position after the run that begins here, up to the end of its object or array.
+    def _window(self, chunk: bytes, position: int, size: int) -> int:
+        """Returns the position behind the next ``size`` bytes, or where a string begins that they cut in two.
 
-        Returns -1 for invalid JSON. The value itself is not ended.
+        Where the value ends among them, or is invalid, the position stays: whoever goes on in steps finds the place.
         """
-        position = _run(chunk, position)
-        if position < len(chunk) and chunk[position] in _CLOSES and len(self._stack) > 1:
-            if self._brackets(chunk[position : position + 1]) < 0:
-                return -1
-            position = _run(chunk, position + 1)
-        return position
+        window = chunk[position : position + size]
+        if (
+            window.find(b"\\") >= 0
+        ):  # what is escaped is no quote; outside of strings an "x" is as invalid as a backslash
+            window = window.replace(b"\\\\", b"xx").replace(b'\\"', b"xx")
+        texts = window.split(b'"')
+        behind = position + len(window)
+        if len(texts) % 2 == 0:  # the last is the beginning of a string
+            behind -= len(texts.pop()) + 1
+        brackets, length = b"".join(texts[::2]).translate(None, _ALLOWED), -1
+        for _ in range(_PAIRS):
+            if len(brackets) == length:
+                break
+            length = len(brackets)
+            brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+        stack = bytearray(self._stack)
+        for byte in brackets:
+            if len(stack) > DEPTH - _PAIRS:
+                return position  # by steps the depth is exact
+            if byte == 0x7B or byte == 0x5B:
+                stack.append(byte)
+            elif (byte == 0x7D or byte == 0x5D) and stack[-1] == _CLOSES[byte] and len(stack) > 1:
+                stack.pop()
+            else:
+                return position
+        if len(stack) > DEPTH - _PAIRS:
+            return position
+        self._stack = stack
+        return behind
 
     def _brackets(self, between: bytes) -> int:
         """Matches the brackets in the text between two strings.
@@ -337,11 +363,6 @@ class MemberScanner:
     def _fail(self, position: int) -> int:
         self.verdict = "not_json"
         return position
-
-
-def _run(chunk: bytes, position: int) -> int:
-    match = _DENSE.match(chunk, position)
-    return match.end() if match is not None else position
 
 
 def _position_behind(between: bytes, count: int) -> int:

@@ -253,7 +253,8 @@ class Totals:
             if exchange.abandoned is not None:
                 self._abandoned(exchange)
         method = exchange.method if exchange.method in METHODS else OTHER_METHOD
-        self._count((route, method, exchange.status or CLIENT_LEFT))
+        labels = (route, method, exchange.status or CLIENT_LEFT)
+        self.requests[labels] = self.requests.get(labels, 0) + 1
         if error is None:
             return
         if error.end == "client_disconnect":

@@ -6,15 +6,17 @@ configuration is loaded, so a route pays for none that it does not have, and wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from streamproxy.client.base import ChunkSource
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.formats.inspector import Inspector
 from streamproxy.subclassing import mypyc_attr
-from streamproxy.wire.headers import Headers, ResponseFields
+from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import EVENT_STREAM, media_type
+from streamproxy.wire.response_fields import ResponseFields
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -44,6 +46,10 @@ class OriginResponse:
     def inspector(self) -> Inspector | None:
         """What follows the body for all of its clients; None where each client's relay has one of its own."""
         return None
+
+    def end(self) -> Awaitable[Any] | None:
+        """`aclose` after an end in good order. Returns what to wait for, or None when it is done."""
+        return self.aclose(None)
 
     async def aclose(self, fault: BaseException | None) -> None:
         """Let go of whatever the response is read from: once, after its end or after ``fault``.

@@ -12,7 +12,7 @@ from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import last_event_ids
 from streamproxy.store.events import ChannelRequest, ChannelTemplate
-from streamproxy.wire.headers import ResponseFields
+from streamproxy.wire.response_fields import ResponseFields
 
 if TYPE_CHECKING:
     from streamproxy.store.redis_events import RedisEvents  # which needs the extra

@@ -38,8 +38,9 @@ from streamproxy.store.base import KeptStream, StopReason, StreamHead, StreamSto
 from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import Cursor, cursor_of, storage_key
 from streamproxy.store.segments import Format
-from streamproxy.wire.headers import Headers, ResponseFields
+from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, media_type
+from streamproxy.wire.response_fields import ResponseFields
 
 CURSOR: Final = b"x-stream-cursor"
 RESULTS: Final = ("live", "replayed", "complete", "gone", "refused")  # of a request with a cursor

@@ -22,7 +22,8 @@ from streamproxy.origins.owner import owner_of
 from streamproxy.origins.reader import Reader, judge_of
 from streamproxy.origins.shared_stream import CURSOR, SharedBody, SharedInspector, SharedStream, SharePlan
 from streamproxy.store.cursor import cursor_of, storage_key
-from streamproxy.wire.headers import Headers, ResponseFields, first
+from streamproxy.wire.headers import Headers, first
+from streamproxy.wire.response_fields import ResponseFields
 
 
 class OpenedResponse(OriginResponse):

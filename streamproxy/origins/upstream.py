@@ -7,7 +7,7 @@ attempts than one, and fallbacks, are in `streamproxy.origins.attempts`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,8 +29,10 @@ from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.upstream.outlier import FAILED_STATUSES, failed_by
 from streamproxy.upstream.roster import Roster
 from streamproxy.upstream.upstream import Upstream
-from streamproxy.wire.headers import NO_EDIT, Edit, Headers, ResponseFields, request_headers
+from streamproxy.wire.edits import NO_EDIT, Edit
+from streamproxy.wire.headers import Headers, request_headers
 from streamproxy.wire.media import accepts_event_stream
+from streamproxy.wire.response_fields import ResponseFields
 from streamproxy.wire.target import rewrite
 from streamproxy.wire.websocket import accept_of
 
@@ -118,13 +120,13 @@ class UpstreamResponse(OriginResponse):
         self.status = status = response.status_code
         self.reason = response.reason
         self.version = response.http_version
-        self.fields = ResponseFields(response.headers.raw)
+        self.fields = ResponseFields(response.raw)
         self.body = response.source
         self.complete = response.complete
         self.tunnel = None
         if self._roster is not None:
             if self._roster.sessions is not None:
-                self._roster.sessions.learn(response.headers.raw, self._endpoint)
+                self._roster.sessions.learn(response.raw, self._endpoint)
             if status in FAILED_STATUSES:
                 self._roster.failed(self._endpoint)
             elif not self._roster.error_events:
@@ -141,16 +143,34 @@ class UpstreamResponse(OriginResponse):
         if self.status != 101:
             return
         response: Any = self._stream
-        fields = response.headers.raw
+        fields = response.raw
         said = [value.lower() for name, value in fields if name == b"upgrade"]
         accepted = [value for name, value in fields if name == b"sec-websocket-accept"]
         if said != [b"websocket"] or accepted != [accept_of(key)]:
             raise BadResponse("The upstream's 101 does not answer the handshake")
         self.tunnel = response.detach()
 
+    def end(self) -> Awaitable[Any] | None:
+        self._leave(None)
+        if self.body.release():
+            return None
+        assert self._stream is not None
+        return self._stream.__aexit__(None, None, None)
+
     async def aclose(self, fault: BaseException | None) -> None:
-        stream, endpoint, roster, body = self._stream, self._endpoint, self._roster, self.body
+        stream, body = self._stream, self.body
         assert stream is not None
+        self._leave(fault)
+        if fault is None:
+            await stream.__aexit__(None, None, None)
+        else:
+            if isinstance(body, IteratorSource | HeldSource):
+                await body.aclose()
+            await stream.__aexit__(type(fault), fault, fault.__traceback__)
+
+    def _leave(self, fault: BaseException | None) -> None:
+        """Give the endpoint's place back, and tell its roster how it went."""
+        endpoint, roster = self._endpoint, self._roster
         if self.alarm is not None:
             self.alarm.cancel()
         endpoint.streams -= 1
@@ -162,12 +182,6 @@ class UpstreamResponse(OriginResponse):
             elif roster.error_events and fault is None and self.status not in FAILED_STATUSES:
                 roster.succeeded(endpoint)  # its head did not say yet how the stream would end
             roster.ended(endpoint)
-        if fault is None:
-            await stream.__aexit__(None, None, None)
-        else:
-            if isinstance(body, IteratorSource | HeldSource):
-                await body.aclose()
-            await stream.__aexit__(type(fault), fault, fault.__traceback__)
 
 
 class UpstreamOrigin(Origin):
@@ -213,10 +227,10 @@ class UpstreamOrigin(Origin):
         extensions["progress"] = call.timer.progress
         if call.on_connected is not None:
             extensions["progress"] = partial(_progress, call)
-        if downstream.direct is not None:
+        if downstream.takes_informational:
             extensions["informational"] = downstream.informational
-            if plan.trailers:
-                extensions["trailers"] = downstream.request_trailers
+        if plan.trailers and downstream.direct is not None:
+            extensions["trailers"] = downstream.request_trailers
         if downstream.websocket_key is not None:
             extensions["upgrade"] = True
         return UpstreamRequest(downstream.method, self._headers(call, endpoint.authority), extensions)

@@ -31,7 +31,7 @@ def run_demo(listen: str, admin: str, say: Callable[[str], None]) -> None:
     listeners.admin += [bind(address) for address in config.admin.listen]
 
     async def serve_both() -> None:
-        settings = EngineSettings(65536, 30.0, 75.0, 1.0, 10000, lambda status, reason: None)
+        settings = EngineSettings(65536, 30.0, 75.0, 10000, lambda status, reason: None)
         # One application each, because every endpoint counts its own requests.
         engines = [UvicornEngine(DemoUpstream(), [upstream], settings) for upstream in upstreams]
         for engine in engines:

@@ -11,11 +11,12 @@ from starlette.types import ASGIApp
 from streamproxy.app import Application
 from streamproxy.config.model import Config
 from streamproxy.server.alpn import ProtocolFactory
-from streamproxy.server.engines import FOREVER, Engine, EngineSettings, UvicornEngine, hypercorn_engine
+from streamproxy.server.engines import Engine, EngineSettings, UvicornEngine, hypercorn_engine
 from streamproxy.server.http2.limits import Http2Limits
 from streamproxy.server.http2.protocol import http2_protocol
 from streamproxy.server.tls import ListenerTls
 from streamproxy.wire.forwarded import is_trusted
+from streamproxy.wire.times import LONGEST_TIMER
 
 ADMIN_CONNECTIONS = 1000
 
@@ -35,9 +36,8 @@ def engine_settings(config: Config, rejected: Callable[[int, str], None]) -> Eng
     server = config.server
     return EngineSettings(
         max_header_size=server.max_header_size,
-        head_timeout=FOREVER if server.head_timeout is None else server.head_timeout,
-        keepalive_timeout=FOREVER if server.keepalive_timeout is None else server.keepalive_timeout,
-        drain_timeout=FOREVER if server.drain_timeout is None else server.drain_timeout,
+        head_timeout=LONGEST_TIMER if server.head_timeout is None else server.head_timeout,
+        keepalive_timeout=LONGEST_TIMER if server.keepalive_timeout is None else server.keepalive_timeout,
         max_connections=server.max_connections,
         on_rejected=rejected,
     )

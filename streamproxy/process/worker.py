@@ -53,7 +53,7 @@ from streamproxy.process.lifecycle import Lifecycle, OwnEngine
 from streamproxy.process.memory import keep_buffers
 from streamproxy.process.threads import run_in_daemon_thread
 from streamproxy.server.engines import Engine
-from streamproxy.server.http1.protocol import NEWCOMER
+from streamproxy.server.http1.limits import NEWCOMER
 from streamproxy.server.sockets import close, inherit
 from streamproxy.server.tls import ListenerTls
 from streamproxy.upstream.sessions import SessionTable

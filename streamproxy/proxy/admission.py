@@ -36,9 +36,9 @@ from time import monotonic
 from streamproxy.config.limits import Limits
 from streamproxy.errors import ClientLimitReached, LimitReached
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.exchange.timer import FOREVER
 from streamproxy.proxy.queue import WaitingLine
 from streamproxy.wire.headers import Headers, first
+from streamproxy.wire.times import FOREVER
 
 _INTEGER = re.compile(rb"[+-]?[0-9]{1,9}")
 

@@ -16,8 +16,9 @@ from streamproxy.errors import BadRequest, Denied, NoModel
 from streamproxy.exchange.call import Call
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.origins.resume import ResumeOrigin
-from streamproxy.proxy.handle import Chooser, RoutePlan, prepare_auth
 from streamproxy.proxy.peek import PeekPlan, peek
+from streamproxy.proxy.plan import Chooser, RoutePlan
+from streamproxy.proxy.screen import prepare_auth
 from streamproxy.routing.route import Route, matched_path
 from streamproxy.store.cursor import cursor_of
 from streamproxy.wire.cors import is_preflight

@@ -24,11 +24,13 @@ from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ClientError, ExchangeError, UpstreamReportedError
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.date import http_date
-from streamproxy.exchange.timer import CHUNK, FOREVER
+from streamproxy.exchange.timer import CHUNK
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.origins.base import Origin, OriginResponse, is_event_stream
-from streamproxy.wire.headers import NO_EDIT, Edit, ResponseFields
+from streamproxy.wire.edits import NO_EDIT, Edit
 from streamproxy.wire.media import EVENT_STREAM, accepts_event_stream
+from streamproxy.wire.response_fields import ResponseFields
+from streamproxy.wire.times import FOREVER
 
 EXPLAIN_TIMEOUT: Final = 1.0  # seconds for a client to take the last event of a response that is aborted
 _LARGEST: Final = 64 << 10  # bytes of an upstream's error that are read to be passed on

@@ -11,28 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from streamproxy.auth import Authenticator
-from streamproxy.dialects.base import Dialect
 from streamproxy.dialects.grpc import grpc_error, is_grpc
 from streamproxy.errors import (
-    BadRequest,
     ClientDisconnected,
     ExchangeAborted,
     ExchangeError,
     InternalError,
-    LoopDetected,
-    MethodRefused,
-    NotImplementedHere,
     StoppedByShutdown,
-    UnsupportedVersion,
     UpstreamReportedError,
 )
 from streamproxy.exchange.call import Call
@@ -41,77 +33,24 @@ from streamproxy.exchange.downstream import Downstream
 from streamproxy.exchange.exchange import Exchange, new_request_id
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.target import Target
-from streamproxy.exchange.timer import WRITE, SharedTimer, TimeLimits, Timer
-from streamproxy.observe.tracing import Tracer
-from streamproxy.origins.base import Origin, OriginResponse
-from streamproxy.proxy.admission import Admission, ClientKey, Priority, Ticket
+from streamproxy.exchange.timer import WRITE, SharedTimer, Timer
+from streamproxy.origins.base import OriginResponse
+from streamproxy.proxy.admission import Admission, Ticket
 from streamproxy.proxy.early import EarlyHead, EarlyPlan, wants_events
-from streamproxy.proxy.peek import PeekPlan, peek
-from streamproxy.proxy.quota import Quota
-from streamproxy.proxy.relay import Relay, RelayPlan
-from streamproxy.proxy.tunnel import Tunnel, TunnelPlan
-from streamproxy.wire.cors import Cors, is_preflight
-from streamproxy.wire.forwarded import Network, is_trusted, original_client
-from streamproxy.wire.headers import (
-    MAX_HOPS,
-    NO_EDIT,
-    Edit,
-    Headers,
-    RequestFields,
-    ResponseFields,
-    first,
-    forwards_left,
-    hops,
-    named_by_connection,
-    sane_request_id,
-    via,
-)
-from streamproxy.wire.http1 import is_websocket_key
+from streamproxy.proxy.peek import peek
+from streamproxy.proxy.plan import Chooser, RoutePlan
+from streamproxy.proxy.relay import Relay
+from streamproxy.proxy.screen import answer_here, prepare_auth
+from streamproxy.proxy.tunnel import Tunnel
+from streamproxy.wire.edits import NO_EDIT
+from streamproxy.wire.forwarded import is_trusted, original_client
+from streamproxy.wire.headers import Headers, RequestFields, sane_request_id, via
+from streamproxy.wire.response_fields import ResponseFields
 from streamproxy.wire.trace import parse_traceparent
-from streamproxy.wire.websocket import VERSION
 
 logger = logging.getLogger("streamproxy.proxy")
 
 _PROTOCOLS: Final = {"1.0": "HTTP/1.0", "1.1": "HTTP/1.1", "2": "HTTP/2", "3": "HTTP/3"}  # by ASGI's http_version
-
-
-_PLAIN: Final = RelayPlan(None, ndjson=False, anti_buffering=False, error_event=False)
-
-
-@dataclass(frozen=True, slots=True)  # a request reads these: an attribute in a slot costs least
-class RoutePlan:
-    """What a route does with its requests; None for the parts that it has not."""
-
-    name: str
-    upstream: str  # its name, in metrics and log
-    origin: Origin
-    dialect: Dialect
-    limits: TimeLimits
-    trusted: Sequence[Network]
-    tracer: Tracer | None
-    client_key: ClientKey  # tells clients apart for their own limits
-    relay: RelayPlan = _PLAIN
-    cors: Cors | None = None
-    auth: Authenticator | None = None
-    admission: Admission | None = None
-    priority: Priority | None = None  # in the queue
-    quota: Quota | None = None
-    max_request_body: int | None = None
-    buffer: int = 0
-    continue_on_disconnect: bool = False
-    response_edit: Edit = NO_EDIT
-    tunnel: TunnelPlan | None = None  # of its WebSockets; None refuses them
-    allow: bytes = b""  # the methods that it takes
-    peek: PeekPlan | None = None  # what is to be known of its requests' bodies
-    early: EarlyPlan | None = None  # its answers before there is a response
-
-
-class Chooser:
-    """Chooses the route of a request when its handler has begun; opens the client's side, and reads what it must."""
-
-    async def choose(self, call: Call) -> RoutePlan:
-        """The route's plan. Raises an ExchangeError where no route serves."""
-        raise NotImplementedError
 
 
 class Handler:
@@ -173,7 +112,9 @@ class Handler:
                         relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
                         await relay.run(_prepare(plan, call, response, place), early)
                     finished, response = response, None
-                    await finished.aclose(None)
+                    closing = finished.end()
+                    if closing is not None:
+                        await closing
                 else:
                     await _respond(call, answer[0], answer[1], b"")
             except (Exception, asyncio.CancelledError) as error:
@@ -262,89 +203,6 @@ async def _fitting(early: EarlyHead, response: OriginResponse) -> OriginResponse
     # An answer that is no stream is no fault of its endpoint.
     await response.aclose(InternalError() if isinstance(fault, UpstreamReportedError) else fault)
     raise fault
-
-
-def prepare_auth(auth: Authenticator, call: Call) -> Coroutine[Any, Any, None]:
-    """Wait for keys that the credentials of a request need and that are not known; a client that leaves is gone."""
-    downstream = call.downstream
-    downstream.expect_disconnect()
-    return auth.prepare(downstream.headers, downstream.target.query)
-
-
-def answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Headers] | None:
-    """What the proxy answers itself: a preflight, or a request that may not be forwarded any further.
-
-    None for what goes on. Raises an ExchangeError for what is refused.
-    """
-    downstream = call.downstream
-    if plan.cors is not None:
-        headers = downstream.headers
-        if is_preflight(downstream.method, headers):
-            return 204, plan.cors.preflight(headers)
-        downstream.transform_response_headers = partial(plan.cors.transform_response_headers, first(headers, b"origin"))
-    if plan.auth is not None:
-        passed = plan.auth.check(downstream.headers, downstream.target.query)
-        call.exchange.principal = passed.principal
-        downstream.target.query = passed.query
-        downstream.headers = passed.headers
-        downstream.fields = RequestFields(passed.headers)
-    if b"upgrade" in downstream.fields.noted:
-        _screen_upgrade(plan, call, draining)
-    return _screen(plan, downstream)
-
-
-def _screen(plan: RoutePlan, downstream: Downstream) -> tuple[int, Headers] | None:
-    """Refuse what may not pass, and count down Max-Forwards (RFC 9110 section 7.6.2)."""
-    noted = downstream.fields.noted
-    if downstream.target.climbs:
-        raise BadRequest("The path leads above its route's prefix")
-    if downstream.fields.two_hosts:
-        raise BadRequest("The request has more than one Host")
-    via_list = noted.get(b"via")
-    if via_list is not None and hops(via_list) > MAX_HOPS:
-        raise LoopDetected()
-    method = downstream.method
-    if method == "TRACE":
-        raise MethodRefused()
-    if method == "OPTIONS" and b"max-forwards" in noted:
-        try:
-            left = forwards_left(noted[b"max-forwards"])
-        except ValueError as error:
-            raise BadRequest(str(error)) from None
-        if left == 0:
-            return 200, [(b"allow", plan.allow), (b"content-length", b"0")]
-        downstream.fields.replace(b"max-forwards", b"%d" % (left - 1))
-    return None
-
-
-def _screen_upgrade(plan: RoutePlan, call: Call, draining: bool) -> None:
-    """Take a WebSocket handshake for one; any other upgrade is not made, and the request goes on without the field.
-
-    Raises what RFC 6455 section 4.4 asks for when a handshake can't be taken.
-    """
-    downstream = call.downstream
-    noted = downstream.fields.noted
-    if (
-        noted[b"upgrade"].lower() != b"websocket"
-        or downstream.method != "GET"
-        or downstream.version != "1.1"
-        or downstream.fields.has_body
-        or b"upgrade" not in named_by_connection(downstream.headers)
-    ):
-        return
-    call.exchange.protocol = "websocket"
-    key = noted.get(b"sec-websocket-key", b"")
-    if plan.tunnel is None:
-        raise NotImplementedHere("WebSocket is not served here")
-    if noted.get(b"sec-websocket-version") != VERSION:
-        raise UnsupportedVersion()
-    if not is_websocket_key(key):
-        raise BadRequest("Sec-WebSocket-Key is not valid")
-    if draining:
-        raise StoppedByShutdown()
-    if not downstream.wants_websocket:
-        raise NotImplementedHere("This server cannot carry WebSocket")
-    downstream.websocket_key = key
 
 
 async def _respond(call: Call, status: int, headers: Headers, body: bytes) -> None:

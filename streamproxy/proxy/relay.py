@@ -8,9 +8,9 @@ and written to the client in the callback of the read that brought it. The first
 An exchange is in one of two states here: it waits for a chunk (CHUNK), or for the client to take one (WRITE); its
 timer is told which.
 
-A keepalive is written when the timer calls for one, which is only while a chunk is waited for, and only where the
-inspector says that nothing is cut. Where the server has to be waited for, a task of its own waits, and a chunk that
-arrives meanwhile comes after it. The pending read is never touched.
+A body that has come to its end before its head is sent goes out in one piece, together with the end of the response.
+
+Keepalives are written by `streamproxy.proxy.keepalives`, the relay's base.
 
 What is counted per chunk is counted in the exchange's own slots.
 """
@@ -21,62 +21,41 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Coroutine
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ClientDisconnected, ClientError, EventLimitReached, ExchangeError
 from streamproxy.exchange.call import Call
-from streamproxy.exchange.tally import Tally
-from streamproxy.exchange.timer import CHUNK, FOREVER, WRITE
+from streamproxy.exchange.timer import CHUNK, WRITE
 from streamproxy.formats.bom import BomFilter
 from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.limit import feed_within
-from streamproxy.formats.ndjson import KEEPALIVE as SPACE
-from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.origins.base import OriginResponse
 from streamproxy.proxy.early import EXPLAIN_TIMEOUT, EarlyHead
-from streamproxy.wire.headers import Headers, ResponseFields, passable_trailers
+from streamproxy.proxy.keepalives import Keepalives
+from streamproxy.proxy.plan import RelayPlan
+from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, STREAMING, media_type
+from streamproxy.wire.response_fields import ResponseFields, passable_trailers
+from streamproxy.wire.times import FOREVER
 
 logger = logging.getLogger("streamproxy.proxy")
 
 
-@dataclass(frozen=True, slots=True)
-class RelayPlan:
-    """What a route says of its responses, bound when the configuration is loaded."""
-
-    keepalive: KeepaliveShape | None
-    ndjson: bool  # keepalives in newline-delimited JSON, too
-    anti_buffering: bool
-    error_event: bool
-    max_events: int | None = None
-    throttled: Tally | None = None  # the streams that were cut for it
-
-
-class Relay:
+class Relay(Keepalives):
     """Carries one response. ``run`` sends it to its end, or raises why it could not."""
 
     __slots__ = (
         "_blocked",
-        "_bom",
-        "_dialect",
-        "_direct",
-        "_downstream",
-        "_events",
-        "_exchange",
         "_fault",
-        "_inspector",
-        "_keepalive_task",
         "_max_events",
         "_media",
+        "_missing",
         "_over",
-        "_plan",
         "_reads",
         "_response",
         "_source",
-        "_timer",
     )
 
     def __init__(self, call: Call, response: OriginResponse, plan: RelayPlan, dialect: Dialect) -> None:
@@ -88,15 +67,16 @@ class Relay:
         self._plan = plan
         self._dialect = dialect
         self._direct = call.downstream.direct
-        self._inspector: Inspector | None = None
-        self._events = False  # it is an event stream, whose keepalives are comments
+        self._inspector = None
+        self._events = False
         self._media = b""
         self._reads = False  # the inspector reads what the stream says of itself
-        self._keepalive_task: asyncio.Task[None] | None = None
-        self._bom: BomFilter | None = None  # a keepalive has gone out before the first byte of the body
+        self._keepalive_task = None
+        self._bom = None
         self._blocked = False  # a chunk was pushed, and the client's side holds more than it may
         self._fault: BaseException | None = None  # what a push ran into
         self._max_events = plan.max_events
+        self._missing: ExchangeError | None = None  # why the body is incomplete, though it has ended
         self._over = False  # the next event would be more than the route lets through
 
     def run(self, fields: ResponseFields, early: EarlyHead | None = None) -> Coroutine[Any, Any, None]:
@@ -134,19 +114,18 @@ class Relay:
             inspector = dialect.inspector(status, media, fields.told_length) if shared is None else shared
             self._inspector = exchange.inspector = inspector
             self._events = media == EVENT_STREAM
-            if plan.keepalive is not None and status == 200 and not has_length and self._may_keep_alive():
+            may = self._events or (plan.ndjson and media in NDJSON)
+            if may and plan.keepalive is not None and status == 200 and not has_length:
                 self._timer.keep_alive(self._keepalive, exchange.head_at)
         if plan.anti_buffering:
             fields.unbuffer()
-
-    def _may_keep_alive(self) -> bool:
-        return self._events or (self._plan.ndjson and self._media in NDJSON)
 
     async def _run(self, begun: Awaitable[None] | None) -> None:
         exchange, timer, source, direct = self._exchange, self._timer, self._source, self._direct
         if begun is not None:
             await self._taken(begun, exchange.head_at)
-        while True:
+        whole = self._whole() if self._response.complete else b""
+        while not whole:
             chunk = source.ready()
             if chunk is not None:
                 now = monotonic()
@@ -168,10 +147,14 @@ class Relay:
                     timer.passed(await self._taken(direct.drained(), monotonic()))
             else:
                 await source.change()
-        waiting = self._end()
+        waiting = self._end(whole)
         if waiting is not None:
             await self._taken(waiting, monotonic())
-        self._stop_keepalives()
+        if self._missing is not None:
+            raise self._missing
+        self._timer.stop_keepalives()
+        if self._keepalive_task is not None:
+            self._keepalive_task.cancel()
 
     def _pass(self, chunk: bytes, now: float) -> Awaitable[None] | None:
         """Send one chunk that was pulled; returns what to wait for, or None."""
@@ -250,22 +233,41 @@ class Relay:
             self._bom = None
         return chunk
 
-    def _end(self) -> Awaitable[None] | None:
-        """The body has ended in good order: end the response. Returns what to wait for, or None."""
-        downstream, inspector = self._downstream, self._inspector
-        self._exchange.end_reads(monotonic())
-        if inspector is not None:
-            self._finish(inspector)
+    def _whole(self) -> bytes:
+        """A body that is all here, if it may go out in one piece with the end of the response; else empty."""
+        if self._bom is not None or self._max_events is not None or self._keepalive_task is not None:
+            return b""
+        source = self._source
+        body = source.ready() or b""
+        while (chunk := source.ready()) is not None:
+            body += chunk
+        return body
+
+    def _end(self, whole: bytes) -> Awaitable[None] | None:
+        """The body has ended in good order: end the response; with ``whole``, all of the body goes with the end.
+
+        Returns what to wait for, or None.
+        """
+        exchange, downstream, now = self._exchange, self._downstream, monotonic()
+        if whole:
+            self._count(whole, now)
+            if not downstream.gone:
+                exchange.first_byte_at = now
+        exchange.end_reads(now)
+        if self._inspector is not None:
+            self._missing = self._finish(self._inspector)
         if downstream.gone:
             return None
-        rest = self._bom.finish() if self._bom is not None else b""
+        if self._missing is not None:  # its end must not look like one
+            return downstream.write(whole, True) if whole else None
+        rest = whole or (self._bom.finish() if self._bom is not None else b"")
         trailers = self._source.trailers
         if not trailers:
             return downstream.write(rest, False)
         return self._write_last(rest, trailers) if rest else downstream.finish(passable_trailers(trailers))
 
-    def _finish(self, inspector: Inspector) -> None:
-        """Raise the error of a body that is incomplete although its upstream ended it."""
+    def _finish(self, inspector: Inspector) -> ExchangeError | None:
+        """The error of a body that is incomplete although its upstream ended it."""
         missing: ExchangeError | None = None
         try:
             missing = inspector.finish()
@@ -274,8 +276,7 @@ class Relay:
         self._exchange.events = inspector.events
         if self._reads:
             self._exchange.note(inspector, monotonic())
-        if missing is not None:
-            raise missing
+        return missing
 
     async def _taken(self, waiting: Awaitable[None], since: float) -> float:
         """Wait for the client to take what was sent at ``since``; returns the time."""
@@ -307,68 +308,6 @@ class Relay:
         waiting = self._downstream.finish(passable_trailers(trailers))
         if waiting is not None:
             await waiting
-
-    # Keepalives.
-
-    def _keepalive(self) -> None:
-        """Called by the timer when nothing went downstream for the interval, while a chunk is waited for."""
-        inspector, shape = self._inspector, self._plan.keepalive
-        self._timer.keepalive_since = monotonic()
-        if (
-            shape is None
-            or inspector is None
-            or self._keepalive_task is not None
-            or self._downstream.gone
-            or not inspector.between_events
-        ):
-            return
-        if self._events and not self._exchange.chunks and self._bom is None:
-            self._bom = BomFilter()
-        comment = self._comment(shape, inspector) if self._events else SPACE
-        if self._direct is None:
-            self._start_keepalive(self._send_keepalive(comment))
-            return
-        try:
-            taken = self._direct.push(comment, b"")
-        except OSError:
-            return  # the client left; the exchange hears of it by itself
-        self._exchange.keepalives += 1
-        if not taken:
-            self._start_keepalive(self._await_room())
-
-    def _comment(self, shape: KeepaliveShape, inspector: Inspector) -> bytes:
-        if shape.auto and (self._dialect.keepalive == "blank" or inspector.provider == "gcp.gemini"):
-            return b"\n"
-        return shape.render(inspector.saw_id)
-
-    def _start_keepalive(self, work: Coroutine[Any, Any, None]) -> None:
-        self._keepalive_task = asyncio.get_running_loop().create_task(work)
-
-    async def _send_keepalive(self, comment: bytes) -> None:
-        try:
-            waiting = self._downstream.write(comment, True)
-            if waiting is not None:
-                await waiting
-            self._exchange.keepalives += 1
-        except OSError:
-            pass  # the client left; the exchange hears of it by itself
-        finally:
-            self._keepalive_task = None
-
-    async def _await_room(self) -> None:
-        """No further keepalive is sent to a client that has not taken this one."""
-        assert self._direct is not None
-        try:
-            await self._direct.drained()
-        except OSError:
-            pass
-        finally:
-            self._keepalive_task = None
-
-    def _stop_keepalives(self) -> None:
-        self._timer.stop_keepalives()
-        if self._keepalive_task is not None:
-            self._keepalive_task.cancel()
 
     # Ends.
 

@@ -9,8 +9,9 @@ of our own may stand. A direction's states::
       └────the proxy is stopping────▶ CLOSED at the end of the frame (our own Close is the last that goes)
 
 The tunnel is over when an end is lost, when both directions have ended, or a moment after Close frames have gone in
-both (`_GRACE`; an end that never closes its connection must not keep it). It ended in good order if both Close frames
-have passed; otherwise the end that went first is to blame.
+both (`_GRACE`; an end that never closes its connection must not keep it), or after `_PATIENCE` of silence when one end
+has sent a Close and the other does not answer. It ended in good order if both Close frames have passed; otherwise the
+end that went first is to blame.
 
 Time-outs are the exchange's timer's: bytes of either direction are progress, a direction that is blocked waits to
 WRITE. Pings have a timer of their own, armed once an interval and not per read.
@@ -50,6 +51,7 @@ from streamproxy.wire.websocket import (
 
 _GRACE: Final = 1.0  # seconds for the ends to close their connections, or to answer our Close frames
 _ANSWER: Final = 5.0  # seconds for a client to answer the Close of an upstream that has ended its direction
+_PATIENCE: Final = 10.0  # seconds of silence in which an end may answer a Close, as WebSocket clients wait themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ class Tunnel:
         "_loop",
         "_pinger",
         "_plan",
+        "_silence",
         "_up",
         "_upstream",
         "_upstream_gone",
@@ -155,6 +158,7 @@ class Tunnel:
         self._last = 0.0  # the last byte of either direction
         self._pinger: asyncio.TimerHandle | None = None
         self._grace: asyncio.TimerHandle | None = None
+        self._silence: asyncio.TimerHandle | None = None  # runs once a Close has come, which awaits an answer
 
     async def run(self, fields: Headers) -> None:
         """Answer with 101 and these fields, and carry bytes until the end.
@@ -231,15 +235,26 @@ class Tunnel:
             if not taken and not direction.blocked_since:
                 self._block(direction, now)
         direction.tally.value += walker.messages - before
-        if walker.closed and self._down.walker.closed and self._up.walker.closed:
-            self._closed()
+        if walker.closed:
+            self._closing()
 
-    def _closed(self) -> None:
-        """Close frames have come from both: the ends have a moment to close their connections."""
-        if self._call.exchange.interruption is not None:
+    def _closing(self) -> None:
+        """A Close frame has come. Once both have, the ends have a moment to close their connections."""
+        if not self._in_order:
+            if self._silence is None:
+                self._silence = self._loop.call_later(_PATIENCE, self._give_up)
+        elif self._call.exchange.interruption is not None:
             self._finish(None)
         elif self._grace is None:
             self._grace = self._loop.call_later(_GRACE, partial(self._finish, None))
+
+    def _give_up(self) -> None:
+        """End the tunnel if an answer to a Close is still due and nothing passes any more; else look again."""
+        left = self._last + _PATIENCE - monotonic()
+        if left <= 0.0:
+            self._finish(ClientDisconnected())
+        else:
+            self._silence = self._loop.call_later(max(left, 0.001), self._give_up)
 
     def _ended(self, direction: _Direction) -> None:
         """The source sends no more."""
@@ -320,7 +335,7 @@ class Tunnel:
         if left <= 0.0:
             left = interval
             for direction in (self._down, self._up):
-                if not direction.target.pingable:
+                if not direction.target.pingable or self._silence is not None:
                     continue
                 if direction.open and not (direction is self._down and self._call.downstream.gone):
                     direction.control(PING, b"")
@@ -365,7 +380,7 @@ class Tunnel:
 
     def _end(self) -> None:
         """Stop, and let go of the client's end; the upstream's is the response's."""
-        for handle in (self._pinger, self._grace):
+        for handle in (self._pinger, self._grace, self._silence):
             if handle is not None:
                 handle.cancel()
         for direction in (self._down, self._up):

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from uvicorn.protocols.utils import is_ssl
 
+from streamproxy.wire.proxy_protocol import Announced
+
 H2: Final = "h2"
 HTTP11: Final = "http/1.1"
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -32,6 +34,13 @@ def chose_http2(transport: asyncio.BaseTransport) -> bool:
         return False
     connection = transport.get_extra_info("ssl_object")
     return connection is not None and connection.selected_alpn_protocol() == H2
+
+
+def hand_over(transport: asyncio.Transport, protocol: Any, announced: Announced | None) -> None:
+    """Gives a connection that has begun in HTTP/2 to its protocol, with what a PROXY header said of it."""
+    protocol.announced = announced
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
 
 
 def is_preface(data: bytes) -> bool | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from streamproxy.config.values import CHANNEL_FIELD, channel
+from streamproxy.config.redis import CHANNEL_FIELD, channel
 from streamproxy.errors import BadRequest
 
 _VALUE: Final = re.compile(rb"[A-Za-z0-9._:-]{1,256}")

@@ -31,6 +31,7 @@ from streamproxy.wire.chunked import chunk_parts
 
 logger = logging.getLogger("streamproxy")
 
+_TURN: Final = 1000  # clients and messages after which everything else has a turn
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -261,12 +262,18 @@ class PubSubEvents(RedisEvents):
         self._connection = connection
 
     async def _read(self, connection: AbstractConnection) -> None:
+        handed = 0
         try:
             while True:
                 reply = await connection.read_response()
                 if reply[0] == b"message":
                     if (group := self._groups.get(reply[1])) is not None:
                         group.put(render_event(reply[2], self._event))
+                        handed += len(group.bodies)
+                    handed += 1
+                    if handed >= _TURN:  # a reply that has come already is read without a turn of the loop
+                        handed = 0
+                        await asyncio.sleep(0)
                 elif reply[0] == b"subscribe":
                     self._confirmed(reply[1])
         finally:

@@ -7,9 +7,7 @@ They are never converted to a mapping; one pass over the list suffices.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -35,7 +33,7 @@ _PROTECTED: Final = frozenset(
     {b"host", b"content-length", b"authorization", b"via", b"x-request-id", b"content-encoding"}
 )
 _FORWARDED: Final = b"x-forwarded-"
-_PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
+PLAIN_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
 _ADDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-prefix"})
 PSEUDONYM: Final = b"streamproxy"
 VIA: Final = (b"via", b"1.1 streamproxy")
@@ -43,32 +41,7 @@ VIA: Final = (b"via", b"1.1 streamproxy")
 _VIAS: Final = {version: (b"via", version.encode() + b" streamproxy") for version in ("1.0", "1.1", "2")}
 _TE: Final[list[tuple[bytes, bytes]]] = [(b"te", b"trailers"), (b"connection", b"te")]
 _IDENTITY: Final = (b"accept-encoding", b"identity")
-_NO_CACHE: Final = (b"cache-control", b"no-cache, no-transform")
-_NO_BUFFER: Final = (b"x-accel-buffering", b"no")
 MAX_HOPS: Final = 8
-
-
-class Edit(NamedTuple):
-    """A route's configured changes to headers: ``remove`` and ``set`` replace, ``add`` appends."""
-
-    set: Headers
-    add: Headers
-    remove: frozenset[bytes]
-
-    def apply(self, headers: Headers) -> Headers:
-        gone = self.remove | {name for name, _ in self.set}
-        return [pair for pair in headers if pair[0] not in gone] + self.set + self.add
-
-
-NO_EDIT: Final = Edit([], [], frozenset())
-
-
-def edit(set_: Mapping[str, str], add: Mapping[str, str], remove: Iterable[str]) -> Edit:
-    """Compiles a route's header rules. Returns NO_EDIT if there are none, so that the hot path can skip them."""
-    if not (set_ or add or remove):
-        return NO_EDIT
-    pairs = [[(name.lower().encode(), value.encode()) for name, value in rules.items()] for rules in (set_, add)]
-    return Edit(pairs[0], pairs[1], frozenset(name.lower().encode() for name in remove))
 
 
 def first(headers: Headers, name: bytes) -> bytes | None:
@@ -201,7 +174,7 @@ class RequestFields:
                 if what == _NOTE:
                     kept.append(pair)
             elif what == _CONNECTION:
-                named = named or pair[1].lower() not in _PLAIN_CONNECTION
+                named = named or pair[1].lower() not in PLAIN_CONNECTION
             elif what == _FROM_PROXY:
                 self.forwarded.append(pair)
         if named:
@@ -285,149 +258,6 @@ def request_headers(
     if identity:
         out.append(_IDENTITY)
     return out
-
-
-_CODING: Final = 6
-_CACHING: Final = 7
-_BUFFERING: Final = 8
-_RESPONSE_FIELDS: Final = dict.fromkeys(HOP_BY_HOP, _DROP) | {
-    b"connection": _CONNECTION,
-    b"x-request-id": _NOTE,
-    b"content-type": _NOTE,
-    b"content-length": _NOTE,
-    b"date": _NOTE,
-    b"content-encoding": _CODING,
-    b"cache-control": _CACHING,
-    b"x-accel-buffering": _BUFFERING,
-}
-
-
-class ResponseFields:
-    """The result of one pass over a response's fields: those to pass on, and those that describe the body.
-
-    Names are in lower case. ``kept`` are the fields without hop-by-hop fields and fields named in Connection. ``plain``
-    means that the body has no content coding. ``told_length`` means that the upstream announced the length, so that a
-    body which came to its end is certainly whole.
-    """
-
-    __slots__ = ("_replaced", "kept", "noted", "plain", "told_length")
-
-    def __init__(self, headers: Headers) -> None:
-        self.kept: Headers = []
-        self.noted: dict[bytes, bytes] = {}
-        self.plain = True
-        self._replaced: Headers = []  # replaced by the anti-buffering fields
-        kept, noted, named = self.kept, self.noted, False
-        for pair in headers:
-            what = _RESPONSE_FIELDS.get(pair[0])
-            if what is None:
-                kept.append(pair)
-            elif what == _NOTE:
-                kept.append(pair)
-                noted[pair[0]] = pair[1]
-            elif what >= _CACHING:
-                kept.append(pair)
-                self._replaced.append(pair)
-            elif what == _CODING:
-                kept.append(pair)
-                self.plain = self.plain and pair[1].lower() == b"identity"
-            elif what == _CONNECTION:
-                named = named or pair[1].lower() not in _PLAIN_CONNECTION
-        if named:
-            gone = named_by_connection(headers)
-            self.kept = [pair for pair in kept if pair[0] not in gone]
-            self._replaced = [pair for pair in self._replaced if pair[0] not in gone]
-        self.told_length = b"content-length" in noted
-
-    def drop_length(self) -> None:
-        """Removes Content-Length, for a body that may become longer or shorter."""
-        if self.noted.pop(b"content-length", None) is not None:
-            self.kept = [pair for pair in self.kept if pair[0] != b"content-length"]
-
-    def pass_on(self, request_id: bytes, date: bytes, version: str = "1.1") -> None:
-        """Adds the proxy's own fields of a response: Via, and X-Request-Id and Date unless the upstream sent them.
-
-        ``version`` is the HTTP version of the upstream's message.
-        """
-        kept, noted = self.kept, self.noted
-        if b"date" not in noted:
-            kept.append((b"date", date))  # RFC 9110 section 6.6.1
-        kept.append(VIA if version == "1.1" else via(version))
-        if b"x-request-id" not in noted:
-            kept.append((b"x-request-id", request_id))
-
-    def unbuffer(self) -> None:
-        """Adds the anti-buffering fields.
-
-        These are ``X-Accel-Buffering: no`` for nginx and proxies that follow it, and a Cache-Control for streams.
-        """
-        replaced, kept = self._replaced, self.kept
-        if not replaced:
-            kept.append(_NO_CACHE)
-        elif len(replaced) == 1 and replaced[0][0] == b"cache-control":  # the usual case of streams
-            kept.remove(replaced[0])
-            kept.append((b"cache-control", streaming_cache_control(replaced[0][1])))
-        else:
-            self.kept = kept = [pair for pair in kept if pair not in replaced]
-            kept.append((b"cache-control", streaming_cache_control(joined(replaced, b"cache-control"))))
-        kept.append(_NO_BUFFER)
-
-
-@lru_cache(maxsize=256)  # upstreams send few different values
-def streaming_cache_control(value: bytes) -> bytes:
-    """Returns a Cache-Control list with the directives that streams need.
-
-    ``no-transform`` keeps intermediaries from compressing, and so buffering, the body. ``no-cache`` is added unless the
-    upstream sent ``no-store``. Other directives are kept.
-    """
-    directives = [directive.strip(b" \t") for directive in _split_list(value) if directive.strip(b" \t")]
-    names = {directive.partition(b"=")[0].strip().lower() for directive in directives}
-    plain = {directive.lower() for directive in directives}
-    if b"no-cache" not in plain and b"no-store" not in names:
-        directives.append(b"no-cache")
-    if b"no-transform" not in names:
-        directives.append(b"no-transform")
-    return b", ".join(directives)
-
-
-def _split_list(value: bytes) -> list[bytes]:
-    """Splits a field's list at commas outside of quoted strings (RFC 9110 section 5.6.1)."""
-    if b'"' not in value:
-        return value.split(b",")
-    return re.findall(rb'(?:[^,"]|"(?:\\.|[^"\\])*"?)+', value)
-
-
-# RFC 9110 section 6.5.1: fields that frame, route or authorise a message, or describe the encoding of its content, must
-# not be accepted in a trailer section.
-_NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
-    b"age",
-    b"authorization",
-    b"cache-control",
-    b"content-length",
-    b"cookie",
-    b"date",
-    b"expect",
-    b"expires",
-    b"host",
-    b"location",
-    b"max-forwards",
-    b"pragma",
-    b"proxy-authentication-info",
-    b"proxy-status",
-    b"range",
-    b"retry-after",
-    b"set-cookie",
-    b"te",
-    b"vary",
-    b"via",
-    b"warning",
-    b"www-authenticate",
-}
-
-
-def passable_trailers(trailers: Headers) -> Headers:
-    """Returns the trailer fields that may be forwarded: not those of framing, routing, authentication and Content-*."""
-    return [pair for pair in trailers if pair[0] not in _NOT_IN_TRAILERS and not pair[0].startswith(b"content-")]
 
 
 def forwards_left(value: bytes) -> int:

@@ -9,7 +9,7 @@ marked at the test, with the reason::
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
@@ -61,6 +61,21 @@ async def stack(
     monkeypatch.setattr(Upstream, "http2", client == "h2")
     async with AsyncExitStack() as exits:
         yield _Starter(client, server, leaks, exits)
+
+
+Start = Callable[..., Awaitable[RunningStack]]
+
+
+@pytest.fixture
+async def start(leaks: LeakCheck) -> AsyncIterator[Start]:
+    """`stack` for what does not depend on the client or the server, such as how a body is read."""
+    async with AsyncExitStack() as exits:
+
+        async def run(routes: Any, **sections: Any) -> RunningStack:
+            kinds = {"client_kind": "native", "server_kind": "uvicorn"}
+            return await exits.enter_async_context(running_stack(routes, **kinds, leaks=leaks, **sections))
+
+        yield run
 
 
 @pytest.fixture

@@ -144,8 +144,8 @@ async def test_without_another_attempt_a_late_first_event_is_waited_for(stack: S
     slow = await serve(late)
     proxy = await stack([gated(fallback=[], timeouts={"first_event": "1ms"})], upstreams=upstreams(main=slow.url))
     asking = asyncio.create_task(fetch(proxy.url))
-    await slow.request()
-    await asyncio.sleep(0.05)
+    labels = {"upstream": "main", "error": "http_response_timeout"}
+    await until(lambda: proxy.metric("streamproxy_upstream_errors_total", **labels) == 1)
     assert not asking.done()
     go.set()
     assert (await asking).body == b"data: 1\n\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.conftest import StartStack
+from tests.conformance.pulse import Pulse, silent_stream
 from tests.conftest import Connect, Serve
 from tests.doubles.client import Answer, fetch
 from tests.doubles.stack import route
@@ -377,12 +377,16 @@ async def test_an_idle_ndjson_stream_gets_single_spaces_at_the_start_of_a_line(
 
 async def test_no_space_stands_inside_a_line(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(paused(OLLAMA[0][:9], OLLAMA[0][9:] + OLLAMA[1], NDJSON))
-    proxy = await stack([route(upstream.url, keepalive={"interval": "10ms", "ndjson": "on"})])
+    silent = await serve(silent_stream)
+    keepalive = {"interval": "10ms", "ndjson": "on"}
+    silent_route = route(silent.url, keepalive="10ms") | {"path": "/silent"}
+    proxy = await stack([silent_route, route(upstream.url, keepalive=keepalive)])
+    pulse = await Pulse.start(proxy, dial)
     client = await dial(proxy.url)
     await client.request("/")
     await client.read_head()
     await client.read_body_until(OLLAMA[0][:9])
-    await asyncio.sleep(0.1)  # ten times the interval, in which nothing may come
+    await pulse.intervals()  # in which nothing may come
     (await upstream.connection()).go.set()
     assert (await client.read_rest()).body == OLLAMA[0][9:] + OLLAMA[1]
     assert (await proxy.end_of()).keepalives == 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Self
 
 import pytest
 
 from tests.conformance.conftest import StartStack
+from tests.conformance.pulse import Pulse, silent_stream
 from tests.conftest import Connect, Serve
 from tests.doubles.client import fetch
-from tests.doubles.stack import RunningStack, route
+from tests.doubles.stack import route
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, FullBacklog, answering, response, stream_head, streaming
 
@@ -79,31 +79,6 @@ async def test_an_idle_stream_gets_keepalives_and_loses_no_byte(stack: StartStac
     assert exchange.keepalives >= 3
     assert (exchange.response_bytes, exchange.events) == (len(b"data: 1\r\n\r\n"), 1)
     assert proxy.metric("streamproxy_keepalives_total", route="r0") == exchange.keepalives
-
-
-async def silent_stream(conn: Conn) -> None:
-    await conn.read_head()
-    await conn.send(stream_head())
-    await conn.wait_ended()
-
-
-class Pulse:
-    """A stream of the same proxy that is silent, so that it is sent a keepalive at every interval."""
-
-    def __init__(self, proxy: RunningStack) -> None:
-        (self._exchange,) = proxy.app.ledger.live.values()
-
-    @classmethod
-    async def start(cls, proxy: RunningStack, dial: Connect) -> Self:
-        client = await dial(proxy.url)
-        await client.request("/silent")
-        await client.read_head()
-        return cls(proxy)
-
-    async def intervals(self, count: int = 3) -> None:
-        """Wait for so many more keepalives: whatever was due on another stream before the last of them is done."""
-        goal = self._exchange.keepalives + count
-        await until(lambda: self._exchange.keepalives >= goal, "keepalives on the silent stream")
 
 
 async def test_a_keepalive_never_stands_inside_an_event(stack: StartStack, serve: Serve, dial: Connect) -> None:
@@ -205,8 +180,8 @@ async def test_a_client_that_takes_nothing_stops_the_upstream(stack: StartStack,
     client.stop_reading()
     async with asyncio.timeout(20):
         await stopped.wait()
-    # What the kernel holds between three sockets, and what the proxy may: far from all of it.
-    assert sent < 16 * 2**20
+    # What the kernel holds between three sockets (Linux lets one grow to 32 MiB), and what the proxy may.
+    assert sent < 64 * 2**20
     client.go_on_reading()
     answer = await client.read_rest()
     assert answer.complete

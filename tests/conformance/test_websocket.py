@@ -232,9 +232,9 @@ async def test_an_upstream_that_never_answers_a_close_is_not_kept(
 
 async def test_idle_counts_both_directions_together(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(switching(until_the_end))
-    proxy = await stack([route(upstream.url, timeouts={"idle": "500ms"})])
+    proxy = await stack([route(upstream.url, timeouts={"idle": "1s"})])
     client = await tunnel(proxy, dial)
-    for _ in range(8):
+    for _ in range(12):
         await client.send(HELLO)
         await asyncio.sleep(0.1)
     assert proxy.app.ledger.live
@@ -369,6 +369,29 @@ async def test_a_time_out_is_announced_between_frames_only(stack: StartStack, se
     assert (await proxy.end_of()).end == "timeout"
 
 
+async def close_frame(conn: Conn) -> None:
+    await conn.send(UPSTREAM_CLOSE)
+    await conn.read_all()
+
+
+@pytest.mark.quirk("httpx", "h2", reason="the same sockets, and ten seconds")
+async def test_a_close_that_is_never_answered_is_not_waited_for_any_longer_than_by_clients(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve([switching(until_the_end), switching(close_frame)])
+    proxy = await stack([route(upstream.url, timeouts={"idle": "off"}, websocket={"ping": "2s"})])
+    closing = await tunnel(proxy, dial)
+    await closing.send(CLIENT_CLOSE)
+    silent = await tunnel(proxy, dial)
+    assert await silent.read_exactly(len(UPSTREAM_CLOSE)) == UPSTREAM_CLOSE
+    for client in (closing, silent):
+        assert (await client.wait_ended()).how == "eof"
+        assert client.buffer == b""  # nor was anybody pinged who has said goodbye, or has heard it
+    for number in range(2):
+        assert (await proxy.end_of(number)).end == "client_disconnect"
+
+
+@pytest.mark.quirk("httpx", "h2", reason="the same sockets, and five seconds")
 async def test_a_client_that_never_answers_a_close_is_not_kept(stack: StartStack, serve: Serve, dial: Connect) -> None:
     async def talk(conn: Conn) -> None:
         await conn.send(UPSTREAM_CLOSE)

@@ -20,7 +20,7 @@ from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
-from tests.doubles.upstream import Conn, Upstream
+from tests.doubles.upstream import Conn, Upstream, response
 from tests.doubles.websocket import HANDSHAKE, HELLO, KEY, SWITCH, UPSTREAM_CLOSE, WORLD, big_frame
 
 tunnels = pytest.mark.quirk("stock", "hypercorn", reason="only our own server offers the connection's bytes")
@@ -154,6 +154,35 @@ async def test_a_handshake_in_single_bytes_loses_nothing_behind_it(
     conn = await upstream.connection()
     assert await conn.read_exactly(len(HELLO) * 20) == HELLO * 20
     conn.go.set()
+
+
+@tunnels
+async def test_a_handshake_and_its_frames_wait_behind_the_request_before_them(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    async def script(conn: Conn) -> None:
+        while (await conn.read_request())[0].target != b"/chat":
+            await conn.stall()
+            await conn.send(response(b"first"))
+        await conn.send(SWITCH % b"" + WORLD)
+        assert await conn.read_exactly(len(HELLO) * 2) == HELLO * 2
+        await conn.upstream.go.wait()
+
+    upstream = await serve(script)
+    proxy = await stack(upstream.url)
+    client = await dial(proxy.url)
+    await client.send(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody" + HANDSHAKE % b"" + HELLO)
+    await client.send(HELLO)
+    conn = await upstream.connection()
+    await upstream.request()
+    assert len(upstream.connections) == 1
+    conn.go.set()
+    assert (await client.read_response()).body == b"first"
+    assert (await client.read_raw_head()).status == 101
+    assert await client.read_exactly(len(WORLD)) == WORLD
+    exchange = next(iter(proxy.app.ledger.live.values()))
+    await until(lambda: exchange.request_bytes == 2 * len(HELLO), "both frames to pass")
+    upstream.go.set()
 
 
 @tunnels

@@ -130,7 +130,7 @@ async def running_stack(
     leaks.gauge("live exchanges", lambda: list(app.ledger.live))
     leaks.gauge("streams", lambda: sum(e.streams for u in app.deployment.upstreams.values() for e in u.endpoints))
     listener = bind(Address(host="127.0.0.1", port=0))
-    settings = engine_settings(config, app.rejected)._replace(drain_timeout=1.0, http2=http2_factory(config, app))
+    settings = engine_settings(config, app.rejected)._replace(http2=http2_factory(config, app))
     engine = SERVERS[server_kind](app, [listener], settings)
     url = url_of(listener, "h2c" if server_kind == "http2" else "http")
     await engine.start()

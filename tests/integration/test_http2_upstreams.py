@@ -26,8 +26,8 @@ async def start(request: pytest.FixtureRequest, leaks: LeakCheck) -> AsyncIterat
     """`proxy = await start(upstream.url)`, with HTTP/2 to that upstream."""
     async with AsyncExitStack() as exits:
 
-        async def begin(*urls: str, **keys: Any) -> RunningStack:
-            upstream = {"endpoints": list(urls), "http2": "on", "client": "auto"}
+        async def begin(*urls: str, outlier: dict[str, Any] | None = None, **keys: Any) -> RunningStack:
+            upstream = {"endpoints": list(urls), "http2": "on", "client": "auto", "outlier": outlier or {}}
             stack = running_stack(
                 [{"path": "/*", "upstream": "two", **keys}],
                 client_kind="auto", server_kind=request.param, leaks=leaks, upstreams={"two": upstream},
@@ -98,6 +98,32 @@ async def test_an_unfinished_response_does_not_look_finished(start: Start, serve
     assert (await client.read_head()).status == 200
     assert not (await client.read_rest()).complete
     assert (await proxy.end_of()).end == "upstream_truncated"
+
+
+async def test_a_stream_that_we_cancel_is_no_fault_of_the_upstream(start: Start, serve: Serve, dial: Connect) -> None:
+    asked: list[int] = []
+    cancelled: list[int] = []
+
+    async def script(up: Frames) -> None:
+        while True:
+            stream, _ = await up.request()
+            asked.append(stream)
+            if len(cancelled) % 2:
+                await up.send(up.head(stream, _EVENTS))
+            cancelled.append((await up.next(RstStreamFrame, stream)).error_code)
+
+    upstreams = [await serve(speaking(script)) for _ in range(2)]
+    proxy = await start(*(upstream.url for upstream in upstreams), outlier={"consecutive_failures": 1})
+    for number in range(6):  # before the head, and behind it
+        client = await dial(proxy.url)
+        await client.request("/")
+        await until(lambda number=number: len(asked) == number + 1, "the request to arrive")  # type: ignore[misc]
+        await client.aclose()
+        await until(lambda number=number: len(cancelled) == number + 1, "the stream to be cancelled")  # type: ignore[misc]
+    assert set(cancelled) == {8}
+    assert [end.end for end in proxy.ended] == ["client_disconnect"] * 6
+    endpoints = proxy.app.deployment.upstreams["two"].endpoints
+    assert [endpoint.up for endpoint in endpoints] == [True, True]
 
 
 async def test_an_upstream_that_asks_for_calm_is_not_ejected(start: Start, serve: Serve, dial: Connect) -> None:

@@ -34,7 +34,7 @@ async def for_ever(conn: Conn) -> None:
     await conn.stall()
 
 
-async def until(page: Browser, condition: str) -> None:
+async def shows(page: Browser, condition: str) -> None:
     async with guarded(f"{condition} on the page"):
         assert await page.evaluate(UNTIL.replace("CONDITION", condition))
 
@@ -59,7 +59,7 @@ async def test_the_page_shows_a_stream_and_stops_it_when_that_is_confirmed(
     await client.read_body_until(b"\n\n")
 
     await chromium.open(f"{proxy.admin}/")
-    await until(chromium, "document.querySelector('#stream-table tbody tr')")
+    await shows(chromium, "document.querySelector('#stream-table tbody tr')")
     (row,) = await rows(chromium, "stream-table")
     assert (row[0], row[3], row[4], row[8]) == ("chat", "127.0.0.1", "body", "1")
     assert row[1] == f"GET /events?token=***|the/one → {upstream.url}"
@@ -74,12 +74,12 @@ async def test_the_page_shows_a_stream_and_stops_it_when_that_is_confirmed(
     assert await chromium.evaluate("document.querySelector('dialog').open") is False
     assert len(await proxy.streams()) == 1
     await chromium.press(ENTER, TAB, ENTER)
-    await until(chromium, "document.querySelector('#said').textContent.includes('was stopped')")
+    await shows(chromium, "document.querySelector('#said').textContent.includes('was stopped')")
     assert not (await client.read_rest()).complete
-    await until(chromium, "document.querySelector('#ended-table tbody tr')")
+    await shows(chromium, "document.querySelector('#ended-table tbody tr')")
     (ended,) = await rows(chromium, "ended-table")
     assert ended[4] == "cancelled|connection terminated, in phase body"
-    await until(chromium, "!document.querySelector('#stream-table tbody tr')")
+    await shows(chromium, "!document.querySelector('#stream-table tbody tr')")
     assert await chromium.console() == []
 
 
@@ -94,23 +94,23 @@ async def test_the_focus_stays_in_the_table_when_the_stream_that_had_it_ends(
         await client.read_head()
     await chromium.open(f"{proxy.admin}/")
     buttons = "Array.from(document.querySelectorAll('#stream-table td button'))"
-    await until(chromium, f"{buttons}.length === 3")
+    await shows(chromium, f"{buttons}.length === 3")
     await chromium.evaluate(f"({buttons}[1].focus(), true)")
 
     upstream.connections[1].go.set()
-    await until(chromium, f"{buttons}.length === 2")
+    await shows(chromium, f"{buttons}.length === 2")
     assert await chromium.evaluate("document.activeElement.ariaLabel.endsWith('id-2')")
     upstream.connections[2].go.set()
-    await until(chromium, f"{buttons}.length === 1")
+    await shows(chromium, f"{buttons}.length === 1")
     assert await chromium.evaluate("document.activeElement.ariaLabel.endsWith('id-0')")
 
     await chromium.press(ENTER)  # the question is open while its stream ends
     upstream.connections[0].go.set()
-    await until(chromium, f"{buttons}.length === 0")
+    await shows(chromium, f"{buttons}.length === 0")
     tell = "() => { document.body.dataset.focus = document.activeElement.className; }"
     await chromium.evaluate(f"(document.querySelector('dialog').addEventListener('close', {tell}), true)")
     await chromium.press(ESCAPE)
-    await until(chromium, "document.body.dataset.focus === 'scroll'")
+    await shows(chromium, "document.body.dataset.focus === 'scroll'")
 
 
 async def test_a_stream_of_a_model_shows_what_it_has_said_so_far(
@@ -133,13 +133,13 @@ async def test_a_stream_of_a_model_shows_what_it_has_said_so_far(
     await client.request("/v1/chat/completions")
     await client.read_head()
     await chromium.open(f"{proxy.admin}/")
-    await until(chromium, "document.querySelector('#stream-table tbody tr')")
+    await shows(chromium, "document.querySelector('#stream-table tbody tr')")
     (row,) = await rows(chromium, "stream-table")
     assert row[2].startswith("qwen-3|first event ")
     assert ", 1,200 in, 7 out, " in row[2]
     assert row[2].endswith(" tokens/s")
     client.reset()
-    await until(chromium, "document.querySelector('#ended-table tbody tr')")
+    await shows(chromium, "document.querySelector('#ended-table tbody tr')")
     (ended,) = await rows(chromium, "ended-table")
     assert ended[2].startswith("qwen-3|first event ")
 
@@ -153,7 +153,7 @@ async def test_what_a_client_sends_stays_text_on_the_page(
     await client.request(EVIL, headers=[("X-Request-Id", "<b>bold</b>")])
     await client.read_head()
     await chromium.open(f"{proxy.admin}/")
-    await until(chromium, "document.querySelector('#stream-table tbody tr')")
+    await shows(chromium, "document.querySelector('#stream-table tbody tr')")
     (row,) = await rows(chromium, "stream-table")
     assert row[1].startswith(f"GET {EVIL}|<b>bold</b> → ")
     assert await chromium.evaluate("document.querySelectorAll('img, b, main script').length") == 0
@@ -181,7 +181,7 @@ async def test_streams_are_sorted_and_filtered_by_the_proxy(
         await client.request(path)
         await client.read_head()
     await chromium.open(f"{proxy.admin}/")
-    await until(chromium, "document.querySelectorAll('#stream-table tbody tr').length === 3")
+    await shows(chromium, "document.querySelectorAll('#stream-table tbody tr').length === 3")
     assert [row[1].partition("|")[0] for row in await rows(chromium, "stream-table")] == [
         "GET /one/old",
         "GET /two/middle",
@@ -190,11 +190,11 @@ async def test_streams_are_sorted_and_filtered_by_the_proxy(
     header = "document.querySelector('[data-sort=age]')"
     assert await chromium.evaluate(f"{header}.closest('th').ariaSort") == "descending"
     await chromium.evaluate(f"({header}.click(), true)")
-    await until(chromium, "document.querySelector('#stream-table td').textContent.includes('/one/new')")
+    await shows(chromium, "document.querySelector('#stream-table td').textContent.includes('/one/new')")
     assert await chromium.evaluate(f"{header}.closest('th').ariaSort") == "ascending"
     choose = "(s => { s.value = 'two'; s.dispatchEvent(new Event('change')); return true; })(document.querySelector('#route'))"  # noqa: E501
     await chromium.evaluate(choose)
-    await until(chromium, "document.querySelectorAll('#stream-table tbody tr').length === 1")
+    await shows(chromium, "document.querySelectorAll('#stream-table tbody tr').length === 1")
     ((route, *_),) = await rows(chromium, "stream-table")
     assert route == "two"
 
@@ -215,7 +215,7 @@ async def test_the_page_follows_the_colours_and_the_width_of_its_reader(
         "Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=1, mobile=False
     )
     await chromium.open(f"{proxy.admin}/")
-    await until(chromium, "document.querySelector('#stream-table tbody tr')")
+    await shows(chromium, "document.querySelector('#stream-table tbody tr')")
     colour = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
     assert (sum(await chromium.evaluate(colour)) < 3 * 128) == dark
     assert await chromium.evaluate("document.documentElement.scrollWidth <= innerWidth") is True
@@ -227,7 +227,7 @@ async def test_the_page_finds_its_way_under_a_prefix(run_proxy: RunProxy, chromi
     upstream = await serve(for_ever)
     proxy = await run_proxy(configuration(upstream.url, admin={"mount": "/-"}))
     await chromium.open(f"{proxy.url}/-/")
-    await until(chromium, "document.querySelector('#state').dataset.is === 'ready'")
+    await shows(chromium, "document.querySelector('#state').dataset.is === 'ready'")
     assert await chromium.console() == []
 
 
@@ -240,14 +240,14 @@ async def test_a_drain_can_be_watched_to_its_end_and_viewers_do_not_delay_it(
     await client.request("/events")
     await client.read_head()
     await chromium.open(f"{proxy.admin}/")
-    await until(chromium, "document.querySelector('#state').dataset.is === 'ready'")
+    await shows(chromium, "document.querySelector('#state').dataset.is === 'ready'")
     proxy.process.signal(signal.SIGTERM)
-    await until(chromium, "document.querySelector('#state-text').textContent === 'not ready: draining'")
+    await shows(chromium, "document.querySelector('#state-text').textContent === 'not ready: draining'")
     assert (await fetch(f"{proxy.admin}/readyz")).status == 503
     await client.aclose()
     assert await proxy.process.exited() == 0
     assert "Cancel" not in proxy.process.output  # uvicorn's word for requests that it had to break off
-    await until(chromium, "document.querySelector('#state').dataset.is === 'lost'")
+    await shows(chromium, "document.querySelector('#state').dataset.is === 'lost'")
 
 
 async def test_a_page_whose_name_was_rebound_to_the_listener_learns_and_changes_nothing(
@@ -284,19 +284,19 @@ async def test_the_page_asks_for_the_token_and_keeps_it_for_the_tab(
     type_in = "(t => { document.querySelector('#unlock-token').value = t; document.querySelector('#unlock button').click(); return true; })"  # noqa: E501
 
     await chromium.open(f"{proxy.admin}/")
-    await until(chromium, "document.querySelector('#unlock').open")
+    await shows(chromium, "document.querySelector('#unlock').open")
     assert await chromium.evaluate("document.querySelector('#state').dataset.is") == "locked"
     await chromium.evaluate(f"{type_in}('wrong')")
-    await until(chromium, "document.querySelector('#unlock-why').textContent.startsWith('That is not')")
-    await until(chromium, "document.querySelector('#unlock').open")
+    await shows(chromium, "document.querySelector('#unlock-why').textContent.startsWith('That is not')")
+    await shows(chromium, "document.querySelector('#unlock').open")
     assert await rows(chromium, "stream-table") == []
     await chromium.evaluate(f"{type_in}('s3cret')")
-    await until(chromium, "document.querySelector('#stream-table tbody tr')")
+    await shows(chromium, "document.querySelector('#stream-table tbody tr')")
 
     await chromium.open(f"{proxy.admin}/")  # the same tab
-    await until(chromium, "document.querySelector('#stream-table tbody tr')")
+    await shows(chromium, "document.querySelector('#stream-table tbody tr')")
     await chromium.evaluate("(document.querySelector('#stream-table td button').focus(), true)")
     await chromium.press(ENTER, TAB, ENTER)
-    await until(chromium, "document.querySelector('#said').textContent.includes('was stopped')")
+    await shows(chromium, "document.querySelector('#said').textContent.includes('was stopped')")
     assert not (await client.read_rest()).complete
     assert await chromium.evaluate("location.href") == f"{proxy.admin}/"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.browser import Browser
 from tests.integration.process import Process
-from tests.integration.test_page import rows, until
+from tests.integration.test_page import rows, shows
 
 STATE = "document.querySelector('#tried-state').textContent"
 TEXT = "document.querySelector('#tried-text').textContent"
@@ -34,19 +34,19 @@ async def press(page: Browser, label: str) -> None:
 
 async def test_a_stream_is_shown_as_it_comes_until_it_is_left(page: Browser) -> None:
     await press(page, "Late first token")
-    await until(page, f"{TEXT}.includes(': keepalive')")
+    await shows(page, f"{TEXT}.includes(': keepalive')")
     await press(page, "Clock")
-    await until(page, f"{TEXT}.includes('id: 2\\n')")
+    await shows(page, f"{TEXT}.includes('id: 2\\n')")
     assert ": keepalive" not in await page.evaluate(TEXT)
     assert await page.evaluate(STATE) == "GET /events · 200 · text/event-stream; charset=utf-8 · streaming"
-    await until(page, "document.querySelectorAll('#stream-table tbody tr').length === 1")
+    await shows(page, "document.querySelectorAll('#stream-table tbody tr').length === 1")
     ((route, *_),) = await rows(page, "stream-table")
     assert route == "events"
 
     await page.evaluate("(document.querySelector('#tried-stop').click(), true)")
-    await until(page, f"{STATE}.endsWith('left')")
+    await shows(page, f"{STATE}.endsWith('left')")
     assert await page.evaluate("document.querySelector('#tried-stop').hidden") is True
-    await until(page, "document.querySelectorAll('#ended-table tbody tr').length === 2")
+    await shows(page, "document.querySelectorAll('#ended-table tbody tr').length === 2")
     ended = {row[0]: row[4].partition("|")[0] for row in await rows(page, "ended-table")}
     assert ended == {"slow": "client disconnect", "events": "client disconnect"}
     assert await page.console() == []
@@ -61,10 +61,10 @@ async def test_every_end_can_be_told_from_the_others(page: Browser) -> None:
         "Mute engine": ("complete", '"status": 504'),
         "Failing model": ("complete", 'data: {"error":{'),
         "Broken stream": ("broken off", 'data: {"token":'),
-        "Broken, and told": ("broken off", "event: error"),
+        "Broken, with an event": ("broken off", "event: error"),
     }
     for label, (end, text) in ends.items():
         await press(page, label)
-        await until(page, f"{STATE}.endsWith('· {end}')")
+        await shows(page, f"{STATE}.endsWith('· {end}')")
         assert text in await page.evaluate(TEXT), label
     assert await page.evaluate(STATE) == "GET /told/broken · 200 · text/event-stream; charset=utf-8 · broken off"

@@ -47,6 +47,10 @@ def events(first: int, last: int) -> bytes:
 async def finite(conn: Conn) -> None:
     """So many events, a quarter of them at once, and each other quarter when the test says so."""
     await conn.read_request()
+    await in_quarters(conn)
+
+
+async def in_quarters(conn: Conn) -> None:
     await conn.send(stream_head())
     for quarter in range(4):
         for number in range(quarter * EVENTS // 4, (quarter + 1) * EVENTS // 4):
@@ -72,9 +76,9 @@ class Reader:
         self.stream = ""
         self.got = b""
 
-    async def begin(self, url: str) -> None:
+    async def begin(self, url: str, target: str = "/") -> None:
         self._client = client = await self._dial(url)
-        await client.request("/")
+        await client.request(target)
         begin = (await client.read_head()).get("x-stream-cursor")
         assert begin is not None
         self.stream = begin[:-2].decode()
@@ -207,11 +211,14 @@ async def test_a_reload_and_a_takeover_cut_no_stream_and_keep_every_cursor(
     assert len(upstream.requests) == STREAMS
 
 
-async def test_a_client_that_comes_back_50_times_a_second_gets_each_event_once(
+async def test_a_client_that_comes_back_50_times_a_second_gets_each_event_once_beside_200_streams(
     serve: Serve, dial: Connect, redis: RedisServer, tmp_path: Path
 ) -> None:
     async def ticking(conn: Conn) -> None:
-        await conn.read_request()
+        head, _ = await conn.read_request()
+        if b"/ticking" not in head.start:
+            await in_quarters(conn)
+            return
         await conn.send(stream_head())
         for number in range(1, 101):
             await conn.send_chunk(events(number, number))
@@ -225,8 +232,9 @@ async def test_a_client_that_comes_back_50_times_a_second_gets_each_event_once(
         for name in ("here", "there"):
             (tmp_path / name).mkdir()
             urls.append((await stack.enter_async_context(running(config, tmp_path / name))).url)
+        readers = await begin_all(dial, urls[0], upstream)
         restless, here, there = Reader(dial), Reader(dial), Reader(dial)
-        await restless.begin(urls[0])
+        await restless.begin(urls[0], "/ticking")
         here.stream = there.stream = restless.stream
         await here.come_back(urls[0])  # two clients with one cursor, each gets everything
         await there.come_back(urls[1])
@@ -235,6 +243,10 @@ async def test_a_client_that_comes_back_50_times_a_second_gets_each_event_once(
             await restless.one_more()
             restless.cut()
             await restless.come_back(urls[number % 2])
+            if number in (10, 20, 30):
+                next_quarter(upstream)
         for reader in (restless, here, there):
             assert await reader.finish() == events(1, 100)
-    assert len(upstream.requests) == 1
+        for reader in readers:
+            assert await reader.finish() == events(1, EVENTS)
+    assert len(upstream.requests) == STREAMS + 1

@@ -66,7 +66,7 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
-    async def until(self, text: str) -> None:
+    async def shows(self, text: str) -> None:
         """Wait until the program has written this since the last call, colours and moves aside."""
         start = len(self.output)
         async with guarded(f"{text!r} on the terminal"):
@@ -110,16 +110,16 @@ async def test_x_and_y_stop_the_selected_stream_and_q_leaves_the_terminal_as_it_
         await clients[-1].request(f"/{name}", headers=[("X-Request-Id", name)])
         await clients[-1].read_head()
     async with terminal("--admin", proxy.admin, "--interval", "250ms") as screen:
-        await screen.until("GET /second")
+        await screen.shows("GET /second")
         screen.press("\x1b[Bx")  # down
-        await screen.until("y stops second")
+        await screen.shows("y stops second")
         screen.press("n")
-        await screen.until("q quit")
+        await screen.shows("q quit")
         assert len(await proxy.streams()) == 2
         screen.press("xy")
-        await screen.until("second was stopped")
+        await screen.shows("second was stopped")
         assert not (await clients[1].read_rest()).complete
-        await screen.until("1 of 1 streams")
+        await screen.shows("1 of 1 streams")
         assert [stream["id"] for stream in await proxy.streams()] == ["first"]
         assert screen.mode() != screen.before
         screen.press("q")
@@ -135,7 +135,7 @@ async def test_however_it_is_ended_the_terminal_is_restored(
 ) -> None:
     proxy = await a_proxy(run_proxy, serve)
     async with terminal("--admin", proxy.admin) as screen:
-        await screen.until("0 of 0 streams")
+        await screen.shows("0 of 0 streams")
         if way == "ctrl-c":
             screen.press("\x03")
         else:
@@ -149,9 +149,9 @@ async def test_however_it_is_ended_the_terminal_is_restored(
 async def test_a_proxy_that_goes_away_is_said_to_be_lost(run_proxy: RunProxy, serve: Serve) -> None:
     proxy = await a_proxy(run_proxy, serve)
     async with terminal("--admin", proxy.admin) as screen:
-        await screen.until("0 of 0 streams")
+        await screen.shows("0 of 0 streams")
         assert await proxy.process.stop() == 0
-        await screen.until("connection lost")
+        await screen.shows("connection lost")
         screen.press("q")
         assert await screen.exited() == 0
 

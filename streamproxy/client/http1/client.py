@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
-from streamproxy.client.base import ChunkSource, Sink
+from streamproxy.client.base import Sink
 from streamproxy.client.connect import Connector
 from streamproxy.client.connection import ClientConnection
 from streamproxy.client.http1.body import BodySender
@@ -16,6 +16,7 @@ from streamproxy.client.http1.connection import Connection
 from streamproxy.client.http1.request import BodyFraming, body_framing, refuse_body_fields, target_of
 from streamproxy.client.http1.response import ResponseParser
 from streamproxy.client.pool import Pool
+from streamproxy.client.stream import ResponseStream, timeout_of
 from streamproxy.errors import ConnectionTerminated
 from streamproxy.exchange.body import BodyReader
 from streamproxy.exchange.stream import ByteStream
@@ -139,7 +140,7 @@ def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> 
     return request_head(method, target, headers, chunked=False) + content
 
 
-class Stream(ChunkSource):
+class Stream(ResponseStream):
     """A request with its response: an asynchronous context manager that returns itself.
 
     Once it is entered, the response has ``status_code``, ``reason``, ``http_version`` and ``headers``. ``complete`` is
@@ -160,18 +161,7 @@ class Stream(ChunkSource):
         "_method",
         "_pool",
         "_sender",
-        "complete",
-        "http_version",
-        "raw",
-        "reason",
-        "status_code",
     )
-
-    status_code: int
-    reason: bytes
-    http_version: str
-    raw: Headers
-    complete: bool
 
     def __init__(
         self,
@@ -239,39 +229,6 @@ class Stream(ChunkSource):
 
     # The response.
 
-    @property
-    def headers(self) -> Self:
-        """An object whose ``raw`` contains the fields, in the order of the wire, with lower-case names."""
-        return self
-
-    @property
-    def source(self) -> ChunkSource:
-        """The body, read without a coroutine for each chunk."""
-        return self
-
-    def aiter_raw(self) -> Self:
-        """Yields the body as it arrives, one chunk for each read if the reader keeps up.
-
-        Raises ResponseIncomplete if it is incomplete, and any exception of the request's ``content``. A cancelled wait
-        loses nothing. A second iterator continues where the first one stopped.
-        """
-        return self
-
-    def __aiter__(self) -> Self:
-        return self
-
-    # A coroutine, because an asynchronous generator costs the same and must be closed.
-    async def __anext__(self) -> bytes:
-        while True:
-            chunk = self.ready()
-            if chunk is not None:
-                return chunk
-            if self.ended:
-                raise StopAsyncIteration
-            await self.change()
-
-    # The same as a `ChunkSource`, without a coroutine for each chunk and an exception at the end.
-
     def ready(self) -> bytes | None:
         """Returns the next chunk, or None if none is available. Raises as the iterator."""
         connection = self._connection
@@ -302,6 +259,11 @@ class Stream(ChunkSource):
         """Passes chunks to ``sink`` from now on, in the callback of the read; None stops it."""
         return self._connection is not None and self._connection.pipe(sink)
 
+    def release(self) -> bool:
+        """Leave the context manager at once, after the response's end in good order."""
+        self._finish(True)
+        return True
+
     def detach(self) -> ByteStream:
         """Returns the connection as a stream of bytes, after 101 (Switching Protocols); may be called once.
 
@@ -319,7 +281,7 @@ class Stream(ChunkSource):
         pool = self._pool
         if pool.reserve():
             return None
-        connection = cast("Connection | None", await pool.wait(_timeout(self._extensions, "pool")))
+        connection = cast("Connection | None", await pool.wait(timeout_of(self._extensions, "pool")))
         if connection is not None and (connection.closed or connection.peer_spoke()):
             connection.abort()
             return None  # it was lost meanwhile; its place belongs to this stream
@@ -330,7 +292,7 @@ class Stream(ChunkSource):
         if progress is not None:
             progress("connect")
         try:
-            connection = await self._connector.connect(_timeout(self._extensions, "connect"))
+            connection = await self._connector.connect(timeout_of(self._extensions, "connect"))
         except BaseException:
             self._pool.not_opened()
             raise
@@ -390,8 +352,3 @@ class Stream(ChunkSource):
                 return
             connection.abort()
         self._pool.free()
-
-
-def _timeout(extensions: Mapping[str, Any], name: str) -> float | None:
-    timeouts = extensions.get("timeout")
-    return timeouts.get(name) if timeouts else None

@@ -26,26 +26,23 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from typing import Final, cast
+from typing import Final
 
 from streamproxy.client.base import Sink
-from streamproxy.client.connection import ClientConnection, Owner
+from streamproxy.client.connection import Owner
 from streamproxy.client.http1.response import ResponseParser
+from streamproxy.client.http1.sending import SendingConnection, settle
 from streamproxy.client.http1.tunnel import Tunnel
-from streamproxy.client.reads import MOST, bound_reads
+from streamproxy.client.reads import MOST, bound_reads, rescued
 from streamproxy.client.secure import TlsTransport
 from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, TlsFailed
-from streamproxy.wire.gather import GATHERS
 
 # Waiting chunks smaller than this are joined: passing on one more chunk costs ten times as much as copying it.
 _JOIN_BELOW: Final = 8192
-# The maximum that is read from a socket after its peer has reset it.
-_RESCUE_READ: Final = 65536
-_RESCUE_READS: Final = 4
 _NONE: Final[deque[bytes]] = deque(maxlen=0)  # no chunks
 
 
-class Connection(ClientConnection):
+class Connection(SendingConnection):
     """A connection, for one exchange at a time.
 
     ``buffer`` is the maximum bytes to hold for a slow reader, unless the request has its own limit. ``sock`` is the
@@ -61,15 +58,12 @@ class Connection(ClientConnection):
         "_buffer",
         "_continued",
         "_default_buffer",
-        "_drained",
         "_held",
         "_owner",
         "_paused",
         "_sink",
-        "_transport",
         "_tunnel",
         "_waiter",
-        "_write_paused",
         "chunks",
         "fault",
         "response",
@@ -77,14 +71,12 @@ class Connection(ClientConnection):
     )
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, sock: socket.socket, buffer: int) -> None:
-        super().__init__(loop, sock, 1)
+        super().__init__(loop, sock)
         # Of the connection.
         self._owner = owner
         self._default_buffer = buffer
-        self._transport: asyncio.Transport | TlsTransport = cast(asyncio.Transport, None)  # until connection_made
         self._paused = False
         self._bounded = False  # its reads
-        self._write_paused = False
         self.lifetime = 0.0
         self.response = ResponseParser()
         # Of the exchange.
@@ -94,7 +86,6 @@ class Connection(ClientConnection):
         self._sink: Sink | None = None
         self._tunnel: Tunnel | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
         self._continued: asyncio.Future[None] | None = None
         self.chunks: deque[bytes] = deque()
         self.sent = True
@@ -146,31 +137,11 @@ class Connection(ClientConnection):
             chunks.clear()
         return chunk
 
-    def write(self, data: bytes) -> None:
-        """Writes bytes to the transport. Does nothing on a closed connection."""
-        if not self.closed:
-            self._transport.write(data)
-
-    def writelines(self, parts: list[bytes]) -> None:
-        """Writes several strings of bytes to the transport. Does nothing on a closed connection."""
-        if self.closed:
-            return
-        if GATHERS:
-            self._transport.writelines(parts)
-        else:
-            self._transport.write(b"".join(parts))
-
-    async def drained(self) -> None:
-        """Waits until the transport accepts more."""
-        while self._write_paused and not self.closed:
-            self._drained = self._loop.create_future()
-            await self._drained
-
     async def continued(self, seconds: float) -> None:
         """Waits for 100 (Continue), the final head or the end of the connection, for at most so many seconds."""
         if self.response.headers is None and not self.response.continued and not self.closed:
             self._continued = future = self._loop.create_future()
-            timer = self._loop.call_later(seconds, _settle, future)
+            timer = self._loop.call_later(seconds, settle, future)
             try:
                 await future
             finally:
@@ -235,9 +206,6 @@ class Connection(ClientConnection):
 
     # asyncio.Protocol
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport | TlsTransport, transport)
-
     def data_received(self, data: bytes) -> None:
         if not self._active:
             self._unasked(data)
@@ -296,8 +264,8 @@ class Connection(ClientConnection):
             self._lost((transport.fault or exc) if isinstance(transport, TlsTransport) else exc)
         self.closed = True
         self._wake()
-        _settle(self._drained)
-        _settle(self._continued)
+        settle(self._drained)
+        settle(self._continued)
         self.response.forget()
         self._owner.lost(self)
         self._owner.closed(self)
@@ -311,7 +279,7 @@ class Connection(ClientConnection):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        _settle(self._drained)
+        settle(self._drained)
         if self._tunnel is not None:
             self._tunnel.resume_writing()
 
@@ -321,7 +289,7 @@ class Connection(ClientConnection):
         """Handles the state of the response after a read that was not only a chunk."""
         response = self.response
         if self._continued is not None and (response.continued or response.headers is not None):
-            _settle(self._continued)
+            settle(self._continued)
         if response.fault is not None:
             self._fail_with(response.fault)
         elif response.done:
@@ -400,14 +368,10 @@ class Connection(ClientConnection):
         """
         transport = self._transport
         receive = transport.data_received if isinstance(transport, TlsTransport) else self.data_received
-        for _ in range(_RESCUE_READS):
-            try:
-                data = self._sock.recv(_RESCUE_READ, socket.MSG_DONTWAIT)
-            except OSError:
-                return
-            if not data or not self._active:
-                return
+        for data in rescued(self._sock):
             receive(data)
+            if not self._active:
+                return
 
     def _fail_with(self, fault: BaseException) -> None:
         self.fault = fault
@@ -425,9 +389,4 @@ class Connection(ClientConnection):
     def _wake(self) -> None:
         self._sink = None
         waiter, self._waiter = self._waiter, None
-        _settle(waiter)
-
-
-def _settle(future: asyncio.Future[None] | None) -> None:
-    if future is not None and not future.done():
-        future.set_result(None)
+        settle(waiter)

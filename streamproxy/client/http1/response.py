@@ -154,7 +154,10 @@ class ResponseParser:
             self._decoder.trailers = []
         if self._stale:
             self._renew()
-        self._begin_head()
+        self._begun = False
+        self._line = self._tail = b""
+        self._fields = []
+        self._framing_fields = []
 
     def feed(self, data: bytes) -> bytes:
         """Parses the next bytes of the response. Returns the parts of the body among them."""

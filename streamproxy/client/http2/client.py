@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Final
 
-from streamproxy.client.base import ChunkSource, Response, Sink
+from streamproxy.client.base import Response, Sink
 from streamproxy.client.connect import Connector
 from streamproxy.client.connection import ClientConnection
 from streamproxy.client.http1.client import NativeClient, Stream, prepare
@@ -23,6 +23,7 @@ from streamproxy.client.http2.connection import Http2Connection
 from streamproxy.client.http2.liveness import ANSWER, SILENCE
 from streamproxy.client.http2.state import ResponseState
 from streamproxy.client.pool import Pool
+from streamproxy.client.stream import ResponseStream, timeout_of
 from streamproxy.errors import ConnectionTerminated
 from streamproxy.exchange.body import BodyReader
 from streamproxy.wire.headers import Headers
@@ -135,7 +136,7 @@ class Http2Client:
         await self.pool.aclose()
 
 
-class Http2Stream(ChunkSource):
+class Http2Stream(ResponseStream):
     """One request with its response: an asynchronous context manager of itself, or of an HTTP/1.1 `Stream`.
 
     Between `__aenter__` and `__aexit__` it owns a place in the pool and the stream on it. Whatever goes wrong, and
@@ -153,16 +154,7 @@ class Http2Stream(ChunkSource):
         "_request",
         "_sender",
         "_state",
-        "complete",
-        "http_version",
-        "raw",
-        "reason",
-        "status_code",
     )
-
-    status_code: int
-    raw: Headers
-    complete: bool
 
     def __init__(
         self, client: Http2Client, request: tuple[str, str, Headers, Content], extensions: Mapping[str, Any]
@@ -232,32 +224,6 @@ class Http2Stream(ChunkSource):
 
     # The response.
 
-    @property
-    def headers(self) -> Http2Stream:
-        """What has the fields as ``raw``: lower-case names, in the order of the wire, duplicates apart."""
-        return self
-
-    @property
-    def source(self) -> ChunkSource:
-        """The body, to be read without a coroutine a chunk."""
-        return self
-
-    def aiter_raw(self) -> Http2Stream:
-        """The body as it comes. Raises ResponseIncomplete when it ends short."""
-        return self
-
-    def __aiter__(self) -> Http2Stream:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while True:
-            chunk = self.ready()
-            if chunk is not None:
-                return chunk
-            if self.ended:
-                raise StopAsyncIteration
-            await self.change()
-
     def ready(self) -> bytes | None:
         """The next chunk, None while there is none. Raises as the iterator."""
         state = self._state
@@ -304,8 +270,7 @@ class Http2Stream(ChunkSource):
         pool = self._client.pool
         connection = pool.take()
         if connection is None and not pool.reserve():
-            timeouts = self._extensions.get("timeout")
-            connection = await pool.wait(timeouts.get("pool") if timeouts else None)
+            connection = await pool.wait(timeout_of(self._extensions, "pool"))
             if connection is not None and (connection.closed or (connection.in_use == 1 and connection.peer_spoke())):
                 connection.in_use -= 1  # lost between two ticks of the loop; its place is ours
                 if not connection.in_use:
@@ -317,11 +282,10 @@ class Http2Stream(ChunkSource):
 
     async def _connect(self, pool: Pool) -> ClientConnection:
         progress = self._extensions.get("progress")
-        timeouts = self._extensions.get("timeout")
         try:
             if progress is not None:
                 progress("connect")
-            connection = await self._client.connector.connect(timeouts.get("connect") if timeouts else None)
+            connection = await self._client.connector.connect(timeout_of(self._extensions, "connect"))
         except BaseException:
             pool.not_opened()
             pool.free()

@@ -1,8 +1,8 @@
 """One HTTP/2 connection to an upstream: the protocol between the loop's transport, the session and the streams.
 
 Theory of operation. Bytes go through `FrameGate`, which bounds floods, into the session, and come out as events, each
-for one stream or for the connection. What the streams want sent is queued in the session and written by `flush`, as
-far as the transport takes it.
+for one stream or for the connection. What is queued in the session is written by `flush`, as far as the transport
+takes it. What exchanges do with their streams is in `streams`.
 
 The connection takes streams (it is not ``closed``) until the upstream says GOAWAY, breaks a rule, or is gone. After a
 GOAWAY the streams that the upstream has taken run to their end; those that it has not are closed as refused. ``broken``
@@ -21,20 +21,17 @@ import socket
 import ssl
 from typing import Any, Final, cast
 
-from streamproxy.client.connection import ClientConnection, Owner
+from streamproxy.client.connection import Owner
 from streamproxy.client.http2.liveness import ANSWER, ASK, DEAD, SILENCE, Liveness
-from streamproxy.client.http2.state import MAX_HEAD, ResponseState
+from streamproxy.client.http2.state import ResponseState
+from streamproxy.client.http2.streams import StreamTable
 from streamproxy.client.secure import TlsTransport
 from streamproxy.errors import BadResponse, ConnectionTerminated, ResponseIncomplete, TlsFailed, UpstreamBusy
-from streamproxy.wire.headers import Headers
-from streamproxy.wire.http2.frames import FrameGate
 from streamproxy.wire.http2.session import (
-    CANCEL,
     ENHANCE_YOUR_CALM,
     INTERNAL_ERROR,
     NO_ERROR,
     PROTOCOL_ERROR,
-    STREAM_WINDOW,
     ConnectionClosed,
     DataReceived,
     GoAwayReceived,
@@ -46,19 +43,15 @@ from streamproxy.wire.http2.session import (
     StreamReset,
     TrailersReceived,
     WindowUpdated,
-    client_session,
 )
 
-_UNANNOUNCED: Final = 100  # streams, before the upstream has said how many
 _MOST_STREAMS: Final = 10_000
-_CONTINUATIONS: Final = 8
 _WRITE: Final = 65_536  # bytes that the session is asked for at once
-_QUEUED: Final = 65_536  # bytes of a request's body that wait in the session
 _LAST_WORD: Final = 1.0  # seconds for what is still to be written when the connection ends
 _PING: Final = b"streampx"
 
 
-class Http2Connection(ClientConnection):
+class Http2Connection(StreamTable):
     """A connection, for many streams at a time.
 
     An `asyncio.Protocol` in all but name: a class with a base in Python can't be compiled. ``silence`` and ``answer``
@@ -66,16 +59,11 @@ class Http2Connection(ClientConnection):
     """
 
     __slots__ = (
-        "_gate",
         "_liveness",
         "_owner",
         "_reset_by_peer",
-        "_session",
-        "_streams",
         "_timer",
         "_transport",
-        "_write_paused",
-        "broken",
     )
 
     def __init__(
@@ -86,102 +74,12 @@ class Http2Connection(ClientConnection):
         silence: float = SILENCE,
         answer: float = ANSWER,
     ) -> None:
-        super().__init__(loop, sock, _UNANNOUNCED)
+        super().__init__(loop, sock)
         self._owner = owner
         self._liveness = Liveness(silence, answer)
         self._transport: asyncio.Transport | TlsTransport = cast(asyncio.Transport, None)  # until connection_made
-        self._session = client_session(STREAM_WINDOW, MAX_HEAD, _CONTINUATIONS)
-        self._gate = FrameGate(MAX_HEAD, _CONTINUATIONS, loop.time(), preface=False)
-        self._streams: dict[int, ResponseState] = {}
         self._reset_by_peer = 0  # the stream that the last RST_STREAM was for
-        self._write_paused = False
         self._timer: asyncio.TimerHandle | None = None
-        self.broken = False
-
-    # For the exchange.
-
-    def open(self, state: ResponseState, fields: Headers, body: bytes | None, buffer: int | None) -> bool:
-        """Send a request; ``body`` is None where one follows by `send`. Returns False if no stream can be opened.
-
-        ``buffer`` is how many bytes of the response may come before they are passed on; never fewer than HTTP/2's
-        smallest usual window, which the upstream may have used before it hears of another.
-        """
-        session = self._session
-        if self.closed or self.broken:
-            return False
-        try:
-            number = session.request(fields, body == b"")
-        except SessionFailed:
-            self._take_no_more()
-            return False
-        if body:
-            session.send(number, body, True)
-        state.number = number
-        self._streams[number] = state
-        self._gate.opened_stream()
-        self.flush()
-        if buffer is not None and buffer > STREAM_WINDOW and not state.closed:
-            session.widen(number, buffer)
-            self.flush()
-        if self._timer is None and not self.broken:
-            self._timer = self._loop.call_later(self._liveness.begin(), self._watch)
-        return True
-
-    def wait(self, state: ResponseState) -> asyncio.Future[None]:
-        """A future of the stream's next change; the reader has passed on all that it took."""
-        self._settle_owed(state)
-        return state.wait(self._loop)
-
-    def passed_on(self, state: ResponseState) -> None:
-        """The reader of a stream has passed on all that it took."""
-        self._settle_owed(state)
-
-    def leave(self, state: ResponseState) -> None:
-        """The exchange is over; a stream that is not is cancelled, which costs no other stream anything."""
-        state.sink = None
-        if self.broken:
-            return
-        if state.number in self._streams:
-            del self._streams[state.number]
-            self._session.reset(state.number, CANCEL)
-        state.closed = True
-        state.wake_sender()
-        if state.owed:
-            self._session.consumed(state.number, state.owed)
-            state.owed = 0
-        self.flush()
-
-    def send(self, state: ResponseState, data: bytes) -> None:
-        """Queue a part of a request's body."""
-        if not state.closed:
-            self._session.send(state.number, data, False)
-            self.flush()
-
-    def end(self, state: ResponseState, trailers: Headers) -> None:
-        """The request's body has ended, with these fields."""
-        if state.closed:
-            return
-        if trailers:
-            self._session.trailers(state.number, trailers)
-        else:
-            self._session.send(state.number, b"", True)
-        self.flush()
-
-    async def room(self, state: ResponseState) -> None:
-        """Wait until the stream takes more of its body, or is closed."""
-        while not state.closed and (self._write_paused or self._session.queued(state.number) > _QUEUED):
-            state.room = self._loop.create_future()
-            await state.room
-
-    async def continued(self, state: ResponseState, seconds: float) -> None:
-        """Wait for 100 (Continue), the final head, the end of the stream, or for so many seconds."""
-        if state.headers is None and not state.continued and not state.closed:
-            state.room = future = self._loop.create_future()
-            timer = self._loop.call_later(seconds, state.wake_sender)
-            try:
-                await future
-            finally:
-                timer.cancel()
 
     # For the pool.
 
@@ -311,11 +209,6 @@ class Http2Connection(ClientConnection):
         fault = BadResponse if broke else ConnectionTerminated
         self._break(fault(note=f"HTTP/2 ended with error code {code:#x}"))
 
-    def _wake_senders(self) -> None:
-        for state in self._streams.values():
-            if state.room is not None:
-                state.wake_sender()
-
     # Writing.
 
     def flush(self) -> None:
@@ -336,15 +229,11 @@ class Http2Connection(ClientConnection):
             elif len(data) < _WRITE:
                 return
 
-    def _settle_owed(self, state: ResponseState) -> None:
-        """Give the upstream back what the reader of a stream has passed on."""
-        owed = state.owed
-        if owed and not self.broken:
-            state.owed = 0
-            self._session.consumed(state.number, owed)
-            self.flush()
-
     # Ends.
+
+    def _watch_over(self) -> None:
+        if self._timer is None and not self.broken:
+            self._timer = self._loop.call_later(self._liveness.begin(), self._watch)
 
     def _watch(self) -> None:
         """The timer: ask for a sign of life, or see that there was none."""

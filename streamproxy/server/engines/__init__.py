@@ -6,10 +6,10 @@ import socket
 
 from starlette.types import ASGIApp
 
-from streamproxy.server.engines.base import FOREVER, Engine, EngineSettings
+from streamproxy.server.engines.base import Engine, EngineSettings
 from streamproxy.server.engines.uvicorn import UvicornEngine
 
-__all__ = ["FOREVER", "Engine", "EngineSettings", "UvicornEngine", "hypercorn_engine"]
+__all__ = ["Engine", "EngineSettings", "UvicornEngine", "hypercorn_engine"]
 
 
 def hypercorn_engine(app: ASGIApp, sockets: list[socket.socket], settings: EngineSettings) -> Engine:

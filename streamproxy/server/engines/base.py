@@ -12,10 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from streamproxy.server.alpn import ProtocolFactory
-from streamproxy.server.http1.protocol import NEWCOMER
+from streamproxy.server.http1.limits import NEWCOMER
 from streamproxy.wire.forwarded import Network
-
-FOREVER = 31_536_000.0  # seconds: a year, because the loops' timers do not accept infinity
 
 
 class EngineSettings(NamedTuple):
@@ -28,7 +26,6 @@ class EngineSettings(NamedTuple):
     max_header_size: int
     head_timeout: float
     keepalive_timeout: float
-    drain_timeout: float
     max_connections: int
     on_rejected: Callable[[int, str], None]
     tls: ssl.SSLContext | None = None

@@ -23,7 +23,7 @@ from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamproxy.server.engines.base import EngineSettings
-from streamproxy.server.http1.protocol import NEWCOMER
+from streamproxy.server.http1.limits import NEWCOMER
 from streamproxy.server.sockets import BACKLOG, close
 from streamproxy.wire.headers import first
 from streamproxy.wire.http1 import AmbiguousHead, origin_form

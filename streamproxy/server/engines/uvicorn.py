@@ -14,7 +14,8 @@ from starlette.types import ASGIApp
 
 from streamproxy.server.alpn import chose_http2
 from streamproxy.server.engines.base import EngineSettings
-from streamproxy.server.http1.protocol import NEWCOMER, Http11Limits, http11_protocol
+from streamproxy.server.http1.limits import NEWCOMER, Http11Limits
+from streamproxy.server.http1.protocol import http11_protocol
 from streamproxy.server.proxy_protocol import Acceptor, read_announcement
 from streamproxy.server.sockets import BACKLOG, close
 from streamproxy.wire.proxy_protocol import Announced, BadProxyHeader

@@ -25,8 +25,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
 
@@ -34,21 +32,17 @@ from uvicorn.server import ServerState
 
 from streamproxy.errors import BadRequest, Rejected, RequestTimeout
 from streamproxy.exchange.stream import ByteStream
-from streamproxy.server.alpn import ProtocolFactory, is_preface
+from streamproxy.server.alpn import ProtocolFactory, hand_over, is_preface
 from streamproxy.server.flow import NEVER, WRITE_LIMIT, Deadline, Flow
 from streamproxy.server.http1.cycle import Http11Cycle
 from streamproxy.server.http1.head import whole_response
+from streamproxy.server.http1.limits import BODY_LIMIT, NEWCOMER, Http11Limits
 from streamproxy.server.http1.scope import connection_scope, request_scope
 from streamproxy.server.http1.upgraded import FLUSH_TIMEOUT, UpgradedConnection
 from streamproxy.server.refusal import refusal
 from streamproxy.wire.chunked import ChunkedDecoder, ChunkError
-from streamproxy.wire.http1 import MAX_FIELDS
 from streamproxy.wire.proxy_protocol import Announced
 from streamproxy.wire.request import RequestHead
-
-BODY_LIMIT: Final = 64 * 1024  # bytes of a request body to hold, or to drain if the application does not want them
-
-NEWCOMER: Final = 0.1  # seconds for a new connection to send its first request while the server shuts down
 
 _P: Final = ord("P")
 _HEAD: Final = 0
@@ -56,22 +50,6 @@ _RESPONSE: Final = 1
 _DRAIN: Final = 2
 _LINGER: Final = 3
 _CLOSED: Final = 4
-
-
-@dataclass(frozen=True)
-class Http11Limits:
-    """The limits of a connection: ``max_header_size`` in bytes, times in seconds.
-
-    ``linger`` is how long a connection that ends early waits for the client to read its last response, and how long an
-    aborted one may take to flush. ``on_rejected`` is called with the status and the reason of each request that is
-    refused before the application sees it.
-    """
-
-    max_header_size: int = 64 * 1024
-    max_fields: int = MAX_FIELDS
-    head_timeout: float = 30.0
-    linger: float = 5.0
-    on_rejected: Callable[[int, str], None] | None = None
 
 
 def http11_protocol(limits: Http11Limits, http2: ProtocolFactory | None = None) -> Any:
@@ -226,10 +204,7 @@ class Http11Protocol:
         elif found:
             assert self._http2 is not None
             protocol = self._http2(config=self._config, server_state=self._state, app_state=self._app_state)
-            protocol.announced = self.announced
-            transport = self.transport
-            transport.set_protocol(protocol)
-            protocol.connection_made(transport)
+            hand_over(self.transport, protocol, self.announced)
             self.connection_lost(None)
             protocol.data_received(data)
         return found is not False
@@ -418,9 +393,8 @@ class Http11Protocol:
         """Called by the cycle: the connection has left HTTP, and no longer belongs to this object."""
         transport, flow = self.transport, self.flow
         stream = UpgradedConnection(transport, self.loop, self._connections)
-        backlog = self._backlog
         flow.read(True)
-        stream.take_over(backlog, flow.high)
+        stream.take_over(self._backlog, flow.high)
         self._state.total_requests += 1
         self.connection_lost(None)
         return stream

@@ -50,11 +50,13 @@ class User(Protocol):
         """Leave, as a program does when its user presses *Stop*."""
 
 
-async def openai_words(url: str, model: str) -> Words:
+async def openai_words(url: str, model: str, most: int) -> Words:
     http = httpx2.AsyncClient(trust_env=False)
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0, http_client=http) as client:
-        stream = await client.chat.completions.create(model=model, messages=HI, stream=True)
+        stream = await client.chat.completions.create(model=model, messages=HI, stream=True, max_tokens=most)
         async for chunk in stream:
+            if not chunk.choices:
+                continue  # it has the usage
             said = chunk.choices[0].delta
             if said.content:
                 yield said.content
@@ -63,10 +65,11 @@ async def openai_words(url: str, model: str) -> Words:
                 yield (call.function.name or "") + (call.function.arguments or "")
 
 
-async def responses_words(url: str, model: str) -> Words:
+async def responses_words(url: str, model: str, most: int) -> Words:
     http = httpx2.AsyncClient(trust_env=False)
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0, http_client=http) as client:
-        async for event in await client.responses.create(model=model, input="hi", stream=True):
+        stream = await client.responses.create(model=model, input="hi", stream=True, max_output_tokens=most)
+        async for event in stream:
             if event.type == "response.output_text.delta":
                 yield event.delta
             if event.type == "response.output_item.done" and event.item.type == "function_call":
@@ -75,10 +78,10 @@ async def responses_words(url: str, model: str) -> Words:
                 yield f"[{event.response.error.message}]"
 
 
-async def anthropic_words(url: str, model: str) -> Words:
+async def anthropic_words(url: str, model: str, most: int) -> Words:
     http = httpx2.AsyncClient(trust_env=False)
     async with anthropic.AsyncAnthropic(base_url=url, api_key="key", max_retries=0, http_client=http) as client:
-        async for event in await client.messages.create(model=model, max_tokens=9, messages=HI, stream=True):
+        async for event in await client.messages.create(model=model, max_tokens=most, messages=HI, stream=True):
             if event.type == "content_block_start" and event.content_block.type == "tool_use":
                 yield event.content_block.name
             if event.type == "content_block_delta" and event.delta.type == "text_delta":
@@ -87,7 +90,7 @@ async def anthropic_words(url: str, model: str) -> Words:
                 yield event.delta.partial_json
 
 
-async def gemini_words(url: str, model: str) -> Words:
+async def gemini_words(url: str, model: str, most: int) -> Words:
     genai = pytest.importorskip("google.genai", exc_type=ImportError)
     options = genai.types.HttpOptions(base_url=url, async_client_args={"trust_env": False})
     client = genai.Client(api_key="key", http_options=options)
@@ -102,7 +105,7 @@ async def gemini_words(url: str, model: str) -> Words:
         client.close()
 
 
-async def ollama_words(url: str, model: str) -> Words:
+async def ollama_words(url: str, model: str, most: int) -> Words:
     sdk = pytest.importorskip("ollama", exc_type=ImportError)
     client = sdk.AsyncClient(host=url, trust_env=False)
     try:
@@ -115,7 +118,7 @@ async def ollama_words(url: str, model: str) -> Words:
         await client._client.aclose()  # it has no public way
 
 
-PYTHON: dict[str, Callable[[str, str], Words]] = {
+PYTHON: dict[str, Callable[[str, str, int], Words]] = {
     "openai": openai_words,
     "responses": responses_words,
     "anthropic": anthropic_words,
@@ -125,11 +128,11 @@ PYTHON: dict[str, Callable[[str, str], Words]] = {
 
 
 class PythonUser:
-    """A task that reads one stream."""
+    """A task that reads one stream; ``most`` tokens are asked for, where an API is asked for a number."""
 
-    def __init__(self, sdk: str, url: str, model: str) -> None:
+    def __init__(self, sdk: str, url: str, model: str, most: int = 9) -> None:
         self._seen = Seen()
-        self._task = asyncio.get_running_loop().create_task(self._run(PYTHON[sdk](url, model)))
+        self._task = asyncio.get_running_loop().create_task(self._run(PYTHON[sdk](url, model, most)))
 
     async def seen(self) -> Seen:
         return self._seen

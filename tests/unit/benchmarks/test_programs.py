@@ -123,6 +123,10 @@ def test_a_load_is_measured_only_with_peers_that_can_carry_it() -> None:
     assert carries("share", PEERS["streamproxy-share"])
     assert not carries("share", PEERS["streamproxy-resume"])
     assert not carries("tiny", PEERS["streamproxy-share"])
+    assert carries("published", PEERS["streamproxy-events"])
+    assert carries("published", PEERS["nchan"])
+    assert not carries("published", PEERS["streamproxy"])
+    assert not carries("tiny", PEERS["nchan"])
 
 
 TINY = Sizes(0.1, 4, 1, 100_000, 4, streams=(2, 4), sustained=4)
@@ -149,7 +153,7 @@ def test_a_load_of_another_protocol_runs_through_the_proxy(programs: Programs, n
 
 
 def test_the_streams_of_each_worker_are_counted(programs: Programs) -> None:
-    assert sum(spread(2, 40, programs)) == 40
+    assert sum(spread(2, 40, 1000.0, programs)) == 40
     assert off([40, 60]) == pytest.approx(0.2)
 
 

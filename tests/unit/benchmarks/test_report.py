@@ -27,6 +27,7 @@ FACTS: dict[str, Any] = {
         "kernel": "6.1",
         "load_average": [0.25, 0.5, 1.0],
         "nice": 0,
+        "real_time": False,
         "pinned": True,
         "shared_core": True,
     },
@@ -108,7 +109,15 @@ def test_the_report_says_where_when_and_what_failed() -> None:
     assert "2030-01-02 03:04 UTC, 2 cores of A <fast> one" in text
     assert "streamproxy 0.1.0, Envoy 1.40.0" in text
     assert "- caddy under tiny, round 1: it does not answer" in text
-    assert "### 8 streams" not in text
+    assert "### `flood`" not in text
+
+
+def test_the_report_says_when_the_machine_had_much_else_to_do() -> None:
+    assert "busy with other work" not in markdown(SITTING)
+    machine = {**FACTS["machine"], "load_average": [3.0, 9.0, 12.0]}
+    assert "busy with other work" in markdown(SITTING._replace(facts={**FACTS, "machine": machine}))
+    machine["real_time"] = True
+    assert "(`chrt -r 1`)" in markdown(SITTING._replace(facts={**FACTS, "machine": machine}))
 
 
 def test_no_loss_is_left_out_and_no_other_is_told() -> None:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproxy.errors import HeadTimeout, ReadTimeout, RequestTimeout, WriteTimeout
-from streamproxy.exchange.timer import CHUNK, EARLY, FOREVER, HEAD, KEEPALIVE, NOTHING, WRITE, Deadlines, TimeLimits
+from streamproxy.exchange.timer import CHUNK, EARLY, HEAD, KEEPALIVE, NOTHING, WRITE, Deadlines, TimeLimits
+from streamproxy.wire.times import FOREVER
 
 LIMITS = TimeLimits(request=60, first_byte=300, idle=200, write=120, total=1000, keepalive=15)
 

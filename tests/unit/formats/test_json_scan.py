@@ -81,6 +81,27 @@ def test_a_damaged_body_has_one_outcome_under_any_split(
     assert (whole.verdict, whole.members) == (split.verdict, split.members)
 
 
+@given(VALUES, st.integers(5, 60), STYLES, st.binary(max_size=3), st.floats(0, 1))
+def test_many_short_texts_are_read_at_once_as_they_are_one_by_one(
+    value: Any, count: int, style: tuple[str, str], damage: bytes, at: float
+) -> None:
+    messages = json.dumps([[value, "a", "b"]] * count, separators=style, ensure_ascii=False)
+    body = f'{{"messages":{messages},"x":[{messages}],"model":"m"}}'.encode("utf-8", "replace")
+    place = int(at * len(body))
+    for whole in (body, body[:place] + damage + body[place + len(damage) :]):
+        at_once, by_bytes = scan([whole]), scan([whole[at : at + 1] for at in range(len(whole))])
+        assert (at_once.verdict, at_once.members) == (by_bytes.verdict, by_bytes.members)
+
+
+@pytest.mark.parametrize("depth", [DEPTH - 20, DEPTH - 2, DEPTH - 1, DEPTH, 3 * DEPTH])
+@pytest.mark.parametrize("at", [0, 40, 400])
+def test_depth_has_one_limit_wherever_it_is(depth: int, at: int) -> None:
+    short = b'"a",' * at
+    body = b'{"x":[' + short + b"[" * depth + b'"a",' * 80 + b"1" + b"]" * depth + b'],"model":"m"}'
+    by_bytes = scan([body[at : at + 1] for at in range(len(body))])
+    assert scan([body]).verdict == by_bytes.verdict == ("done" if depth < DEPTH else "not_json")
+
+
 @given(bodies(), st.integers(0, 300), st.sampled_from([b"", b'"', b"}", b"{", b"]", b",", b":", b"x", b"//", b"'"]))
 def test_what_the_parser_reads_is_never_read_otherwise(body: bytes, at: int, damage: bytes) -> None:
     body = body.removeprefix(b"\xef\xbb\xbf")

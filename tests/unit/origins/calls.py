@@ -15,7 +15,8 @@ from streamproxy.origins.attempts import RetryingOrigin
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.origins.upstream import RequestPlan, UpstreamOrigin
 from streamproxy.upstream import Upstream
-from streamproxy.wire.headers import NO_EDIT, Headers, RequestFields
+from streamproxy.wire.edits import NO_EDIT
+from streamproxy.wire.headers import Headers, RequestFields
 
 
 def call_of(exchange: Exchange, *chunks: bytes, headers: Headers | None = None) -> Call:

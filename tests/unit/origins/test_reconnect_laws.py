@@ -13,7 +13,7 @@ from streamproxy.client.base import ChunkSource, Sink
 from streamproxy.errors import ResponseIncomplete
 from streamproxy.origins.base import OriginResponse
 from streamproxy.origins.reconnect import ReconnectedBody, ReconnectPlan
-from streamproxy.wire.headers import ResponseFields
+from streamproxy.wire.response_fields import ResponseFields
 
 END = st.sampled_from([b"\n", b"\r\n"])
 

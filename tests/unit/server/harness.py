@@ -13,7 +13,8 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from streamproxy.server.http1.protocol import Http11Limits, Http11Protocol, http11_protocol
+from streamproxy.server.http1.limits import Http11Limits
+from streamproxy.server.http1.protocol import Http11Protocol, http11_protocol
 
 Scope = dict[str, Any]
 Message = dict[str, Any]

@@ -134,7 +134,7 @@ async def test_without_http2_a_preface_is_malformed(start: Start, dial: Connect)
 
 
 def settings(tls: ssl.SSLContext | None, http2: Any) -> EngineSettings:
-    return EngineSettings(65536, 10.0, 10.0, 1.0, 100, lambda status, reason: None, tls, http2)
+    return EngineSettings(65536, 10.0, 10.0, 100, lambda status, reason: None, tls, http2)
 
 
 @pytest.mark.parametrize("served", [True, False])

@@ -36,7 +36,7 @@ class Recorder:
 async def running(app: App) -> AsyncIterator[str]:
     listener = bind(Address(host="127.0.0.1", port=0))
     url = url_of(listener)
-    settings = EngineSettings(65536, 10.0, 10.0, 1.0, 100, lambda status, reason: None)
+    settings = EngineSettings(65536, 10.0, 10.0, 100, lambda status, reason: None)
     engine = hypercorn_engine(app, [listener], settings)  # type: ignore[arg-type]  # an application
     await engine.start()
     try:

@@ -47,7 +47,7 @@ async def engine(leaks: LeakCheck) -> AsyncIterator[StartEngine]:
         async def one(networks: Any, *, tls: ssl.SSLContext | None = None, **keys: Any) -> str:
             listener = bind(Address(host="127.0.0.1", port=0))
             settings = EngineSettings(
-                max_header_size=65536, head_timeout=20.0, keepalive_timeout=20.0, drain_timeout=1.0,
+                max_header_size=65536, head_timeout=20.0, keepalive_timeout=20.0,
                 max_connections=100, on_rejected=lambda status, reason: None, tls=tls,
                 http2=http2_protocol(Http2Limits()), proxy_protocol=networks,
             )._replace(**keys)  # fmt: skip

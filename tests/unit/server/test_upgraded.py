@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from streamproxy.exchange.peer import has_left
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.server.http1.upgraded import UpgradedConnection
 from tests.conftest import Connect
@@ -149,7 +150,16 @@ async def test_the_end_of_the_servers_direction_leaves_the_clients(start: Start,
     assert app.ended.is_set()
 
 
-async def test_a_half_close_behind_unread_bytes_is_no_loss(start: Start, dial: Connect) -> None:
+async def test_a_half_close_behind_unread_bytes_is_no_loss(
+    start: Start, dial: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[bool]()
+
+    def look(fd: int, half_close: bool = False) -> bool:
+        seen.append(has_left(fd, half_close))
+        return seen[-1]
+
+    monkeypatch.setattr("streamproxy.exchange.peer.has_left", look)
     app = Tunnel()
     server = await start(app)
     client = await dial(server.url)
@@ -158,7 +168,8 @@ async def test_a_half_close_behind_unread_bytes_is_no_loss(start: Start, dial: C
     app.stream.pause()
     await client.send(b"x" * 1000)
     client.transport.write_eof()
-    await asyncio.sleep(0.15)  # three looks of the watch, none of which may take it for a loss
+    await until(lambda: len(seen) >= 3, "three looks of the watch")
+    assert not any(seen)
     assert not app.lost.is_set()
     assert not app.data
     app.stream.resume()

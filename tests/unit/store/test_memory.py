@@ -206,7 +206,7 @@ async def test_a_stream_without_a_client_is_stopped_after_grace_and_not_before()
     stream = begin(store, stop=stopped)
     stream.read(at(stream, 0)).close()
     back = stream.read(at(stream, 0))  # in time
-    await asyncio.sleep(0.04)
+    await asyncio.sleep(0.04)  # a timer behind that of the grace
     assert stopped.reasons == []
     back.close()
     back.close()

@@ -14,11 +14,6 @@ from streamproxy.upstream import Endpoint
 from streamproxy.wire.headers import Headers
 
 
-class FakeHeaders:
-    def __init__(self, raw: Headers) -> None:
-        self.raw = raw
-
-
 class FakeResponse:
     reason = b""
     http_version = "1.1"
@@ -26,7 +21,7 @@ class FakeResponse:
 
     def __init__(self, status: int, headers: Headers) -> None:
         self.status_code = status
-        self.headers = FakeHeaders(headers)
+        self.raw = headers
         self.source: ChunkSource = IteratorSource(self._chunks())
 
     async def _chunks(self) -> AsyncIterator[bytes]:

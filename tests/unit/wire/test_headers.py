@@ -6,20 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamproxy.wire.edits import edit
 from streamproxy.wire.headers import (
     Forwarded,
     Headers,
     RequestFields,
-    ResponseFields,
-    edit,
     forwards_left,
     hops,
-    passable_trailers,
     request_headers,
     sane_request_id,
-    streaming_cache_control,
     via,
 )
+from streamproxy.wire.response_fields import ResponseFields, passable_trailers, streaming_cache_control
 
 STRANGER: Forwarded = (b"192.0.2.7", b"http", False, b"")
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"

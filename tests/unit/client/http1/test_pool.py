@@ -373,7 +373,6 @@ async def test_without_a_time_idle_connections_stay(serve: Serve, native: MakeCl
     upstream = await serve(answering(response(b"ok")))
     client = native(upstream, idle_timeout=float("inf"))
     await fetch(client)
-    await asyncio.sleep(0.01)
     await fetch(client)
     assert len(upstream.connections) == 1
     client._pool._sweep()
@@ -387,7 +386,7 @@ async def test_the_timer_goes_on_for_connections_that_came_back_later(serve: Ser
     await upstream.request(1)
     upstream.connections[0].go.set()
     await until(lambda: client.idle)
-    await asyncio.sleep(0.02)
+    client._pool._idle[0].idle_since -= 0.02  # as if the other had been away for longer
     upstream.connections[1].go.set()
     await asyncio.gather(*asking)
     await until(lambda: not client.idle)

@@ -135,7 +135,7 @@ async def test_who_found_no_address_any_good_waits_for_a_slow_name_server(monkey
     resolver.forget()
     names.go.clear()
     asking = asyncio.ensure_future(resolver.addresses())
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)  # a timer behind that of the patience
     assert not asking.done()
     names.go.set()
     assert await asking == [V4[1]]

@@ -15,7 +15,7 @@ from streamproxy.server.http2.limits import Http2Limits
 from streamproxy.server.http2.protocol import Http2Protocol, http2_protocol
 from tests.doubles.http2 import FrameClient, connect_h2
 from tests.doubles.leaks import LeakCheck
-from tests.unit.server.harness import bare, end_tasks
+from tests.unit.server.harness import Scope, bare, end_tasks
 
 App = Callable[..., Awaitable[None]]
 
@@ -39,6 +39,11 @@ class Serving:
 
 Start = Callable[..., Awaitable[Serving]]
 Connect = Callable[..., Awaitable[FrameClient]]
+
+
+def connection_of(scope: Scope) -> Any:
+    """The extension of our own servers."""
+    return scope["extensions"]["streamproxy.connection"]
 
 
 @contextlib.asynccontextmanager

@@ -5,6 +5,10 @@ connection (GOAWAY with this code, and the end), an error of the stream (RST_STR
 goes on), or none, where the section lets an endpoint discard the frame or makes it: then the connection goes on and the
 stream is as it was. For an error of the stream an endpoint may end the connection too (section 5.4).
 
+h2spec was written for RFC 7540 and asks for an error in more places: for frames on closed streams, where section 5.1
+lets an endpoint discard them now; for priorities, which are ignored; and for a stream's window above its most, where
+the end of the connection is no answer to it.
+
 What is sent is sent to a connection that has exchanged SETTINGS. Before it stream 1 is brought into a state: idle, open
 (its body is to follow), half-closed (its request is whole, and its response is not), closed (both are), or reset by the
 client.
