@@ -9,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-from streamproxy.cli import main
-
 
 def install(file: Path) -> None:
     """Let ``time.time`` be off, from now on."""
@@ -20,4 +18,6 @@ def install(file: Path) -> None:
 
 if __name__ == "__main__":
     install(Path(sys.argv.pop(1)))
+    from streamproxy.cli import main  # whose modules take hold of the function
+
     main()

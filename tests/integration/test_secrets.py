@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hmac
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,18 @@ async def ask(proxy: RunningProxy, target: str, fields: list[tuple[str, str]], m
             return None
 
 
+def signed_token(plants: Plants) -> str:
+    """A valid JWT; its signature is the secret."""
+    head, claims = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
+        for part in ({"alg": "HS256", "typ": "JWT"}, {"aud": "a", "sub": "carol", "exp": int(time.time()) + 3600})
+    ]
+    key = (plants("JWT secret") + "0123456789abcdef").encode()
+    signature = base64.urlsafe_b64encode(hmac.digest(key, head + b"." + claims, "sha256")).rstrip(b"=").decode()
+    plants.secrets["JWT"] = signature
+    return f"{head.decode()}.{claims.decode()}.{signature}"
+
+
 async def everything(proxy: RunningProxy, plants: Plants, out: Out) -> None:
     """Each kind of exchange; responses that are the proxy's own are kept to be searched."""
     token = plants("token")
@@ -192,6 +206,17 @@ async def everything(proxy: RunningProxy, plants: Plants, out: Out) -> None:
             if answer is not None and own:
                 out.add(f"the error at {target}", answer.head.raw + answer.body)
     await ask(proxy, "/stream", only_alice, "POST")
+    carol = [("Host", "proxy.test"), ("Authorization", f"Bearer {signed_token(plants)}")]
+    for target in ("/", "/kept", "/quota", "/error"):
+        answer = await ask(proxy, target, carol)
+        assert answer is not None
+        assert answer.status != 401
+    handshake = [
+        ("Connection", "upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", base64.b64encode(plants("WebSocket key")[:16].encode()).decode()),
+        ("Sec-WebSocket-Protocol", f"openai-insecure-api-key.{plants('subprotocol')}"),
+    ]  # fmt: skip
+    await ask(proxy, "/", [*only_alice, *handshake])
     kept = await ask(proxy, "/kept", only_alice)
     assert kept is not None
     assert kept.status == 200
