@@ -179,7 +179,7 @@ class Exchange:
         self.gap_sum_before = 0.0  # the part of it before the stream was recognised
         # Facts of a recognised model stream; empty otherwise.
         self.protocol = ""  # "HTTP/1.1", "HTTP/2" or "websocket"
-        self.stream = ""  # the storage key of a resumable stream, never its name: that is its owner's secret
+        self.stream = ""  # the name of a resumable stream
         self.operation = ""  # gen_ai.operation.name: "chat", "text_completion", "embeddings" …
         self.provider = ""  # gen_ai.provider.name: "openai", "anthropic" …
         self.request_model = ""  # a label: the model that was asked for, or "other"

@@ -36,7 +36,7 @@ from streamproxy.origins.owner import owner_by, owner_of
 from streamproxy.origins.reader import Reader, judge_of
 from streamproxy.store.base import KeptStream, StopReason, StreamHead, StreamStore
 from streamproxy.store.body import StoredBody
-from streamproxy.store.cursor import Cursor, cursor_of, storage_key
+from streamproxy.store.cursor import Cursor, cursor_of
 from streamproxy.store.segments import Format
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, media_type
@@ -189,7 +189,7 @@ class ResumeOrigin(Origin):
         head = StreamHead(self._owner(call), content_type, format)
         stream = self._store.create(head, lambda reason: _stop(exchange, reason))
         if stream is not None:
-            exchange.stream = storage_key(stream.name)
+            exchange.stream = stream.name
         return stream
 
     async def knows(self, cursor: Cursor, principal: str | None, headers: Headers) -> bool:
@@ -216,7 +216,7 @@ class ResumeOrigin(Origin):
         except (StreamUnknown, StreamGone) as error:
             tallies["gone" if isinstance(error, StreamGone) else "refused"].add()
             raise
-        exchange.stream = storage_key(cursor.stream)
+        exchange.stream = cursor.stream
         if replay.body is None:
             tallies["complete"].add()
             return EmptyResponse()

@@ -21,7 +21,7 @@ from streamproxy.origins.base import Origin, OriginResponse, is_event_stream
 from streamproxy.origins.owner import owner_of
 from streamproxy.origins.reader import Reader, judge_of
 from streamproxy.origins.shared_stream import CURSOR, SharedBody, SharedInspector, SharedStream, SharePlan
-from streamproxy.store.cursor import cursor_of, storage_key
+from streamproxy.store.cursor import cursor_of
 from streamproxy.wire.headers import Headers, first
 from streamproxy.wire.response_fields import ResponseFields
 
@@ -123,7 +123,7 @@ class ShareOrigin(Origin):
                 raise
             if not stream.ended:
                 self._plan.clients[self._plan.route] += 1
-                call.exchange.stream = storage_key(stream.cursor.decode()) if stream.cursor else ""
+                call.exchange.stream = stream.cursor.decode()
                 return JoinedResponse(stream)
             stream.left()
             if not stream.opened and stream.fault is None:

