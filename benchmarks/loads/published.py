@@ -13,7 +13,6 @@ from benchmarks.peers.base import Publish
 from benchmarks.programs import BenchError
 from benchmarks.rig import Numbers, Session, steady
 
-_CLIENTS: Final = 1000
 _RATE: Final = 50  # messages a second
 _START: Final = 10.0  # seconds
 
@@ -21,20 +20,21 @@ _START: Final = 10.0  # seconds
 def published(session: Session) -> Numbers:
     """50 messages a second, for 1,000 clients of one channel. A unit is a message and client."""
     assert session.peer.publish is not None
+    clients = session.peer.streams
     publish = session.peer.publish(session.place)
     with publishing(publish):
         _wait_for_message(session)
     before = session.memory()
-    with publishing(publish), session.load("streams", "/events", f"conns={_CLIENTS}") as generator:
+    with publishing(publish), session.load("streams", "/events", f"conns={clients}") as generator:
         window, result = steady(session, generator, session.sizes.seconds)
         numbers = window.numbers(result["events"], session)
-    expected = _CLIENTS * _RATE * result["seconds"]
+    expected = clients * _RATE * result["seconds"]
     if result["events"] < expected * 0.9:
         raise BenchError(f"{result['events']} of about {expected:.0f} messages came")
     return numbers | {
-        "streams": _CLIENTS,
+        "streams": clients,
         "per_second": result["events"] / result["seconds"],
-        "kib_a_stream": (numbers["pss_mb"] * 1e6 - before) / 1024 / _CLIENTS,
+        "kib_a_stream": (numbers["pss_mb"] * 1e6 - before) / 1024 / clients,
         "p50_us": result["delay"]["p50"],
         "p99_us": result["delay"]["p99"],
         "errors": result["errors"] + result["lost"],

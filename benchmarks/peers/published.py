@@ -140,7 +140,7 @@ def _ask(path: str, place: Place) -> Ask:
     return Ask("/stream", EVENTS)
 
 
-_EVENTS = {"redis": {"url": "redis://{beside}/0", "channel": _CHANNEL}}
+EVENTS_OF_REDIS = {"redis": {"url": "redis://{beside}/0", "channel": _CHANNEL}}
 _LOADS = frozenset({"published"})
 
 PUBLISHED = (
@@ -148,11 +148,14 @@ PUBLISHED = (
         "streamproxy-events",
         "streamproxy, events from Redis",
         with_redis,
-        streamproxy(upstream=_EVENTS),
+        streamproxy(upstream=EVENTS_OF_REDIS),
         loads=_LOADS,
+        streams=1000,
         publish=_publish_redis,
     ),
-    Peer("nchan", "nchan in nginx", _nchan_version, _nchan, ask=_ask, loads=_LOADS, publish=_publish_nchan),
+    Peer(
+        "nchan", "nchan in nginx", _nchan_version, _nchan, ask=_ask, loads=_LOADS, streams=1000, publish=_publish_nchan
+    ),
     Peer(
         "pushpin",
         "Pushpin",
@@ -160,6 +163,7 @@ PUBLISHED = (
         _pushpin,
         ask=_ask,
         loads=_LOADS,
+        streams=1000,
         ready="/",
         publish=_publish_pushpin,
     ),
