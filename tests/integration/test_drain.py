@@ -87,7 +87,7 @@ async def test_during_the_delay_everything_is_served_but_it_is_not_ready(
     assert json.loads((await fetch(f"{proxy.admin}/readyz")).body)["reasons"] == ["draining"]
     proxy.process.signal(signal.SIGHUP)
     reload = await fetch(f"{proxy.admin}/reload", method="POST")
-    assert (reload.status, b"about to end" in reload.body) == (422, True)
+    assert (reload.status, b"shutting down" in reload.body) == (422, True)
     for client in (kept, await dial(proxy.url), kept):
         answer = await client.get("/")
         assert (answer.status, answer.get("connection")) == (200, None)

@@ -69,7 +69,7 @@ async def test_the_commands_that_are_printed_work(demo: Demo) -> None:
         assert outcome.status == 0, pattern
         return outcome.output
 
-    streams = ('"model": "demo-1", "stream": true', '"max_tokens": 7', "/v1/messages", "count=3", "/ndjson")
+    streams = (r':\d+/v1/chat.*"demo-1", "stream"', '"max_tokens": 7', "/v1/messages", "count=3", "/ndjson")
     chat, whole, message, clock, lines = await asyncio.gather(*map(output, streams))
     assert chat.endswith(b"data: [DONE]\n\n")
     assert b'"finish_reason":"length"' in whole
@@ -101,7 +101,7 @@ async def test_the_further_apis_and_models_work_as_printed(demo: Demo) -> None:
         "streamGenerateContent": b'"finishReason":"STOP"',
         "/api/chat": b'"done":true',
         "/api/generate": b'"done":true',
-        "gpt-4o": b'"model":"demo-2"',
+        r":\d+/v1/chat.*gpt-4o": b'"model":"demo-2"',
         "demo-fails": b'data: {"error":{',
     }
     for end, text in zip(ends.values(), await asyncio.gather(*map(output, ends)), strict=True):
