@@ -43,6 +43,7 @@ export class Stream {
     this._url = input instanceof Request ? input.url : String(input);
     this._input = input;
     this._init = init;
+    this._credentials = init.credentials ?? (input instanceof Request ? input.credentials : undefined);
     this._fetch = fetch;
     this._attempts = attempts;
     this._backoff = backoff;
@@ -67,7 +68,7 @@ export class Stream {
     const cursor = this.cursor;
     this._stop.abort(new DOMException("The stream was stopped", "AbortError"));
     if (cursor === null) return;
-    const init = { method: "DELETE", headers: this._headers(cursor), credentials: this._init.credentials };
+    const init = { method: "DELETE", headers: this._headers(cursor), credentials: this._credentials };
     const answer = await this._fetch(this._url, init);
     await answer.body?.cancel();
   }
@@ -115,7 +116,7 @@ export class Stream {
   async _open() {
     const again = this._place !== null;
     const init = again
-      ? { method: "GET", headers: this._headers(this.cursor), credentials: this._init.credentials, cache: "no-store" }
+      ? { method: "GET", headers: this._headers(this.cursor), credentials: this._credentials, cache: "no-store" }
       : { ...this._init };
     init.signal = this._stop.signal;
     const response = await this._fetch(again ? this._url : this._input, init);

@@ -164,3 +164,18 @@ for await (const event of stream) say(event.data[0]);
             assert await running.hear() == number
         assert await running.ends() == []
     assert len(upstream.requests) == 1
+
+
+async def test_a_request_object_keeps_its_credentials(leaks: LeakCheck, serve: Serve, tmp_path: Path) -> None:
+    upstream = await serve(slowly)
+    script = f"""
+const noted = (input, init) => {{
+  if (init.method === "DELETE") say(init.credentials);
+  return fetch(input, init);
+}};
+const request = new Request(url, {{ ...{AUTH}, credentials: "include" }});
+const stream = await openStream(request, {{}}, {{ fetch: noted }});
+await stream.stop();
+"""
+    async with proxy_of(upstream.url, leaks) as proxy:
+        assert await (await node(tmp_path, script, proxy.url)).ends() == ["include"]

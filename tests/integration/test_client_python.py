@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ from streamproxy_client import StreamLost, open_stream, resume_stream
 
 from tests.conftest import Serve
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.upstream import Conn, stream_head
 from tests.integration.test_client_js import Cutter, go, proxy_of, slowly
 
 KEY = {"Authorization": "Bearer a"}
@@ -79,3 +81,41 @@ async def test_a_cursor_that_was_kept_takes_the_stream_up(leaks: LeakCheck, serv
                     assert event.data[0] == str(number)
                     break
     assert len(upstream.requests) == 1
+
+
+async def compressed(conn: Conn) -> None:
+    """Two events in gzip, asked for or not."""
+    await conn.read_request()
+    await conn.send(stream_head("text/event-stream", ("Content-Encoding", "gzip")))
+    await conn.send_chunk(gzip.compress(b"data: 1\n\ndata: 2\n\n"))
+    await conn.send_chunk(b"")
+
+
+async def test_no_compression_is_asked_for_and_what_comes_in_spite_of_that_is_read(
+    leaks: LeakCheck, serve: Serve
+) -> None:
+    upstream = await serve(compressed)
+    async with (
+        proxy_of(upstream.url, leaks) as proxy,
+        httpx.AsyncClient() as client,
+        open_stream(client, "POST", proxy.url, json={}, headers=KEY) as stream,
+    ):
+        assert [event.data async for event in stream] == ["1", "2"]
+    (request,) = upstream.requests
+    assert request.get("accept-encoding") == b"identity"
+
+
+async def test_who_comes_back_waits_as_long_as_at_first(leaks: LeakCheck, serve: Serve) -> None:
+    upstream = await serve(slowly)
+    waits = []
+
+    async def note(request: httpx.Request) -> None:
+        waits.append((request.method, request.extensions["timeout"]["read"]))
+
+    async with (
+        proxy_of(upstream.url, leaks) as proxy,
+        httpx.AsyncClient(event_hooks={"request": [note]}) as client,
+        open_stream(client, "POST", proxy.url, json={}, headers=KEY, timeout=77) as stream,
+    ):
+        await stream.stop()
+    assert waits == [("POST", 77), ("DELETE", 77)]

@@ -56,6 +56,7 @@ class Stream:
         self.response: httpx.Response
         self._client = client
         self._request = request
+        request.headers["accept-encoding"] = "identity"  # the proxy keeps no stream that is compressed
         self._attempts = attempts
         self._backoff = backoff
         self._name: str | None = None
@@ -141,14 +142,17 @@ class Stream:
         left_out = ("content-type", "content-length", "transfer-encoding")
         headers = [pair for pair in self._request.headers.multi_items() if pair[0].lower() not in left_out]
         headers.append(("last-event-id", cursor))
-        return self._client.build_request(method, self._request.url, headers=headers)
+        # Its time-outs too, which the caller may have set for this stream alone.
+        return self._client.build_request(
+            method, self._request.url, headers=headers, extensions=self._request.extensions
+        )
 
     async def _read(self) -> AsyncIterator[Event]:
         if self.response.status_code != 200:
             return
         media = self.response.headers.get("content-type", "").lower()
         parser = _Lines() if "ndjson" in media or "jsonl" in media else _Events()
-        async for chunk in self.response.aiter_raw():
+        async for chunk in self.response.aiter_bytes():
             for event in parser.feed(chunk):
                 self._events += 1
                 yield event
