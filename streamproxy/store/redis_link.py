@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 logger = logging.getLogger("streamproxy")
 
@@ -189,7 +189,8 @@ class RedisLink:
             logger.info("Redis at %s is back", self._where)
             self._failures = 0
         for (_, done), reply in zip(batch, replies, strict=True):
-            if isinstance(reply, Exception):
+            # A script that Redis does not have yet, or no more, is no fault: whoever runs it sends it along then.
+            if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
                 self.on_error()
             if done is not None:
                 done(reply)

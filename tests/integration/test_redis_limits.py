@@ -83,7 +83,7 @@ async def test_processes_together_let_in_no_more_than_the_limit(links: Links) ->
     await asyncio.gather(*(link.ask("PING") for link in links.links))  # Redis has heard of it
     decisions = [await take(processes[0]) for _ in range(40)]
     assert allowed + sum(decision.allowed for decision in decisions) == 100
-    assert links.errors == 1 or links.errors == 0  # the script was not there yet
+    assert links.errors == 0  # Redis did not have the script yet, which is none
 
 
 async def test_requests_at_once_are_counted_one_by_one(links: Links) -> None:
