@@ -82,10 +82,10 @@ types: install-test
 	$(BIN)/mypy
 
 behaviour: install-test
-	$(BIN)/python -m pytest tests/conformance tests/faults
+	$(BIN)/python -m pytest --durations=20 tests/conformance tests/faults
 
 rest: install-test sdks
-	$(BIN)/python -m pytest --ignore=tests/conformance --ignore=tests/faults --ignore=tests/release
+	$(BIN)/python -m pytest --durations=20 --ignore=tests/conformance --ignore=tests/faults --ignore=tests/release
 
 ## dist: an sdist, the pure wheel made from it, the compiled wheel for this interpreter, and an SBOM (CycloneDX)
 dist: install-test
@@ -104,7 +104,7 @@ compiled: dist
 	rm -rf $(COMPILED)
 	$(BIN)/pip install --quiet --no-deps --target $(COMPILED) $(DIST)/*-cp*.whl
 	PYTHONPATH=$(COMPILED) PYTHONSAFEPATH=1 \
-		$(BIN)/python -m pytest --build compiled -o pythonpath='$(COMPILED) .' -k 'not hypercorn and not user+uvicorn and not httpx+uvicorn' \
+		$(BIN)/python -m pytest --build compiled -o pythonpath='$(COMPILED) .' -k 'not hypercorn and not stock and not user+uvicorn and not httpx+uvicorn' \
 		tests/conformance tests/faults \
 		tests/integration/test_drain.py tests/integration/test_workers.py
 

@@ -188,6 +188,8 @@ async def test_pages_in_chromium_see(stage: Stage, chromium: Browser) -> None:
     numbers = count()
     for case in CASES.values():
         stage.upstream.go.clear()
+        for conn in stage.upstream.connections:
+            conn.go.clear()  # a connection of the last case may be used again, and is not to go on at once
         stage.proxy.ended.clear()
         stage.users = {}
         for kind in CHROMIUM:
