@@ -301,11 +301,13 @@ class MemberScanner:
             window.find(b"\\") >= 0
         ):  # what is escaped is no quote; outside of strings an "x" is as invalid as a backslash
             window = window.replace(b"\\\\", b"xx").replace(b'\\"', b"xx")
-        texts = window.split(b'"')
+        # What is allowed outside of strings is taken out everywhere. Two adjacent quotes then hold an empty string, or
+        # have nothing between two strings: without them, the same text is left outside of strings.
+        texts = window.translate(None, _ALLOWED).replace(b'""', b"").split(b'"')
         behind = position + len(window)
         if len(texts) % 2 == 0:  # the last is the beginning of a string
-            behind -= len(texts.pop()) + 1
-        brackets, length = b"".join(texts[::2]).translate(None, _ALLOWED), -1
+            behind = position + window.rfind(b'"')
+        brackets, length = b"".join(texts[::2]), -1
         for _ in range(_PAIRS):
             if len(brackets) == length:
                 break

@@ -93,6 +93,15 @@ def test_many_short_texts_are_read_at_once_as_they_are_one_by_one(
         assert (at_once.verdict, at_once.members) == (by_bytes.verdict, by_bytes.members)
 
 
+@pytest.mark.parametrize("outside", [b"x", b"\\", b"'", b"}", b"\x00"])
+@pytest.mark.parametrize("near", [b'"",%s""', b'"e"%s,""', b'"}{",%s"]["', b'["",%s]'])
+def test_what_stands_between_short_strings_is_checked(near: bytes, outside: bytes) -> None:
+    short = b'"","e","}{","1",' * 100
+    body = b'{"a":[' + short + near + b"," + short + b'1],"model":"m"}'
+    assert scan([body.replace(b"%s", b" ")]).verdict == "done"
+    assert scan([body.replace(b"%s", outside)]).verdict == "not_json"
+
+
 @pytest.mark.parametrize("depth", [DEPTH - 20, DEPTH - 2, DEPTH - 1, DEPTH, 3 * DEPTH])
 @pytest.mark.parametrize("at", [0, 40, 400])
 def test_depth_has_one_limit_wherever_it_is(depth: int, at: int) -> None:
@@ -208,8 +217,22 @@ def test_brackets_deeper_than_parsers_go_are_refused() -> None:
         b'{"a":[' + b"{}," * 300_000 + b'1],"model":"m"}',
         b'{"a":[' + b'"\\"",' * 200_000 + b'1],"model":"m"}',
         b'{"a":[' + b'"' + b"x" * 31 + b'\\n",' + b'"y",' * 250_000 + b'1],"model":"m"}',
+        b'{"a":[' + b'"",' * 400_000 + b'1],"model":"m"}',
+        b'{"a":[' + b'"}{",' * 250_000 + b'1],"model":"m"}',
     ],
-    ids=["digits", "duplicates", "key", "escapes in a key", "backslashes", "quotes", "empty", "short", "dense"],
+    ids=[
+        "digits",
+        "duplicates",
+        "key",
+        "escapes in a key",
+        "backslashes",
+        "quotes",
+        "empty",
+        "short",
+        "dense",
+        "empty strings",
+        "brackets in strings",
+    ],
 )
 @pytest.mark.parametrize("step", [64, 1 << 24])
 def test_a_bomb_costs_time_in_proportion_to_its_length(body: bytes, step: int) -> None:
