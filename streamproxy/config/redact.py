@@ -1,8 +1,8 @@
 """Decides which values of a configuration may be shown.
 
 Hidden are all values from outside the file (``${...}``), header values, tokens and keys that are secret by name, and
-the passwords of URLs. Names and addresses are shown even if they came from outside: they occur in metrics and logs, and
-the URL of an endpoint cannot contain a credential.
+the passwords of URLs, before their host and in their options. Names and addresses are shown even if they came from
+outside: they occur in metrics and logs, and the URL of an endpoint cannot contain a credential.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _HEADER_MAPS = {"set", "add", "headers"}
 _SECRET_KEYS = {"tokens", "secret"}
 _CREDENTIAL = re.compile(r"(bearer|basic|token) ", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)[^/]*(?=@)")
+_SECRET_OPTION = re.compile(r"(?<=[?&])([^=&#\s]*(?:passw|secret|token)[^=&#\s]*=)[^&#\s]*", re.IGNORECASE)
 _PUBLIC = (
     ("server", "listen"),
     ("admin", "listen"),
@@ -59,7 +60,7 @@ def _redact(value: Any, path: Path, outside: Set[Path]) -> Any:
     if isinstance(value, list):
         return [_redact(item, (*path, index), outside) for index, item in enumerate(value)]
     if isinstance(value, str):
-        return HIDDEN if _CREDENTIAL.match(value) else _USERINFO.sub(HIDDEN, value)
+        return HIDDEN if _CREDENTIAL.match(value) else shown_url(value)
     return value
 
 
@@ -67,12 +68,12 @@ def shown_field(name: str, value: str) -> str:
     """The value of a header field as it may be shown: hidden where its name or its form says that it is a secret."""
     if _SECRET_HEADER.search(name) or _CREDENTIAL.match(value):
         return HIDDEN
-    return _USERINFO.sub(HIDDEN, value)
+    return shown_url(value)
 
 
 def shown_url(text: str) -> str:
-    """A text with the user and password of each URL hidden."""
-    return _USERINFO.sub(HIDDEN, text)
+    """A text with the user and password of each URL hidden, and the options that are secret by name."""
+    return _SECRET_OPTION.sub(rf"\1{HIDDEN}", _USERINFO.sub(HIDDEN, text))
 
 
 def redact(plain: dict[str, Any], outside: Set[Path]) -> dict[str, Any]:

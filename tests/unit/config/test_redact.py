@@ -7,6 +7,7 @@ import json
 import pytest
 
 from streamproxy.config import Config, parse_config
+from streamproxy.config.redact import shown_url
 
 FILE = """\
 server: {max_connections: '${MAX}'}
@@ -82,3 +83,9 @@ def test_an_upstream_that_a_route_brought_along_is_shown_too() -> None:
     config = parse_config("routes: [{path: /, upstream: http://a:1}]", name="f.yaml")
     assert set(config.redacted()["upstreams"]) == {"http://a:1"}
     assert config.plain()["upstreams"] == {}
+
+
+def test_the_passwords_of_a_url_are_hidden_wherever_it_has_them() -> None:
+    sentinels = "redis+sentinel://{}@a,b/s/0?sentinel_password={}&x=1"
+    for url in (sentinels, "rediss://h?ssl_password={}#a", "unix:///run/r.sock?db=1&password={} and more"):
+        assert shown_url(url.replace("{}", "pass")) == url.replace("{}", "***")
