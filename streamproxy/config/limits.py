@@ -45,7 +45,7 @@ class Limits(Section):
     tokens: Annotated[TokenLimit | None, OrOff] = setting("off", "the rate of tokens of one client")
     max_events: t.CountLimit = setting("off", "the maximum number of events of a stream, which is then cut")
     store: Annotated[str, BeforeValidator(redis.store)] = setting(
-        "memory", "where requests and tokens are counted: memory (each process on its own), or redis://host:port/db"
+        "memory", f"where requests and tokens are counted: memory (each process on its own), or {redis.SHORT_FORMS}"
     )
 
     @model_validator(mode="after")

@@ -119,7 +119,7 @@ class Resume(Section):
     ids: Annotated[Literal["auto", "on", "off"], BeforeValidator(_auto_or_switch)] = setting(
         "auto", "on: write the cursor as the id of each event; auto: only with protocol http"
     )
-    store: Annotated[str, BeforeValidator(redis.store)] = setting("memory", "memory, or redis://host:port/db")
+    store: Annotated[str, BeforeValidator(redis.store)] = setting("memory", f"memory, or {redis.SHORT_FORMS}")
 
 
 class Share(Section):

@@ -163,9 +163,7 @@ class HeaderRules(Section):
 class RedisSource(Section):
     """Events that are published in Redis, instead of endpoints."""
 
-    url: Annotated[str, BeforeValidator(redis.redis_url)] = Field(
-        description="redis://, rediss:// or unix://", repr=False
-    )
+    url: Annotated[str, BeforeValidator(redis.redis_url)] = Field(description=redis.SHORT_FORMS, repr=False)
     channel: Annotated[str, BeforeValidator(redis.channel)] = Field(
         description="the channel or stream; may contain {principal}, {path.N}, {query.NAME} and {header.NAME}"
     )

@@ -21,7 +21,7 @@ from streamproxy.store.memory import MemoryStore
 if TYPE_CHECKING:
     from streamproxy.store.redis import RedisHub
     from streamproxy.store.redis_events import RedisEvents
-    from streamproxy.store.redis_link import RedisLink
+    from streamproxy.store.redis_link import Link
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -36,7 +36,9 @@ def _using_redis(what: str) -> Iterator[None]:
         yield
     except ImportError:
         raise StreamproxyError(f"{what} in Redis: install the extra, pip install 'streamproxy[redis]'") from None
-    except (ValueError, TypeError):  # whose text may have a part of the password
+    except TypeError:  # whose text, like that of the next, may have a part of the password
+        raise StreamproxyError(f"{what} in Redis: the URL has an option that redis-py does not know") from None
+    except ValueError:
         raise StreamproxyError(f"{what} in Redis: the URL can't be used") from None
 
 
@@ -154,7 +156,7 @@ class Limiters:
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         self._on_error = on_error
-        self._links: _Connections[str, RedisLink] = _Connections()
+        self._links: _Connections[str, Link] = _Connections()
 
     def make(self, where: str, name: str, kind: Literal["requests", "tokens"], bucket: Bucket) -> Limiter:
         """A limiter that counts in ``where``, memory or the URL of a Redis, with all others that have its name there.
@@ -164,12 +166,12 @@ class Limiters:
         if where == MEMORY:
             return RequestLimiter(bucket) if kind == "requests" else TokenLimiter(bucket)
         with _using_redis("limits"):
-            from streamproxy.store.redis_limits import SharedRequests, SharedTokens  # the library is an extra
-            from streamproxy.store.redis_link import RedisLink
+            from streamproxy.store.redis_cluster import open_link  # the library is an extra
+            from streamproxy.store.redis_limits import SharedRequests, SharedTokens
 
             link = self._links.made.get(where)
             if link is None:
-                link = self._links.made[where] = RedisLink(where, self._on_error)
+                link = self._links.made[where] = open_link(where, self._on_error)
             return (SharedRequests if kind == "requests" else SharedTokens)(link, name, bucket, monotonic)
 
     async def start(self) -> None:

@@ -23,10 +23,12 @@ from streamproxy.store.base import PATIENCE, Replay, Stop, StoreSettings, Stream
 from streamproxy.store.cursor import Cursor, owner_digest, storage_key
 from streamproxy.store.ids import IdWriter
 from streamproxy.store.memory import MemoryStore
+from streamproxy.store.redis_cluster import open_link
+from streamproxy.store.redis_connect import end_task
 from streamproxy.store.redis_copy import Copies, RedisStream
-from streamproxy.store.redis_feed import Feeds, RemoteBody
+from streamproxy.store.redis_feed import RemoteBody, open_feeds
 from streamproxy.store.redis_layout import COMPLETE, META_NAMES, Meta, Piece, beat_key, data_key, meta_key, read_entry
-from streamproxy.store.redis_link import RedisLink, StoreDown, end_task
+from streamproxy.store.redis_link import StoreDown
 from streamproxy.store.segments import Format, find_place
 
 _PULSE: Final = 0.4  # seconds; the heartbeat comes with every second pulse
@@ -40,9 +42,9 @@ class RedisHub:
 
     def __init__(self, url: str, on_error: Callable[[], None]) -> None:
         self.process = secrets.token_urlsafe(12)
-        self.link = RedisLink(url, on_error)
+        self.link = open_link(url, on_error)
         self.copies = Copies(self.link, self.process)
-        self.feeds = Feeds(url, self.link, self.process, self._hear)
+        self.feeds = open_feeds(self.link, self.process, self._hear)
         self.link.on_up.append(self._came_up)
         self._pulse: asyncio.Task[None] | None = None
 

@@ -31,7 +31,7 @@ from streamproxy.store.redis_layout import (
     meta_key,
     read_entry,
 )
-from streamproxy.store.redis_link import RedisLink
+from streamproxy.store.redis_link import Link
 from streamproxy.store.segments import PlaceGone
 
 FLUSH: Final = 0.05  # seconds between two copies of what is new
@@ -94,7 +94,7 @@ class RedisStream(MemoryStream):
 class Copies:
     """The copies of all streams of this process. ``writable`` says whether Redis takes writes."""
 
-    def __init__(self, link: RedisLink, process: str) -> None:
+    def __init__(self, link: Link, process: str) -> None:
         self.writable = False
         self.live: dict[str, RedisStream] = {}  # by storage key; also ended ones whose end Redis has not yet
         self._link = link

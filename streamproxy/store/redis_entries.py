@@ -1,41 +1,37 @@
 """The entries that anybody adds to Redis Streams, for all clients of this process.
 
 Theory of operation. Every client has the id of the entry that it was handed last, and is handed all after it. Redis is
-asked for entries with XRANGE, over the link for commands, and it remembers what was asked for there (CLIENT TRACKING):
-when a stream changes that was read, its name is sent over a second connection, once, and it is read again from where
-its clients are. So a new entry costs the same however many channels there are, and none is missed: reading a stream
-and having it remembered is one step for Redis.
+asked for entries with XRANGE, over the link for commands, and tells when a stream changes that was read there (see
+`streamproxy.store.redis_tracking`): then it is read again from where its clients are. So a new entry costs the same
+however many channels there are, and none is missed.
 
 A client that comes with the id of an older entry is *behind*: it is read for apart, as it takes what it is handed, and
 joins the others when nothing is left.
 
 When Redis goes, clients stay. Once both connections are back all streams are read from where their clients are; a
-client that would miss entries which were trimmed meanwhile is cut. Where Redis refuses to track (a user without the
-right to), every stream is asked for a few times a second instead.
+client that would miss entries which were trimmed meanwhile is cut.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from streamproxy.errors import DestinationUnavailable, StreamGone
 from streamproxy.store.events import EntryId, parse_entry_id, render_entry
-from streamproxy.store.redis_events import EventBody, Group, RedisEvents
-from streamproxy.store.redis_link import RedisLink, StoreDown, encode, end_task
+from streamproxy.store.redis_cluster import open_link
+from streamproxy.store.redis_connect import end_task
+from streamproxy.store.redis_events import EventBody, Group, RedisEvents, not_reached_yet
+from streamproxy.store.redis_link import StoreDown
+from streamproxy.store.redis_tracking import Changes
 from streamproxy.wire.chunked import chunk_parts
 
-logger = logging.getLogger("streamproxy")
-
 _COUNT: Final = 100  # entries of one stream that are read at once
-_POLL: Final = 0.5  # seconds between two looks where Redis does not track
-_CHANGES: Final = "__redis__:invalidate"
+_RETRY: Final = 0.5  # seconds after which a channel is read again that Redis refused to read
 _NEWEST: EntryId = (2**64, 0)
 _OLDEST: EntryId = (0, 0)
 
@@ -44,21 +40,24 @@ class StreamEvents(RedisEvents):
     """Channels of XADD."""
 
     def __init__(self, url: str, on_error: Callable[[], None]) -> None:
-        super().__init__(url, on_error)
-        self._link = RedisLink(url, on_error)
-        self._link.on_up.append(self._track)
+        super().__init__()
+        self._link = open_link(url, on_error)
+        self._changes = Changes(self._link, on_error, self._look_again, self._look_at)
         self._starter: asyncio.Task[None] | None = None
-        self._listener = 0  # what Redis calls the connection that hears of changes; 0 while there is none
         self._changed: dict[bytes, None] = {}  # channels that are to be read
-        self._poll: asyncio.TimerHandle | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self._changes.connected
 
     def start(self) -> None:
         self._starter = asyncio.create_task(self._link.start(), name="redis events link")
-        super().start()
+        self._changes.start()
 
     async def subscribe(self, channel: bytes, buffer: int, last_id: bytes = b"") -> EventBody:
         after = parse_entry_id(last_id) if last_id else _NEWEST
-        self.check_known()
+        if not self._changes.ever:
+            raise not_reached_yet()
         try:
             first, newest = await self._ends(channel)
         except (StoreDown, RedisError) as error:
@@ -77,8 +76,7 @@ class StreamEvents(RedisEvents):
     async def aclose(self) -> None:
         if self._starter is not None:
             await end_task(self._starter)
-        if self._poll is not None:
-            self._poll.cancel()
+        await self._changes.aclose()
         await self._link.aclose()
         await super().aclose()
 
@@ -98,47 +96,11 @@ class StreamEvents(RedisEvents):
         if group is not None and group.bodies.pop(body, body) is None and not group.bodies:
             del self._groups[channel]  # Redis tells of it once more at most
 
-    # Both connections.
-
-    async def _begin(self, connection: AbstractConnection) -> None:
-        commands = encode(("CLIENT", "ID")) + encode(("SUBSCRIBE", _CHANGES))
-        await connection.send_packed_command([commands], check_health=False)
-        self._listener = await connection.read_response()
-        await connection.read_response()
-        self._track()
-
-    async def _read(self, connection: AbstractConnection) -> None:
-        try:
-            while True:
-                kind, _, names = await connection.read_response()
-                if kind == b"message":
-                    for channel in self._groups if names is None else names:  # None: the whole database was emptied
-                        self._look_at(channel)
-        finally:
-            self._listener = 0
-
-    def _track(self) -> None:
-        """One of the two connections is new: begin to hear of changes, if both are there."""
-        if not (self._link.up and self._listener):
-            return
-        self._link.send("CLIENT", "TRACKING", "OFF")
-        self._link.send("CLIENT", "TRACKING", "ON", "REDIRECT", self._listener, done=self._tracks)
+    def _look_again(self) -> None:
+        """Changes are told of from now on; nobody has told of those before."""
         for channel in self._groups:
             self._link.send("XRANGE", channel, "-", "+", "COUNT", 1, done=partial(self._check_trimmed, channel))
             self._look_at(channel)
-
-    def _tracks(self, reply: Any) -> None:
-        if self._poll is not None:
-            self._poll.cancel()
-            self._poll = None
-        if isinstance(reply, RedisError):
-            logger.warning("Redis refuses to tell of new entries, so that it is asked for them: %s", reply)
-            self._look_at_all()
-
-    def _look_at_all(self) -> None:
-        for channel in self._groups:
-            self._look_at(channel)
-        self._poll = asyncio.get_running_loop().call_later(_POLL, self._look_at_all)
 
     def _check_trimmed(self, channel: bytes, reply: Any) -> None:
         group = self._groups.get(channel)
@@ -151,9 +113,12 @@ class StreamEvents(RedisEvents):
 
     # Entries.
 
-    def _look_at(self, channel: bytes) -> None:
-        """Read a channel, with all others that are to be read in this turn of the loop."""
-        if channel in self._groups:
+    def _look_at(self, channel: bytes | None) -> None:
+        """Read a channel (None: all), with all others that are to be read in this turn of the loop."""
+        if channel is None:
+            for one in self._groups:
+                self._look_at(one)
+        elif channel in self._groups:
             if not self._changed:
                 asyncio.get_running_loop().call_soon(self._read_changed)
             self._changed[channel] = None
@@ -170,6 +135,8 @@ class StreamEvents(RedisEvents):
 
     def _got(self, channel: bytes, reply: Any) -> None:
         """Hand the entries to all clients that are not behind. A link that is down has all read again once it is up."""
+        if isinstance(reply, RedisError):  # such as a cluster of which another part is away
+            asyncio.get_running_loop().call_later(_RETRY, self._look_at, channel)
         group = self._groups.get(channel)
         if group is None or isinstance(reply, Exception):
             return

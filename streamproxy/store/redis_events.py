@@ -15,24 +15,17 @@ When Redis goes, clients stay, and it is asked for again with backoff. What was 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
 
 from streamproxy.errors import DestinationUnavailable, ExchangeError, ResponseIncomplete
 from streamproxy.store.body import QueuedBody
 from streamproxy.store.events import EntryId, render_event
-from streamproxy.store.redis_link import TIMEOUT, connect, encode, end_task
+from streamproxy.store.redis_connect import TIMEOUT, encode
+from streamproxy.store.redis_subscription import Subscription
 from streamproxy.wire.chunked import chunk_parts
-
-logger = logging.getLogger("streamproxy")
-
-_TURN: Final = 1000  # clients and messages after which everything else has a turn
-_BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class EventBody(QueuedBody):
@@ -123,13 +116,13 @@ class Group:
 class RedisEvents:
     """All channels of one upstream. ``on_error`` is called once each time that Redis is lost, for a counter."""
 
-    def __init__(self, url: str, on_error: Callable[[], None]) -> None:
-        self.connected = False
-        self._ever = False
-        self._on_error = on_error
-        self._client = connect(url)
+    def __init__(self) -> None:
         self._groups: dict[bytes, Group] = {}
-        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether what comes is heard."""
+        raise NotImplementedError
 
     @property
     def clients(self) -> int:
@@ -137,7 +130,8 @@ class RedisEvents:
         return sum(len(group.bodies) for group in self._groups.values())
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="redis events")
+        """Connect, and keep the connection from now on; do not wait for it."""
+        raise NotImplementedError
 
     async def subscribe(self, channel: bytes, buffer: int, last_id: bytes = b"") -> EventBody:
         """The events of a channel from now on, or after the entry ``last_id``, which only a stream has.
@@ -149,70 +143,40 @@ class RedisEvents:
 
     async def aclose(self) -> None:
         """Cut all clients and close the connection."""
-        if self._task is not None:
-            await end_task(self._task)
         for group in self._groups.values():
             for body in group.bodies:
                 body.cut("the proxy is shutting down")
-        await self._client.aclose()
 
-    async def _run(self) -> None:
-        failures = 0
-        while True:
-            connection: AbstractConnection | None = None
-            try:
-                async with asyncio.timeout(TIMEOUT):
-                    connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-                    await self._begin(connection)
-                failures = 0
-                self.connected = self._ever = True
-                await self._read(connection)
-            except (RedisError, OSError, TimeoutError) as error:
-                if not failures:
-                    logger.warning("events of Redis are lost: %s", error or type(error).__name__)
-                failures += 1
-                self._on_error()
-            finally:
-                self.connected = False
-                if connection is not None:
-                    await self._drop(connection)
-            await asyncio.sleep(_BACKOFF[min(failures, len(_BACKOFF)) - 1])
 
-    async def _drop(self, connection: AbstractConnection) -> None:
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
-            await connection.disconnect(nowait=True)
-            await self._client.connection_pool.release(connection)
-
-    async def _begin(self, connection: AbstractConnection) -> None:
-        """Make a connection that is new ready for all channels."""
-        raise NotImplementedError
-
-    async def _read(self, connection: AbstractConnection) -> None:
-        """Hand out what comes, until the connection fails."""
-        raise NotImplementedError
-
-    def check_known(self) -> None:
-        if not self._ever:
-            raise DestinationUnavailable("The source of the events has not been reached yet", retry_after=1.0)
+def not_reached_yet() -> DestinationUnavailable:
+    """The answer to clients that come before Redis was there for the first time."""
+    return DestinationUnavailable("The source of the events has not been reached yet", retry_after=1.0)
 
 
 class PubSubEvents(RedisEvents):
     """Channels of PUBLISH. ``event`` is the type of their events, or empty."""
 
     def __init__(self, url: str, on_error: Callable[[], None], event: bytes = b"") -> None:
-        super().__init__(url, on_error)
+        super().__init__()
         self._event = event
-        self._connection: AbstractConnection | None = None
         self._unconfirmed: dict[bytes, int] = {}
-        self._commands: list[bytes] = []
-        self._sender: asyncio.Task[None] | None = None
+        self._subscription = Subscription(url, on_error, self._begin, self._hear, self._lost)
+
+    @property
+    def connected(self) -> bool:
+        return self._subscription.connected
+
+    def start(self) -> None:
+        self._subscription.start()
 
     async def subscribe(self, channel: bytes, buffer: int, last_id: bytes = b"") -> EventBody:
-        self.check_known()
+        if not self._subscription.ever:
+            raise not_reached_yet()
         group = self._groups.get(channel)
         if group is None:
             group = self._groups[channel] = Group()
-            self._subscribe(channel)
+            if self._subscription.send("SUBSCRIBE", channel):
+                self._unconfirmed[channel] = self._unconfirmed.get(channel, 0) + 1
         body = EventBody(buffer, (0, 0), lambda body: self._leave(channel, group, body))
         group.bodies[body] = None
         if not group.subscribed and self.connected:
@@ -228,59 +192,28 @@ class PubSubEvents(RedisEvents):
     def _leave(self, channel: bytes, group: Group, body: EventBody) -> None:
         if group.bodies.pop(body, body) is None and not group.bodies:
             del self._groups[channel]
-            self._command("UNSUBSCRIBE", channel)
-
-    def _subscribe(self, channel: bytes) -> None:
-        if self._connection is not None:
-            self._unconfirmed[channel] = self._unconfirmed.get(channel, 0) + 1
-            self._command("SUBSCRIBE", channel)
-
-    def _command(self, *words: str | bytes) -> None:
-        if self._connection is not None:
-            self._commands.append(encode(words))
-            if self._sender is None:
-                self._sender = asyncio.create_task(self._send(self._connection), name="redis subscriptions")
-
-    async def _send(self, connection: AbstractConnection) -> None:
-        """Send what has to be sent; what comes up meanwhile goes with the next write."""
-        try:
-            while self._commands and connection is self._connection:
-                commands, self._commands = self._commands, []
-                await connection.send_packed_command([b"".join(commands)], check_health=False)
-        except (RedisError, OSError, TimeoutError):
-            return  # the reader finds the connection broken too
-        finally:
-            self._sender = None
+            self._subscription.send("UNSUBSCRIBE", channel)
 
     async def _begin(self, connection: AbstractConnection) -> None:
-        self._commands.clear()
         self._unconfirmed = dict.fromkeys(self._groups, 1)
         # PING first: it is answered where nothing is subscribed to, so the connection is known to work.
         commands = [encode(("PING",)), *(encode(("SUBSCRIBE", channel)) for channel in self._groups)]
         await connection.send_packed_command([b"".join(commands)], check_health=False)
         await connection.read_response()
-        self._connection = connection
 
-    async def _read(self, connection: AbstractConnection) -> None:
-        handed = 0
-        try:
-            while True:
-                reply = await connection.read_response()
-                if reply[0] == b"message":
-                    if (group := self._groups.get(reply[1])) is not None:
-                        group.put(render_event(reply[2], self._event))
-                        handed += len(group.bodies)
-                    handed += 1
-                    if handed >= _TURN:  # a reply that has come already is read without a turn of the loop
-                        handed = 0
-                        await asyncio.sleep(0)
-                elif reply[0] == b"subscribe":
-                    self._confirmed(reply[1])
-        finally:
-            self._connection = None
-            for group in self._groups.values():
-                group.confirm()  # nobody waits for what does not come
-                group.subscribed = False
+    def _hear(self, reply: Any) -> int:
+        if reply[0] == b"message":
+            if (group := self._groups.get(reply[1])) is not None:
+                group.put(render_event(reply[2], self._event))
+                return 1 + len(group.bodies)
+        elif reply[0] == b"subscribe":
+            self._confirmed(reply[1])
+        return 1
+
+    def _lost(self) -> None:
+        for group in self._groups.values():
+            group.confirm()  # nobody waits for what does not come
+            group.subscribed = False
 
     def _confirmed(self, channel: bytes) -> None:
         left = self._unconfirmed.get(channel, 1) - 1
@@ -292,7 +225,5 @@ class PubSubEvents(RedisEvents):
             group.confirm()
 
     async def aclose(self) -> None:
-        self._connection = None
+        await self._subscription.aclose()
         await super().aclose()
-        if self._sender is not None:
-            await end_task(self._sender)

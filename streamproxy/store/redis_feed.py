@@ -5,6 +5,10 @@ control messages, and for a key of this process's own, to which an entry is adde
 client has the id of the last entry that it was handed. It is left out while it holds more than it may, and reads on
 from there later. A gap between two entries cuts it.
 
+A cluster refuses to have one command wait for several streams, each of which has a slot of its own. There the task
+waits for control messages alone, and a stream is read over the link when its server tells that it has changed (see
+`streamproxy.store.redis_tracking`).
+
 A stream whose process died has no last entry. So the key that each process renews is looked for: when it is missing
 twice, the clients of its streams are handed what is stored and then cut.
 """
@@ -12,33 +16,39 @@ twice, the clients of its streams are handed what is stored and then cut.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from streamproxy.errors import ExchangeError, ResponseIncomplete
 from streamproxy.store.body import QueuedBody
 from streamproxy.store.ids import IdWriter
+from streamproxy.store.redis_cluster import ClusterLink
+from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, drop, encode, end_task
 from streamproxy.store.redis_layout import (
     BEAT_TTL,
     COMPLETE,
     CONTROL,
+    Entry,
     EntryId,
     Piece,
     beat_key,
     data_key,
     read_entry,
+    stream_of,
     wake_key,
 )
-from streamproxy.store.redis_link import TIMEOUT, RedisLink, connect, end_task
+from streamproxy.store.redis_link import Link, RedisLink, StoreDown
+from streamproxy.store.redis_tracking import Changes
 
 BLOCK: Final = 1000  # ms
 _COUNT: Final = 64  # entries of one stream that are read at once
 _HELD: Final = 256 * 1024  # bytes that a client may hold before it is left out
 _ALL_HELD: Final = 64 << 20  # bytes that all clients may hold together before they are, beyond one reading each
+_RETRY: Final = 0.5  # seconds after which a stream is read again that Redis refused to read
 _MISSED: Final = 2  # looks at which a process has to be missing
 
 # What processes tell each other of a stream, by its storage key, and the process that says so.
@@ -79,7 +89,7 @@ class RemoteBody(QueuedBody):
             was_hungry = self.hungry
             chunk = self.take()
             if not was_hungry and self.hungry:
-                self._feeds.wake()
+                self._feeds.wake(self.key)
             return chunk
         if isinstance(self._end, ExchangeError):
             raise self._end
@@ -118,8 +128,7 @@ class RemoteBody(QueuedBody):
 class Feeds:
     """All clients of this process that read streams of others. ``listener`` gets control messages."""
 
-    def __init__(self, url: str, link: RedisLink, process: str, listener: Listener) -> None:
-        self._client = connect(url)
+    def __init__(self, link: Link, process: str, listener: Listener) -> None:
         self._link = link
         self._process = process
         self._listener = listener
@@ -131,6 +140,9 @@ class Feeds:
         self._wake_id = b"0-0"
         self._woken = False
         self._task: asyncio.Task[None] | None = None
+        self._server: RedisLink | None = None  # to which the connection is that waits
+        self._connector: Connector | None = None
+        self._connection: AbstractConnection | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -151,7 +163,7 @@ class Feeds:
         self._bodies.setdefault(body.key, []).append(body)
         self._counted(1)
         self.tell(b"here", body.key)
-        self.wake()
+        self.wake(body.key)
 
     def detach(self, body: RemoteBody) -> None:
         bodies = self._bodies.get(body.key, [])
@@ -162,8 +174,8 @@ class Feeds:
                 self.tell(b"left", body.key)
             self._counted(-1)
 
-    def wake(self) -> None:
-        """Have the task look again at what it is to wait for."""
+    def wake(self, key: str) -> None:
+        """Read a stream on, whose clients are others or may be handed more."""
         if not self._woken:
             self._woken = True
             key = wake_key(self._process)
@@ -195,17 +207,18 @@ class Feeds:
         for bodies in tuple(self._bodies.values()):
             for body in bodies:
                 body.end("the proxy is shutting down")
-        await self._client.aclose()
+        await self._disconnect()
 
     def _looked(self, writer: bytes, reply: Any) -> None:
         if writer not in self._missed:
             return
         self._missed[writer] = self._missed[writer] + 1 if reply == 0 else 0
         if self._missed[writer] >= _MISSED:
-            for bodies in self._bodies.values():
+            for key, bodies in tuple(self._bodies.items()):
                 for body in bodies:
                     body.dead = body.dead or body.writer == writer
-            self.wake()
+                if any(body.dead for body in bodies):
+                    self.wake(key)
 
     async def _run(self) -> None:
         while True:
@@ -214,11 +227,9 @@ class Feeds:
                     last = await self._link.ask("XREVRANGE", CONTROL, "+", "-", "COUNT", 1)
                     self._control = last[0][0] if last else b"0-0"
                 await self._read()
-            except Exception as error:
-                if not isinstance(error, (RedisError, OSError, TimeoutError)):
-                    raise
-                with contextlib.suppress(RedisError, OSError, TimeoutError):
-                    await self._client.connection_pool.disconnect()
+            except (StoreDown, RedisError, OSError, TimeoutError):
+                self._link.doubt()
+                await self._disconnect()
                 await asyncio.sleep(0.2)
 
     async def _read(self) -> None:
@@ -232,20 +243,40 @@ class Feeds:
                 asked[name] = hungry
                 places[name] = b"%d-%d" % min(body.last for body in hungry)
         dead = any(body.dead for bodies in asked.values() for body in bodies)
-        block = 1 if dead else BLOCK
-        async with asyncio.timeout(BLOCK / 1000 + TIMEOUT):
-            reply = await self._client.execute_command(  # type: ignore[no-untyped-call]
-                "XREAD", "COUNT", _COUNT, "BLOCK", block, "STREAMS", *places, *places.values()
-            )
-        got = dict(reply or ())
+        got = await self._wait(places, 1 if dead else BLOCK)
         self._heed(got)
         for name, bodies in asked.items():
-            pieces = [read_entry(entry) for entry in got.get(name, ())]
-            for body in bodies:
-                for piece in pieces:
-                    body.deliver(piece)
-                if body.dead and not pieces:
-                    body.end("the process that read the stream died")
+            _hand_out(got.get(name, ()), bodies)
+
+    async def _wait(self, places: dict[bytes, bytes], block: int = BLOCK) -> dict[bytes, list[Any]]:
+        """Wait for entries behind these places, for so many milliseconds at most."""
+        words: tuple[Word, ...] = ("XREAD", "COUNT", _COUNT, "BLOCK", block, "STREAMS", *places, *places.values())
+        async with asyncio.timeout(BLOCK / 1000 + TIMEOUT):
+            connection = await self._connect()
+            await connection.send_packed_command([encode(words)], check_health=False)
+            return dict(await connection.read_response() or ())
+
+    async def _connect(self) -> AbstractConnection:
+        """The connection that waits, to the server that has the control messages."""
+        server = self._link.server_of(CONTROL.encode())
+        if server is None:
+            raise StoreDown
+        if self._server is not server:
+            await self._disconnect()
+            self._server, self._connector = server, Connector(server.url)
+        if self._connection is None:
+            assert self._connector is not None
+            self._connection = await self._connector.open()
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        connector, self._connector = self._connector, None
+        self._server = None
+        if connection is not None:
+            await drop(connection)
+        if connector is not None:
+            await connector.aclose()
 
     def _heed(self, got: dict[bytes, list[Any]]) -> None:
         if wakes := got.get(wake_key(self._process).encode()):
@@ -257,3 +288,69 @@ class Feeds:
             for what, keys in said.items():
                 for key in keys.decode().split(","):
                     self._listener(what, key, process)
+
+
+class ClusterFeeds(Feeds):
+    """The same in a cluster. ``on_error`` is called for each failure of a connection that tells of changes."""
+
+    def __init__(self, link: Link, process: str, listener: Listener) -> None:
+        super().__init__(link, process, listener)
+        self._changes = Changes(link, link.on_error, self._wake_all, self._changed)
+        self._reading: set[str] = set()  # streams that were asked for
+        self._again: set[str] = set()  # those of them that are to be read once more
+
+    def start(self) -> None:
+        super().start()
+        self._changes.start()
+
+    def wake(self, key: str) -> None:
+        if key in self._reading:
+            self._again.add(key)
+        elif hungry := [body for body in self._bodies.get(key, ()) if body.hungry]:
+            self._reading.add(key)
+            after = b"(%d-%d" % min(body.last for body in hungry)
+            self._link.send("XRANGE", data_key(key), after, "+", "COUNT", _COUNT, done=partial(self._got, key, hungry))
+
+    async def aclose(self) -> None:
+        await self._changes.aclose()
+        await super().aclose()
+
+    async def _read(self) -> None:
+        self._heed(await self._wait({CONTROL.encode(): self._control}))
+
+    def _wake_all(self) -> None:
+        for key in tuple(self._bodies):
+            self.wake(key)
+
+    def _changed(self, name: bytes | None) -> None:
+        if name is None:
+            self._wake_all()
+        elif (key := stream_of(name)) in self._bodies:
+            self.wake(key)
+
+    def _got(self, key: str, bodies: list[RemoteBody], reply: Any) -> None:
+        self._reading.discard(key)
+        again = key in self._again
+        self._again.discard(key)
+        if isinstance(reply, RedisError):  # such as a cluster of which another part is away
+            asyncio.get_running_loop().call_later(_RETRY, self.wake, key)
+        if isinstance(reply, Exception):
+            return  # all are read again when their server is back
+        _hand_out(reply, bodies)
+        if again or len(reply) >= _COUNT:
+            self.wake(key)
+
+
+def open_feeds(link: Link, process: str, listener: Listener) -> Feeds:
+    """The feeds over a link."""
+    return (ClusterFeeds if isinstance(link, ClusterLink) else Feeds)(link, process, listener)
+
+
+def _hand_out(entries: Sequence[Entry], bodies: list[RemoteBody]) -> None:
+    """Hand what was read to the clients that it was read for."""
+    pieces = [read_entry(entry) for entry in entries]
+    for body in bodies:
+        for piece in pieces:
+            body.deliver(piece)
+        if body.dead and not pieces:
+            body.end("the process that read the stream died")

@@ -35,6 +35,11 @@ def data_key(key: str) -> str:
     return f"streamproxy:{{{key}}}:data"
 
 
+def stream_of(name: bytes) -> str:
+    """The storage key of the stream that a key belongs to; empty for another key."""
+    return name.partition(b"{")[2].partition(b"}")[0].decode("latin-1") if name.startswith(b"streamproxy:{") else ""
+
+
 def meta_key(key: str) -> str:
     return f"streamproxy:{{{key}}}:meta"
 

@@ -27,7 +27,7 @@ from redis.exceptions import ResponseError
 
 from streamproxy.store.expiry import Expiry
 from streamproxy.store.limits import CLIENTS, Bucket, Counts, Decision, Limiter
-from streamproxy.store.redis_link import RedisLink
+from streamproxy.store.redis_link import Link
 
 logger = logging.getLogger("streamproxy")
 
@@ -68,7 +68,7 @@ Taken = Callable[[int, float], None]
 class SharedBucket:
     """The script of one limit. ``name`` tells it from other limits in the same Redis."""
 
-    def __init__(self, link: RedisLink, name: str, bucket: Bucket) -> None:
+    def __init__(self, link: Link, name: str, bucket: Bucket) -> None:
         self.bucket = bucket
         self.local = False  # the count of this process decides
         self._link = link
@@ -108,7 +108,7 @@ class SharedBucket:
 class SharedLimiter(Limiter):
     """What the limits of requests and of tokens have in common: the local count, and the wait for Redis."""
 
-    def __init__(self, link: RedisLink, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
+    def __init__(self, link: Link, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
         self.shared = SharedBucket(link, name, bucket)
         self.bucket = bucket
         self._clock = clock
@@ -155,7 +155,7 @@ class _Share:
 class SharedRequests(SharedLimiter):
     """`limits.requests` in Redis."""
 
-    def __init__(self, link: RedisLink, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
+    def __init__(self, link: Link, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
         super().__init__(link, name, bucket, clock)
         self._shares: dict[str, _Share] = {}
         self._unused: Expiry[str] = Expiry(LEASE, self._give_back)
@@ -243,7 +243,7 @@ class SharedRequests(SharedLimiter):
 class SharedTokens(SharedLimiter):
     """`limits.tokens` in Redis."""
 
-    def __init__(self, link: RedisLink, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
+    def __init__(self, link: Link, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
         super().__init__(link, name, bucket, clock)
         # The debt time of a client by our clock, and when that was said.
         self._said: dict[str, tuple[float, float]] = {}

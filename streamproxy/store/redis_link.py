@@ -1,4 +1,4 @@
-"""The one connection over which this process sends commands to Redis, shared by all that need it.
+"""The one connection over which this process sends commands to a Redis, shared by all that need it.
 
 Theory of operation. Commands are put into a batch, and a task sends one batch after another: what comes while one is on
 its way goes out with the next. Nobody who sends a command waits for it unless it asks for the reply, and then only as
@@ -6,9 +6,10 @@ long as the link's time-out. The link is *up* or *down*. A connection that fails
 it down: all commands that wait are told so, new ones are refused at once, and the server is asked again with backoff.
 A command that Redis itself refuses (out of memory, no permission) concerns nobody but its sender.
 
-Where Redis is, and how it is to be spoken to, is in its URL; all the forms and options of redis-py's ``from_url`` hold.
-It is one server. Where a fail-over gives its name or address to another, the one that became a replica is left as soon
-as it refuses a write.
+Where a fail-over gives the server's name or address to another, the one that became a replica is left as soon as it
+refuses a write. With Sentinels, they are asked for the primary whenever the link comes up.
+
+`Link` is what all need of it; `streamproxy.store.redis_cluster` has that over a link to each primary of a cluster.
 """
 
 from __future__ import annotations
@@ -19,98 +20,59 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import AskError, NoScriptError, ReadOnlyError, RedisError, ResponseError
+
+from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, drop, encode, end_task, shown
 
 logger = logging.getLogger("streamproxy")
 
-TIMEOUT: Final = 2.0  # seconds for a batch, and for a connection
 BATCH: Final = 1000  # commands that are sent at once
 IDLE: Final = 1.0  # seconds after which a connection that is not used is tried
 WAITING: Final = 100_000  # commands that may wait
-_AGAIN: Final = 0.1  # seconds after which a task is cancelled again
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 # Takes the reply, or the exception that came in its place.
 Done = Callable[[Any], None]
-Word = str | bytes | int
 
 
 class StoreDown(Exception):
     """Redis can't be reached, or does not answer."""
 
 
-def encode(words: tuple[Word, ...]) -> bytes:
-    """A command as it goes over the wire (RESP, an array of bulk strings)."""
-    out = [b"*%d\r\n" % len(words)]
-    for word in words:
-        data = word if isinstance(word, bytes) else str(word).encode()
-        out.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(out)
-
-
-def connect(url: str) -> Redis:
-    """A client that makes its connection when it is needed, and retries nothing by itself. Raises ValueError.
-
-    It has no time-out for replies; replies are as Redis sends them.
-    """
-    client = Redis.from_url(
-        url,
-        protocol=2,
-        socket_connect_timeout=TIMEOUT,
-        socket_timeout=None,
-        retry=Retry(NoBackoff(), 0),
-    )
-    client.response_callbacks.clear()
-    return client
-
-
-async def end_task(task: asyncio.Task[None]) -> None:
-    """Cancel a task that uses redis-py, and wait for its end.
-
-    redis-py sends under `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the very moment at
-    which the sending is done (python/cpython#86296). So it is cancelled until it has ended.
-    """
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=_AGAIN)
-    if not task.cancelled():
-        task.exception()
-
-
-class RedisLink:
+class Link:
     """Commands of this process to one Redis. ``on_error`` is called once for each failure, for a counter."""
 
-    def __init__(self, url: str, on_error: Callable[[], None]) -> None:
+    def __init__(self, on_error: Callable[[], None]) -> None:
         self.up = False
-        self.up_since = 0.0  # in the loop's time
-        self.on_up: list[Callable[[], None]] = []  # called each time it comes up
+        self.on_up: list[Callable[[], None]] = []  # called each time it, or one of its servers, comes up
+        self.on_servers: list[Callable[[], None]] = []  # called when a key may have another server
         self.on_error = on_error
-        self._client = connect(url)
-        self._where = _shown(url)
-        self._connection: AbstractConnection | None = None
-        self._waiting: list[tuple[bytes, Done | None]] = []
-        self._kick = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._failures = 0
+
+    @property
+    def up_since(self) -> float:
+        """When it, or the last of its servers, came up; in the loop's time."""
+        raise NotImplementedError
+
+    @property
+    def servers(self) -> tuple[RedisLink, ...]:
+        """The links to its servers, of which each key has one."""
+        raise NotImplementedError
 
     async def start(self) -> None:
         """Connect, and keep the connection from now on. Waits for the first attempt only, whatever comes of it."""
-        await self._attempt()
-        self._task = asyncio.create_task(self._run(), name="redis link")
+        raise NotImplementedError
 
     def send(self, *command: Word, done: Done | None = None) -> None:
-        """Put a command into the next batch. ``done`` gets the reply, or the exception in its place."""
-        if not self.up or len(self._waiting) >= WAITING:
-            if done is not None:
-                done(StoreDown())
-            return
-        self._waiting.append((encode(command), done))
-        if not self._kick.is_set():
-            self._kick.set()
+        """Put a command on one key into the next batch. ``done`` gets the reply, or the exception in its place."""
+        raise NotImplementedError
+
+    def server_of(self, key: bytes) -> RedisLink | None:
+        """The link to the server that has a key, as far as that is known."""
+        raise NotImplementedError
+
+    def doubt(self) -> None:
+        """Somebody was told by a server that it does not have a key any more."""
 
     async def ask(self, *command: Word) -> Any:
         """Send a command and wait for the reply. Raises StoreDown, or what Redis says against the command."""
@@ -128,6 +90,50 @@ class RedisLink:
 
     async def aclose(self) -> None:
         """Send what waits, for as long as a batch may take, and close the connection. Safe to call twice."""
+        raise NotImplementedError
+
+
+class RedisLink(Link):
+    """The link to one server: that of the URL, or the primary that Sentinels name. Raises as `Connector`."""
+
+    def __init__(self, url: str, on_error: Callable[[], None]) -> None:
+        super().__init__(on_error)
+        self.url = url
+        self.on_down: list[Callable[[], None]] = []  # called for each attempt that fails, too
+        self._up_since = 0.0
+        self._connector = Connector(url)
+        self._where = shown(url)
+        self._connection: AbstractConnection | None = None
+        self._waiting: list[tuple[bytes, Done | None]] = []
+        self._kick = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+
+    @property
+    def up_since(self) -> float:
+        return self._up_since
+
+    @property
+    def servers(self) -> tuple[RedisLink, ...]:
+        return (self,)
+
+    def server_of(self, key: bytes) -> RedisLink:
+        return self
+
+    async def start(self) -> None:
+        await self._attempt()
+        self._task = asyncio.create_task(self._run(), name="redis link")
+
+    def send(self, *command: Word, done: Done | None = None) -> None:
+        if not self.up or len(self._waiting) >= WAITING:
+            if done is not None:
+                done(StoreDown())
+            return
+        self._waiting.append((encode(command), done))
+        if not self._kick.is_set():
+            self._kick.set()
+
+    async def aclose(self) -> None:
         if self.up:
             with contextlib.suppress(RedisError, StoreDown):
                 await self.ask("PING")  # its reply comes behind all others
@@ -137,7 +143,7 @@ class RedisLink:
         self._fail_waiting(self._waiting)
         self._waiting = []
         await self._drop_connection()
-        await self._client.aclose()
+        await self._connector.aclose()
 
     async def _run(self) -> None:
         while True:
@@ -163,14 +169,14 @@ class RedisLink:
     async def _attempt(self) -> None:
         try:
             async with asyncio.timeout(TIMEOUT):
-                self._connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+                self._connection = await self._connector.open()
                 await self._exchange(self._connection, [encode(("PING",))])
         except (RedisError, OSError, TimeoutError) as error:
             await self._went_down(error)
             return
         self.up = True
-        self.up_since = asyncio.get_running_loop().time()
-        for call in self.on_up:
+        self._up_since = asyncio.get_running_loop().time()
+        for call in tuple(self.on_up):
             call()
 
     async def _send(self, batch: list[tuple[bytes, Done | None]]) -> None:
@@ -189,8 +195,9 @@ class RedisLink:
             logger.info("Redis at %s is back", self._where)
             self._failures = 0
         for (_, done), reply in zip(batch, replies, strict=True):
-            # A script that Redis does not have yet, or no more, is no fault: whoever runs it sends it along then.
-            if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
+            # A script that Redis does not have yet, or no more, is no fault: whoever runs it sends it along then. Nor
+            # is a key that another node of a cluster has.
+            if isinstance(reply, Exception) and not isinstance(reply, NoScriptError | AskError):
                 self.on_error()
             if done is not None:
                 done(reply)
@@ -217,22 +224,16 @@ class RedisLink:
         waiting, self._waiting = self._waiting, []
         self._kick.clear()
         self._fail_waiting(waiting)
+        for call in tuple(self.on_down):
+            call()
         await self._drop_connection()
 
     async def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
-                await connection.disconnect(nowait=True)
-                await self._client.connection_pool.release(connection)
+            await drop(connection)
 
     def _fail_waiting(self, batch: list[tuple[bytes, Done | None]]) -> None:
         for _, done in batch:
             if done is not None:
                 done(StoreDown())
-
-
-def _shown(url: str) -> str:
-    """The URL without its credentials and options."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"

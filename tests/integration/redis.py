@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -20,13 +21,17 @@ from tests.integration.process import reserved_port
 class RedisServer:
     """A server that can be killed, stopped, paused and started again, always at the same address."""
 
-    def __init__(self, program: str, folder: Path, port: int) -> None:
+    def __init__(self, program: str, folder: Path, port: int, options: tuple[str, ...] = ()) -> None:
         self._program = program
         self._folder = folder
-        self._port = port
+        self.port = port
         self._process: asyncio.subprocess.Process | None = None
-        self._options: tuple[str, ...] = ()
+        self._options = options
         self.url = f"redis://127.0.0.1:{port}/0"
+
+    def protect(self, password: str) -> None:
+        """Ask for a password from now on, which replicas of it have too."""
+        self.url = f"redis://:{quote(password, safe='')}@127.0.0.1:{self.port}/0"
 
     def secure(self, certificate: Certificate, port: int) -> str:
         """Have it speak TLS on another port from the next start on; the URL there."""
@@ -37,7 +42,7 @@ class RedisServer:
     async def start(self, *options: str) -> None:
         self._process = await asyncio.create_subprocess_exec(
             self._program,
-            *("--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
             *("--dir", str(self._folder), *self._options, *options),
             stdout=asyncio.subprocess.DEVNULL,
         )
@@ -79,11 +84,13 @@ class RedisServer:
 
 
 @asynccontextmanager
-async def redis_server(folder: Path, name: str = "redis-server") -> AsyncIterator[RedisServer]:
+async def redis_server(
+    folder: Path, name: str = "redis-server", options: tuple[str, ...] = ()
+) -> AsyncIterator[RedisServer]:
     """Run a server that keeps nothing on disk; ``name`` is that of the program, or its path."""
     program = require(name)
     with reserved_port() as port:
-        server = RedisServer(program, folder, port)
+        server = RedisServer(program, folder, port, options)
         await server.start()
         try:
             yield server

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamproxy.errors import BadRequest, DestinationUnavailable, ResponseIncomplete, StreamGone
+from streamproxy.store import redis_subscription
 from streamproxy.store.redis_entries import StreamEvents
 from streamproxy.store.redis_events import EventBody, PubSubEvents, RedisEvents
 from tests.doubles.leaks import LeakCheck
@@ -128,6 +129,24 @@ async def test_clients_stay_while_redis_is_away_and_get_what_comes_after(
     await redis.command("PUBLISH", "b", "2")
     assert await take(one, 1) == [b"event: note\ndata: 1\n\n"]
     assert await take(late, 1) == [b"event: note\ndata: 2\n\n"]
+
+
+@pytest.mark.parametrize("kind", [PubSubEvents, StreamEvents])
+async def test_a_server_that_gives_no_sign_of_life_is_left(
+    redis: RedisServer, errors: Errors, kind: type[PubSubEvents] | type[StreamEvents], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_subscription, "QUIET", 0.05)
+    events = kind(redis.url, errors)
+    events.start()
+    await until(lambda: events.connected)
+    redis.freeze()
+    await until(lambda: not events.connected)
+    redis.thaw()
+    await until(lambda: events.connected)
+    one = await events.subscribe(b"a", BUFFER)
+    await redis.command(*(("PUBLISH", "a", "x") if kind is PubSubEvents else ("XADD", "a", "*", "data", "x")))
+    assert (await take(one, 1))[0].startswith(b"data: x\n")
+    await events.aclose()
 
 
 @pytest.mark.parametrize("kind", [PubSubEvents, StreamEvents])

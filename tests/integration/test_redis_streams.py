@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamproxy.errors import DestinationUnavailable, ResponseIncomplete, StreamGone, StreamUnknown
-from streamproxy.store.base import KeptStream, StoreSettings
+from streamproxy.store.base import KeptStream, StoreSettings, StreamHead
 from streamproxy.store.cursor import Cursor, new_stream, storage_key
 from streamproxy.store.redis import RedisHub, RedisStore
 from streamproxy.store.redis_layout import beat_key, data_key
@@ -109,6 +109,24 @@ async def test_another_process_answers_from_every_cursor(sidecars: Sidecars) -> 
         assert await replay(there, at(stream, events)) == whole[find_place("sse", whole, events) :]
     assert (await there.find(at(stream, 41), OWNER)).body is None
     assert sidecars.errors == 0
+
+
+async def test_a_redis_that_comes_after_the_sidecars_serves_them_all_the_same(
+    sidecars: Sidecars, redis: RedisServer
+) -> None:
+    await redis.kill()
+    here, there = await sidecars.start(), await sidecars.start()
+    assert here.create(StreamHead(OWNER, b"text/event-stream", "sse"), Stopped()) is None
+    await redis.start()
+    await until(lambda: all(hub.copies.writable for hub in sidecars.hubs))
+    stream = begin(here)
+    stream.append(event(1))
+    await copied(here, stream)
+    found = await there.find(at(stream, 0), OWNER)
+    stream.append(event(2))
+    stream.end(None)
+    assert found.body is not None
+    assert await read_to_end(found.body) == event(1) + event(2)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -313,7 +331,7 @@ async def test_while_redis_is_killed_live_streams_go_on_and_all_is_well_when_it_
         await there.find(Cursor(new_stream(), 0), OWNER)
     assert (await here.find(at(stream, 1), OWNER)).body is not None  # here it is in memory
     await redis.start()
-    await until(lambda: here._hub.link.up and here._hub.copies.writable)
+    await until(lambda: there._hub.link.up and here._hub.link.up and here._hub.copies.writable)
     stream.append(event(3))
     second = begin(here)
     second.append(event(1))

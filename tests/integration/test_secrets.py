@@ -108,6 +108,11 @@ def make_configuration(plants: Plants, urls: dict[str, str], folder: Path, redis
     set_by_upstream = {"set": {"x-upstream-key": plants("upstream header"), "cookie": f"a={plants('upstream cookie')}"}}
     common: dict[str, Any] = {"upstream": "up", "auth": auth, "request_headers": set_by_route}
     quota = {"requests": {"rate": "1000/1m"}, "client_key": "header:x-api-key", "store": redis}
+    primary, sentinel = plants("password of a primary"), plants("password of a Sentinel")
+    sources = {
+        "sentinels": f"redis+sentinel://u:{primary}@127.0.0.1:9/s?sentinel_password={sentinel}",
+        "cluster": f"valkeys+cluster://u:{plants('password of a cluster')}@127.0.0.1:9",
+    }
     return {
         "server": {"listen": "127.0.0.1:0", "drain_timeout": "1s"},
         "admin": {"listen": "127.0.0.1:0", "token": f"${{file:{folder / 'admin'}}}"},
@@ -117,6 +122,7 @@ def make_configuration(plants: Plants, urls: dict[str, str], folder: Path, redis
             "up": {"endpoints": [urls["upstream"]], "request_headers": set_by_upstream},
             "gone": {"endpoints": [urls["gone"]]},
             "egress": {"endpoints": ["http://127.0.0.1:9"], "proxy": f"http://u:{plants('egress')}@127.0.0.1:9"},
+            **{name: {"redis": {"url": url, "channel": "a", "kind": "stream"}} for name, url in sources.items()},
         },
         "routes": [
             {"path": "/kept", **common, "resume": {"store": redis, "window": "1m"}},
@@ -126,6 +132,7 @@ def make_configuration(plants: Plants, urls: dict[str, str], folder: Path, redis
             {"path": "/egress", **common, "upstream": "egress"},
             {"path": "/stream", **common, "protocol": "openai", "on_truncation": "error_event"},
             {"path": "/cut", **common, "on_truncation": "error_event"},
+            *({"path": f"/{name}", "upstream": name, "auth": auth} for name in sources),
             {"path": "/*", **common},
         ],
     }  # fmt: skip

@@ -27,7 +27,7 @@ class Flood:
 async def test_messages_that_come_faster_than_they_are_handed_out_stop_nothing_else() -> None:
     events = PubSubEvents("redis://127.0.0.1:1/0", lambda: None)
     flood = Flood(100_000)
-    reading = asyncio.create_task(events._read(cast("AbstractConnection", flood)))
+    reading = asyncio.create_task(events._subscription._read(cast("AbstractConnection", flood)))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert 0 < flood.left < 100_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from streamproxy.store.redis_link import end_task
+from streamproxy.store.redis_connect import end_task
 
 
 async def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
