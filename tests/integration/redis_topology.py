@@ -102,7 +102,8 @@ async def sentinel(folder: Path, settings: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        process.kill()
+        if process.returncode is None:
+            process.kill()
         await process.wait()
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from redis.crc import key_slot
-from redis.exceptions import ClusterDownError
+from redis.exceptions import ClusterDownError, RedisError
 
 from streamproxy.store.cursor import storage_key
 from streamproxy.store.redis_cluster import ClusterLink
+from streamproxy.store.redis_connect import Connector
 from streamproxy.store.redis_entries import StreamEvents
 from streamproxy.store.redis_events import EventBody
 from streamproxy.store.redis_layout import data_key
@@ -147,6 +150,27 @@ async def test_sentinels_and_their_primary_over_tls(leaks: LeakCheck, tmp_path: 
                 assert await link.ask("SET", "a", "b") == b"OK"
                 assert await redis.command("GET", "a") == b"b"
                 await link.aclose()
+
+
+async def test_why_no_sentinel_names_a_primary_is_said_without_a_secret(leaks: LeakCheck, tmp_path: Path) -> None:
+    with reserved_port() as port:
+        async with sentinel(tmp_path, f"port {port}\nrequirepass {WATCHWORD}\n"):
+            for password, why in {
+                "wr0ng": "of other: .*invalid (username-)?password",
+                quote(WATCHWORD, safe=""): "of other$",
+            }.items():
+                url = f"redis+sentinel://127.0.0.1:{port}/other?sentinel_password={password}"
+                connector = Connector(url)
+
+                async def fails(connector: Connector = connector, why: str = why) -> bool:
+                    with pytest.raises(RedisError) as caught:
+                        await connector.open()
+                    for secret in ("wr0ng", WATCHWORD):
+                        assert secret not in str(caught.value)
+                    return re.search(why, str(caught.value)) is not None  # once the Sentinel has started
+
+                await until(fails)
+                await connector.aclose()
 
 
 async def test_a_cluster_loses_a_node_and_no_client_is_hurt(

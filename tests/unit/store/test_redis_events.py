@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, cast
 
 import pytest
 from redis.asyncio.connection import AbstractConnection
 
 from streamproxy.store.redis_events import PubSubEvents
+from tests.doubles.leaks import LeakCheck
+from tests.doubles.until import until
 
 
 class Flood:
@@ -33,3 +36,49 @@ async def test_messages_that_come_faster_than_they_are_handed_out_stop_nothing_e
     assert 0 < flood.left < 100_000
     with pytest.raises(ConnectionError):
         await reading
+
+
+class Sparing:
+    """A server that leaves each connection's PING unanswered until it is told to, and takes down what it is sent."""
+
+    def __init__(self) -> None:
+        self.pong = asyncio.Event()
+        self.commands: list[list[bytes]] = []
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                count = int((await reader.readuntil(b"\r\n"))[1:])
+                words = list[bytes]()
+                for _ in range(count):
+                    length = int((await reader.readuntil(b"\r\n"))[1:])
+                    words.append((await reader.readexactly(length + 2))[:-2])
+                self.commands.append(words)
+                if words[0] == b"PING":
+                    await self.pong.wait()
+                    writer.write(b"+PONG\r\n")
+                elif words[0] == b"SUBSCRIBE":
+                    writer.write(b"*3\r\n$9\r\nsubscribe\r\n$%d\r\n%b\r\n:1\r\n" % (len(words[1]), words[1]))
+                else:
+                    writer.write(b"+OK\r\n")
+        writer.close()
+
+
+async def test_a_client_that_comes_while_the_connection_is_made_is_subscribed_too(leaks: LeakCheck) -> None:
+    redis = Sparing()
+    async with await asyncio.start_server(redis.serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        events = PubSubEvents(f"redis://127.0.0.1:{port}/0", lambda: None)
+        events.start()
+        redis.pong.set()
+        await until(lambda: events.connected)
+        redis.pong.clear()
+        redis.writers[-1].close()
+        await until(lambda: redis.commands.count([b"PING"]) == 2)
+        body = await events.subscribe(b"late", 1000)
+        redis.pong.set()
+        await until(lambda: [b"SUBSCRIBE", b"late"] in redis.commands)
+        assert await events.subscribe(b"late", 1000) is not body  # and it is confirmed
+        await events.aclose()
