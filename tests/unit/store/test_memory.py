@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from streamproxy.errors import ReadTimeout, ResponseIncomplete, StreamGone, StreamUnknown
 from streamproxy.store import memory
-from streamproxy.store.base import StoreSettings
-from streamproxy.store.cursor import Cursor, new_stream
+from streamproxy.store.base import StopResult, StoreSettings
+from streamproxy.store.cursor import Cursor, new_stream, owner_digest
 from streamproxy.store.memory import MemoryStore
 from streamproxy.store.segments import find_place
 from tests.doubles.until import until
@@ -231,6 +232,26 @@ async def test_the_owner_stops_a_live_stream(store: MemoryStore) -> None:
     stream = begin(store, stop=stopped)
     await store.stop(at(stream, 0), OWNER)
     assert stopped.reasons == ["owner"]
+
+
+@pytest.mark.parametrize(("result", "raised"), [("stopped", None), ("gone", StreamGone), ("unknown", StreamUnknown)])
+async def test_a_stream_that_is_kept_in_another_process_is_stopped_there(
+    result: StopResult, raised: type[Exception] | None
+) -> None:
+    asked: list[tuple[str, bytes]] = []
+
+    async def elsewhere(stream: str, owner: bytes) -> StopResult:
+        asked.append((stream, owner))
+        return result
+
+    store, name = MemoryStore(StoreSettings(), elsewhere), new_stream()
+    with pytest.raises(raised) if raised is not None else nullcontext():
+        await store.stop(Cursor(name, 3), OWNER)
+    assert asked == [(name, owner_digest(name, OWNER))]
+    stream = begin(store)
+    await store.stop(at(stream, 0), OWNER)  # its own: nobody is asked
+    assert len(asked) == 1
+    await store.aclose()
 
 
 async def test_finished_streams_are_dropped_first_and_the_oldest_of_them_first() -> None:
