@@ -121,7 +121,7 @@ class RedisStore(StreamStore):
                 raise StreamGone
             await asyncio.sleep(_POLL)
         piece, last = found
-        if last.end == COMPLETE and last.events == cursor.events:
+        if last.end == COMPLETE and last.events == cursor.events and not last.unfinished:
             return Replay(meta.content_type, None, live=False)
         check_readers(self._hub.feeds.readers(key))
         return Replay(meta.content_type, self._body(cursor, meta, piece, ids), live=not last.end)
@@ -190,7 +190,12 @@ class RedisStore(StreamStore):
         body = RemoteBody(self._hub.feeds, storage_key(cursor.stream), meta.writer, piece, writer)
         if piece.end:  # a stream that ended without an event
             body.end(None if piece.end == COMPLETE else "the stream was cut")
-        elif rest := piece.data[find_place(format, piece.data, cursor.events - piece.events_before) :]:
-            body.put(rest)
+        else:
+            place = find_place(format, piece.data, cursor.events - piece.events_before, piece.offset == 0)
+            if place < len(piece.data):
+                body.put(piece.data[place:])
+            else:
+                # The LF of a CR LF that the upstream has sent in two belongs to the event before the place.
+                body.skips_lf = format == "sse" and piece.data[-1:] == b"\r"
         self._hub.feeds.attach(body)
         return body

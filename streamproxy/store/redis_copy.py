@@ -214,7 +214,8 @@ class Copies:
         stream.under_way = True
         name = entry_id(log.events, log.end)
         done = partial(self._ended, stream)
-        self._link.send("XADD", data_key(stream.key), name, "n", log.events, "e", how, done=done)
+        more = ("u", 1) if log.counter.unfinished else ()
+        self._link.send("XADD", data_key(stream.key), name, "n", log.events, "e", how, *more, done=done)
 
     def _ended(self, stream: RedisStream, reply: Any) -> None:
         stream.under_way = False

@@ -48,7 +48,7 @@ Listener = Callable[[bytes, str, bytes], None]
 class RemoteBody(QueuedBody):
     """One client's place in a stream of another process. ``last`` is the entry that it was handed last."""
 
-    __slots__ = ("_end", "_feeds", "_ids", "dead", "key", "last", "next", "writer")
+    __slots__ = ("_end", "_feeds", "_ids", "dead", "key", "last", "next", "skips_lf", "writer")
 
     def __init__(self, feeds: Feeds, key: str, writer: bytes, piece: Piece, ids: IdWriter | None) -> None:
         super().__init__()
@@ -57,6 +57,7 @@ class RemoteBody(QueuedBody):
         self.last: EntryId = piece.id
         self.next = piece.offset + len(piece.data)  # the offset at which the next entry has to begin
         self.dead = False
+        self.skips_lf = False  # an LF at the beginning of the next entry is not for it
         self._feeds = feeds
         self._end: ExchangeError | bytes | None = None
         self._ids = ids
@@ -99,7 +100,10 @@ class RemoteBody(QueuedBody):
             self.end("the client lagged behind what is kept of the stream")
         else:
             self.next += len(piece.data)
-            self.put(piece.data)
+            data = piece.data.removeprefix(b"\n") if self.skips_lf else piece.data
+            self.skips_lf = False
+            if data:
+                self.put(data)
 
     def end(self, note: str | None) -> None:
         """The stream has ended: in good order (None), or cut."""
