@@ -25,7 +25,17 @@ from streamproxy.store.ids import IdWriter
 from streamproxy.store.memory import MemoryStore
 from streamproxy.store.redis_copy import Copies, RedisStream
 from streamproxy.store.redis_feed import Feeds, RemoteBody
-from streamproxy.store.redis_layout import COMPLETE, META_NAMES, Meta, Piece, beat_key, data_key, meta_key, read_entry
+from streamproxy.store.redis_layout import (
+    BEAT_TTL,
+    COMPLETE,
+    META_NAMES,
+    Meta,
+    Piece,
+    beat_key,
+    data_key,
+    meta_key,
+    read_entry,
+)
 from streamproxy.store.redis_link import RedisLink, StoreDown, end_task
 from streamproxy.store.segments import Format, find_place
 
@@ -68,10 +78,15 @@ class RedisHub:
         while True:
             await asyncio.sleep(_PULSE)
             count += 1
+            copies, now = self.copies, asyncio.get_running_loop().time()
+            if not (self.link.up and copies.writable):
+                for stream in copies.live.values():
+                    stream.presume_elsewhere(now, now + _PRESENT)
             if count % 2:
-                self.copies.beat()
+                copies.beat()
                 self.feeds.say_who_is_here()
-            else:
+            elif copies.writable and now - copies.writable_since > BEAT_TTL / 1000:
+                # While Redis takes no writes no process can renew its key.
                 self.feeds.look_for_writers()
             if count % _RENEW == 0:
                 self.copies.renew()

@@ -26,6 +26,7 @@ from streamproxy.store.redis_layout import (
     BEAT_TTL,
     COMPLETE,
     CONTROL,
+    WAKE_TTL,
     EntryId,
     Piece,
     beat_key,
@@ -172,7 +173,7 @@ class Feeds:
             self._woken = True
             key = wake_key(self._process)
             self._link.send("XADD", key, "MAXLEN", 1, "*", "w", "1")
-            self._link.send("PEXPIRE", key, 60_000)
+            self._link.send("PEXPIRE", key, WAKE_TTL)
 
     def tell(self, what: bytes, *keys: str) -> None:
         """Tell all processes something of streams."""

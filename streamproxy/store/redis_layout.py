@@ -10,9 +10,10 @@ Of a stream with the storage key K there are two keys, which a cluster keeps on 
   sees by the offsets when entries are missing between two that it gets. The last entry has no bytes and says how the
   stream ended, and whether it did so inside of an event.
 
-Beside them there is a key for each process, ``streamproxy:beat:ID``, which expires when the process does not renew it,
-and one stream for all, ``streamproxy:control``, over which processes tell each other which streams are to stop and
-which are being read.
+Beside them there are two keys for each process: ``streamproxy:beat:ID``, which expires when the process does not renew
+it, and the stream ``streamproxy:wake:ID``, to which it adds an entry when its own reading task has to look at
+something, and to see whether entries are taken. And there is one stream for all, ``streamproxy:control``, over which
+processes tell each other which streams are to stop and which are being read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from streamproxy.store.cursor import owner_digest
 
 CONTROL: Final = "streamproxy:control"
 BEAT_TTL: Final = 3000  # ms
+WAKE_TTL: Final = 60_000  # ms
 COMPLETE: Final = b"complete"
 CUT: Final = b"cut"
 

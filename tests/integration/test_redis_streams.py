@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from streamproxy.errors import DestinationUnavailable, ResponseIncomplete, StreamGone, StreamUnknown
+from streamproxy.store import redis as redis_store
+from streamproxy.store import redis_copy, redis_feed
+from streamproxy.store.base import StreamHead
 from streamproxy.store.cursor import Cursor, new_stream, storage_key
+from streamproxy.store.memory import MemoryStream
 from streamproxy.store.redis_layout import beat_key, data_key
 from streamproxy.store.segments import find_place
 from tests.doubles.leaks import LeakCheck
@@ -324,6 +328,39 @@ async def test_a_redis_without_memory_costs_new_streams_their_cursor_and_no_even
     assert found.body is not None
     assert await read_to_end(found.body) == whole
     assert await read_to_end(live) == whole
+
+
+async def test_while_redis_takes_no_writes_nobody_is_taken_for_dead_or_for_gone(
+    sidecars: Sidecars, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (redis_store, redis_copy, redis_feed):
+        monkeypatch.setattr(module, "BEAT_TTL", 300)
+    monkeypatch.setattr(redis_store, "_PULSE", 0.05)
+    monkeypatch.setattr(redis_store, "_PRESENT", 0.3)
+    here, there = await sidecars.start(grace=0.2), await sidecars.start()
+    stopped = Stopped()
+    stream = begin(here, stop=stopped)
+    stream.append(event(1))
+    await copied(here, stream)
+    found = await there.find(at(stream, 0), OWNER)
+    await until(lambda: here._hub.copies.live[storage_key(stream.name)].remote_until > 0, "its reader to be known")
+    stream.read(at(stream, 0)).close()
+    await redis.command("ACL", "SETUSER", "default", "-set", "-xadd", "-pexpire")
+    beat = beat_key(here._hub.process)
+    await until(lambda: redis.command("EXISTS", beat), "its heartbeat to expire", holds=lambda count: not count)
+    for _ in range(3):  # others are given up meanwhile, one after the other
+        other = Stopped()
+        lonely = MemoryStream(here.memory, new_stream(), StreamHead(OWNER, b"", "sse"), other)
+        here.memory.adopt(lonely)
+        lonely.read(at(lonely, 0)).close()
+        await asyncio.wait_for(other.event.wait(), 10)
+    await redis.command("ACL", "SETUSER", "default", "+set", "+xadd", "+pexpire")
+    await until(lambda: here._hub.copies.writable)
+    assert stopped.reasons == []
+    stream.append(event(2))
+    stream.end(None)
+    assert found.body is not None
+    assert await read_to_end(found.body) == event(1) + event(2)
 
 
 async def test_what_a_process_leaves_when_it_stops_in_good_order_is_complete(sidecars: Sidecars) -> None:
