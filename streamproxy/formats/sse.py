@@ -55,6 +55,11 @@ class SseTracker(Inspector):
         """Whether something may be inserted here without splitting an event."""
         return not (self._mid_line or self._in_event or self._after_cr)
 
+    @property
+    def inside_event(self) -> bool:
+        """Whether an event has begun, and its blank line has not come."""
+        return self._in_event or (self._mid_line and self._line[:1] != b":")
+
     def first_boundary(self, chunk: bytes) -> int:
         """Follows a chunk like `feed`. Returns the position in it of the first event after the unfinished one.
 

@@ -137,6 +137,11 @@ class MemoryStream(KeptStream):
     def events(self) -> int:
         return self.log.events
 
+    @property
+    def complete(self) -> bool:
+        """Whether it has ended in good order and its last event is whole: nothing comes behind that."""
+        return self.ended and self.fault is None and not self.log.counter.unfinished
+
     def append(self, chunk: bytes, framed: bytes = b"") -> None:
         if self.ended:
             return
@@ -285,7 +290,7 @@ class MemoryStore(StreamStore):
         stream = self.owned(cursor.stream, owner)
         if cursor.events > stream.events:
             await stream.reached(cursor.events, PATIENCE)
-        if stream.ended and stream.fault is None and cursor.events == stream.events:
+        if stream.complete and cursor.events == stream.events:
             return Replay(stream.content_type, None, live=False)
         check_readers(len(stream.bodies))
         return Replay(stream.content_type, stream.read(cursor, ids), live=not stream.ended)

@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 
 from streamproxy.errors import DestinationUnavailable, StreamGone
 from streamproxy.store.events import EntryId, parse_entry_id, render_entry
-from streamproxy.store.redis_events import EventBody, Group, RedisEvents
+from streamproxy.store.redis_events import EventBody, Group, RedisEvents, concerns_name
 from streamproxy.store.redis_link import RedisLink, StoreDown, encode, end_task
 from streamproxy.wire.chunked import chunk_parts
 
@@ -47,6 +47,7 @@ class StreamEvents(RedisEvents):
         super().__init__(url, on_error)
         self._link = RedisLink(url, on_error)
         self._link.on_up.append(self._track)
+        self._link.blames = lambda refusal: not concerns_name(refusal)
         self._starter: asyncio.Task[None] | None = None
         self._listener = 0  # what Redis calls the connection that hears of changes; 0 while there is none
         self._changed: dict[bytes, None] = {}  # channels that are to be read
@@ -62,6 +63,8 @@ class StreamEvents(RedisEvents):
         try:
             first, newest = await self._ends(channel)
         except (StoreDown, RedisError) as error:
+            if concerns_name(error):
+                raise self.unknown(channel, error) from None
             raise DestinationUnavailable("The events can't be reached now", note=repr(error), retry_after=1.0) from None
         if last_id and after != _OLDEST and not first <= after <= newest:
             raise StreamGone
@@ -171,7 +174,11 @@ class StreamEvents(RedisEvents):
     def _got(self, channel: bytes, reply: Any) -> None:
         """Hand the entries to all clients that are not behind. A link that is down has all read again once it is up."""
         group = self._groups.get(channel)
-        if group is None or isinstance(reply, Exception):
+        if group is None:
+            return
+        if isinstance(reply, Exception):
+            if isinstance(reply, RedisError) and concerns_name(reply):
+                group.refuse(reply)
             return
         for name, fields in reply:
             id, chunk, framed = _render(name, fields)

@@ -5,7 +5,8 @@ into bytes once, and each client is handed the same bytes: at once where it wait
 client whose queue grows beyond what it may hold is cut, and holds up nobody.
 
 `PubSubEvents` subscribes to each channel once. A client is let in when Redis has confirmed that, so that it misses
-nothing that is published after its response has begun.
+nothing that is published after its response has begun. Redis answers subscriptions in their order; one that it refuses
+to this user concerns the clients of that channel, and nobody else.
 
 When Redis goes, clients stay, and it is asked for again with backoff. What was published meanwhile is lost.
 
@@ -17,13 +18,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
-from streamproxy.errors import DestinationUnavailable, ExchangeError, ResponseIncomplete
+from streamproxy.errors import DestinationUnavailable, ExchangeError, ResponseIncomplete, StreamUnknown
 from streamproxy.store.body import QueuedBody
 from streamproxy.store.events import EntryId, render_event
 from streamproxy.store.redis_link import TIMEOUT, connect, encode, end_task
@@ -33,6 +35,15 @@ logger = logging.getLogger("streamproxy")
 
 _TURN: Final = 1000  # clients and messages after which everything else has a turn
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def concerns_name(refusal: Exception) -> bool:
+    """Whether Redis refuses one name, which a client may have chosen, rather than that it does not work.
+
+    It has a key of another type, or its rules keep the name from this user.
+    """
+    text = str(refusal)
+    return text.startswith("WRONGTYPE") or (isinstance(refusal, NoPermissionError) and "to access" in text)
 
 
 class EventBody(QueuedBody):
@@ -100,12 +111,13 @@ class EventBody(QueuedBody):
 class Group:
     """The clients of one channel."""
 
-    __slots__ = ("bodies", "subscribed", "waiters")
+    __slots__ = ("bodies", "refusal", "subscribed", "waiters")
 
     def __init__(self) -> None:
         self.bodies: dict[EventBody, None] = {}
         self.waiters: list[asyncio.Future[None]] = []
         self.subscribed = False
+        self.refusal: RedisError | None = None  # why there are no events of it
 
     def put(self, chunk: bytes) -> None:
         framed = b"".join(chunk_parts(chunk))
@@ -118,6 +130,13 @@ class Group:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def refuse(self, refusal: RedisError) -> None:
+        """Redis has no events of this channel for this user: cut its clients."""
+        self.refusal = refusal
+        self.confirm()
+        for body in tuple(self.bodies):
+            body.cut(f"Redis refuses the channel: {refusal}")
 
 
 class RedisEvents:
@@ -143,7 +162,8 @@ class RedisEvents:
         """The events of a channel from now on, or after the entry ``last_id``, which only a stream has.
 
         ``buffer`` is how many bytes the client may hold. Raises DestinationUnavailable before Redis was there for the
-        first time, BadRequest for an id that is none, and StreamGone for one whose successors may be gone.
+        first time, BadRequest for an id that is none, StreamGone for one whose successors may be gone, and
+        StreamUnknown for a channel that Redis refuses.
         """
         raise NotImplementedError
 
@@ -195,6 +215,12 @@ class RedisEvents:
         if not self._ever:
             raise DestinationUnavailable("The source of the events has not been reached yet", retry_after=1.0)
 
+    @staticmethod
+    def unknown(channel: bytes, refusal: Exception) -> StreamUnknown:
+        """The answer to a request for a channel that Redis refuses. It is that client's own affair, and only logged."""
+        logger.info("Redis refuses the events of %s: %s", channel.decode(), refusal)
+        return StreamUnknown("There are no events of this name", note=repr(refusal))
+
 
 class PubSubEvents(RedisEvents):
     """Channels of PUBLISH. ``event`` is the type of their events, or empty."""
@@ -203,7 +229,9 @@ class PubSubEvents(RedisEvents):
         super().__init__(url, on_error)
         self._event = event
         self._connection: AbstractConnection | None = None
-        self._unconfirmed: dict[bytes, int] = {}
+        # The channels of the commands whose replies have not come, in their order, and how many there are of each.
+        self._asked: deque[bytes] = deque()
+        self._open: Counter[bytes] = Counter()
         self._commands: list[bytes] = []
         self._sender: asyncio.Task[None] | None = None
 
@@ -212,7 +240,7 @@ class PubSubEvents(RedisEvents):
         group = self._groups.get(channel)
         if group is None:
             group = self._groups[channel] = Group()
-            self._subscribe(channel)
+            self._command("SUBSCRIBE", channel)
         body = EventBody(buffer, (0, 0), lambda body: self._leave(channel, group, body))
         group.bodies[body] = None
         if not group.subscribed and self.connected:
@@ -223,21 +251,21 @@ class PubSubEvents(RedisEvents):
             except asyncio.CancelledError:
                 body.close()
                 raise
+        if group.refusal is not None:
+            body.close()
+            raise self.unknown(channel, group.refusal)
         return body
 
     def _leave(self, channel: bytes, group: Group, body: EventBody) -> None:
-        if group.bodies.pop(body, body) is None and not group.bodies:
+        if group.bodies.pop(body, body) is None and not group.bodies and self._groups.get(channel) is group:
             del self._groups[channel]
             self._command("UNSUBSCRIBE", channel)
 
-    def _subscribe(self, channel: bytes) -> None:
+    def _command(self, name: str, channel: bytes) -> None:
         if self._connection is not None:
-            self._unconfirmed[channel] = self._unconfirmed.get(channel, 0) + 1
-            self._command("SUBSCRIBE", channel)
-
-    def _command(self, *words: str | bytes) -> None:
-        if self._connection is not None:
-            self._commands.append(encode(words))
+            self._asked.append(channel)
+            self._open[channel] += 1
+            self._commands.append(encode((name, channel)))
             if self._sender is None:
                 self._sender = asyncio.create_task(self._send(self._connection), name="redis subscriptions")
 
@@ -254,7 +282,7 @@ class PubSubEvents(RedisEvents):
 
     async def _begin(self, connection: AbstractConnection) -> None:
         self._commands.clear()
-        self._unconfirmed = dict.fromkeys(self._groups, 1)
+        self._asked, self._open = deque(self._groups), Counter(self._groups.keys())
         # PING first: it is answered where nothing is subscribed to, so the connection is known to work.
         commands = [encode(("PING",)), *(encode(("SUBSCRIBE", channel)) for channel in self._groups)]
         await connection.send_packed_command([b"".join(commands)], check_health=False)
@@ -265,7 +293,13 @@ class PubSubEvents(RedisEvents):
         handed = 0
         try:
             while True:
-                reply = await connection.read_response()
+                try:
+                    reply = await connection.read_response()
+                except NoPermissionError as refusal:
+                    if not concerns_name(refusal):
+                        raise
+                    self._refused(refusal)
+                    continue
                 if reply[0] == b"message":
                     if (group := self._groups.get(reply[1])) is not None:
                         group.put(render_event(reply[2], self._event))
@@ -274,22 +308,28 @@ class PubSubEvents(RedisEvents):
                     if handed >= _TURN:  # a reply that has come already is read without a turn of the loop
                         handed = 0
                         await asyncio.sleep(0)
-                elif reply[0] == b"subscribe":
-                    self._confirmed(reply[1])
+                elif (group := self._answered()) is not None and reply[0] == b"subscribe":
+                    group.confirm()
         finally:
             self._connection = None
             for group in self._groups.values():
                 group.confirm()  # nobody waits for what does not come
                 group.subscribed = False
 
-    def _confirmed(self, channel: bytes) -> None:
-        left = self._unconfirmed.get(channel, 1) - 1
-        if left:
-            self._unconfirmed[channel] = left
-            return
-        self._unconfirmed.pop(channel, None)
-        if (group := self._groups.get(channel)) is not None:
-            group.confirm()
+    def _answered(self) -> Group | None:
+        """Redis has answered a command. Returns the group of its channel, if nothing else was asked of that since."""
+        channel = self._asked.popleft()
+        self._open[channel] -= 1
+        if self._open[channel]:
+            return None
+        del self._open[channel]
+        return self._groups.get(channel)
+
+    def _refused(self, refusal: RedisError) -> None:
+        channel = self._asked[0]
+        if (group := self._answered()) is not None:
+            del self._groups[channel]
+            group.refuse(refusal)
 
     async def aclose(self) -> None:
         self._connection = None

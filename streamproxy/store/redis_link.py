@@ -89,6 +89,7 @@ class RedisLink:
         self.up_since = 0.0  # in the loop's time
         self.on_up: list[Callable[[], None]] = []  # called each time it comes up
         self.on_error = on_error
+        self.blames: Callable[[Exception], bool] = _blames  # whether a refusal is a failure of Redis, which is counted
         self._client = connect(url)
         self._where = _shown(url)
         self._connection: AbstractConnection | None = None
@@ -189,8 +190,7 @@ class RedisLink:
             logger.info("Redis at %s is back", self._where)
             self._failures = 0
         for (_, done), reply in zip(batch, replies, strict=True):
-            # A script that Redis does not have yet, or no more, is no fault: whoever runs it sends it along then.
-            if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
+            if isinstance(reply, Exception) and self.blames(reply):
                 self.on_error()
             if done is not None:
                 done(reply)
@@ -230,6 +230,11 @@ class RedisLink:
         for _, done in batch:
             if done is not None:
                 done(StoreDown())
+
+
+def _blames(refusal: Exception) -> bool:
+    """A script that Redis does not have yet, or no more, is no fault: whoever runs it sends it along then."""
+    return not isinstance(refusal, NoScriptError)
 
 
 def _shown(url: str) -> str:

@@ -36,10 +36,11 @@ class EventCounter:
     """Counts the events of a body as it passes. The format is that of its media type.
 
     ``events`` is their number, ``clean`` says whether the position is between two events, ``ids_from`` is the number of
-    events behind which the upstream is known to write ids of its own (None: it has written none).
+    events behind which the upstream is known to write ids of its own (None: it has written none). ``unfinished`` says
+    whether a body that is over has ended inside of an event, whose bytes come behind the last that was counted.
     """
 
-    __slots__ = ("_lines", "_tracker", "clean", "events", "format", "ids_from")
+    __slots__ = ("_lines", "_tracker", "clean", "events", "format", "ids_from", "unfinished")
 
     def __init__(self, format: Format) -> None:
         self.format = format
@@ -48,6 +49,7 @@ class EventCounter:
         self.events = 0
         self.clean = True
         self.ids_from: int | None = None
+        self.unfinished = False
 
     def feed(self, chunk: bytes) -> None:
         """Take note of the next bytes."""
@@ -65,21 +67,24 @@ class EventCounter:
 
     def finish(self) -> None:
         """The body has ended, and nothing is fed any more: a last line without its end is an event too."""
-        self._tracker = None
+        if self._tracker is not None:
+            self.unfinished = self._tracker.inside_event
+            self._tracker = None
         if self._lines is not None:
             self._lines.finish()
             self.events = self._lines.events
             self._lines = None
 
 
-def find_place(format: Format, data: bytes, count: int) -> int:
+def find_place(format: Format, data: bytes, count: int, first: bool = True) -> int:
     """The offset behind the first ``count`` events of ``data``, which begins between two events.
 
-    Returns the length of ``data`` where it has fewer.
+    ``first`` says whether it is the beginning of the body, where a byte order mark counts for nothing. Returns the
+    length of ``data`` where it has fewer events.
     """
     if count <= 0:
         return 0
-    return _sse_place(data, count) if format == "sse" else _line_place(data, count)
+    return _sse_place(data, count, first) if format == "sse" else _line_place(data, count)
 
 
 def _line_place(data: bytes, count: int) -> int:
@@ -91,11 +96,11 @@ def _line_place(data: bytes, count: int) -> int:
     return at
 
 
-def _sse_place(data: bytes, count: int) -> int:
+def _sse_place(data: bytes, count: int, first: bool) -> int:
     has_data = False
     for match in _LINE.finditer(data):
         line = match[1]
-        if match.start() == 0:
+        if first and match.start() == 0:
             line = line.removeprefix(_BOM)
         if line:
             has_data = has_data or line.partition(b":")[0] == b"data"
@@ -183,7 +188,8 @@ class SegmentLog:
             following = number + 1
             if following == len(self._offsets) or self._counts[following] >= events:
                 break
-        return self._offsets[first] + find_place(self.counter.format, data, rest)
+        begin = self._offsets[first]
+        return begin + find_place(self.counter.format, data, rest, begin == 0)
 
     def read(self, offset: int) -> bytes:
         """Bytes from ``offset`` on, as far as one segment goes; empty at the end. Raises PlaceGone."""

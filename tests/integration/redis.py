@@ -22,7 +22,7 @@ class RedisServer:
 
     def __init__(self, program: str, folder: Path, port: int) -> None:
         self._program = program
-        self._folder = folder
+        self.folder = folder
         self._port = port
         self._process: asyncio.subprocess.Process | None = None
         self._options: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class RedisServer:
         self._process = await asyncio.create_subprocess_exec(
             self._program,
             *("--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
-            *("--dir", str(self._folder), *self._options, *options),
+            *("--dir", str(self.folder), *self._options, *options),
             stdout=asyncio.subprocess.DEVNULL,
         )
         for _ in range(500):

@@ -122,6 +122,15 @@ def test_an_event_larger_than_all_that_may_be_kept_is_not_kept_and_the_next_one_
     assert read_all(log, log.place(3)) == b"data: 4\n\n"
 
 
+def test_a_byte_order_mark_counts_for_nothing_at_the_very_beginning_only() -> None:
+    log = SegmentLog("sse", 80)  # with segments of ten bytes
+    log.append(b"\xef\xbb\xbfdata: 1\n\n")
+    log.append(b"\xef\xbb\xbfdata: no event\n\ndata: 2\n\n")
+    assert log.events == 2
+    assert read_all(log, log.place(1)) == b"\xef\xbb\xbfdata: no event\n\ndata: 2\n\n"
+    assert read_all(log, log.place(2)) == b""
+
+
 def test_a_place_that_the_stream_has_not_reached_is_not_there() -> None:
     log = SegmentLog("ndjson", 1000)
     log.append(b"{}\n{")
