@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from streamproxy.formats.inspector import Usage
 from streamproxy.upstream.load import ENGINES
 from tests.captures import CAPTURES, HERE, LOADS, OPENAI, REFUSALS, Capture, Refusal
 from tests.conformance.conftest import Start
-from tests.conftest import Serve
+from tests.conftest import Connect, Serve
 from tests.doubles.client import fetch
 from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
@@ -93,6 +94,31 @@ async def test_an_error_before_the_head_passes_unchanged(start: Start, serve: Se
     assert (answer.status, answer.body, answer.complete) == (refusal.status, refusal.body, True)
     exchange = await proxy.end_of()
     assert (exchange.end, exchange.usage) == ("complete", None)
+
+
+@pytest.mark.parametrize("refusal", **named([refusal for refusal in REFUSALS if refusal.path == OPENAI]))
+async def test_an_error_behind_an_early_head_is_told_in_the_engines_words(
+    start: Start, serve: Serve, dial: Connect, refusal: Refusal
+) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.stall()
+        fields = [("Content-Type", "application/json")]
+        await conn.send(response(refusal.body, status=refusal.status, headers=fields))
+
+    upstream = await serve(script)
+    keepalive = {"interval": "20ms", "before_headers": "20ms"}
+    proxy = await start([route(upstream.url, protocol="auto", keepalive=keepalive)])
+    client = await dial(proxy.url)
+    await client.request(OPENAI, headers=[("Accept", "text/event-stream")])
+    await client.read_head()
+    (await upstream.connection()).go.set()
+    rest = await client.read_rest()
+    said = json.loads(rest.body.rpartition(b"data: ")[2])["error"]
+    reported = json.loads(refusal.body)
+    about = reported.get("error", reported)
+    assert said["message"] == (about if isinstance(about, str) else about["message"])
+    assert not rest.complete
 
 
 @pytest.mark.parametrize("engine", LOADS)
