@@ -48,7 +48,7 @@ def is_failure(event: dict[str, Any]) -> bool:
 def error_object(payload: bytes) -> dict[str, Any]:
     """The object under ``error`` in what an upstream reported; one with a message where it is only that.
 
-    A report in the form ``{"object": "error", "message": …}``, as SGLang and TensorRT-LLM answer, is that object itself.
+    ``{"object": "error", "message": …}``, as SGLang and TensorRT-LLM answer, is that object itself.
     """
     report = table(decode(payload))
     error = report.get("error")
