@@ -131,7 +131,7 @@ async def killed(proxy: RunningProxy, streams: list[Stream], turns: Turns) -> li
     await until(lambda: fetch(f"{proxy.admin}/readyz"), "it to be ready", holds=lambda answer: answer.status == 200)
     has = sockets(successor)
     assert has < its / 2, "it has the connections of the dead one"
-    while sockets(successor) < has + 2 * FEW:  # what share it gets is decided each second
+    while sockets(successor) < has + 4 * FEW:  # what share it gets is decided each second
         live += await several(proxy, 10)
     return live
 
