@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from tests.doubles.certificates import Certificate
 from tests.doubles.parts import require
+from tests.doubles.until import until
 from tests.integration.process import reserved_port
 
 
@@ -41,14 +42,14 @@ class RedisServer:
             *("--dir", str(self.folder), *self._options, *options),
             stdout=asyncio.subprocess.DEVNULL,
         )
-        for _ in range(500):
-            try:
-                await self.command("PING")
-            except (RedisError, OSError):
-                await asyncio.sleep(0.01)
-            else:
-                return
-        raise AssertionError("redis-server does not answer")
+        await until(self._answers, "redis-server to answer")
+
+    async def _answers(self) -> bool:
+        try:
+            await self.command("PING")
+        except (RedisError, OSError):
+            return False
+        return True
 
     async def command(self, *words: str | int) -> object:
         """One command, over a connection of its own."""

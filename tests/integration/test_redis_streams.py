@@ -286,7 +286,7 @@ async def test_a_redis_that_stands_still_holds_nobody_and_loses_nothing(
     finally:
         redis.thaw()
     stream.end(None)
-    assert slowest < 0.1
+    assert slowest < seconds / 2  # no append has waited for Redis
     assert found.body is not None
     assert await read_to_end(found.body) == b"".join(map(event, range(1, number + 1)))
 
