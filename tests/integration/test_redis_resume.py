@@ -65,6 +65,17 @@ async def endless(conn: Conn) -> None:
         await asyncio.sleep(0.02)
 
 
+async def slowly(conn: Conn) -> None:
+    """Five events at once, and then five a second, until nobody reads them: 200 of these leave the machine some rest."""
+    await conn.read_request()
+    await conn.send(stream_head())
+    number = 0
+    while True:
+        number += 1
+        await conn.send_chunk(event(number))
+        await asyncio.sleep(0.2 if number >= 5 else 0)
+
+
 async def copied(redis: RedisServer, begin: bytes | None) -> int:
     """How many events of a stream Redis has."""
     assert begin is not None
@@ -107,7 +118,7 @@ async def test_one_sidecar_resumes_and_stops_what_another_runs(
 async def test_when_a_sidecar_is_killed_200_streams_end_as_cut_for_those_who_come_back(
     serve: Serve, dial: Connect, redis: RedisServer, tmp_path: Path
 ) -> None:
-    upstream = await serve(endless)
+    upstream = await serve(slowly)
     config = sidecar(upstream.url, redis.url)
     (tmp_path / "there").mkdir()
     async with (
