@@ -66,7 +66,7 @@ async def endless(conn: Conn) -> None:
 
 
 async def slowly(conn: Conn) -> None:
-    """Five events at once, and then five a second, until nobody reads them: 200 of these leave the machine some rest."""
+    """Five events at once, and then five a second, until nobody reads them: the machine can do 200 of these."""
     await conn.read_request()
     await conn.send(stream_head())
     number = 0
