@@ -5,9 +5,10 @@ changes, and a new tail begins; of each the log keeps its offset in the stream a
 first byte. There is no object and no number for a single event: the place behind event N is found by counting again,
 from the beginning of the segment in which that event ends.
 
-A segment should begin between two events, since counting can only begin there. Where an event is so long that its
-segment has to begin inside of it, counting begins in an earlier segment. The oldest segments are dropped when the log
-holds too much. A place that can no longer be found exactly is gone.
+A segment should begin between two events, since counting can only begin there. Where no read ends between two, or an
+event is so long that its segment has to begin inside of it, the log has *lost count*: it begins another segment at the
+next event, in the middle of a read, and until then counting begins in an earlier one. The oldest segments are dropped
+when the log holds too much. A place that can no longer be found exactly is gone.
 """
 
 from __future__ import annotations
@@ -65,6 +66,17 @@ class EventCounter:
             self.events = self._lines.events
             self.clean = chunk[-1:] == b"\n"
 
+    def feed_to_event(self, chunk: bytes) -> int:
+        """Take note of the next bytes up to where an event begins. Returns how many: all, if none does."""
+        if self._tracker is not None:
+            at = self._tracker.feed_to_boundary(chunk)
+            at = len(chunk) if at < 0 else at
+            self.feed(b"")  # what it says of the bytes that were fed just now
+        else:
+            at = chunk.find(b"\n") + 1 or len(chunk)
+            self.feed(chunk[:at])
+        return at
+
     def finish(self) -> None:
         """The body has ended, and nothing is fed any more: a last line without its end is an event too."""
         if self._tracker is not None:
@@ -116,7 +128,7 @@ class SegmentLog:
     """The kept bytes of one stream. ``start`` and ``end`` are the offsets of its oldest and next byte."""
 
     __slots__ = (
-        *("_counts", "_full", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
+        *("_counts", "_lost", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
         *("counter", "end", "start"),
     )
 
@@ -126,7 +138,7 @@ class SegmentLog:
         self.end = 0
         self._max_bytes = max_bytes
         self._segment = min(SEGMENT, max(1, max_bytes // 8))
-        self._full = self._segment  # the size of a tail that becomes a segment
+        self._lost = False  # the tail begins inside of an event
         self._segments: list[bytes] = []
         self._tail = bytearray()
         # Of each segment, and of the tail.
@@ -146,8 +158,10 @@ class SegmentLog:
     def append(self, chunk: bytes) -> None:
         """Keep the next bytes of the stream."""
         counter = self.counter
+        if self._lost:
+            chunk = self._begin_at_event(chunk)
         held = len(self._tail)
-        if held >= self._full and (counter.clean or held >= 4 * self._segment):
+        if held >= self._segment and (counter.clean or held >= 4 * self._segment):
             self._seal()
         self._tail += chunk
         self.end += len(chunk)
@@ -168,8 +182,7 @@ class SegmentLog:
 
     def clear(self) -> None:
         """Drop all that is kept; what comes from now on is kept again."""
-        if self._tail:
-            self._seal()
+        self._seal()
         self.shrink()
 
     def place(self, events: int) -> int:
@@ -222,14 +235,24 @@ class SegmentLog:
                 return number
         raise PlaceGone
 
-    def _seal(self) -> None:
-        clean = self.counter.clean
-        self._segments.append(bytes(self._tail))
-        self._tail = bytearray()
-        self._offsets.append(self.end)
-        self._counts.append(self.counter.events if clean else _INSIDE_EVENT)
-        # Where counting can't begin, it is to begin as soon as it can.
-        self._full = self._segment if clean else 1
+    def _begin_at_event(self, chunk: bytes) -> bytes:
+        """Keep the bytes up to the next event, and begin a segment there. Returns the others."""
+        at = self.counter.feed_to_event(chunk)
+        self._tail += chunk[:at]
+        self.end += at
+        if at < len(chunk) or self.counter.clean:
+            self._seal(begins=True)
+        return chunk[at:]
+
+    def _seal(self, begins: bool = False) -> None:
+        """Make the tail a segment. ``begins`` is whether an event is known to begin here."""
+        self._lost = not (begins or self.counter.clean)
+        if self._tail:
+            self._segments.append(bytes(self._tail))
+            self._tail = bytearray()
+            self._offsets.append(self.end)
+            self._counts.append(0)
+        self._counts[-1] = _INSIDE_EVENT if self._lost else self.counter.events
 
     def _trim(self) -> None:
         drop = 0
