@@ -9,15 +9,18 @@ COMPILED := $(CURDIR)/build/compiled
 # What users' code in Node has of SDKs.
 SDKS := tests/integration/sdks
 
-# The suites are processes of their own, and most of them wait most of the time: three at once. Output comes as each ends.
-TOGETHER := --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+# The suites are processes of their own, and most of them wait much of the time: four at once. Output comes as each ends.
+TOGETHER := --no-print-directory --jobs=4 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 # What `pip install streamproxy` has to choose from, and the software bill of materials of an image.
 DIST := $(CURDIR)/dist
 EXTRAS := hypercorn,jwt,otel,redis,top
 
-.PHONY: demo test check bench fuzz soak differential sdks engine lint types behaviour rest compiled unit dist docs pictures matrix
-.PHONY: install install-test install-bench install-fuzz parts clean
+# What hypothesis tries: many examples (tests), or fewer (check).
+PROFILE ?= check
+
+.PHONY: demo test check bench fuzz soak differential sdks engine lint types conformance faults unit rest compiled dist docs pictures
+.PHONY: matrix install install-test install-bench install-fuzz parts clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -53,16 +56,15 @@ demo: install
 
 ## test: install what the tests need (Debian packages too, where that is allowed), then run everything
 test: install-test parts lint types
-	@echo 'the suites run now, three at once; each shows what it did when it ends'
-	@$(MAKE) $(TOGETHER) behaviour rest compiled
+	@echo 'the suites run now, four at once; each shows what it did when it ends'
+	@$(MAKE) $(TOGETHER) PROFILE=tests compiled rest conformance unit faults
 
 ## check: lint, types and unit tests, at once, in under two minutes
 check: install-test
 	@$(MAKE) $(TOGETHER) --keep-going unit lint types
 
-# The laws are tried with fewer examples here than in `make test`, which runs these tests too.
 unit: install-test
-	$(BIN)/python -m pytest --hypothesis-profile=check tests/unit
+	$(BIN)/python -m pytest --durations=20 --hypothesis-profile=$(PROFILE) tests/unit
 
 sdks: $(SDKS)/node_modules/.package-lock.json
 
@@ -81,11 +83,15 @@ lint: install-test
 types: install-test
 	$(BIN)/mypy
 
-behaviour: install-test
-	$(BIN)/python -m pytest --durations=20 tests/conformance tests/faults
+conformance: install-test
+	$(BIN)/python -m pytest --durations=20 tests/conformance
 
+faults: install-test
+	$(BIN)/python -m pytest --durations=20 tests/faults
+
+# Whatever has no suite of its own.
 rest: install-test sdks
-	$(BIN)/python -m pytest --durations=20 --ignore=tests/conformance --ignore=tests/faults --ignore=tests/release
+	$(BIN)/python -m pytest --durations=20 $(foreach suite,conformance faults release unit,--ignore=tests/$(suite))
 
 ## dist: an sdist, the pure wheel made from it, the compiled wheel for this interpreter, and an SBOM (CycloneDX)
 dist: install-test
@@ -117,7 +123,7 @@ FOUND = $(shell for version in 3.11 3.12 3.13 3.14 3.13t 3.14t; do \
 matrix:
 	@echo 'found: $(FOUND)'
 	@set -e; for found in $(FOUND); do \
-		$(MAKE) --no-print-directory unit behaviour VENV=.venv-$${found%%=*} PYTHON=$${found#*=}; done
+		$(MAKE) --no-print-directory unit conformance faults VENV=.venv-$${found%%=*} PYTHON=$${found#*=}; done
 
 ## docs: the documentation as a site in build/site; every warning is an error
 docs: install-test

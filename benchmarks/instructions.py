@@ -4,7 +4,9 @@ A count of instructions does not depend on what else the machine does: two runs 
 thousandth, so that a change of one per cent shows at once, where times need many quiet rounds. It knows nothing of the
 kernel's share, of caches, or of waiting; the other benchmarks do. The requests are those of a warm proxy. Proxies that
 fork workers (nginx) are not followed. With ``--load events`` a few streams run, their events come one by one, and what
-is counted between two moments is divided by the events that passed.
+is counted between two moments is divided by the events that passed; ``llm`` does so with chats. ``models`` are requests
+with a body of 8 KiB: ``--peers streamproxy,streamproxy-models`` says what it costs to read the model, and
+``--load llm --peers streamproxy,streamproxy-openai`` what it costs to understand a chat.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import time
 from pathlib import Path
 
 from benchmarks.__main__ import OUT
+from benchmarks.loads.understood import model_request
 from benchmarks.peers import PEERS, Peer, Place, prepare
 from benchmarks.programs import BenchError, Generator, Upstream, build, free_port, running, wait_ready
 
@@ -25,7 +28,8 @@ DEFAULT = "streamproxy,streamproxy-pure,streamproxy-log,streamproxy-httpx,recipe
 _WARM = 300  # requests before the count
 _STREAMS = 4
 _RATE = 50  # events a second of each: few enough that each is a read of its own, under callgrind too
-_UNITS = {"tiny": "a request", "events": "an event"}
+_UNITS = {"tiny": "a request", "models": "a request", "events": "an event", "llm": "an event"}
+_STREAMED = {"events": ("streams", f"/events?rate={_RATE}"), "llm": ("chats", "/chat")}
 _COUNTED = re.compile(r"Collected : (\d+)")
 
 
@@ -53,12 +57,13 @@ def count(peer: Peer, load: str, number: int, out: Path, tools: tuple[Path, Path
         launch = peer.launch(Place(port, Upstream(upstream).port, directory, 15))
         with running([*valgrind, *launch.command], cores=set(), env=launch.env, log=log) as proxy:
             wait_ready(port, peer.ready, proxy)
-            _ask(tools[1], port, _WARM)
-            if load == "events":
-                number = _stream(tools[1], port, number, proxy.pid)
+            asked = model_request() if load == "models" else ("header=Accept: text/event-stream",)
+            _ask(tools[1], port, _WARM, asked)
+            if load in _STREAMED:
+                number = _stream(tools[1], port, number, proxy.pid, _STREAMED[load])
             else:
                 _control(proxy.pid, "on")
-                _ask(tools[1], port, number)
+                _ask(tools[1], port, number, asked)
                 _control(proxy.pid, "off")
             proxy.terminate()
             proxy.wait(60)
@@ -69,9 +74,9 @@ def _control(process: int, switch: str) -> None:
     subprocess.run(["callgrind_control", "-i", switch, str(process)], capture_output=True, check=True)
 
 
-def _stream(load: Path, port: int, number: int, process: int) -> int:
+def _stream(load: Path, port: int, number: int, process: int, what: tuple[str, str]) -> int:
     """Let streams run, and count for about ``number`` of their events. Returns how many events passed meanwhile."""
-    command = [str(load), "streams", str(port), f"/events?rate={_RATE}", f"conns={_STREAMS}"]
+    command = [str(load), what[0], str(port), what[1], f"conns={_STREAMS}"]
     with running([*command, "header=Accept: text/event-stream"], cores=set(), piped=True) as child:
         generator = Generator(child)
         generator.ready()
@@ -86,9 +91,9 @@ def _stream(load: Path, port: int, number: int, process: int) -> int:
     return int(result["events"])
 
 
-def _ask(load: Path, port: int, requests: int) -> None:
-    command = [str(load), "download", str(port), "/tiny", f"count={requests}", "conns=8"]
-    with running([*command, "header=Accept: text/event-stream"], cores=set(), piped=True) as child:
+def _ask(load: Path, port: int, requests: int, asked: tuple[str, ...]) -> None:
+    command = [str(load), "download", str(port), "/tiny", f"count={requests}", "conns=8", *asked]
+    with running(command, cores=set(), piped=True) as child:
         generator = Generator(child)
         generator.ready()
         generator.mark()

@@ -41,6 +41,8 @@ no route is `-`.
 Streams count while they run: bytes and events as they pass, and seconds too. A wait that goes on, or that was cut off,
 counts for as long as it has lasted; of a histogram that is the sum, and the count and the buckets come at the end.
 An aborted stream gives each histogram its one observation like any other. Time histograms reach from 1 ms to 640 s.
+There are no native histograms: prometheus-client 0.26 writes them only in the draft of OpenMetrics 2.0, which no
+released Prometheus asks for.
 
 """
 _METRICS_TAIL = """\

@@ -31,6 +31,7 @@ from streamproxy.observe.log import flush
 from streamproxy.observe.metrics import Metrics
 from streamproxy.proxy.messages import relay_messages
 from streamproxy.routing.route import ProxyRouter
+from streamproxy.store.base import StopResult
 from streamproxy.store.leftovers import Leftovers
 from streamproxy.upstream.retired import Retired
 from streamproxy.upstream.sessions import SessionTable
@@ -51,6 +52,7 @@ class Application(Control, Starlette):
         self._retired = Retired(self.ledger)
         self._leftovers = Leftovers(self.ledger, lambda: self.deployment.close_unused())
         self.deployment = Deployment(config, self.ledger, client=client, sessions=sessions)
+        self.deployment.stores.elsewhere = super().stop_kept  # later deployments have the same stores
         self.metrics = Metrics(self.ledger, lambda: self.deployment.upstreams.values())
         self.metrics.declare((pair for route in config.routes for pair in route.pairs), self.deployment.models)
         self.ended = Ended()
@@ -162,8 +164,13 @@ class Application(Control, Starlette):
         """The configuration for new requests."""
         return self.deployment.config
 
-    async def refresh(self, *, streams: bool) -> None:
+    async def _refresh(self, *, streams: bool) -> None:
         """Does nothing, because the exchanges belong to this process."""
+
+    async def stop_kept(self, stream: str, owner: bytes) -> StopResult:
+        """Ends a resumable stream that this process or a predecessor keeps in memory; see `StopElsewhere`."""
+        result = self.deployment.stores.stop_kept(stream, owner)
+        return await super().stop_kept(stream, owner) if result == "unknown" else result
 
     def _not_serving(self) -> list[str]:
         return [

@@ -2,22 +2,29 @@
 
 `Control` is the common base of a proxy with one process (`streamproxy.app.Application`) and with several
 (`streamproxy.process.fleet.Fleet`). The admin application, the drain and the reloader use the proxy only through it.
+
+A proxy that has taken over from another one also shows the exchanges that the other one still ends: its `Predecessor`.
+They are not in the ledger, since this proxy neither counts nor drains them.
 """
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from streamproxy.config.model import Config
 from streamproxy.errors import StoppedByOperator
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.ledger import Ledger, Observer
 from streamproxy.observe.ended import Endings
 from streamproxy.observe.log import configure
 from streamproxy.observe.metrics import Metrics
+from streamproxy.store.base import StopResult
 from streamproxy.wire.hosts import Hosts
 
 _LOCAL = ("localhost", "*.localhost")  # names that never leave the machine (RFC 6761, section 6.3)
@@ -34,11 +41,33 @@ class Reloaded(NamedTuple):
     restart: tuple[str, ...] = ()
 
 
+class Predecessor(ABC):
+    """The process that this one has taken over from, until it has ended its exchanges.
+
+    ``live`` are copies of these exchanges as of the last `refresh`, oldest first, by ids that no exchange of this
+    process has. Interrupting a copy interrupts the exchange.
+    """
+
+    live: Mapping[str, Exchange]
+
+    @abstractmethod
+    async def refresh(self) -> None:
+        """Updates ``live``. If the other process does not respond in time, it keeps the last state."""
+
+    @abstractmethod
+    async def stop_kept(self, stream: str, owner: bytes) -> StopResult:
+        """Ends a resumable stream that the other process keeps in memory; see `StopElsewhere`."""
+
+
+_NONE: Final[Mapping[str, Exchange]] = MappingProxyType({})
+
+
 class Control(ABC):
     """A running proxy, as seen by the admin listener.
 
-    A subclass sets ``metrics`` and ``ended``. ``draining`` is set while the process shuts down. ``reloader`` reads the
-    configuration again, or is None if there is no file. ``reload_problems`` are the problems of the last reload.
+    A subclass sets ``metrics`` and ``ended``. ``draining`` is set while the process shuts down. ``predecessor`` is set
+    while another process ends its exchanges. ``reloader`` reads the configuration again, or is None if there is no
+    file. ``reload_problems`` are the problems of the last reload.
     """
 
     metrics: Metrics
@@ -47,6 +76,7 @@ class Control(ABC):
     def __init__(self) -> None:
         self.ledger = Ledger()
         self.draining = False
+        self.predecessor: Predecessor | None = None
         self.reloader: Callable[[], Awaitable[Reloaded]] | None = None
         self.reload_problems: tuple[str, ...] = ()
         self._access_log: Observer | None = None
@@ -56,12 +86,28 @@ class Control(ABC):
     def in_force(self) -> Config:
         """The configuration for new requests."""
 
-    @abstractmethod
-    async def refresh(self, *, streams: bool) -> None:
-        """Updates the numbers, and also the live exchanges of the ledger if ``streams`` is set.
+    @property
+    def drained(self) -> Mapping[str, Exchange]:
+        """The live exchanges of the predecessor by their ids, oldest first; empty without one."""
+        return _NONE if self.predecessor is None else self.predecessor.live
 
-        Awaited before they are read. Does nothing if the exchanges belong to this process.
+    async def refresh(self, *, streams: bool) -> None:
+        """Updates the numbers, and also the live exchanges of other processes if ``streams`` is set.
+
+        Awaited before they are read.
         """
+        if streams and self.predecessor is not None:
+            await asyncio.gather(self._refresh(streams=True), self.predecessor.refresh())
+        else:
+            await self._refresh(streams=streams)
+
+    @abstractmethod
+    async def _refresh(self, *, streams: bool) -> None:
+        """Updates the numbers, and the ledger if ``streams`` is set. Does nothing if they belong to this process."""
+
+    async def stop_kept(self, stream: str, owner: bytes) -> StopResult:
+        """Ends a resumable stream that this process or a predecessor keeps in memory; see `StopElsewhere`."""
+        return "unknown" if self.predecessor is None else await self.predecessor.stop_kept(stream, owner)
 
     @abstractmethod
     async def adopt(self, config: Config) -> None:
@@ -80,8 +126,8 @@ class Control(ABC):
         return list(dict.fromkeys([*draining, *self._not_serving()]))
 
     def stop(self, id: str) -> bool:
-        """Ends the live exchange with this id. Returns False if there is none."""
-        exchange = self.ledger.live.get(id)
+        """Ends the live exchange with this id, also one of the predecessor. Returns False if there is none."""
+        exchange = self.ledger.live.get(id) or self.drained.get(id)
         if exchange is None:
             return False
         exchange.interrupt(StoppedByOperator())

@@ -44,7 +44,7 @@ async def started(setup: Setup, streaming: bool) -> AsyncIterator[Running]:
 
 
 async def cells(setup: Setup, cases: Sequence[Case]) -> dict[str, str]:
-    """All cases with one proxy: those of one configuration at once, and each that ends it with one of its own."""
+    """All cases with one proxy: those of one configuration at once, and some with one of their own."""
     found: dict[str, str] = {}
 
     async def run(case: Case, proxy: Running) -> None:
@@ -62,8 +62,10 @@ async def cells(setup: Setup, cases: Sequence[Case]) -> dict[str, str]:
         except BenchError as fault:
             print(f"{setup.name}: {fault}", file=sys.stderr)
 
-    groups = [(streaming, [c for c in cases if c.streaming is streaming and not c.last]) for streaming in (True, False)]
-    groups += [(case.streaming, [case]) for case in cases if case.last]
+    groups = [
+        (streaming, [c for c in cases if c.streaming is streaming and not c.alone]) for streaming in (True, False)
+    ]
+    groups += [(case.streaming, [case]) for case in cases if case.alone]
     for streaming, chosen in groups:
         await group(streaming, chosen)
     return found

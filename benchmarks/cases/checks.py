@@ -175,13 +175,17 @@ async def _ending(running: Running, number: int, path: str) -> str:
 
 
 class Case(NamedTuple):
-    """A row of the table. ``streaming`` is the configuration, ``last`` that the proxy ends with it."""
+    """A row of the table. ``streaming`` is the configuration.
+
+    ``alone`` is whether it gets a proxy of its own: the proxy ends with it, or other requests would change what is seen
+    (with Caddy 2.6.2 and `buffer_requests`, retries of two requests at once fail or succeed otherwise than of one).
+    """
 
     name: str
     what: str
     check: Callable[[Running], Awaitable[str]]
     streaming: bool = True
-    last: bool = False
+    alone: bool = False
 
 
 CASES: Final = (
@@ -198,13 +202,13 @@ CASES: Final = (
     ),
     Case("leave", "the same, configured for streams", leave),
     Case("truncation", "upstream dies in the middle: the response", truncation),
-    Case("retry-refused", "one of two endpoints refuses: POST requests", retry_refused),
-    Case("retry-reset", "the only endpoint closes before its answer: POST request", retry_reset),
+    Case("retry-refused", "one of two endpoints refuses: POST requests", retry_refused, alone=True),
+    Case("retry-reset", "the only endpoint closes before its answer: POST request", retry_reset, alone=True),
     Case("error-form", "no upstream: the answer to a chat completion", error_form),
     Case("resume", "client comes back to a GET stream", resume),
-    Case("first-event-metric", "metric with the time to the first event", first_event_metric, last=True),
-    Case("stop", "SIGTERM while a stream runs", stop, last=True),
-    Case("drain", "the documented way to drain", drain, last=True),
-    Case("start", "from its start to its first answer", start, last=True),
-    Case("memory", "memory after its first stream", memory, last=True),
+    Case("first-event-metric", "metric with the time to the first event", first_event_metric, alone=True),
+    Case("stop", "SIGTERM while a stream runs", stop, alone=True),
+    Case("drain", "the documented way to drain", drain, alone=True),
+    Case("start", "from its start to its first answer", start, alone=True),
+    Case("memory", "memory after its first stream", memory, alone=True),
 )

@@ -12,12 +12,16 @@ _PROMPT: Final = 8192  # bytes of a request's body
 
 def models(session: Session) -> Numbers:
     """One-event responses to requests with a JSON body of 8 KiB, over 32 connections."""
-    body = json.dumps({"messages": [{"role": "user", "content": "p" * (_PROMPT - 80)}], "model": "bench"})
-    arguments = ("method=POST", "header=Content-Type: application/json", f"body={body}")
-    with session.load("closed", "/tiny", "conns=32", *arguments) as generator:
+    with session.load("closed", "/tiny", "conns=32", *model_request()) as generator:
         window, result = steady(session, generator, session.sizes.seconds)
         numbers = window.numbers(result["responses"], session)
     return numbers | {"per_second": result["responses"] / result["seconds"], "errors": result["errors"]}
+
+
+def model_request() -> tuple[str, ...]:
+    """What the load generator is told of the requests of `models`."""
+    body = json.dumps({"messages": [{"role": "user", "content": "p" * (_PROMPT - 80)}], "model": "bench"})
+    return ("method=POST", "header=Content-Type: application/json", f"body={body}")
 
 
 def kept(session: Session) -> Numbers:

@@ -89,7 +89,9 @@ def check_places(data: bytes) -> None:
         before, chunk = reads[0], b"".join(reads[1:])
         tracker = SseTracker()
         tracker.feed(before)
-        assert tracker.first_boundary(chunk) == first_boundary(before, chunk)
+        boundary = tracker.feed_to_boundary(chunk)
+        assert boundary == first_boundary(before, chunk)
+        tracker.feed(chunk[boundary:] if boundary >= 0 else b"")
         assert tracker.events == len(Reading(data).events)
     blocks = list(blocks_of(data))
     assert b"".join(data[begin:end] for begin, end in blocks) == data[: blocks[-1][1] if blocks else 0]
@@ -97,10 +99,7 @@ def check_places(data: bytes) -> None:
 
 def first_boundary(before: bytes, chunk: bytes) -> int:
     """The same by trying each position."""
-    reading = Reading(before)
-    if not reading.mid_line and not reading.in_event and not before.endswith(b"\r"):
-        return 0
-    for at in range(1, len(chunk) + 1):
+    for at in range(len(chunk) + 1):
         begun = before + chunk[:at]
         reading = Reading(begun)
         cut = begun.endswith(b"\r") and chunk[at : at + 1] in (b"", b"\n")

@@ -24,6 +24,7 @@ from streamproxy.admin.overview import Overviews
 from streamproxy.admin.page import PAGE, make_page
 from streamproxy.admin.problem import NO_STORE, problem
 from streamproxy.admin.tries import Tries
+from streamproxy.admin.update import DRAINING
 from streamproxy.admin.visitors import KnownHost, SameOrigin, TokenRequired
 from streamproxy.control import Control
 from streamproxy.observe.access_log import encode, record
@@ -108,16 +109,17 @@ class _Endpoints:
 
     async def streams(self, request: Request) -> Response:
         await self._control.refresh(streams=True)
-        ledger = self._control.ledger
-        ids = list(ledger.live)  # in the order of their start
         rows: list[str] = []
-        for start in range(0, len(ids), _BATCH):
-            now = time.monotonic()
-            for key in ids[start : start + _BATCH]:
-                exchange = ledger.live.get(key)
-                if exchange is not None:
-                    rows.append(encode({"id": key} | record(exchange, now, live=True)))
-            await asyncio.sleep(0)
+        # In the order of their start; an exchange that ends meanwhile is left out.
+        for live, marks in ((self._control.drained, DRAINING), (self._control.ledger.live, {})):
+            ids = list(live)
+            for start in range(0, len(ids), _BATCH):
+                now = time.monotonic()
+                for key in ids[start : start + _BATCH]:
+                    exchange = live.get(key)
+                    if exchange is not None:
+                        rows.append(encode({"id": key} | record(exchange, now, live=True) | marks))
+                await asyncio.sleep(0)
         body = "[" + ",\n".join(rows) + "]\n"
         return Response(body, media_type="application/json", headers=NO_STORE)
 

@@ -40,7 +40,7 @@ class Overviews:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._sampler = Sampler(control.ledger, control.metrics)
+        self._sampler = Sampler(control.ledger, control.metrics, lambda: control.drained)
 
     async def look(self) -> Shown:
         """Takes a sample for all viewers. One caller at a time."""

@@ -3,7 +3,8 @@
 Theory of operation. `Sampler.take` copies the totals of ended exchanges and lists the live ones at one time. Then it
 adds the live ones to the copy in batches, between which other tasks run. An exchange that ends meanwhile is still in
 the list and keeps its numbers, and one that begins meanwhile is in neither. So each exchange counts once, and no
-counter ever decreases.
+counter ever decreases. The exchanges of a process that was taken over are listed too, but not added: its numbers are in
+the totals already.
 
 The sampler does nothing on its own. Rates are relative to the last snapshot, and unknown if it is missing or too old.
 The last minute is known as far as it is covered by snapshots. Only the numbers of earlier snapshots are kept, no
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from streamproxy.exchange.exchange import Exchange
@@ -55,14 +56,23 @@ class Sample:
 
     ``before`` is the previous snapshot, for the rates; ``base`` is the oldest one of the last minute. ``running``
     counts the live exchanges of each route; ``upstreams`` holds the names of the upstreams that a route has used.
+    ``drained`` are the ids of those live exchanges that a process before this one ends.
     """
 
     def __init__(
-        self, now: Snapshot, totals: Totals, live: Sequence[Exchange], *, before: Snapshot | None, base: Snapshot | None
+        self,
+        now: Snapshot,
+        totals: Totals,
+        live: Sequence[Exchange],
+        drained: Set[str] = frozenset(),
+        *,
+        before: Snapshot | None,
+        base: Snapshot | None,
     ):
         self.now = now
         self.totals = totals
         self.live = live
+        self.drained = drained
         self.before = before
         self.base = base
         self.running = Counter(exchange.route for exchange in live)
@@ -101,10 +111,14 @@ _NOTHING = Series()
 
 
 class Sampler:
-    """Takes snapshots, and keeps the numbers for later comparisons."""
+    """Takes snapshots, and keeps the numbers for later comparisons.
 
-    def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
+    ``drained`` returns the exchanges of the process before by their ids, whose numbers are part of ``metrics``.
+    """
+
+    def __init__(self, ledger: Ledger, metrics: Metrics, drained: Callable[[], Mapping[str, Exchange]] = dict) -> None:
         self._ledger = ledger
+        self._drained = drained
         self._metrics = metrics
         self._last: Snapshot | None = None
         self._kept: deque[Snapshot] = deque()  # one every _STEP seconds, without events
@@ -112,7 +126,8 @@ class Sampler:
     async def take(self) -> Sample:
         """Takes a snapshot. One caller at a time."""
         at, totals, live = time.monotonic(), self._metrics.finished(), list(self._ledger.live.values())
-        events: dict[str, int] = {}
+        drained = dict(self._drained())
+        events = {id: exchange.events for id, exchange in drained.items()}
         for start in range(0, len(live), _BATCH):
             for exchange in live[start : start + _BATCH]:
                 totals.progress(exchange, time.monotonic())
@@ -124,7 +139,9 @@ class Sampler:
         snapshot = Snapshot(at, _by_route(totals), requests, events)
         before = self._last if self._last is not None and at - self._last.at <= _STALE else None
         self._last = snapshot
-        return Sample(snapshot, totals, live, before=before, base=self._keep(snapshot))
+        return Sample(
+            snapshot, totals, [*drained.values(), *live], drained.keys(), before=before, base=self._keep(snapshot)
+        )
 
     def _keep(self, snapshot: Snapshot) -> Snapshot | None:
         """Keeps a snapshot for the window, and returns the oldest one in it."""

@@ -20,6 +20,7 @@ Sort = Literal["age", "bytes", "events", "rate"]
 
 SORTS: tuple[Sort, ...] = ("age", "bytes", "events", "rate")
 QUANTILES = (0.5, 0.9, 0.99)
+DRAINING: dict[str, object] = {"draining": True}  # further fields of a stream that a process before this one ends
 DISTRIBUTIONS = ("ttfb", "upstream_ttfb", "chunk_gap", "stream_duration", "queue")  # attributes of a Series
 
 
@@ -116,7 +117,8 @@ class Update(Overview):
     """An update for the viewers of one view.
 
     ``streams`` have the access-log fields so far, ``id``, ``rate`` in events per second, and ``tokens_per_s`` since the
-    first event, None where the stream does not say its tokens. They are the first of ``matching`` streams.
+    first event, None where the stream does not say its tokens, and ``draining`` if a process that was taken over ends
+    them. They are the first of ``matching`` streams.
     """
 
     matching: int
@@ -166,6 +168,7 @@ def first_streams(sample: Sample, view: View) -> list[dict[str, Any]]:
         {"id": exchange.id}
         | record(exchange, sample.now.at, live=True)
         | {"rate": _rounded(sample.event_rate(exchange)), "tokens_per_s": _token_rate(exchange, sample.now.at)}
+        | (DRAINING if exchange.id in sample.drained else {})
         for exchange in first
     ]
 

@@ -18,7 +18,8 @@ upstreams:
     balance: least_load         # by the load that the engines report
     load: {{source: vllm}}
     outlier: off                # its failures are on purpose
-    models: {{gpt-4o: demo-2}}    # what this upstream calls the models of requests
+    # What this upstream calls the models of requests. Models that are named here are labels of metrics.
+    models: {{demo-1: demo-1, gpt-4o: demo-2, demo-fails: demo-fails}}
 routes:
   - name: second-model          # selected by the model in the body
     path: [/v1/chat/completions, /v1/messages]
@@ -133,6 +134,8 @@ Commands to try:
   model, the tokens, and how long the first word took.
     curl -N {base}/tenants/v1/chat/completions -H 'authorization: Bearer red-key' -d '{openai_stream}'
     curl -N {base}/tenants/v1/chat/completions -H 'authorization: Bearer blue-key' -d '{alias}'
+  The tokens of all by model, and the seconds until first words (docs/tokens.md adds up the log by tenant):
+    curl -s {admin}/metrics | grep -E '^gen_ai_client_(token_usage|operation_time_to_first_chunk_seconds)_sum'
 
   A resumable stream: interrupt it with Ctrl-C, then send the last id that arrived.
     curl -N {base}/kept/v1/chat/completions -H 'content-type: application/json' -d '{kept}'

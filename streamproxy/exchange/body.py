@@ -53,7 +53,7 @@ class RequestBody:
         self._keep = 0  # the maximum bytes held for another attempt
         self._ended = False  # the source is exhausted
         self._lost = False  # the beginning was released
-        self._tee: Callable[[bytes, bool], None] | None = None  # sees every piece that comes
+        self._tee: Callable[[bytes, bool], None] | None = None  # receives every piece
 
     def came_whole(self, data: bytes) -> None:
         """Sets the whole body, which has already arrived."""
@@ -77,8 +77,10 @@ class RequestBody:
         return self._held
 
     def copy_to(self, tee: Callable[[bytes, bool], None]) -> None:
-        """Call ``tee`` with what has come, of which nothing may have been let go, and with each piece as it comes; and
-        whether that is the last."""
+        """Calls ``tee`` with the data so far, and then with each piece as it arrives.
+
+        The second argument is whether it is the last. Nothing may have been released before.
+        """
         self._tee = tee
         tee(self._whole if self._whole is not None else b"".join(self._chunks), self._ended)
 
@@ -88,7 +90,7 @@ class RequestBody:
 
     @property
     def begun(self) -> bool:
-        """Whether any of it was read from the source, so that its client does not wait for 100 (Continue) any more."""
+        """Whether any data was read from the source; the client then no longer waits for 100 (Continue)."""
         return self._ended or self._lost or self._held > 0
 
     @property
@@ -98,7 +100,7 @@ class RequestBody:
 
     @property
     def intact(self) -> bool:
-        """Whether nothing of it was let go: a request of which nothing was sent may begin anew."""
+        """Whether no data was released, so that a request of which nothing was sent can start again."""
         return not self._lost
 
     def release(self) -> None:

@@ -120,7 +120,7 @@ class Downstream:
     # The request.
 
     def expect_disconnect(self) -> None:
-        """Listens for the client's leaving before `open`, where the server tells of it by itself."""
+        """Listens for a disconnect before `open`, if the server reports it through a callback."""
         if self.connection is not None:
             self._listen(0, has_body=False)
 
@@ -224,12 +224,12 @@ class Downstream:
     def informational(self, status: int, headers: Headers) -> None:
         """Sends a 1xx response before the head, if the server can; ASGI has a message for early hints only.
 
-        One that the client can't be sent is dropped: this is called in a read of the upstream's connection, which other
-        clients may share.
+        A response that cannot be sent is dropped without an error, because the caller is reading from the upstream's
+        connection, which other clients may share.
         """
         if self.direct is not None:
             if not self.direct.disconnected:
-                with contextlib.suppress(ValueError):  # a field that this client's protocol has no form for
+                with contextlib.suppress(ValueError):  # a field that the client's protocol cannot carry
                     self.direct.informational(status, headers)
         elif status == 103 and self._early_hints and not self.started and self._send is not None:
             links = [value for name, value in headers if name == b"link"]
@@ -237,7 +237,7 @@ class Downstream:
             self._hints = asyncio.get_running_loop().create_task(_send_behind(self._hints, self._send, message))
 
     def begin(self, status: int, headers: Headers, whole: bool, reason: bytes = b"") -> Awaitable[None] | None:
-        """Sends the response head; returns an awaitable or None. ``whole``: the body follows without a wait.
+        """Sends the response head; returns an awaitable or None. ``whole`` means that the body follows without a wait.
 
         ``reason`` is the upstream's reason phrase; empty for the standard one.
         """
@@ -301,7 +301,7 @@ def _write(send: Send, body: bytes, more: bool) -> Awaitable[None]:
 
 
 async def _send_behind(hints: asyncio.Task[None] | None, send: Send, message: Message) -> None:
-    """Sends a message once the early hints before it are sent; if those fail, they are only hints."""
+    """Sends a message after the early hints. A failure to send those has no consequence."""
     if hints is not None:
         await asyncio.wait({hints})
         if not hints.cancelled():

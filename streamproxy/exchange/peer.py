@@ -1,9 +1,9 @@
-"""Whether a peer has left, without reading from it.
+"""Detects whether a peer has left, without reading from it.
 
-A transport that doesn't read never sees the end of what it is sent, so a client that leaves while backpressure holds
-its upload would stay unnoticed. The kernel knows: poll() tells of a received FIN or RST whatever is still unread
-(POLLRDHUP, Linux), on TCP and on unix sockets alike. A FIN behind bytes that no longer fit into the receive buffer has
-not arrived, and nobody can see it before somebody reads.
+A transport that does not read never sees the end of the peer's data, so a client that leaves while its upload is paused
+would stay unnoticed. The kernel knows: poll() reports a received FIN or RST even if there is unread data (POLLRDHUP,
+Linux), on TCP and on Unix sockets. A FIN behind data that does not fit into the receive buffer has not arrived, and
+cannot be seen before the data is read.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ _HALF_CLOSED: int = getattr(select, "POLLRDHUP", 0)
 
 
 def has_left(fd: int, half_close: bool = False) -> bool:
-    """Whether the peer of a connected socket has closed or reset it, or half-closed it.
+    """Whether the peer of a connected socket has closed, reset or half-closed it.
 
-    With ``half_close`` a peer that sends no more has not left: only a reset says so, or, on a unix socket, a close.
+    With ``half_close``, a peer that has only stopped sending has not left: a reset counts, and a close on a Unix
+    socket.
     """
     poller = select.poll()
     poller.register(fd, 0 if half_close else _HALF_CLOSED)  # POLLHUP and POLLERR are always reported
@@ -28,10 +29,10 @@ def has_left(fd: int, half_close: bool = False) -> bool:
 
 
 class PeerWatch:
-    """Looks every 50 ms whether the peer has left, from `start` until `stop`, and calls ``left`` once if so.
+    """Checks every 50 ms from `start` until `stop` whether the peer has left; if so, calls ``left`` once.
 
-    Starting and stopping only sets a flag: the timer is armed at most once an interval, however often a transport is
-    paused and resumed.
+    Starting and stopping only sets a flag, so the timer is armed at most once per interval, however often a transport
+    is paused and resumed.
     """
 
     __slots__ = ("_fd", "_half_close", "_left", "_loop", "_on", "_timer")
@@ -47,17 +48,17 @@ class PeerWatch:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Watch from now on."""
+        """Starts watching."""
         self._on = True
         if self._timer is None:
             self._timer = self._loop.call_later(INTERVAL, self._look)
 
     def stop(self) -> None:
-        """Stop watching; the socket may be read again."""
+        """Stops watching, because the socket is read again."""
         self._on = False
 
     def close(self) -> None:
-        """Stop for good; before the socket is closed."""
+        """Stops permanently. Must be called before the socket is closed."""
         self._on = False
         if self._timer is not None:
             self._timer.cancel()

@@ -9,11 +9,12 @@ Progress only stores a time. `Deadlines.decide` is a pure function of these time
 to check again. The timer fires at the earliest time at which anything could be due, checks, and acts or sleeps for the
 rest. It is armed once per exchange and never per chunk.
 
-A process that was held up (a suspended machine, a stopped process) finds timeouts due before it has read what came
-meanwhile: a loop runs its timers first. So a timer that fires late looks again, once, before it ends an exchange.
+A process that was stopped, for example on a suspended machine, finds timeouts due before it has read what arrived
+meanwhile, because an event loop runs its timers first. So a timer that fires late checks once more before it ends an
+exchange.
 
-An early head (`streamproxy.proxy.early`) is independent of that. It is due at ``early_at``, followed by comments. While
-the client has not accepted one, ``stuck_since`` is the time since when; the exchange still waits for its upstream.
+An early head (`streamproxy.proxy.early`) is independent of this. It is due at ``early_at``, and comments follow it.
+``stuck_since`` is when the client stopped accepting them; the exchange still waits for its upstream.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ WRITE: Final = 3
 
 KEEPALIVE: Final = "keepalive"
 EARLY: Final = "early"
-LATE: Final = 0.1  # seconds; a timer that fires later than this was held up
-SECOND_LOOK: Final = 0.25  # seconds after that, for the loop to read what has come
+LATE: Final = 0.1  # seconds; if a timer fires later than this, the process was stopped
+SECOND_LOOK: Final = 0.25  # seconds after that, in which the loop reads what has arrived
 _POSTPONED: Final = 0.25  # seconds
 
 
@@ -54,7 +55,7 @@ class TimeLimits:
     write: float = FOREVER
     total: float = FOREVER
     keepalive: float = FOREVER
-    early: float = FOREVER  # until the head that doesn't wait for the upstream's
+    early: float = FOREVER  # until a head is sent that does not wait for the upstream's
     by_wait: tuple[float, ...] = field(init=False)
     step: float = field(init=False)
 
@@ -86,10 +87,10 @@ class Deadlines:
         self.started = now
         self.waits = NOTHING
         self.since = now
-        self.body_since = 0.0  # the client owes a part of the request's body since then; 0.0 when it owes none
-        self.keepalive_since = FOREVER  # the last byte that went downstream; inf while no keepalive may be sent
-        self.early_at = FOREVER  # an early head, or its next comment, is due; inf while none may be sent
-        self.stuck_since = 0.0  # the client has not taken the last of these since then; 0.0 when it has
+        self.body_since = 0.0  # since when the client has to send more of the body; 0.0 if it does not
+        self.keepalive_since = FOREVER  # when the last byte was sent downstream; inf while no keepalive may be sent
+        self.early_at = FOREVER  # when an early head or its next comment is due; inf while none may be sent
+        self.stuck_since = 0.0  # since when the client has not accepted one of these; 0.0 if it has
 
     def waits_for(self, what: int, now: float) -> None:
         """Sets what the exchange waits for from ``now`` on: NOTHING, HEAD, CHUNK or WRITE."""
@@ -121,7 +122,7 @@ class Deadlines:
             if self.stuck_since + limits.write <= now:
                 return WriteTimeout, again
             again = min(again, self.stuck_since + limits.write)
-        # A client that is still sending its request is answered later; then it is looked at every so often.
+        # While the client is still sending its request, the early head is postponed.
         again = min(again, self.early_at if self.early_at > now else now + _POSTPONED)
         if self.body_since:
             if self.body_since + limits.request <= now:
@@ -197,8 +198,10 @@ class SharedTimer:
 
 
 class Timer(Deadlines):
-    """`Deadlines` with a clock: interrupts its exchange when a time-out is due, calls ``on_idle`` for a keepalive and
-    ``on_early`` for what is due before the head."""
+    """`Deadlines` with a clock. It interrupts its exchange when a timeout is due.
+
+    ``on_idle`` is called when a keepalive is due, and ``on_early`` when an early head or its next comment is due.
+    """
 
     __slots__ = ("_fires_at", "_handle", "_shared", "exchange", "on_blocked", "on_early", "on_idle")
 
@@ -212,9 +215,9 @@ class Timer(Deadlines):
         self.exchange = exchange
         self._shared = shared
         self._handle: asyncio.TimerHandle | None = None
-        self._fires_at = FOREVER  # when the handle does; inf if it does not matter
+        self._fires_at = FOREVER  # when the handle fires; inf if being late does not matter
         self.on_idle: Callable[[], None] = _nothing
-        self.on_blocked: Callable[[], bool] | None = None  # called before ``write`` ends the exchange; True spares it
+        self.on_blocked: Callable[[], bool] | None = None  # called before ``write`` ends it; True prevents that
         self.on_early: Callable[[], None] = _nothing
         shared.add(self)
 
@@ -243,12 +246,12 @@ class Timer(Deadlines):
         self.keepalive_since = since
 
     def early(self, call: Callable[[], None]) -> None:
-        """Call ``call`` when the route's time until an early head is over; it sets ``early_at`` for the next call."""
+        """Calls ``call`` when an early head is due by the route's limits; it sets ``early_at`` for the next call."""
         self.on_early = call
         self.early_at = self.started + self.limits.early
         if self._handle is not None:
             self._handle.cancel()
-            self.fire()  # it would come back too late
+            self.fire()  # the armed timer would fire too late
 
     def stop_keepalives(self) -> None:
         """Stops the keepalives."""
@@ -276,7 +279,7 @@ class Timer(Deadlines):
             self._handle = asyncio.get_running_loop().call_later(max(again - now, 0.001), self.fire)
 
     def close(self) -> None:
-        """Stop, and let go of the relay, which holds the timer: a cycle is work for the garbage collector."""
+        """Stops the timer, and releases the relay, which refers to it: a cycle would need the garbage collector."""
         self.on_idle = self.on_early = _nothing
         self.on_blocked = None
         self.early_at = FOREVER

@@ -7,7 +7,8 @@ colons, numbers and the letters of the literals may occur, so that JSON dialects
 misread. A chunk may end anywhere. Kept across chunks are an unfinished key, wanted values up to ``keep`` bytes, and the
 open brackets.
 
-``find``, ``translate`` and a few regular expressions do the work, with one step for each string and not for each byte.
+``find``, ``translate``, ``count`` and a few regular expressions do the work, with one step for each string or for many
+short ones, and not for each byte.
 
 JSON parsers differ in which of two members with the same name they use, and some ignore case. So a second member whose
 name equals one of ``unique`` in any case has an outcome of its own.
@@ -20,6 +21,8 @@ import re
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
+from streamproxy.formats.json_brackets import ALLOWED, HIDDEN, outside, without_pairs
+
 Verdict = Literal["more", "done", "not_json", "duplicate"]
 
 DEPTH: Final = 500  # nested brackets; parsers have similar limits
@@ -31,13 +34,12 @@ _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _SCALAR_RUN: Final = re.compile(rb"[-+.0-9A-Za-z]*")
 _SCALAR_WHOLE: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null")
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
-_ALLOWED: Final = b" \t\r\n,:0123456789+-.eEtrufalsn"  # between strings and brackets
 _COMMON: Final = frozenset({b":", b",", b": ", b", "})
 # Where strings are short, a window of text is looked at as one: without its strings its brackets are what is left.
 _SHORT: Final = 64
 _ENOUGH: Final = 8  # consecutive short strings before this is tried
 _LEAST: Final = 256  # bytes of a window
-_PAIRS: Final = 16  # times that pairs of brackets are taken out
+_GROWTH: Final = 3  # a window's size, as a multiple of what has been read before it
 _STRING_REST: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _ESCAPES: Final = 8  # escaped quotes in a string, behind which it is read by that expression
 _LONGEST_SCALAR: Final = 64  # bytes that are checked; a longer number is skipped
@@ -267,7 +269,7 @@ class MemberScanner:
                     break
                 self._in_string = False
                 short = short + 1 if position - opened < _SHORT else 0
-            size = position - begin
+            size = _GROWTH * (position - begin)
             if short >= _ENOUGH and size >= _LEAST and position >= refused:
                 behind = self._window(chunk, position, size)
                 refused = position + size if behind == position else 0
@@ -297,36 +299,34 @@ class MemberScanner:
         Where the value ends among them, or is invalid, the position stays: whoever goes on in steps finds the place.
         """
         window = chunk[position : position + size]
-        if (
-            window.find(b"\\") >= 0
-        ):  # what is escaped is no quote; outside of strings an "x" is as invalid as a backslash
+        if window.find(b"\\") >= 0:
+            # What is escaped is no quote; outside of strings an "x" is as invalid as a backslash.
             window = window.replace(b"\\\\", b"xx").replace(b'\\"', b"xx")
-        # What is allowed outside of strings is taken out everywhere. Two adjacent quotes then hold an empty string, or
-        # have nothing between two strings: without them, the same text is left outside of strings.
-        texts = window.translate(None, _ALLOWED).replace(b'""', b"").split(b'"')
-        behind = position + len(window)
-        if len(texts) % 2 == 0:  # the last is the beginning of a string
-            behind = position + window.rfind(b'"')
-        brackets, length = b"".join(texts[::2]), -1
-        for _ in range(_PAIRS):
-            if len(brackets) == length:
-                break
-            length = len(brackets)
-            brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+        text = window.translate(None, ALLOWED)  # inside of strings, too, where it does no harm
+        quotes = text.count(b'"')
+        if quotes % 2:  # behind the last quote is the beginning of a string
+            text = text[: text.rfind(b'"')]
+            quotes -= 1
+            size = window.rfind(b'"')
+        else:
+            size = len(window)
+        brackets = outside(text, quotes)
+        if brackets is None:
+            return position
         stack = bytearray(self._stack)
-        for byte in brackets:
-            if len(stack) > DEPTH - _PAIRS:
+        for byte in without_pairs(brackets):
+            if len(stack) > DEPTH - HIDDEN:
                 return position  # by steps the depth is exact
             if byte == 0x7B or byte == 0x5B:
                 stack.append(byte)
-            elif (byte == 0x7D or byte == 0x5D) and stack[-1] == _CLOSES[byte] and len(stack) > 1:
+            elif stack[-1] == _CLOSES[byte] and len(stack) > 1:
                 stack.pop()
             else:
                 return position
-        if len(stack) > DEPTH - _PAIRS:
+        if len(stack) > DEPTH - HIDDEN:
             return position
         self._stack = stack
-        return behind
+        return position + size
 
     def _brackets(self, between: bytes) -> int:
         """Matches the brackets in the text between two strings.
@@ -334,7 +334,7 @@ class MemberScanner:
         Returns the position after the bracket that closes the value, 0 if the value continues, -1 for invalid JSON.
         """
         stack = self._stack
-        for count, byte in enumerate(between.translate(None, _ALLOWED), 1):
+        for count, byte in enumerate(between.translate(None, ALLOWED), 1):
             if byte == 0x7B or byte == 0x5B:
                 if len(stack) >= DEPTH:
                     return -1

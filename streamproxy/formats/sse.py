@@ -55,24 +55,32 @@ class SseTracker(Inspector):
         """Whether something may be inserted here without splitting an event."""
         return not (self._mid_line or self._in_event or self._after_cr)
 
-    def first_boundary(self, chunk: bytes) -> int:
-        """Follows a chunk like `feed`. Returns the position in it of the first event after the unfinished one.
+    @property
+    def counted(self) -> bool:
+        """Whether every event that has begun has ended; only the LF of a CR may still belong to the last one."""
+        return not (self._mid_line or self._in_event)
 
-        The result is 0 between events, and -1 if no event begins in this chunk or at its end.
+    @property
+    def inside_event(self) -> bool:
+        """Whether an event has begun, and its blank line has not come."""
+        return self._in_event or (self._mid_line and self._line[:1] != b":")
+
+    def feed_to_boundary(self, chunk: bytes) -> int:
+        """Follows a chunk up to the first event after the unfinished one. Returns its position.
+
+        The result is 0 between events. It is -1 if no event begins in this chunk or at its end; all of it was fed then.
         """
-        if self.between_events:
-            self.feed(chunk)
+        if self.between_events or (self._after_cr and self.counted and chunk and chunk[0] != _LF):
             return 0
-        at, found = 0, -1
+        at = 0
         for match in _LINE_END.finditer(chunk):
             self.feed(chunk[at : match.end()])
             at = match.end()
             # A CR at the very end may still be followed by its LF.
-            if not (self._mid_line or self._in_event) and (not self._after_cr or at < len(chunk)):
-                found = at
-                break
+            if self.counted and (not self._after_cr or at < len(chunk)):
+                return at
         self.feed(chunk[at:])
-        return found
+        return -1
 
     def feed(self, chunk: bytes) -> None:
         """Follows the next bytes of the stream."""

@@ -1,6 +1,6 @@
-"""Converts totals to plain data, for another process that may run another version.
+"""Converts totals and live exchanges to plain data, for another process that may run another version.
 
-Numbers are identified by their names: the receiver drops unknown names, and missing numbers stay 0. A histogram lists
+Values are identified by their names: the receiver drops unknown names, and missing numbers stay 0. A histogram lists
 the upper bounds of its non-empty buckets. A histogram with a bound that the receiver does not have is dropped, since
 its counts cannot be assigned.
 """
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
+from streamproxy.errors import UpstreamReportedError
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.histogram import TOKENS, Histogram
+from streamproxy.formats.inspector import Usage
 from streamproxy.observe.series import GenAi, Series, Totals
 
 _COUNTERS = ("requests", "disconnects", "upstream_errors", "connections")
@@ -23,6 +26,13 @@ def attributes(kind: type) -> tuple[str, ...]:
     return names
 
 
+def _plain_facts() -> tuple[str, ...]:
+    """Returns the names of an exchange's facts that are texts and numbers; the others are objects of its process."""
+    fresh = Exchange("", "", "", "", "")
+    return tuple(name for name in attributes(Exchange) if isinstance(getattr(fresh, name), str | int | float))
+
+
+_FACTS: Final = _plain_facts()
 _SERIES = attributes(Series)
 _GENAI = tuple(name for name in attributes(GenAi) if name != "tokens")
 
@@ -58,6 +68,32 @@ def unpack(data: dict[str, Any]) -> Totals:
         counter: Counter[tuple[Any, ...]] = getattr(totals, name)
         counter.update({tuple(key): int(count) for *key, count in data.get(name, ())})
     return totals
+
+
+def pack_exchange(exchange: Exchange) -> dict[str, Any]:
+    """Returns the facts of a live exchange as JSON-compatible data. Its times are those of this machine."""
+    facts: dict[str, Any] = {name: getattr(exchange, name) for name in _FACTS}
+    facts["query"] = exchange.query.decode("latin-1")
+    facts["usage"] = None if exchange.usage is None else exchange.usage._asdict()
+    facts["failed"] = exchange.failure is not None
+    return facts
+
+
+def unpack_exchange(data: dict[str, Any], into: Exchange) -> None:
+    """Copies the packed facts into an exchange, except for its ``id``.
+
+    Raises ValueError or TypeError for anything else; some facts may have been copied then.
+    """
+    for name in _FACTS:
+        if name in data and name != "id":
+            fact, kind = data[name], type(getattr(into, name))
+            if not isinstance(fact, (int, float) if kind is float else kind):
+                raise TypeError(f"{name} is of another type")
+            setattr(into, name, kind(fact))
+    into.query = str(data.get("query", "")).encode("latin-1")
+    usage = data.get("usage")
+    into.usage = None if usage is None else Usage(**{name: usage[name] for name in Usage._fields if name in usage})
+    into.failure = UpstreamReportedError() if data.get("failed") else None
 
 
 def _packed(series: Series) -> dict[str, Any]:

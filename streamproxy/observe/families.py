@@ -84,7 +84,7 @@ def _counted(name: str) -> Callable[[Totals], Numbers]:
 
 
 def _upstream_errors(totals: Totals) -> Numbers:
-    """Those that ended exchanges, and those that they went on after."""
+    """Adds up the errors that ended exchanges, and those after which an exchange continued."""
     errors = totals.upstream_errors.copy()
     for key, count in _counted("upstream_errors")(totals):
         errors[key] += int(count)  # type: ignore[index]

@@ -74,12 +74,12 @@ class NothingToSend(ChunkSource):
 
 
 class EmptyResponse(OriginResponse):
-    """204: the stream has ended and there is nothing after the cursor, or it was stopped."""
+    """204: the stream has ended and there is nothing after the cursor, or it was stopped. Or the answer to HEAD."""
 
     __slots__ = ()
 
-    def __init__(self) -> None:
-        super().__init__(204, ResponseFields([]), NothingToSend())
+    def __init__(self, status: int = 204, fields: Headers | None = None) -> None:
+        super().__init__(status, ResponseFields(fields or []), NothingToSend())
         self.complete = True
 
     async def aclose(self, fault: BaseException | None) -> None:
@@ -92,7 +92,7 @@ class ReplayedResponse(OriginResponse):
     __slots__ = ("_media", "_stored")
 
     def __init__(self, cursor: Cursor, content_type: bytes, body: StoredBody) -> None:
-        super().__init__(200, ResponseFields([(b"content-type", content_type), (CURSOR, cursor.render())]), body)
+        super().__init__(200, ResponseFields(_replayed_fields(cursor, content_type)), body)
         self._stored = body
         self._media = media_type(content_type)
 
@@ -221,6 +221,9 @@ class ResumeOrigin(Origin):
             tallies["complete"].add()
             return EmptyResponse()
         tallies["live" if replay.live else "replayed"].add()
+        if call.downstream.method == "HEAD":  # its response is over at once, and the stream may last
+            replay.body.close()
+            return EmptyResponse(200, _replayed_fields(cursor, replay.content_type))
         return ReplayedResponse(cursor, replay.content_type, replay.body)
 
     def _keep(self, call: Call, response: OriginResponse, format: Format) -> OriginResponse:
@@ -243,6 +246,10 @@ class ResumeOrigin(Origin):
     def _owner(self, call: Call) -> Sequence[bytes]:
         """Whose streams they are, as the parts of a digest."""
         return self._plan.route.encode(), *owner_of(call, self._plan.authenticated)
+
+
+def _replayed_fields(cursor: Cursor, content_type: bytes) -> Headers:
+    return [(b"content-type", content_type), (CURSOR, cursor.render())]
 
 
 def _format(call: Call, response: OriginResponse) -> Format | None:

@@ -131,7 +131,7 @@ class ShareOrigin(Origin):
 
     def _is_at_event(self, stream: SharedStream) -> bool:
         """Whether another client can begin now. With cursors, only where the number of events is known."""
-        return stream.opened and (not stream.cursor or stream.tracker.between_events)
+        return stream.opened and (not stream.cursor or stream.tracker.counted)
 
     async def _begin(self, call: Call, key: Hashable) -> OriginResponse:
         stream = SharedStream(self._plan, call.exchange, lambda stream: self._forget(key, stream))

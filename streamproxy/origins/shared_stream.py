@@ -158,7 +158,10 @@ class SharedStream(Recipient):
     def append(self, chunk: bytes, framed: bytes = b"") -> None:
         tracker = self.tracker
         events = tracker.events
-        boundary = tracker.first_boundary(chunk)
+        boundary = tracker.feed_to_boundary(chunk)
+        before = tracker.events - events
+        if boundary >= 0:
+            tracker.feed(chunk[boundary:])
         if not framed and len(self.bodies) > 1:
             framed = b"".join(chunk_parts(chunk))
         for body in tuple(self.bodies):
@@ -167,7 +170,7 @@ class SharedStream(Recipient):
             if body.state == _FOLLOWS:
                 body.put(chunk, framed)
             else:
-                self._pass_part(body, chunk, framed, boundary, tracker.events - events)
+                self._pass_part(body, (chunk, framed), boundary, (before, tracker.events - events))
         if boundary >= 0:
             self._wake_waiting()
 
@@ -211,8 +214,13 @@ class SharedStream(Recipient):
             return
         body.state = _SKIPS if clean else _FINISHES
 
-    def _pass_part(self, body: SharedBody, chunk: bytes, framed: bytes, boundary: int, events: int) -> None:
-        """Hand a client that does not follow what it is to get of a chunk."""
+    def _pass_part(self, body: SharedBody, read: tuple[bytes, bytes], boundary: int, events: tuple[int, int]) -> None:
+        """Hand a client that does not follow what it is to get of a read: the chunk, and the same framed.
+
+        ``events`` are how many ended in it, up to the boundary and all.
+        """
+        chunk, framed = read
+        before, all_of_them = events
         if body.state == _CUT:
             return
         if body.state == _FINISHES:
@@ -221,14 +229,13 @@ class SharedStream(Recipient):
                 body.put(part, b"")
             if boundary >= 0:
                 body.state = _SKIPS
-                body.missed += events - 1
+                body.missed += all_of_them - before
             elif body.held > 2 * self.plan.buffer:
                 body.cut()  # one event, and it has no end
         elif boundary < 0 or body.held > self.plan.buffer // 2:
-            body.missed += events
+            body.missed += all_of_them
         else:
-            if boundary:
-                body.missed += 1
+            body.missed += before
             body.state = _FOLLOWS
             if boundary < len(chunk):
                 body.put(chunk[boundary:], b"" if boundary else framed)

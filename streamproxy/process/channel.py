@@ -23,8 +23,8 @@ from streamproxy.observe.series import Totals
 
 _LENGTH = struct.Struct("!I")
 
-# The facts of a live exchange that the supervisor sees; other fields are objects of the worker's process, or secret.
-_OWN = {"error", "gap", "gaps", "inspector", "interruption", "principal", "task", "trace"}
+# The facts of a live exchange that the supervisor sees; other fields are objects of the worker's process.
+_OWN = {"error", "gap", "gaps", "inspector", "interruption", "task", "trace"}
 FIELDS = tuple(name for name in attributes(Exchange) if name not in _OWN)
 row_of = attrgetter(*FIELDS)
 

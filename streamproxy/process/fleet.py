@@ -191,7 +191,7 @@ class Fleet(Control):
         self.metrics.last[worker] = report
         self.ended.add(worker, report)
 
-    async def refresh(self, *, streams: bool) -> None:
+    async def _refresh(self, *, streams: bool) -> None:
         """Requests reports from all workers. Callers that arrive meanwhile share the next reports."""
         asked = time.monotonic()
         async with self._refreshing[streams]:

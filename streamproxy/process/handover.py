@@ -10,12 +10,20 @@ others::
                                                   ◀──      a line and a descriptor for each socket, then {"pid": …}
     starts, and accepts connections: both do now
     {"serving": true}                             ──▶      accepts no more, and drains
-                                                  ◀──      {"totals": …} at once, every second, and at the end
+                                                  ◀──      {"totals": …, "answers": true} at once, every second, and
+                                                           at the end
+    {"ask": 1}                                    ──▶
+                                                  ◀──      {"answer": 1, "streams": […], "more": true} in pieces, the
+                                                           last of which has false: the live exchanges
+    {"stop": ID}                                  ──▶      ends this exchange
+    {"ask": 2, "kept": STREAM, "owner": DIGEST}   ──▶      ends this resumable stream if it is that owner's
+                                                  ◀──      {"answer": 2, "result": "stopped"}
 
 The sockets themselves are passed on, not other sockets on the same port: those (SO_REUSEPORT) have separate queues, and
 closing one resets the connections in its queue. A successor that exits before it serves has changed nothing.
 
-Messages are lines of JSON, because both ends may have different versions.
+Messages are lines of JSON, because both ends may have different versions. Earlier versions do not answer questions, so
+none is asked of a process that does not say that it does.
 """
 
 from __future__ import annotations

@@ -172,13 +172,13 @@ class Program(Lifecycle):
         self._reloading = Reloading(control, Reloader(control, launch.source, tls)) if launch.source else None
 
     async def _accepting(self) -> None:
-        await self._succession.take_over(self._control.metrics)
+        await self._succession.take_over(self._control)
         admins = self._launch.listeners.admin
         if admins:
             await self._admin_engine.start()
         if self._reloading is not None:
             self._reloading.begin()
-        await self._succession.offer(self._stop, self._control.metrics, lambda: (self._main.listeners, admins))
+        await self._succession.offer(self._stop, self._control, lambda: (self._main.listeners, admins))
         self._announce()
 
     def _announce(self) -> None:
@@ -204,7 +204,7 @@ class Program(Lifecycle):
         self._admin_engine.drain()
         await self._admin.aclose()
         await self._admin_engine.stop()
-        await self._succession.end(self._stop, self._control.metrics)
+        await self._succession.end(self._stop)
 
 
 def on_signals() -> Stop:

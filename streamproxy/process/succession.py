@@ -11,20 +11,19 @@ queue for a few milliseconds. The admin listener changes over in order: the old 
 responds.
 
 The old process sends its numbers when it stops accepting and while it drains. They are kept when it has exited:
-`/metrics` shows the sum of both, and no counter decreases.
+`/metrics` shows the sum of both, and no counter decreases. Until then its streams can be listed and stopped through the
+new process. See `TakenOver` for the end of the line in the new process, and `Successor` for that in the old one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
 from collections.abc import Callable
 
-from streamproxy.observe.carried import pack, unpack
-from streamproxy.observe.metrics import Metrics
+from streamproxy.control import Control
 from streamproxy.process.drain import Stop
 from streamproxy.process.handover import (
     PATIENCE,
@@ -37,6 +36,8 @@ from streamproxy.process.handover import (
     is_own_user,
     meet,
 )
+from streamproxy.process.predecessor import TakenOver
+from streamproxy.process.successor import Successor
 from streamproxy.server.sockets import Listener
 
 logger = logging.getLogger("streamproxy.server")
@@ -55,11 +56,11 @@ class Succession:
         self._place = place
         self._handed = handed
         self._meeting: socket.socket | None = None
-        self._successor: asyncio.StreamWriter | None = None
+        self._successor: Successor | None = None
         self._following: asyncio.Task[None] | None = None
         self._offering: asyncio.Task[None] | None = None
 
-    async def offer(self, stop: Stop, metrics: Metrics, sockets: Sockets) -> None:
+    async def offer(self, stop: Stop, control: Control, sockets: Sockets) -> None:
         """Allows another process to take over from now on."""
         if self._place is None:
             return
@@ -68,12 +69,13 @@ class Succession:
         except OSError as error:
             logger.warning("this process can't be taken over: %s", error.strerror)
             return
-        self._offering = asyncio.create_task(self._offer(stop, metrics, sockets), name="succession")
+        self._offering = asyncio.create_task(self._offer(stop, control, sockets), name="succession")
 
-    async def take_over(self, metrics: Metrics) -> None:
+    async def take_over(self, control: Control) -> None:
         """Tells the previous process, if there is one, that this process accepts connections.
 
-        Returns once the previous one accepts no more. Its numbers are added to ``metrics``.
+        Returns once the previous one accepts no more. Its numbers are added to those of ``control``, which also shows
+        its exchanges until it has exited.
         """
         handed = self._handed
         if handed is None:
@@ -82,49 +84,41 @@ class Succession:
         reader, writer = await asyncio.open_unix_connection(sock=handed.line, limit=_LONGEST)
         for listener in handed.to_own:
             listener.owned = True
-        writer.write(encode(serving=True))
-        try:
-            async with asyncio.timeout(PATIENCE):
-                line = await reader.readline()
-        except TimeoutError:
-            line = b""
+        before = TakenOver(handed.pid, reader, writer, control)
+        if not await before.confirmed(PATIENCE):
             logger.warning("process %d has not confirmed that it stopped accepting connections", handed.pid)
-        self._took(line, metrics)
         logger.info("took over from process %d, which ends its streams", handed.pid)
-        self._following = asyncio.create_task(self._follow(handed.pid, reader, writer, metrics), name="predecessor")
+        control.predecessor = before
+        self._following = asyncio.create_task(self._follow(before, control), name="predecessor")
 
-    def _took(self, line: bytes, metrics: Metrics) -> None:
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # an unknown message cannot be counted
-            metrics.inherit(unpack(decode(line)["totals"]))
-
-    async def _follow(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: Metrics) -> None:
-        """Receives the numbers of the previous process until it has exited."""
+    async def _follow(self, before: TakenOver, control: Control) -> None:
         try:
-            with contextlib.suppress(OSError):
-                while line := await reader.readline():
-                    self._took(line, to)
-            logger.info("process %d, which was taken over, has ended", pid)
+            await before.follow()
         finally:
-            to.settle_inherited()
-            writer.close()
+            control.predecessor = None
 
-    async def _offer(self, stop: Stop, metrics: Metrics, sockets: Sockets) -> None:
+    async def _offer(self, stop: Stop, control: Control, sockets: Sockets) -> None:
         assert self._meeting is not None
         while self._successor is None:
             line, _ = await asyncio.get_running_loop().sock_accept(self._meeting)
             try:
-                self._successor = await self._hand_over(line, Listening(*sockets(), self._meeting))
+                reader, writer = await self._hand_over(line, Listening(*sockets(), self._meeting))
+                self._successor = Successor(reader, writer, control)
             except (OSError, TimeoutError, ValueError) as error:
                 logger.warning("a successor did not take over, nothing has changed: %s", str(error) or "it is too slow")
         self._close_meeting()
         logger.info("another process has taken over")
         stop.succeeded()
         await stop.released.wait()
-        while True:
-            await self._report(metrics)
-            await asyncio.sleep(REPORT)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._successor.answer(), name="successor")
+            while True:
+                await self._successor.report()
+                await asyncio.sleep(REPORT)
 
-    async def _hand_over(self, line: socket.socket, listening: Listening) -> asyncio.StreamWriter:
+    async def _hand_over(
+        self, line: socket.socket, listening: Listening
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Lets the process at the other end take over. Returns once it serves, and raises if it does not."""
         close: Callable[[], None] = line.close
         lent = _Lent([*listening.main, *listening.admin])
@@ -143,7 +137,7 @@ class Succession:
             close()
             lent.take_back()
             raise
-        return writer
+        return reader, writer
 
     async def _send(self, line: socket.socket, listening: Listening, lent: _Lent) -> None:
         if not is_own_user(line):
@@ -158,12 +152,6 @@ class Succession:
         await asyncio.to_thread(give, line, listening, lent.owned)
         line.setblocking(False)
 
-    async def _report(self, metrics: Metrics) -> None:
-        if self._successor is not None and not self._successor.is_closing():
-            self._successor.write(encode(totals=pack(metrics.snapshot())))
-            with contextlib.suppress(OSError):
-                await self._successor.drain()
-
     def withdraw(self) -> None:
         """Stops offering the sockets, unless a successor has them."""
         if self._successor is None and self._offering is not None:
@@ -174,7 +162,7 @@ class Succession:
         if self._meeting is not None:
             self._meeting.close()
 
-    async def end(self, stop: Stop, metrics: Metrics) -> None:
+    async def end(self, stop: Stop) -> None:
         """Sends the last numbers to the successor, and releases everything.
 
         While the previous process drains, its numbers reach the successor through this process. A second signal does
@@ -189,11 +177,9 @@ class Succession:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._report(metrics)
         if self._successor is not None:
-            self._successor.close()
-            with contextlib.suppress(OSError):
-                await self._successor.wait_closed()
+            await self._successor.report()
+            await self._successor.aclose()
 
 
 class _Lent:

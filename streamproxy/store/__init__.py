@@ -1,1 +1,1 @@
-"""What outlives a request: streams that clients come back to, counts of limits, events in Redis."""
+"""State that outlives a request: streams that clients resume, counts of limits, and events from Redis."""

@@ -7,7 +7,7 @@ that depends on the store: it neither waits nor fails. Every client, the first o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, NamedTuple
 
 from streamproxy.errors import ExchangeError, LimitReached
@@ -23,6 +23,11 @@ PATIENCE = 2.0  # seconds for which a place is waited for that a live stream has
 # Why a stream is to end: its owner's DELETE, or no client for as long as `grace`.
 StopReason = Literal["owner", "grace"]
 Stop = Callable[[StopReason], None]
+
+# What became of an owner's DELETE: the stream is stopped (or had ended), it is kept no more, or it never was.
+StopResult = Literal["stopped", "gone", "unknown"]
+# Ends a stream that is not kept here, if another process keeps it in its memory: by its name and its `owner_digest`.
+StopElsewhere = Callable[[str, bytes], Awaitable[StopResult]]
 
 
 class StoreSettings(NamedTuple):

@@ -1,4 +1,4 @@
-"""One client's side of a stream that several may read: taken from when the client asks, or handed over as it comes."""
+"""One client's side of a stream that several clients may read. Chunks are pulled by the client, or pushed to it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from streamproxy.subclassing import mypyc_attr
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class StoredBody(ChunkSource):
-    """The bytes of a stream from one place on, for one client. Must be closed.
+    """The bytes of a stream from one position on, for one client. Must be closed.
 
-    Subclasses say what is `ready`, and whether there is something to look at (`stirred`); whoever hands the client
-    something that is not taken by its sink calls `wake`.
+    Subclasses define `ready` and `stirred`. Code that adds a chunk which no sink accepts must call `wake`.
     """
 
     __slots__ = ("_sink", "_waiter")
@@ -26,7 +25,7 @@ class StoredBody(ChunkSource):
 
     @property
     def stirred(self) -> bool:
-        """Whether a chunk is `ready`, or the body has ended or broken: there is nothing to wait for."""
+        """Whether there is nothing to wait for: a chunk is `ready`, or the body has ended or failed."""
         raise NotImplementedError
 
     def change(self) -> Awaitable[None]:
@@ -44,27 +43,27 @@ class StoredBody(ChunkSource):
         return True
 
     def wake(self) -> None:
-        """There is something to look at."""
+        """Wakes the task that waits for a `change`."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def finish(self) -> None:
-        """The stream has ended."""
+        """Records that the stream has ended."""
         self._sink = None
         self.wake()
 
     def abandon(self) -> None:
-        """The client has left; its exchange reads on to the end, and does not count as a client any more."""
+        """Records that the client has left. Its exchange reads to the end, but no longer counts as a client."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """The client reads no more. Safe to call twice."""
+        """Ends the reading. Safe to call twice."""
         raise NotImplementedError
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class QueuedBody(StoredBody):
-    """A body whose chunks wait in memory until they are asked for; ``held`` is how many bytes do."""
+    """A body whose chunks wait in memory until they are taken; ``held`` is the number of bytes waiting."""
 
     __slots__ = ("_chunks", "held")
 
@@ -74,7 +73,7 @@ class QueuedBody(StoredBody):
         self.held = 0
 
     def put(self, chunk: bytes, framed: bytes = b"") -> None:
-        """Hand the client some bytes, and the same in HTTP/1.1's chunked framing where that is at hand."""
+        """Passes a chunk to the client. ``framed`` is the same in HTTP/1.1's chunked framing, if it is available."""
         sink = self._sink
         if sink is not None:
             if not sink(chunk, framed):
@@ -86,12 +85,12 @@ class QueuedBody(StoredBody):
         self.wake()
 
     def take(self) -> bytes:
-        """The chunk that has waited longest. There must be one."""
+        """Removes and returns the oldest waiting chunk. There must be one."""
         chunk = self._chunks.popleft()
         self.held -= len(chunk)
         return chunk
 
     def drop(self) -> None:
-        """Forget what waits."""
+        """Drops the waiting chunks."""
         self._chunks.clear()
         self.held = 0

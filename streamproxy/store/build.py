@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 from streamproxy.config.model import Config, RedisSource, Resume
 from streamproxy.errors import StreamproxyError
-from streamproxy.store.base import StoreSettings, StreamStore
+from streamproxy.store.base import StopElsewhere, StopResult, StoreSettings, StreamStore
 from streamproxy.store.limits import Bucket, Limiter, RequestLimiter, TokenLimiter
 from streamproxy.store.memory import MemoryStore
 
@@ -66,10 +66,14 @@ class _Connections(Generic[K, V]):
 
 
 class Stores:
-    """Where streams are kept. ``on_error`` is called once for each failure of Redis."""
+    """Where streams are kept. ``on_error`` is called once for each failure of Redis.
+
+    ``elsewhere`` stops a stream that another process keeps in memory; None if there is no such process.
+    """
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         self._on_error = on_error
+        self.elsewhere: StopElsewhere | None = None
         self._stores: dict[tuple[str, str], StreamStore] = {}
         self._hubs: _Connections[str, RedisHub] = _Connections()
 
@@ -82,6 +86,14 @@ class Stores:
         else:
             store.configure(settings)
         return store
+
+    def stop_kept(self, stream: str, owner: bytes) -> StopResult:
+        """End a stream that is kept in memory, for the owner with this `owner_digest`."""
+        results = [store.stop_owned(stream, owner) for store in self._stores.values() if isinstance(store, MemoryStore)]
+        return next((result for result in results if result != "unknown"), "unknown")
+
+    async def _stop_elsewhere(self, stream: str, owner: bytes) -> StopResult:
+        return "unknown" if self.elsewhere is None else await self.elsewhere(stream, owner)
 
     async def start(self) -> None:
         """Connect to what is not connected yet. Returns after the first attempts, whatever comes of them."""
@@ -102,7 +114,7 @@ class Stores:
 
     def _make(self, where: str, settings: StoreSettings) -> StreamStore:
         if where == MEMORY:
-            return MemoryStore(settings)
+            return MemoryStore(settings, self._stop_elsewhere)
         with _using_redis("resume"):
             from streamproxy.store.redis import RedisHub, RedisStore  # the library is an extra
 

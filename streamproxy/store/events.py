@@ -1,4 +1,4 @@
-"""Events that come from Redis: the channel of a request, and what a message looks like to a client. No I/O."""
+"""Events from Redis: the channel of a request, and the form in which a client gets a message. No I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EntryId = tuple[int, int]
 
 
 class ChannelRequest(NamedTuple):
-    """What a channel may be made from. ``target`` is the raw path, ``query`` what follows its ``?``."""
+    """The parts of a request that a channel can contain. ``path`` and ``query`` are raw, without the ``?``."""
 
     principal: str
     path: bytes
@@ -29,10 +29,10 @@ class ChannelRequest(NamedTuple):
 
 
 class ChannelTemplate:
-    """``user:{principal}`` and its like; ``fields`` are the names in braces.
+    """A template such as ``user:{principal}``; ``fields`` are the names in braces.
 
-    `expand` makes the channel of a request. A value goes in only if it can't be mistaken for anything but itself: so a
-    client can neither name a pattern nor reach a channel that the template does not mean.
+    `expand` returns the channel of a request. Values may contain only harmless characters, so a client can neither name
+    a pattern nor reach a channel outside of the template.
     """
 
     __slots__ = ("_parts", "fields")
@@ -49,7 +49,7 @@ class ChannelTemplate:
         self.fields = tuple(name for name, _ in parts if name)
 
     def expand(self, request: ChannelRequest) -> bytes:
-        """The channel of this request. Raises BadRequest for a value that is missing, twice there, or not allowed."""
+        """Returns the channel of this request. Raises BadRequest for a value that is missing, repeated or invalid."""
         return b"".join(_value(name, request) if name else literal for name, literal in self._parts)
 
 
@@ -85,7 +85,7 @@ _WORDS: Final = {"principal": "name of the client", "path": "path", "query": "pa
 
 
 def parse_entry_id(value: bytes) -> EntryId:
-    """The id of a stream's entry, as a client sends it back. Raises BadRequest."""
+    """Returns the id of a stream's entry from what a client sent. Raises BadRequest."""
     match = _ENTRY_ID.fullmatch(value)
     if match is None or (parsed := (int(match[1]), int(match[2]))) > (_LARGEST, _LARGEST) or parsed[1] > _LARGEST:
         raise BadRequest("The last event's id is no id of this stream")
@@ -93,9 +93,9 @@ def parse_entry_id(value: bytes) -> EntryId:
 
 
 def render_event(data: bytes, event: bytes = b"", id: bytes = b"") -> bytes:
-    """One server-sent event. Each line of ``data`` is a ``data`` line; whatever it has, it stays one event.
+    """Returns one server-sent event, whatever ``data`` contains: each of its lines becomes a ``data`` line.
 
-    A name with a line end or a NUL in it would be something else, and is left out.
+    An event name with a line end or a NUL is left out, because it would change the meaning.
     """
     out = []
     if event and not _NOT_IN_A_FIELD.search(event):
@@ -109,7 +109,7 @@ def render_event(data: bytes, event: bytes = b"", id: bytes = b"") -> bytes:
 
 
 def render_entry(id: bytes, fields: list[bytes]) -> bytes:
-    """The event of a stream's entry; empty for one without a field ``data``."""
+    """Returns the event for a stream's entry; empty if the entry has no field ``data``."""
     pairs = dict(zip(fields[::2], fields[1::2], strict=True))
     data = pairs.get(b"data")
     return b"" if data is None else render_event(data, pairs.get(b"event", b""), id)

@@ -1,4 +1,4 @@
-"""Things that all fall due equally long after they were put here, with one timer for all of them."""
+"""A set whose members all expire after the same delay, with one timer for all of them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class Expiry(Generic[T]):
-    """A set in the order of insertion; each member is handed to ``expire`` once it is ``delay`` seconds old.
+    """A set in the order of insertion; ``expire`` is called with each member once it is ``delay`` seconds old.
 
-    Since the delay is the same for all, the oldest member is always the next that is due, and one timer is enough. A
-    member that is discarded leaves the timer as it is: it fires, finds nothing and is set for the next. Another
-    ``delay`` holds for members that come from then on; it may make those that are there fall due late.
+    Since the delay is the same for all, the oldest member is always the next to expire, and one timer is enough.
+    Discarding a member does not change the timer: it fires, finds nothing due and is armed for the next member. A new
+    ``delay`` applies to members added later; older ones may then expire late.
     """
 
     __slots__ = ("_due", "_expire", "_loop", "_timer", "delay")
@@ -36,7 +36,7 @@ class Expiry(Generic[T]):
         return iter(self._due)
 
     def add(self, item: T) -> None:
-        """Take a member in, or make one the youngest again."""
+        """Adds a member, or makes it the youngest again."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         self._due.pop(item, None)
@@ -45,18 +45,18 @@ class Expiry(Generic[T]):
             self._timer = self._loop.call_later(self.delay, self._fire)
 
     def discard(self, item: T) -> None:
-        """Forget a member, if it is there."""
+        """Removes a member, if it is in the set."""
         self._due.pop(item, None)
 
     def pop_oldest(self) -> T | None:
-        """Take the oldest member out; None if there is none."""
+        """Removes and returns the oldest member; None if the set is empty."""
         item = next(iter(self._due), None)
         if item is not None:
             del self._due[item]
         return item
 
     def clear(self) -> None:
-        """Forget all, and the timer."""
+        """Removes all members and cancels the timer."""
         self._due.clear()
         if self._timer is not None:
             self._timer.cancel()

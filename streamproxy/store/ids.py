@@ -1,9 +1,9 @@
 """Writes cursors into an event stream as the ``id`` of each event that has none (`ids: on`).
 
-Theory of operation (WHATWG HTML, section 9.2.6). An event ends with a blank line, and an ``id`` field counts wherever
-in its event it stands. So the id is written as the last line of the event, before the blank line: only then it is known
-that the event has data and no id of its own. Nothing is held back for that. The line ends with LF, which is a line end
-whatever the others are. Once the upstream has written an id, no more are written.
+Theory of operation (WHATWG HTML, section 9.2.6). An event ends with a blank line, and its ``id`` field may be anywhere
+in the event. So the id is written as the last line of the event, before the blank line, because only then is it known
+that the event has data and no id of its own. No data is held back for this. The line ends with LF, which is always a
+line end, even if the other lines end with CR. Once the upstream has written an id, no more ids are added.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from streamproxy.formats.sse import whole_events
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _CR: Final = 13
 _BOM: Final = b"\xef\xbb\xbf"
-_PREFIX: Final = 8  # enough of a line to know its field's name, behind a byte order mark
+_PREFIX: Final = 8  # bytes; enough of a line to know the name of its field, after a byte order mark
 
 
 class IdWriter:
-    """A filter for the chunks of one event stream, from the place behind ``events`` events on."""
+    """A filter for the chunks of one event stream, starting after ``events`` events."""
 
     __slots__ = ("_after_cr", "_has_data", "_line", "_prefix", "_start", "_stopped", "_within", "events")
 
@@ -28,14 +28,14 @@ class IdWriter:
         self.events = events
         self._prefix = b"id: " + stream.encode() + b"/"
         self._stopped = stopped
-        self._start = events == 0  # a byte order mark may come
+        self._start = events == 0  # a byte order mark may follow
         self._within = False  # inside an event, or inside a line
         self._has_data = False
         self._line = b""
         self._after_cr = False
 
     def feed(self, chunk: bytes) -> bytes:
-        """Returns the chunk with the ids of the events that end in it."""
+        """Returns the chunk, with ids for the events that end in it."""
         if self._stopped or not chunk:
             return chunk
         if not (self._within or self._after_cr or self._start) and chunk[-2:] == b"\n\n" and _CR not in chunk:
@@ -74,7 +74,7 @@ class IdWriter:
         return b"".join([*out, chunk[copied:]]) if out else chunk
 
     def _end_line(self, line: bytes) -> bool:
-        """Returns False when an id is to be written before the end of this line, which is blank."""
+        """Returns False if an id must be written before the end of this line, which is blank."""
         if self._start:
             self._start = False
             line = line.removeprefix(_BOM)

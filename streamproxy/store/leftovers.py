@@ -1,4 +1,7 @@
-"""When what only an earlier configuration used can be closed: with the last exchange that began before a reload."""
+"""Determines when connections that only an earlier configuration used can be closed.
+
+This is when the last exchange that began before a reload has ended.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from streamproxy.exchange.ledger import Ledger
 
 
 class Leftovers:
-    """Calls ``close`` when nothing runs any more that was live at the last reload; observes the ledger until then."""
+    """Calls ``close`` when all exchanges of the last reload's time have ended; observes the ledger until then."""
 
     def __init__(self, ledger: Ledger, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._ledger = ledger
@@ -20,10 +23,10 @@ class Leftovers:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def reloaded(self) -> None:
-        """Another configuration is in force: wait for the exchanges that are live now."""
+        """Records that another configuration is in force; from now on, waits for the exchanges that are live now."""
         if not self._users:
             self._ledger.observers = [*self._ledger.observers, self._ended]
-        # Those of earlier configurations that still run are among them.
+        # This includes those of earlier configurations that still run.
         self._users = set(self._ledger.live.values())
         if not self._users:
             self._finish()
@@ -42,5 +45,5 @@ class Leftovers:
         task.add_done_callback(self._tasks.discard)
 
     async def aclose(self) -> None:
-        """Wait for what is being closed."""
+        """Waits until everything is closed."""
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -23,7 +23,9 @@ from streamproxy.store.base import (
     KeptStream,
     Replay,
     Stop,
+    StopElsewhere,
     StopReason,
+    StopResult,
     StoreSettings,
     StreamHead,
     StreamStore,
@@ -135,6 +137,11 @@ class MemoryStream(KeptStream):
     def events(self) -> int:
         return self.log.events
 
+    @property
+    def complete(self) -> bool:
+        """Whether it has ended in good order and its last event is whole: nothing comes behind that."""
+        return self.ended and self.fault is None and not self.log.counter.unfinished
+
     def append(self, chunk: bytes, framed: bytes = b"") -> None:
         if self.ended:
             return
@@ -234,13 +241,22 @@ class MemoryStream(KeptStream):
             arrivals.set_result(None)
 
 
+async def _nowhere(stream: str, owner: bytes) -> StopResult:
+    """There is no other process."""
+    return "unknown"
+
+
 class MemoryStore(StreamStore):
-    """The streams of this process. ``total`` is what they hold in bytes."""
+    """The streams of this process. ``total`` is what they hold in bytes.
 
-    __slots__ = ("_finished", "_idle", "_live", "_names", "_owners", "_streams", "settings", "total")
+    ``elsewhere`` is asked to stop a stream that this process has never had.
+    """
 
-    def __init__(self, settings: StoreSettings) -> None:
+    __slots__ = ("_elsewhere", "_finished", "_idle", "_live", "_names", "_owners", "_streams", "settings", "total")
+
+    def __init__(self, settings: StoreSettings, elsewhere: StopElsewhere = _nowhere) -> None:
         self.settings = settings
+        self._elsewhere = elsewhere
         self.total = 0
         self._streams: dict[str, MemoryStream] = {}
         self._live: dict[MemoryStream, None] = {}  # in the order in which they lose what they keep
@@ -274,7 +290,7 @@ class MemoryStore(StreamStore):
         stream = self.owned(cursor.stream, owner)
         if cursor.events > stream.events:
             await stream.reached(cursor.events, PATIENCE)
-        if stream.ended and stream.fault is None and cursor.events == stream.events:
+        if stream.complete and cursor.events == stream.events:
             return Replay(stream.content_type, None, live=False)
         check_readers(len(stream.bodies))
         return Replay(stream.content_type, stream.read(cursor, ids), live=not stream.ended)
@@ -283,9 +299,26 @@ class MemoryStore(StreamStore):
         self.owned(cursor.stream, owner)
 
     async def stop(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
-        stream = self.owned(cursor.stream, owner)
+        digest = owner_digest(cursor.stream, owner)
+        result = self.stop_owned(cursor.stream, digest)
+        if result == "unknown":
+            result = await self._elsewhere(cursor.stream, digest)
+        if result == "gone":
+            raise StreamGone
+        if result == "unknown":
+            raise StreamUnknown
+
+    def stop_owned(self, name: str, digest: bytes) -> StopResult:
+        """End the stream of this name if ``digest`` is its owner's; nothing happens to one that has ended."""
+        stream = self._streams.get(name)
+        known = stream.owner if stream is not None else self._owners.get(name, b"")
+        if not compare_digest(known, digest):
+            return "unknown"
+        if stream is None:
+            return "gone"
         if not stream.ended:
             stream.stop("owner")
+        return "stopped"
 
     async def aclose(self) -> None:
         for expiry in (self._finished, self._idle, self._names):

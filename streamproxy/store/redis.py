@@ -27,7 +27,17 @@ from streamproxy.store.redis_cluster import open_link
 from streamproxy.store.redis_connect import end_task
 from streamproxy.store.redis_copy import Copies, RedisStream
 from streamproxy.store.redis_feed import RemoteBody, open_feeds
-from streamproxy.store.redis_layout import COMPLETE, META_NAMES, Meta, Piece, beat_key, data_key, meta_key, read_entry
+from streamproxy.store.redis_layout import (
+    BEAT_TTL,
+    COMPLETE,
+    META_NAMES,
+    Meta,
+    Piece,
+    beat_key,
+    data_key,
+    meta_key,
+    read_entry,
+)
 from streamproxy.store.redis_link import StoreDown
 from streamproxy.store.segments import Format, find_place
 
@@ -70,10 +80,15 @@ class RedisHub:
         while True:
             await asyncio.sleep(_PULSE)
             count += 1
+            copies, now = self.copies, asyncio.get_running_loop().time()
+            if not (self.link.up and copies.writable):
+                for stream in copies.live.values():
+                    stream.presume_elsewhere(now, now + _PRESENT)
             if count % 2:
-                self.copies.beat()
+                copies.beat()
                 self.feeds.say_who_is_here()
-            else:
+            elif copies.writable and now - copies.writable_since > BEAT_TTL / 1000:
+                # While Redis takes no writes no process can renew its key.
                 self.feeds.look_for_writers()
             if count % _RENEW == 0:
                 self.copies.renew()
@@ -123,7 +138,7 @@ class RedisStore(StreamStore):
                 raise StreamGone
             await asyncio.sleep(_POLL)
         piece, last = found
-        if last.end == COMPLETE and last.events == cursor.events:
+        if last.end == COMPLETE and last.events == cursor.events and not last.unfinished:
             return Replay(meta.content_type, None, live=False)
         check_readers(self._hub.feeds.readers(key))
         return Replay(meta.content_type, self._body(cursor, meta, piece, ids), live=not last.end)
@@ -192,7 +207,12 @@ class RedisStore(StreamStore):
         body = RemoteBody(self._hub.feeds, storage_key(cursor.stream), meta.writer, piece, writer)
         if piece.end:  # a stream that ended without an event
             body.end(None if piece.end == COMPLETE else "the stream was cut")
-        elif rest := piece.data[find_place(format, piece.data, cursor.events - piece.events_before) :]:
-            body.put(rest)
+        else:
+            place = find_place(format, piece.data, cursor.events - piece.events_before, piece.offset == 0)
+            if place < len(piece.data):
+                body.put(piece.data[place:])
+            else:
+                # The LF of a CR LF that the upstream has sent in two belongs to the event before the place.
+                body.skips_lf = format == "sse" and piece.data[-1:] == b"\r"
         self._hub.feeds.attach(body)
         return body

@@ -207,7 +207,9 @@ class ClusterLink(Link):
         self._count_up()
 
     def _connect(self, address: Address) -> RedisLink:
-        return RedisLink(self._place.server_url(*address), self.on_error)
+        link = RedisLink(self._place.server_url(*address), self.on_error)
+        link.blames = self.blames
+        return link
 
     def _close(self, link: RedisLink) -> None:
         link.on_up.remove(self._came_up)

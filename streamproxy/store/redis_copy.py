@@ -24,12 +24,14 @@ from streamproxy.store.redis_layout import (
     BEAT_TTL,
     COMPLETE,
     CUT,
+    WAKE_TTL,
     Meta,
     beat_key,
     data_key,
     entry_id,
     meta_key,
     read_entry,
+    wake_key,
 )
 from streamproxy.store.redis_link import Link
 from streamproxy.store.segments import PlaceGone
@@ -74,6 +76,12 @@ class RedisStream(MemoryStream):
         self._elsewhere[process] = until
         self.remote_until = max(self._elsewhere.values())
 
+    def presume_elsewhere(self, now: float, until: float) -> None:
+        """Nobody can be heard: the processes that read it now are taken to do so until this time at least."""
+        for process, known in self._elsewhere.items():
+            if known >= now:
+                self.read_elsewhere(process, max(known, until))
+
     def left_elsewhere(self, process: bytes) -> None:
         """The last client of another process has left."""
         self._elsewhere.pop(process, None)
@@ -96,11 +104,13 @@ class Copies:
 
     def __init__(self, link: Link, process: str) -> None:
         self.writable = False
+        self.writable_since = 0.0  # in the loop's time
         self.live: dict[str, RedisStream] = {}  # by storage key; also ended ones whose end Redis has not yet
         self._link = link
         self._process = process
         self._dirty: list[RedisStream] = []
         self._broken: dict[RedisStream, None] = {}
+        self._beats = False  # whether the last heartbeat was taken
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, stream: RedisStream) -> None:
@@ -128,10 +138,12 @@ class Copies:
                 self._copy(stream)
 
     def beat(self) -> None:
-        """Say that this process is alive, and find out whether Redis takes writes."""
-        key = beat_key(self._process)
+        """Say that this process is alive, and find out whether Redis takes writes: of keys, and of entries."""
+        key, wakes = beat_key(self._process), wake_key(self._process)
         self._link.send("SET", key, "1", "PX", BEAT_TTL, done=self._beaten)
         self._link.send("PEXPIRE", key, BEAT_TTL)  # taken even when memory is short
+        self._link.send("XADD", wakes, "MAXLEN", 1, "*", "w", 1, done=self._tried)
+        self._link.send("PEXPIRE", wakes, WAKE_TTL)
 
     def renew(self) -> None:
         """Put off the expiry of all live streams."""
@@ -150,17 +162,30 @@ class Copies:
         self._link.send("DEL", beat_key(self._process))
 
     def _beaten(self, reply: Any) -> None:
-        self.writable = not isinstance(reply, Exception)
-        if self.writable:
+        if isinstance(reply, Exception):
+            self.writable = False
+        self._beats = not isinstance(reply, Exception)
+
+    def _tried(self, reply: Any) -> None:
+        works = self._beats and not isinstance(reply, Exception)
+        if works and not self.writable:
+            self.writable_since = asyncio.get_running_loop().time()
+        self.writable = works
+        if works:
             for stream in self._broken:
                 self._link.send(
                     "XREVRANGE", data_key(stream.key), "+", "-", "COUNT", 1, done=partial(self._go_on, stream)
                 )
 
     def _introduce(self, stream: RedisStream) -> None:
-        self._link.send("HSET", meta_key(stream.key), *Meta.fields(stream.name, stream.head, self._process))
+        fields = Meta.fields(stream.name, stream.head, self._process)
+        self._link.send("HSET", meta_key(stream.key), *fields, done=partial(self._introduced, stream))
         stream.ids_sent = False
         self._expire(stream, stream.window + LIVE_TTL)
+
+    def _introduced(self, stream: RedisStream, reply: Any) -> None:
+        if isinstance(reply, Exception) and stream.key in self.live:
+            self._broken[stream] = None
 
     def _expire(self, stream: RedisStream, seconds: float) -> None:
         self._link.send("PEXPIRE", data_key(stream.key), int(seconds * 1000))
@@ -214,7 +239,8 @@ class Copies:
         stream.under_way = True
         name = entry_id(log.events, log.end)
         done = partial(self._ended, stream)
-        self._link.send("XADD", data_key(stream.key), name, "n", log.events, "e", how, done=done)
+        more = ("u", 1) if log.counter.unfinished else ()
+        self._link.send("XADD", data_key(stream.key), name, "n", log.events, "e", how, *more, done=done)
 
     def _ended(self, stream: RedisStream, reply: Any) -> None:
         stream.under_way = False

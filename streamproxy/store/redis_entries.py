@@ -25,7 +25,7 @@ from streamproxy.errors import DestinationUnavailable, StreamGone
 from streamproxy.store.events import EntryId, parse_entry_id, render_entry
 from streamproxy.store.redis_cluster import open_link
 from streamproxy.store.redis_connect import end_task
-from streamproxy.store.redis_events import EventBody, Group, RedisEvents, not_reached_yet
+from streamproxy.store.redis_events import EventBody, Group, RedisEvents, concerns_name, not_reached_yet, unknown_name
 from streamproxy.store.redis_link import StoreDown
 from streamproxy.store.redis_tracking import Changes
 from streamproxy.wire.chunked import chunk_parts
@@ -42,6 +42,7 @@ class StreamEvents(RedisEvents):
     def __init__(self, url: str, on_error: Callable[[], None]) -> None:
         super().__init__()
         self._link = open_link(url, on_error)
+        self._link.blames = lambda refusal: not concerns_name(refusal)
         self._changes = Changes(self._link, on_error, self._look_again, self._look_at)
         self._starter: asyncio.Task[None] | None = None
         self._changed: dict[bytes, None] = {}  # channels that are to be read
@@ -61,6 +62,8 @@ class StreamEvents(RedisEvents):
         try:
             first, newest = await self._ends(channel)
         except (StoreDown, RedisError) as error:
+            if concerns_name(error):
+                raise unknown_name(channel, error) from None
             raise DestinationUnavailable("The events can't be reached now", note=repr(error), retry_after=1.0) from None
         if last_id and after != _OLDEST and not first <= after <= newest:
             raise StreamGone
@@ -135,10 +138,15 @@ class StreamEvents(RedisEvents):
 
     def _got(self, channel: bytes, reply: Any) -> None:
         """Hand the entries to all clients that are not behind. A link that is down has all read again once it is up."""
-        if isinstance(reply, RedisError):  # such as a cluster of which another part is away
-            asyncio.get_running_loop().call_later(_RETRY, self._look_at, channel)
         group = self._groups.get(channel)
-        if group is None or isinstance(reply, Exception):
+        if group is None:
+            return
+        if isinstance(reply, RedisError):
+            if concerns_name(reply):
+                group.refuse(reply)
+            else:  # such as a cluster of which another part is away
+                asyncio.get_running_loop().call_later(_RETRY, self._look_at, channel)
+        if isinstance(reply, Exception):
             return
         for name, fields in reply:
             id, chunk, framed = _render(name, fields)

@@ -32,6 +32,7 @@ from streamproxy.store.redis_layout import (
     BEAT_TTL,
     COMPLETE,
     CONTROL,
+    WAKE_TTL,
     Entry,
     EntryId,
     Piece,
@@ -58,7 +59,7 @@ Listener = Callable[[bytes, str, bytes], None]
 class RemoteBody(QueuedBody):
     """One client's place in a stream of another process. ``last`` is the entry that it was handed last."""
 
-    __slots__ = ("_end", "_feeds", "_ids", "dead", "key", "last", "next", "writer")
+    __slots__ = ("_end", "_feeds", "_ids", "dead", "key", "last", "next", "skips_lf", "writer")
 
     def __init__(self, feeds: Feeds, key: str, writer: bytes, piece: Piece, ids: IdWriter | None) -> None:
         super().__init__()
@@ -67,6 +68,7 @@ class RemoteBody(QueuedBody):
         self.last: EntryId = piece.id
         self.next = piece.offset + len(piece.data)  # the offset at which the next entry has to begin
         self.dead = False
+        self.skips_lf = False  # an LF at the beginning of the next entry is not for it
         self._feeds = feeds
         self._end: ExchangeError | bytes | None = None
         self._ids = ids
@@ -109,7 +111,10 @@ class RemoteBody(QueuedBody):
             self.end("the client lagged behind what is kept of the stream")
         else:
             self.next += len(piece.data)
-            self.put(piece.data)
+            data = piece.data.removeprefix(b"\n") if self.skips_lf else piece.data
+            self.skips_lf = False
+            if data:
+                self.put(data)
 
     def end(self, note: str | None) -> None:
         """The stream has ended: in good order (None), or cut."""
@@ -180,7 +185,7 @@ class Feeds:
             self._woken = True
             key = wake_key(self._process)
             self._link.send("XADD", key, "MAXLEN", 1, "*", "w", "1")
-            self._link.send("PEXPIRE", key, 60_000)
+            self._link.send("PEXPIRE", key, WAKE_TTL)
 
     def tell(self, what: bytes, *keys: str) -> None:
         """Tell all processes something of streams."""

@@ -8,11 +8,12 @@ Of a stream with the storage key K there are two keys, which a cluster keeps on 
   and the number of events with it. Its id is ``EVENTS+1-OFFSET``: how many events, and how many bytes, come before it.
   So the entry in which an event ends is found by its id, an entry that is sent twice is refused by Redis, and a reader
   sees by the offsets when entries are missing between two that it gets. The last entry has no bytes and says how the
-  stream ended.
+  stream ended, and whether it did so inside of an event.
 
-Beside them there is a key for each process, ``streamproxy:beat:ID``, which expires when the process does not renew it,
-and one stream for all, ``streamproxy:control``, over which processes tell each other which streams are to stop and
-which are being read.
+Beside them there are two keys for each process: ``streamproxy:beat:ID``, which expires when the process does not renew
+it, and the stream ``streamproxy:wake:ID``, to which it adds an entry when its own reading task has to look at
+something, and to see whether entries are taken. And there is one stream for all, ``streamproxy:control``, over which
+processes tell each other which streams are to stop and which are being read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from streamproxy.store.cursor import owner_digest
 
 CONTROL: Final = "streamproxy:control"
 BEAT_TTL: Final = 3000  # ms
+WAKE_TTL: Final = 60_000  # ms
 COMPLETE: Final = b"complete"
 CUT: Final = b"cut"
 
@@ -69,6 +71,7 @@ class Piece(NamedTuple):
     data: bytes
     events: int  # with this entry
     end: bytes
+    unfinished: bool = False  # of the end: the last event is not whole
 
     @property
     def events_before(self) -> int:
@@ -83,7 +86,8 @@ def read_entry(entry: Entry) -> Piece:
     """An entry as Redis replies it. Raises ValueError for one that is none of ours."""
     name, fields = entry
     pairs = dict(zip(fields[::2], fields[1::2], strict=True))
-    return Piece(read_id(name), pairs.get(b"b", b""), int(pairs.get(b"n", b"0")), pairs.get(b"e", b""))
+    number, end = int(pairs.get(b"n", b"0")), pairs.get(b"e", b"")
+    return Piece(read_id(name), pairs.get(b"b", b""), number, end, b"u" in pairs)
 
 
 class Meta(NamedTuple):

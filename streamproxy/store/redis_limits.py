@@ -39,17 +39,20 @@ KNOWN: Final = 30.0  # the same, while at least a quarter of its tokens is left
 _SHARE: Final = 8  # a share is at most this part of the limit
 
 # Takes ARGV[3] units, or as many as are free, or all of them even so if ARGV[4] is "1". Negative ones are given back.
-# Replies how many it took, and how far away the debt time then is, in microseconds.
+# Replies how many it took, and how far away the debt time then is, in microseconds. If its clock was set back, a debt
+# time is further away than units can move it; it is then brought back to where the whole limit is used.
 SCRIPT: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval, limit, units = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local debt = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now)
+local kept = tonumber(redis.call('GET', KEYS[1]) or 0)
+local debt = math.max(kept, now)
 if units > 0 and ARGV[4] ~= '1' then
+  debt = math.min(debt, now + interval * limit)
   local free = math.floor((interval * limit - (debt - now)) / interval + 0.000001)
   units = math.max(0, math.min(units, free))
 end
-if units ~= 0 then
+if units ~= 0 or debt < kept then
   debt = math.max(debt + units * interval, now)
   if debt > now then
     redis.call('SET', KEYS[1], string.format('%.0f', debt), 'PX', math.ceil((debt - now) / 1000))

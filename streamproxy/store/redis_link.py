@@ -32,6 +32,10 @@ IDLE: Final = 1.0  # seconds after which a connection that is not used is tried
 WAITING: Final = 100_000  # commands that may wait
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
+# A script that Redis does not have yet, or no more, is no fault: whoever runs it sends it along then. Nor is a key that
+# another node of a cluster has.
+_NO_FAULTS: Final = (NoScriptError, AskError)
+
 # Takes the reply, or the exception that came in its place.
 Done = Callable[[Any], None]
 
@@ -48,6 +52,8 @@ class Link:
         self.on_up: list[Callable[[], None]] = []  # called each time it, or one of its servers, comes up
         self.on_servers: list[Callable[[], None]] = []  # called when a key may have another server
         self.on_error = on_error
+        # Whether a refusal is a failure of Redis, which is counted; set it before `start`.
+        self.blames: Callable[[Exception], bool] = lambda refusal: True
 
     @property
     def up_since(self) -> float:
@@ -195,9 +201,7 @@ class RedisLink(Link):
             logger.info("Redis at %s is back", self._where)
             self._failures = 0
         for (_, done), reply in zip(batch, replies, strict=True):
-            # A script that Redis does not have yet, or no more, is no fault: whoever runs it sends it along then. Nor
-            # is a key that another node of a cluster has.
-            if isinstance(reply, Exception) and not isinstance(reply, NoScriptError | AskError):
+            if isinstance(reply, Exception) and not isinstance(reply, _NO_FAULTS) and self.blames(reply):
                 self.on_error()
             if done is not None:
                 done(reply)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, drop, encode, end_task
 
@@ -30,7 +30,8 @@ class Subscription:
     """One such connection. ``on_error`` is called once each time that it is lost or can't be had, for a counter.
 
     ``hear`` returns how much work a reply was: 1, or the number of clients that it was for. Replies to PING come too.
-    Raises as `Connector`.
+    ``refused`` gets what Redis says against a command, and returns whether the connection may go on. Raises as
+    `Connector`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Subscription:
         begin: Callable[[AbstractConnection], Awaitable[None]],
         hear: Callable[[Any], int],
         lost: Callable[[], None],
+        refused: Callable[[ResponseError], bool] = lambda refusal: False,
     ) -> None:
         self.connected = False
         self.ever = False  # it was connected once
@@ -48,6 +50,7 @@ class Subscription:
         self._begin = begin
         self._hear = hear
         self._lost = lost
+        self._refused = refused
         self._heard = False
         self._connection: AbstractConnection | None = None
         self._commands: list[bytes] = []
@@ -112,7 +115,12 @@ class Subscription:
     async def _read(self, connection: AbstractConnection) -> None:
         work = 0
         while True:
-            reply = await connection.read_response()
+            try:
+                reply = await connection.read_response()
+            except ResponseError as refusal:
+                if not self._refused(refusal):
+                    raise
+                continue
             self._heard = True
             work += self._hear(reply)
             if work >= _TURN:  # a reply that has come already is read without a turn of the loop

@@ -5,9 +5,10 @@ changes, and a new tail begins; of each the log keeps its offset in the stream a
 first byte. There is no object and no number for a single event: the place behind event N is found by counting again,
 from the beginning of the segment in which that event ends.
 
-A segment should begin between two events, since counting can only begin there. Where an event is so long that its
-segment has to begin inside of it, counting begins in an earlier segment. The oldest segments are dropped when the log
-holds too much. A place that can no longer be found exactly is gone.
+A segment should begin between two events, since counting can only begin there. Where no read ends between two, or an
+event is so long that its segment has to begin inside of it, the log has *lost count*: it begins another segment at the
+next event, in the middle of a read, and until then counting begins in an earlier one. The oldest segments are dropped
+when the log holds too much. A place that can no longer be found exactly is gone.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ class EventCounter:
     """Counts the events of a body as it passes. The format is that of its media type.
 
     ``events`` is their number, ``clean`` says whether the position is between two events, ``ids_from`` is the number of
-    events behind which the upstream is known to write ids of its own (None: it has written none).
+    events behind which the upstream is known to write ids of its own (None: it has written none). ``unfinished`` says
+    whether a body that is over has ended inside of an event, whose bytes come behind the last that was counted.
     """
 
-    __slots__ = ("_lines", "_tracker", "clean", "events", "format", "ids_from")
+    __slots__ = ("_lines", "_tracker", "clean", "events", "format", "ids_from", "unfinished")
 
     def __init__(self, format: Format) -> None:
         self.format = format
@@ -48,6 +50,7 @@ class EventCounter:
         self.events = 0
         self.clean = True
         self.ids_from: int | None = None
+        self.unfinished = False
 
     def feed(self, chunk: bytes) -> None:
         """Take note of the next bytes."""
@@ -63,23 +66,37 @@ class EventCounter:
             self.events = self._lines.events
             self.clean = chunk[-1:] == b"\n"
 
+    def feed_to_event(self, chunk: bytes) -> int:
+        """Take note of the next bytes up to where an event begins. Returns how many: all, if none does."""
+        if self._tracker is not None:
+            at = self._tracker.feed_to_boundary(chunk)
+            at = len(chunk) if at < 0 else at
+            self.feed(b"")  # what it says of the bytes that were fed just now
+        else:
+            at = chunk.find(b"\n") + 1 or len(chunk)
+            self.feed(chunk[:at])
+        return at
+
     def finish(self) -> None:
         """The body has ended, and nothing is fed any more: a last line without its end is an event too."""
-        self._tracker = None
+        if self._tracker is not None:
+            self.unfinished = self._tracker.inside_event
+            self._tracker = None
         if self._lines is not None:
             self._lines.finish()
             self.events = self._lines.events
             self._lines = None
 
 
-def find_place(format: Format, data: bytes, count: int) -> int:
+def find_place(format: Format, data: bytes, count: int, first: bool = True) -> int:
     """The offset behind the first ``count`` events of ``data``, which begins between two events.
 
-    Returns the length of ``data`` where it has fewer.
+    ``first`` says whether it is the beginning of the body, where a byte order mark counts for nothing. Returns the
+    length of ``data`` where it has fewer events.
     """
     if count <= 0:
         return 0
-    return _sse_place(data, count) if format == "sse" else _line_place(data, count)
+    return _sse_place(data, count, first) if format == "sse" else _line_place(data, count)
 
 
 def _line_place(data: bytes, count: int) -> int:
@@ -91,11 +108,11 @@ def _line_place(data: bytes, count: int) -> int:
     return at
 
 
-def _sse_place(data: bytes, count: int) -> int:
+def _sse_place(data: bytes, count: int, first: bool) -> int:
     has_data = False
     for match in _LINE.finditer(data):
         line = match[1]
-        if match.start() == 0:
+        if first and match.start() == 0:
             line = line.removeprefix(_BOM)
         if line:
             has_data = has_data or line.partition(b":")[0] == b"data"
@@ -111,7 +128,7 @@ class SegmentLog:
     """The kept bytes of one stream. ``start`` and ``end`` are the offsets of its oldest and next byte."""
 
     __slots__ = (
-        *("_counts", "_full", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
+        *("_counts", "_lost", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
         *("counter", "end", "start"),
     )
 
@@ -121,7 +138,7 @@ class SegmentLog:
         self.end = 0
         self._max_bytes = max_bytes
         self._segment = min(SEGMENT, max(1, max_bytes // 8))
-        self._full = self._segment  # the size of a tail that becomes a segment
+        self._lost = False  # the tail begins inside of an event
         self._segments: list[bytes] = []
         self._tail = bytearray()
         # Of each segment, and of the tail.
@@ -141,8 +158,10 @@ class SegmentLog:
     def append(self, chunk: bytes) -> None:
         """Keep the next bytes of the stream."""
         counter = self.counter
+        if self._lost:
+            chunk = self._begin_at_event(chunk)
         held = len(self._tail)
-        if held >= self._full and (counter.clean or held >= 4 * self._segment):
+        if held >= self._segment and (counter.clean or held >= 4 * self._segment):
             self._seal()
         self._tail += chunk
         self.end += len(chunk)
@@ -163,8 +182,7 @@ class SegmentLog:
 
     def clear(self) -> None:
         """Drop all that is kept; what comes from now on is kept again."""
-        if self._tail:
-            self._seal()
+        self._seal()
         self.shrink()
 
     def place(self, events: int) -> int:
@@ -183,7 +201,8 @@ class SegmentLog:
             following = number + 1
             if following == len(self._offsets) or self._counts[following] >= events:
                 break
-        return self._offsets[first] + find_place(self.counter.format, data, rest)
+        begin = self._offsets[first]
+        return begin + find_place(self.counter.format, data, rest, begin == 0)
 
     def read(self, offset: int) -> bytes:
         """Bytes from ``offset`` on, as far as one segment goes; empty at the end. Raises PlaceGone."""
@@ -216,14 +235,24 @@ class SegmentLog:
                 return number
         raise PlaceGone
 
-    def _seal(self) -> None:
-        clean = self.counter.clean
-        self._segments.append(bytes(self._tail))
-        self._tail = bytearray()
-        self._offsets.append(self.end)
-        self._counts.append(self.counter.events if clean else _INSIDE_EVENT)
-        # Where counting can't begin, it is to begin as soon as it can.
-        self._full = self._segment if clean else 1
+    def _begin_at_event(self, chunk: bytes) -> bytes:
+        """Keep the bytes up to the next event, and begin a segment there. Returns the others."""
+        at = self.counter.feed_to_event(chunk)
+        self._tail += chunk[:at]
+        self.end += at
+        if at < len(chunk) or self.counter.clean:
+            self._seal(begins=True)
+        return chunk[at:]
+
+    def _seal(self, begins: bool = False) -> None:
+        """Make the tail a segment. ``begins`` is whether an event is known to begin here."""
+        self._lost = not (begins or self.counter.clean)
+        if self._tail:
+            self._segments.append(bytes(self._tail))
+            self._tail = bytearray()
+            self._offsets.append(self.end)
+            self._counts.append(0)
+        self._counts[-1] = _INSIDE_EVENT if self._lost else self.counter.events
 
     def _trim(self) -> None:
         drop = 0

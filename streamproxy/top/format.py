@@ -81,8 +81,9 @@ def client(stream: dict[str, Any]) -> str:
 
 
 def phase(stream: dict[str, Any]) -> str:
-    """Returns the phase of a stream, and the failure that it has reported."""
-    return f"{stream['phase']}:{stream['error']}" if stream.get("error") else str(stream["phase"])
+    """Returns the phase of a stream, the failure that it has reported, and whether its process drains."""
+    phase = f"{stream['phase']}:{stream['error']}" if stream.get("error") else str(stream["phase"])
+    return f"{phase} (draining)" if stream.get("draining") else phase
 
 
 def model_cells(stream: dict[str, Any]) -> tuple[str, str, str, str]:

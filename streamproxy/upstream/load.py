@@ -4,7 +4,9 @@
 is the result of one body. Neither does I/O.
 
 The text format is "Exposition formats" 0.0.4 of prometheus.io. A metric may have several samples, one for each model or
-rank of the engine: numbers of requests are added up, and the largest cache usage counts.
+rank of the engine: numbers of requests are added up, and the largest cache usage counts. Samples that are a part of
+another one do not count: SGLang, if it schedules by priority, reports each number with ``priority=""`` and again for
+each priority.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ MOST: Final = 1 << 20  # bytes of a body that are read
 
 # Possessive quantifiers: a line that does not match is rejected in one pass.
 _LABELS: Final = rb'(?:\{(?:[^"\n}]|"(?:[^"\\\n]|\\.)*+")*+\})?+'
-_SAMPLE: Final = rb"^(%b)" + _LABELS + rb"[ \t]++([^ \t\r\n]++)(?:[ \t]++-?[0-9]++)?+[ \t]*+\r?$"
+_SAMPLE: Final = rb"^(%b)(" + _LABELS + rb")[ \t]++([^ \t\r\n]++)(?:[ \t]++-?[0-9]++)?+[ \t]*+\r?$"
+_PART: Final = re.compile(rb'[{,]priority="[^"]')
 _NUMBER: Final = re.compile(rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
@@ -98,7 +101,9 @@ class MetricReader:
         """Returns the load, or None if a number of requests is missing, or any number is negative or not finite."""
         samples: dict[bytes, list[float]] = {}
         for match in self._pattern.finditer(self._body):
-            number = _number(bytes(match[2]))
+            if _PART.search(match[2]):
+                continue
+            number = _number(bytes(match[3]))
             if number is None:
                 return None
             samples.setdefault(bytes(match[1]), []).append(number)

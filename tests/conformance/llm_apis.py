@@ -49,6 +49,7 @@ def report(error: dict[str, Any]) -> bytes:
     return sse({"error": error})
 
 
+COMMENT = b": waiting\n\n"
 DONE = b"data: [DONE]\n\n"
 LIMITED = {"message": "slow down", "type": "requests", "code": "rate_limit_exceeded"}
 UNFINISHED = wire.RESPONSE | {"status": "in_progress"}
@@ -61,7 +62,7 @@ APIS = {
     "chat": Api(
         protocol="openai",
         path="/v1/chat/completions",
-        quiet=[b": waiting\n\n", sse(wire.AZURE), sse(wire.ROLE)],
+        quiet=[COMMENT, sse(wire.AZURE), sse(wire.ROLE)],
         speech=[
             sse(chat({"content": "hi"})),
             sse(chat({"reasoning_content": "hm"})),
@@ -82,7 +83,7 @@ APIS = {
     "completions": Api(
         protocol="openai",
         path="/v1/completions",
-        quiet=[sse(text(""))],
+        quiet=[COMMENT, sse(text(""))],
         speech=[sse(text("hi")), sse(text("", "stop"))],
         spends=[sse(text("", usage=wire.CHAT_USAGE))],
         ends=[DONE],
@@ -93,7 +94,7 @@ APIS = {
     "responses": Api(
         protocol="openai",
         path="/v1/responses",
-        quiet=[said(kind, response=UNFINISHED) for kind in ("created", "queued", "in_progress")],
+        quiet=[COMMENT, *(said(kind, response=UNFINISHED) for kind in ("created", "queued", "in_progress"))],
         speech=[said("output_text.delta", delta="hi"), said("output_item.added", item={})],
         spends=[],
         ends=[said("completed", response=wire.RESPONSE | SPENT), said("incomplete", response=CUT_SHORT | SPENT)],
@@ -107,7 +108,7 @@ APIS = {
     "anthropic": Api(
         protocol="anthropic",
         path="/v1/messages",
-        quiet=[event({"type": "ping"}), event(wire.START)],
+        quiet=[COMMENT, event({"type": "ping"}), event(wire.START)],
         speech=[event(wire.BLOCK), event(wire.DELTA)],
         spends=[event(wire.STOPPING)],
         ends=[event(wire.STOP)],
@@ -122,8 +123,8 @@ APIS = {
     "gemini": Api(
         protocol="gemini",
         path="/v1beta/models/g:streamGenerateContent?alt=sse",
-        quiet=[sse({"usageMetadata": {"promptTokenCount": 9}})],
-        speech=[sse(gemini("hi"))],
+        quiet=[COMMENT, sse({"usageMetadata": {"promptTokenCount": 9}})],
+        speech=[sse(gemini("hi")), sse(BLOCKED)],
         spends=[],
         ends=[sse(gemini("", finishReason="STOP")), sse(BLOCKED)],
         used=(9, 10, 2, None, 6),
@@ -137,7 +138,13 @@ APIS = {
         protocol="ollama",
         path="/api/chat",
         quiet=[line(ollama(""))],
-        speech=[line(ollama("hi"))],
+        speech=[
+            line(ollama("hi")),
+            line(ollama("", message={"role": "assistant", "content": "", "thinking": "hm"})),
+            line(ollama("", message={"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]})),
+            line({"model": "llama3", "response": "hi", "done": False}),
+            line(wire.OLLAMA_DONE),
+        ],
         spends=[],
         ends=[line(wire.OLLAMA_DONE)],
         used=(26, 298, None, None, None),

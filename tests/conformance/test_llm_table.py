@@ -52,13 +52,14 @@ async def post(proxy: RunningStack, path: str, body: bytes) -> Answer:
         return await client.read_response()
 
 
+@pytest.mark.parametrize("protocol", ["own", "auto"])
 @each(lambda api: api.ends)
 async def test_a_stream_ends_well_with_its_marker_and_its_usage_is_counted(
-    start: Start, serve: Serve, api: Api, one: bytes
+    start: Start, serve: Serve, api: Api, one: bytes, protocol: str
 ) -> None:
     events = [*api.quiet, api.speech[0], *api.spends, one]
     upstream = await serve(streaming(*events, content_type=api.media))
-    proxy = await start([route(upstream.url, protocol=api.protocol)])
+    proxy = await start([route(upstream.url, protocol=api.protocol if protocol == "own" else "auto")])
     answer = await fetch(proxy.url + api.path)
     assert (answer.body, answer.complete) == (b"".join(events), True)
     exchange = await proxy.end_of()
@@ -83,11 +84,12 @@ async def test_a_length_is_an_end_without_a_marker(start: Start, serve: Serve, a
     assert (await proxy.end_of()).end == "complete"
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["late", "first"])
 @each(lambda api: api.failures)
 async def test_a_failure_inside_passes_as_it_came_and_is_counted(
-    start: Start, serve: Serve, api: Api, one: tuple[bytes, int]
+    start: Start, serve: Serve, api: Api, one: tuple[bytes, int], first: bool
 ) -> None:
-    events = [*api.quiet, api.speech[0], one[0]]
+    events = [one[0]] if first else [*api.quiet, api.speech[0], one[0]]
     upstream = await serve(streaming(*events, content_type=api.media))
     proxy = await start([route(upstream.url, protocol=api.protocol, on_truncation="error_event")])
     answer = await fetch(proxy.url + api.path)
@@ -126,6 +128,19 @@ async def test_the_first_event_is_the_first_that_says_something(
     assert exchange.first_event is not None
 
 
+async def test_a_keepalive_has_the_shape_that_the_apis_sdk_takes(
+    start: Start, serve: Serve, dial: Connect, api: Api
+) -> None:
+    upstream = await serve(holding(*api.quiet, media=api.media))
+    keepalive = {"interval": "20ms", "ndjson": "on"}
+    proxy = await start([route(upstream.url, protocol=api.protocol, keepalive=keepalive)])
+    client = await dial(proxy.url)
+    await client.request(api.path)
+    await client.read_head()
+    shape = {"gemini": b"\n", "ollama": b" "}.get(api.protocol, b": keepalive\n\n")
+    await client.read_body_until(api.quiet[0] + shape * 3)
+
+
 def gated(api: Api, **keys: Any) -> Any:
     conditions = ["first_event", "error_event", "429", "529"]
     retry = {"until": "first_event", "attempts": 1, "on": conditions, "non_idempotent": "on"}
@@ -139,6 +154,18 @@ async def test_a_stream_that_says_nothing_in_time_leads_to_the_fallback(start: S
     proxy = await start([gated(api, fallback=["spare"], timeouts={"first_event": "50ms"})], upstreams=upstreams)
     assert (await fetch(proxy.url + api.path)).body == api.stream
     assert (await proxy.end_of()).upstream == "spare"
+
+
+async def test_of_a_stream_of_no_known_kind_the_first_event_is_one_with_data(start: Start, serve: Serve) -> None:
+    mute = await serve(holding(b": x\n\nid: 1\n\nevent: y\n\n", media="text/event-stream"))
+    good = await serve(holding(b'data: {"hello":1}\n\n', media="text/event-stream"))
+    upstreams = {"main": {"endpoints": [mute.url]}, "spare": {"endpoints": [good.url]}}
+    chat = APIS["chat"]._replace(protocol="auto")
+    proxy = await start([gated(chat, fallback=["spare"], timeouts={"first_event": "50ms"})], upstreams=upstreams)
+    async with await connect(proxy.url) as client:
+        await client.request(chat.path)
+        assert (await client.read_head()).status == 200
+        await client.read_body_until(b'data: {"hello":1}\n\n')
 
 
 @each(lambda api: api.failures)
@@ -175,6 +202,33 @@ async def test_with_no_attempt_left_it_is_the_status_with_the_upstreams_error(
         assert json.loads(answer.body)["error"] == error
     else:  # the report is the error itself
         assert said["message"] in answer.body.decode()
+
+
+@each(lambda api: api.failures if api.media.endswith("event-stream") else [])
+async def test_behind_an_early_head_it_is_an_event_in_the_form_of_the_api(
+    start: Start, serve: Serve, dial: Connect, api: Api, one: tuple[bytes, int]
+) -> None:
+    async def script(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.stall()
+        await conn.send(stream_head(api.media))
+        for chunk in (*api.quiet, one[0], b""):
+            await conn.send_chunk(chunk)
+
+    upstream = await serve(script)
+    keepalive = {"interval": "20ms", "before_headers": "20ms"}
+    proxy = await start([gated(api, keepalive=keepalive)], upstreams={"main": {"endpoints": [upstream.url]}})
+    client = await dial(proxy.url)
+    await client.request(api.path, headers=[("Accept", api.media)])
+    assert (await client.read_head()).status == 200
+    (await upstream.connection()).go.set()
+    rest = await client.read_rest()
+    last = json.loads(rest.body.rpartition(b"data: ")[2])
+    said = json.loads(one[0].removesuffix(b"data: [DONE]\n\n").partition(b"data: ")[2])
+    message = said.get("response", said).get("error", said)["message"]
+    assert (last["error"]["message"], rest.complete) == (message, False)
+    if api.protocol != "gemini":  # whose SDK has no name for the event
+        assert b"event: error\ndata: " in rest.body
 
 
 async def test_behind_an_event_over_a_megabyte_no_marker_is_missed(start: Start, serve: Serve, api: Api) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.conftest import StartStack
+from tests.conformance.conftest import Start, StartStack
 from tests.conftest import Connect, Serve
 from tests.doubles.connection import PeerEnded
 from tests.doubles.stack import Config, route
@@ -321,6 +321,29 @@ async def test_with_resume_every_client_has_a_cursor_that_it_can_come_back_by(
     assert (await back.read_head()).status == 200
     assert await back.read_body_until(b"\n\n") == event(4)
     assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("resume", ["off", {"ids": "off"}])
+async def test_who_joins_a_stream_of_cr_line_ends_starts_with_the_next_event(
+    start: Start, serve: Serve, dial: Connect, resume: object
+) -> None:
+    upstream = await serve(in_turns(b"data: 1\r\r", b"data: 2\r\n\r", b"\ndata: 3\r\r", b"data: 4\r\r"))
+    proxy = await start([sharing(upstream.url) | {"resume": resume}])
+    clients = [await dial(proxy.url) for _ in range(3)]
+    await clients[0].request("/")
+    conn = await upstream.connection()
+    await go(conn)
+    await clients[0].read_head()
+    for number, client in enumerate(clients[1:], 1):
+        await go(conn)
+        await clients[0].read_body_until(b"%d\r" % number)
+        await client.request("/")
+        head = await client.read_head()
+        assert resume == "off" or (head.get("x-stream-cursor") or b"").endswith(b"/%d" % number)
+    await go(conn)
+    await go(conn)
+    assert await clients[1].read_body_until(b"4\r\r") == b"data: 2\r\n\r\ndata: 3\r\rdata: 4\r\r"
+    assert await clients[2].read_body_until(b"4\r\r") == b"data: 3\r\rdata: 4\r\r"
 
 
 async def test_a_client_that_takes_nothing_ends_alone(stack: StartStack, serve: Serve, dial: Connect) -> None:

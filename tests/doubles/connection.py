@@ -24,7 +24,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, cast
 
-GUARD = 20.0  # seconds
+GUARD = 60.0  # seconds
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -1,8 +1,7 @@
 """A check that a test left nothing behind: no task, no socket, nothing counted by a gauge.
 
 What was there when the check began is not its business, nor are uvloop's own sockets. What a test leaves may need a
-few turns of the event loop to go away, so `LeakCheck.verify` looks again every 10 ms, for at most 5 s, before it fails
-with a list of what is left.
+few turns of the event loop to go away, so `LeakCheck.verify` waits for that, and fails with a list of what stays.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from pathlib import Path
 
 import uvloop
 
-PATIENCE = 5.0  # seconds
-STEP = 0.01  # seconds
+from tests.doubles.until import until
+
+PATIENCE = 20.0  # seconds
 
 
 def open_sockets() -> set[str]:
@@ -87,9 +87,4 @@ class LeakCheck:
 
     async def verify(self) -> None:
         """Wait until nothing is left; fail with the list when something stays."""
-        for _ in range(round(PATIENCE / STEP)):
-            if not self.left():
-                return
-            await asyncio.sleep(STEP)
-        if left := self.left():
-            raise AssertionError("left behind:\n  " + "\n  ".join(left))
+        await until(self.left, "nothing to be left behind", holds=lambda left: not left, timeout=PATIENCE)

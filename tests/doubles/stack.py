@@ -38,6 +38,18 @@ CLIENTS: dict[str, Config] = {
 }
 
 
+class _PromptServer(uvicorn.Server):
+    """One that is told to end, where uvicorn looks ten times a second: thousands of tests would wait for that."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.exiting = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.exiting.wait()
+
+
 class StockUvicorn:
     """uvicorn with its own httptools protocol, as `uvicorn streamproxy.asgi:app` runs it."""
 
@@ -46,7 +58,7 @@ class StockUvicorn:
             app, http="httptools", lifespan="on", log_config=None, access_log=False, date_header=False,
             proxy_headers=False, server_header=False, timeout_graceful_shutdown=1,
         )  # fmt: skip
-        self._server = uvicorn.Server(config)
+        self._server = _PromptServer(config)
         self._sockets = sockets
         self._task: asyncio.Task[None] | None = None
 
@@ -55,10 +67,10 @@ class StockUvicorn:
         await until(lambda: self._server.started or task.done(), "uvicorn to listen")
 
     def drain(self) -> None:
-        self._server.should_exit = True
+        self._server.exiting.set()
 
     async def stop(self) -> None:
-        self._server.should_exit = True
+        self._server.exiting.set()
         if self._task is not None:
             await self._task
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
-PATIENCE = 30.0  # seconds
+PATIENCE = 60.0  # seconds
 STEP = 0.002  # seconds
 TURNS = 20  # turns of the event loop that are tried first, without a pause
 

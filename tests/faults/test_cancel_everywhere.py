@@ -192,52 +192,6 @@ async def test_a_cancellation_at_the_gate_or_on_the_way_to_a_fallback_leaves_not
     await app.deployment.aclose()
 
 
-ORIGINS = {
-    "resume": {"resume": {"ids": "off"}},
-    "share": {"share": {}},
-    "reconnect": {"reconnect": {"backoff": "1ms"}},
-    "all": {"resume": {"ids": "on"}, "share": {}, "reconnect": {"backoff": "1ms"}},
-}
-
-
-async def break_once(conn: Conn) -> None:
-    """A stream that breaks after its first event, and goes on when it is asked for again."""
-    head, _ = await conn.read_request()
-    await conn.send(stream_head())
-    if head.get("last-event-id") is None:
-        await conn.send_chunk(b"data: 1\nid: 1\n\n" + b"data: half of 2")
-    else:
-        await conn.send_chunk(b"data: 2\nid: 2\n\n")
-        await conn.send_chunk(b"data: 3\nid: 3\n\n")
-        await conn.send_chunk(b"")
-    conn.close()
-
-
-@pytest.mark.parametrize("how", ["cancel", "interrupt"])
-@pytest.mark.parametrize("origin", ORIGINS)
-async def test_a_cancellation_at_any_await_of_an_origin_leaves_nothing(
-    leaks: LeakCheck, serve: Serve, origin: str, how: str
-) -> None:
-    script = break_once if "reconnect" in ORIGINS[origin] else answer
-    upstream: Upstream = await serve(script)
-    config = {
-        "log": {"access": "off"},
-        "routes": [{"path": "/*", "upstream": "up", **ORIGINS[origin]}],
-        "upstreams": {"up": {"endpoints": [upstream.url]}},
-    }
-    app = create_app(parse_config(json.dumps(config), name="test"))
-    ended: list[Any] = []
-    app.ledger.observers.append(ended.append)
-    struck = 0
-    while await run_struck_at(app, struck, how, method="GET"):
-        struck += 1
-    assert struck > 3
-    assert ended[-1].end == "complete"
-    assert ended[-1].events == 3
-    assert app.deployment.upstreams["up"].endpoints[0].active == 0
-    await app.deployment.aclose()
-
-
 async def answer_late(conn: Conn) -> None:
     """Answer when comments have gone out."""
     await conn.read_request()

@@ -6,11 +6,13 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
+import jwt
 import pytest
 
 from tests.conftest import Connect, Serve
@@ -154,3 +156,39 @@ async def test_a_wall_clock_that_jumps_by_days_changes_nothing_but_the_time_that
         assert [round((time - shown[0]).total_seconds() / DAY) for time in shown] == list(jumps)
         metrics = (await fetch(f"{proxy.admin}/metrics")).body.decode()
         assert not [line for line in metrics.splitlines() if " -" in line and not line.startswith("#")]
+
+
+async def test_tokens_go_by_the_wall_clock_and_quotas_do_not(serve: Serve, dial: Connect, tmp_path: Path) -> None:
+    secret, now = "a secret of thirty-two bytes and more", int(time.time())
+    upstream, brief = await serve(two_halves), await serve(answering(response(b"ok")))
+    auth = {"jwt": {"secret": secret, "leeway": "0s"}}
+    slow = {"path": "/slow", "upstream": upstream.url, "auth": auth}
+    plain = {"path": "/brief", "upstream": brief.url, "auth": auth}
+    limited = {"path": "/limited", "upstream": brief.url, "limits": {"requests": {"rate": "1/1h"}}}
+    wall = tmp_path / "wall"
+    turn(wall, 0)
+
+    def bearer(name: str, since: int = -2 * DAY) -> list[tuple[str, str]]:
+        claims = {"sub": name, "nbf": now + since, "exp": now + DAY}
+        return [("Authorization", f"Bearer {jwt.encode(claims, secret)}")]
+
+    async with running_by(wall, configuration([slow, plain, limited]), tmp_path) as proxy:
+        client = await dial(proxy.url)
+        await client.request("/slow", headers=bearer("a"))
+        (await upstream.connection()).go.set()
+        assert (await client.read_head()).status == 200
+        assert await client.read_body_until(b"\n\n") == b"data: 1\n\n"
+
+        async def status(name: str, since: int = -2 * DAY) -> int:
+            return (await fetch(f"{proxy.url}/brief", headers=bearer(name, since))).status
+
+        limits = [(await fetch(f"{proxy.url}/limited")).status]
+        for days, seen, new in ((0, 200, 200), (2, 401, 401), (0, 200, 200), (-3, 200, 401), (400, 401, 401)):
+            turn(wall, days * DAY)
+            # One that was seen is not asked for its nbf again; one that has expired is refused, however often seen.
+            assert (await status("a"), await status(f"new {days}")) == (seen, new), days
+            limits.append((await fetch(f"{proxy.url}/limited")).status)
+        assert limits == [200, 429, 429, 429, 429, 429]
+        upstream.go.set()
+        answer = await client.read_rest()
+        assert (answer.body, answer.complete) == (b"data: 2\n\n", True)

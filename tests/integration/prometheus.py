@@ -18,7 +18,8 @@ from tests.doubles.until import until
 from tests.integration.process import ROOT, Process, reserved_port
 
 DEPLOY = ROOT / "deploy"
-INTERVAL = "200ms"
+INTERVAL = "1s"  # the time that a scrape may take, too: on a busy machine 200 ms are too few
+WINDOW = "5s"  # of rates; several scrapes
 
 
 class Prometheus:

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from tests.doubles.certificates import Certificate
 from tests.doubles.parts import require
+from tests.doubles.until import until
 from tests.integration.process import reserved_port
 
 
@@ -23,7 +24,7 @@ class RedisServer:
 
     def __init__(self, program: str, folder: Path, port: int, options: tuple[str, ...] = ()) -> None:
         self._program = program
-        self._folder = folder
+        self.folder = folder
         self.port = port
         self._process: asyncio.subprocess.Process | None = None
         self._options = options
@@ -43,17 +44,17 @@ class RedisServer:
         self._process = await asyncio.create_subprocess_exec(
             self._program,
             *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
-            *("--dir", str(self._folder), *self._options, *options),
+            *("--dir", str(self.folder), *self._options, *options),
             stdout=asyncio.subprocess.DEVNULL,
         )
-        for _ in range(500):
-            try:
-                await self.command("PING")
-            except (RedisError, OSError):
-                await asyncio.sleep(0.01)
-            else:
-                return
-        raise AssertionError("redis-server does not answer")
+        await until(self._answers, "redis-server to answer")
+
+    async def _answers(self) -> bool:
+        try:
+            await self.command("PING")
+        except (RedisError, OSError):
+            return False
+        return True
 
     async def command(self, *words: str | int) -> object:
         """One command, over a connection of its own."""

@@ -4,6 +4,8 @@ The server is the ``websockets`` library. Sections 1 to 7 and 10 are run whole: 
 fragments, UTF-8, closing. Of sections 9, 12 and 13 (large messages and compression) a few cases are run, since the
 whole sections last for minutes. A few cases are races: the server may or may not send its echo before it closes. Where
 a verdict differs, the server alone is asked again, until it has had the verdict that it had through the proxy.
+
+The relay of messages is compared with an echo under the same ASGI server, with the sections of short cases.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,11 +22,14 @@ from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as listen
 
 from tests.integration.conftest import RunProxy
-from tests.integration.proxy import configuration
+from tests.integration.process import Process
+from tests.integration.proxy import configuration, write_configuration
 
 SECTIONS = ("1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*")
 LARGE = ("9.1.1", "9.1.2", "9.1.3", "9.2.*", "12.1.1", "12.2.1", "13.1.1", "13.3.1")
 CASES = 260
+RELAYED = ("1.*", "2.*", "3.*", "4.*", "5.*", "6.1.*", "6.2.*", "6.3.*", "7.*")
+RELAYED_CASES = 110
 AGAIN = 5  # times that a case is repeated whose verdicts differ
 KOSOKU = Path(sys.executable).with_name("kosoku")
 
@@ -66,21 +71,39 @@ async def verdicts(url: str, directory: Path, cases: Iterable[str]) -> Verdicts:
     return {case: (verdict["behavior"], verdict["behaviorClose"]) for case, verdict in found.items()}
 
 
+async def assert_same(alone_url: str, through_url: str, cases: Sequence[str], number: int, directory: Path) -> None:
+    """Fails unless a server has the same verdicts at both URLs, of so many cases."""
+    alone = await verdicts(alone_url, directory / "alone", cases)
+    through = await verdicts(through_url, directory / "through", cases)
+    assert len(alone) == number
+    assert through.keys() == alone.keys()
+    differing = {case for case in alone if alone[case] != through[case]}
+    seen = {case: {alone[case]} for case in differing}
+    for turn in range(AGAIN):
+        missing = [case for case in differing if through[case] not in seen[case]]
+        if not missing:
+            break
+        for case, verdict in (await verdicts(alone_url, directory / f"again-{turn}", missing)).items():
+            seen[case].add(verdict)
+    unknown = {case: (through[case], seen[case]) for case in differing if through[case] not in seen[case]}
+    assert not unknown, unknown
+    assert len(differing) <= 5, differing
+
+
 async def test_a_server_has_the_same_verdicts_through_the_proxy(run_proxy: RunProxy, tmp_path: Path) -> None:
     async with server() as url:
         proxy = await run_proxy(configuration(url))
-        alone = await verdicts(url, tmp_path / "alone", SECTIONS + LARGE)
-        through = await verdicts(proxy.url, tmp_path / "through", SECTIONS + LARGE)
-        assert len(alone) == CASES
-        assert through.keys() == alone.keys()
-        differing = {case for case in alone if alone[case] != through[case]}
-        seen = {case: {alone[case]} for case in differing}
-        for turn in range(AGAIN):
-            missing = [case for case in differing if through[case] not in seen[case]]
-            if not missing:
-                break
-            for case, verdict in (await verdicts(url, tmp_path / f"again-{turn}", missing)).items():
-                seen[case].add(verdict)
-        unknown = {case: (through[case], seen[case]) for case in differing if through[case] not in seen[case]}
-        assert not unknown, unknown
-        assert len(differing) <= 5, differing
+        await assert_same(url, proxy.url, SECTIONS + LARGE, CASES, tmp_path)
+
+
+async def test_another_server_has_the_verdicts_of_its_own_echo_through_the_relay_of_messages(tmp_path: Path) -> None:
+    """There the server reads the client's frames, so that its own are what the proxy must not spoil."""
+    uvicorn = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "0"]
+    async with server() as url:
+        file = {"STREAMPROXY_CONFIG": str(write_configuration(tmp_path, configuration(url, admin={"listen": "off"})))}
+        with (
+            Process([*uvicorn, "tests.doubles.asgi_echo:app"]) as echo,
+            Process([*uvicorn, "streamproxy.asgi:app"], env=file) as proxy,
+        ):
+            alone, through = [(await process.line(r"running on (http://\S+)"))[1] for process in (echo, proxy)]
+            await assert_same(alone, through, RELAYED, RELAYED_CASES, tmp_path)

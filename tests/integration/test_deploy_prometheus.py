@@ -19,7 +19,7 @@ from tests.doubles.connection import PeerEnded
 from tests.doubles.until import until
 from tests.integration.conftest import RunProxy
 from tests.integration.process import Process, reserved_port
-from tests.integration.prometheus import DEPLOY, Prometheus, prometheus
+from tests.integration.prometheus import DEPLOY, WINDOW, Prometheus, prometheus
 from tests.integration.proxy import Config, configuration
 
 GUARD = 30.0
@@ -152,7 +152,7 @@ async def watched(run_proxy: RunProxy, tmp_path: Path) -> AsyncIterator[Watched]
 
 def filled(expression: str) -> str:
     """A panel's query as Grafana sends it with everything chosen."""
-    return re.sub(r"\$(job|route|upstream)\b", ".+", expression.replace("$__rate_interval", "2s"))
+    return re.sub(r"\$(job|route|upstream)\b", ".+", expression.replace("$__rate_interval", WINDOW))
 
 
 def dashboard_queries() -> Iterator[tuple[str, str]]:
@@ -171,7 +171,7 @@ async def until_all_have_data(server: Prometheus, queries: dict[str, str]) -> No
                 del waiting[name]
         return waiting
 
-    await until(without_data, "every query to have data", holds=lambda left: not left)
+    await until(without_data, "every query to have data", holds=lambda left: not left, timeout=60)
 
 
 async def test_every_query_of_dashboard_and_rules_finds_data_in_a_proxy_under_traffic(watched: Watched) -> None:

@@ -63,8 +63,8 @@ async def live(request: pytest.FixtureRequest, run_proxy: RunProxy, serve: Serve
         pass
     upstreams = {"self": {"endpoints": [f"http://127.0.0.1:{port}"], "http2": "on"}}
     routes = [
-        {"path": "/again/*", "upstream": "self", "rewrite": {"strip_prefix": "/again"}},
-        {"path": "/*", "upstream": upstream.url},
+        {"path": "/again/*", "upstream": "self", "rewrite": {"strip_prefix": "/again"}, "keepalive": "off"},
+        {"path": "/*", "upstream": upstream.url, "keepalive": "off"},  # a slow machine would see one
     ]
     server = {"listen": f"127.0.0.1:{port}", "drain_timeout": "20s", "workers": getattr(request, "param", 1)}
     proxy = await run_proxy(configuration(routes, server=server, upstreams=upstreams))
@@ -123,6 +123,7 @@ async def test_a_stop_lets_what_is_live_end_in_order(live: Live) -> None:
     assert await live.proxy.process.exited() == 0
 
 
+@pytest.mark.parametrize("live", [1, 2], indirect=True, ids=["one process", "two workers"])
 async def test_a_successor_lets_what_is_live_end_in_order(live: Live, dial: Connect) -> None:
     command = [sys.executable, "-m", "streamproxy", "run", "-c", str(live.proxy.file), "--takeover"]
     with Process(command) as successor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamproxy.errors import BadRequest, DestinationUnavailable, ResponseIncomplete, StreamGone
+from streamproxy.errors import BadRequest, DestinationUnavailable, ResponseIncomplete, StreamGone, StreamUnknown
 from streamproxy.store import redis_subscription
 from streamproxy.store.redis_entries import StreamEvents
 from streamproxy.store.redis_events import EventBody, PubSubEvents, RedisEvents
@@ -238,6 +238,53 @@ async def test_a_client_that_is_far_behind_is_read_for_as_it_takes_what_it_gets(
     assert len(set(got)) == 1000
     await redis.command("XADD", "a", "1002-0", "data", "newer")
     assert await take(body, 1) == await take(live, 1) == [b"data: newer\nid: 1002-0\n\n"]
+
+
+async def test_a_name_of_another_type_is_refused_and_counts_as_no_error(
+    streams: StreamEvents, redis: RedisServer, errors: Errors
+) -> None:
+    await redis.command("SET", "a", "x")
+    for last_id in (b"", b"0-0", b"1-0"):
+        with pytest.raises(StreamUnknown):
+            await streams.subscribe(b"a", BUFFER, last_id)
+    await redis.command("XADD", "b", "1-0", "data", "1")
+    body, other = await streams.subscribe(b"b", BUFFER), await streams.subscribe(b"c", BUFFER)
+    await redis.all_at_once(("DEL", "b"), ("SET", "b", "x"))
+    with pytest.raises(ResponseIncomplete):
+        await take(body, 1)
+    await redis.command("XADD", "c", "1-0", "data", "1")
+    assert await take(other, 1) == [b"data: 1\nid: 1-0\n\n"]
+    assert errors.count == 0
+
+
+@pytest.mark.parametrize("kind", [PubSubEvents, StreamEvents])
+async def test_a_name_that_the_user_may_not_read_is_refused_and_leaves_the_others_alone(
+    redis: RedisServer, errors: Errors, kind: type[RedisEvents]
+) -> None:
+    rules = ("resetkeys", "~news:*", "resetchannels", "&news:*", "&__redis__:invalidate", "+@all")
+    await redis.command("ACL", "SETUSER", "reader", "on", "nopass", *rules)
+    events = kind(redis.url.replace("://", "://reader:any@"), errors)
+    events.start()
+    await until(lambda: events.connected and (not isinstance(events, StreamEvents) or events._link.up))
+    news, last = await events.subscribe(b"news:a", BUFFER), await events.subscribe(b"news:b", BUFFER)
+    for _ in range(3):
+        with pytest.raises(StreamUnknown):
+            await events.subscribe(b"secret", BUFFER)
+    names = (b"secret", b"news:c", b"secret")
+    got = await asyncio.gather(*(events.subscribe(name, BUFFER) for name in names), return_exceptions=True)
+    assert [type(one) for one in got] == [StreamUnknown, EventBody, StreamUnknown]
+    publish = ("PUBLISH", "news:a", "1") if kind is PubSubEvents else ("XADD", "news:a", "1-0", "data", "1")
+    await redis.command(*publish)
+    assert (await take(news, 1))[0].startswith(b"data: 1\n")
+    assert errors.count == 0
+    # A right that is taken away while clients are there concerns those of its name.
+    await redis.command("ACL", "SETUSER", "reader", "resetkeys", "~news:b", "resetchannels", "&news:b", "&__redis__*")
+    if kind is StreamEvents:
+        await redis.command("XADD", "news:a", "2-0", "data", "2")
+    with pytest.raises(ResponseIncomplete):
+        await take(news, 1)
+    assert last.ready() is None
+    await events.aclose()
 
 
 async def test_a_redis_that_does_not_track_is_asked_for_entries(redis: RedisServer, errors: Errors) -> None:

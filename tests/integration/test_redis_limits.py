@@ -96,6 +96,19 @@ async def test_requests_at_once_are_counted_one_by_one(links: Links) -> None:
     assert refused.limit == 10
 
 
+async def test_a_clock_of_redis_that_was_a_day_ahead_refuses_nobody_for_a_day(links: Links) -> None:
+    one, link = await links.requests("10/1s"), links.links[0]
+    assert (await take(one)).allowed
+    (key,) = await link.ask("KEYS", "streamproxy:limit:*")
+    seconds, _ = await link.ask("TIME")
+    await link.ask("SET", key, str((int(seconds) + 86_400) * 1_000_000), "PX", "86400000")  # as before it was set right
+    other = await links.requests("10/1s")
+    refused = await take(other)
+    assert not refused.allowed
+    assert refused.retry_after <= 0.2
+    await until(lambda: take(other), "a request to be let in", holds=lambda decision: decision.allowed)
+
+
 async def test_clients_are_counted_apart(links: Links) -> None:
     one = await links.requests("1/1h")
     assert (await take(one, "a")).allowed

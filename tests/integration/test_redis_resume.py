@@ -16,6 +16,7 @@ import pytest
 from streamproxy.store.cursor import storage_key
 from streamproxy.store.redis_layout import data_key
 from tests.conftest import Connect, Serve
+from tests.doubles.client import fetch
 from tests.doubles.connection import PeerEnded
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.until import until
@@ -65,6 +66,17 @@ async def endless(conn: Conn) -> None:
         await asyncio.sleep(0.02)
 
 
+async def slowly(conn: Conn) -> None:
+    """Five events at once, and then five a second, until nobody reads them: the machine can do 200 of these."""
+    await conn.read_request()
+    await conn.send(stream_head())
+    number = 0
+    while True:
+        number += 1
+        await conn.send_chunk(event(number))
+        await asyncio.sleep(0.2 if number >= 5 else 0)
+
+
 async def copied(redis: RedisServer, begin: bytes | None) -> int:
     """How many events of a stream Redis has."""
     assert begin is not None
@@ -107,7 +119,7 @@ async def test_one_sidecar_resumes_and_stops_what_another_runs(
 async def test_when_a_sidecar_is_killed_200_streams_end_as_cut_for_those_who_come_back(
     serve: Serve, dial: Connect, redis: RedisServer, tmp_path: Path
 ) -> None:
-    upstream = await serve(endless)
+    upstream = await serve(slowly)
     config = sidecar(upstream.url, redis.url)
     (tmp_path / "there").mkdir()
     async with (
@@ -175,49 +187,60 @@ async def test_redis_may_die_and_come_back_while_200_streams_run(
             client.reset()
 
 
-async def test_a_stream_survives_the_drain_of_its_sidecar_and_is_kept_after_its_end(
+async def test_nobody_elses_cursor_reads_or_stops_a_stream_in_any_process(
     serve: Serve, dial: Connect, redis: RedisServer, tmp_path: Path
 ) -> None:
-    async def script(conn: Conn) -> None:
+    async def two_events(conn: Conn) -> None:
         await conn.read_request()
         await conn.send(stream_head())
-        for number in (1, 2, 3):
-            await conn.send_chunk(event(number))
-            await conn.stall()
-            conn.go.clear()
+        await conn.send_chunk(event(1))
+        await conn.stall()
+        await conn.send_chunk(event(2))
         await conn.send_chunk(b"")
 
-    upstream = await serve(script)
-    (tmp_path / "there").mkdir()
+    upstream = await serve(two_events)
+    tokens = [{"name": name, "token": name} for name in ("abc", "abd")]
     config = sidecar(upstream.url, redis.url)
-    draining = {**config, "server": {**config["server"], "drain_timeout": "30s"}}
-    async with (
-        killable(draining, tmp_path / "here") as (process, url),
-        running(config, tmp_path / "there") as there,
-    ):
-        first = await dial(url)
-        await first.request("/")
-        begin = (await first.read_head()).get("x-stream-cursor")
-        assert begin is not None
-        stream = begin[:-2].decode()
-        await first.read_body_until(event(1))
-        process.signal(signal.SIGTERM)
-        second = await dial(there.url)
-        await second.request("/", headers=[("Last-Event-ID", f"{stream}/0")])
-        assert (await second.read_head()).status == 200
-        conn = await upstream.connection()
-        for number in (2, 3):
-            conn.go.set()
-            await first.read_body_until(event(number))
-            await until(lambda: not conn.go.is_set(), "the upstream to wait")
-        conn.go.set()
-        assert (await first.read_rest()).complete
-        answer = await second.read_rest()
-        assert answer.complete
-        assert answer.body == event(1) + event(2) + event(3)
-        await process.exited()
-        late = await dial(there.url)
-        again = await late.get("/", headers=[("Last-Event-ID", f"{stream}/2")])
-        assert again.body == event(3)
-        assert (await late.get("/", headers=[("Last-Event-ID", f"{stream}/3")])).status == 204
-    assert len(upstream.requests) == 1
+    (route,) = config["routes"]
+    paths = {"open": {}, "closed": {"auth": {"bearer": {"tokens": tokens}}}, "other": {}}
+    config["routes"] = [route | {"name": name, "path": f"/{name}"} | keys for name, keys in paths.items()]
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    async with running(config, tmp_path / "here") as here, running(config, tmp_path / "there") as there:
+
+        async def nobody_else_gets_anything(path: str, cursor: str) -> None:
+            strangers = [(path, "Bearer abd"), (path, ""), ("/other", "Bearer abc")]
+            for url in (here.url, there.url):
+                for target, credential in strangers:
+                    fields = [("Authorization", credential)] if credential else []
+                    for method in ("GET", "HEAD", "POST", "DELETE"):
+                        by_field = (target, [*fields, ("Last-Event-ID", cursor)])
+                        by_query = (f"{target}?last_event_id={cursor}", fields)
+                        for where, headers in (by_field, by_query):
+                            client = await dial(url)
+                            await client.request(where, method=method, headers=headers)
+                            answer = await client.read_response(method)
+                            assert answer.status == (401 if path == "/closed" and not credential else 404)
+                            assert b"data:" not in answer.body
+                            assert answer.get("x-stream-cursor") is None
+                            client.reset()
+                for proxy in (here, there):  # and the name of a stream is none of an exchange
+                    answer = await fetch(f"{proxy.admin}/streams/{cursor[:-2]}", method="DELETE")
+                    assert answer.status == 404
+
+        for number, path in enumerate(("/open", "/closed")):
+            owner, key = await dial(here.url), [("Authorization", "Bearer abc")]
+            await owner.request(path, headers=key)
+            begin = (await owner.read_head()).get("x-stream-cursor")
+            assert begin is not None
+            await owner.read_body_until(event(1))
+            await until(partial(copied, redis, begin), "the copy")
+            await nobody_else_gets_anything(path, begin.decode())
+            (await upstream.connection(number)).go.set()
+            assert (await owner.read_rest()).complete  # nobody has stopped it
+            await until(partial(copied, redis, begin), "the copy", holds=lambda events: events >= 2)
+            await nobody_else_gets_anything(path, begin.decode())
+            back = await dial(there.url)
+            answer = await back.get(path, headers=[*key, ("Last-Event-ID", begin.decode())])
+            assert answer.body == event(1) + event(2)
+    assert len(upstream.requests) == 2

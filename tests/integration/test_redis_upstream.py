@@ -99,6 +99,22 @@ async def test_a_value_that_may_not_stand_in_a_channel_is_400(
         assert (await client.get(target)).status == 400
 
 
+async def test_a_key_of_another_type_is_404_for_whoever_names_it_and_no_error_of_redis(
+    leaks: LeakCheck, redis: RedisServer, dial: Connect
+) -> None:
+    await redis.command("SET", "room:list", "x")
+    async with events(leaks, redis, "room:{path.1}", {"kind": "stream"}) as proxy:
+        good = await connected(proxy, dial)
+        before = proxy.metric("streamproxy_store_errors_total", store="events")
+        answer = await (await dial(proxy.url)).get("/list")
+        assert (answer.status, answer.get("proxy-status")) == (404, b"streamproxy; error=destination_not_found")
+        await redis.command("XADD", "room:news", "1-0", "data", "1")
+        assert await good.read_body_until(b"\n\n") == b"data: 1\nid: 1-0\n\n"
+        assert proxy.metric("streamproxy_store_errors_total", store="events") == before
+        exchange = next(one for one in proxy.ended if one.status == 404)
+        assert (exchange.end, exchange.error.error) == ("rejected", "destination_not_found")
+
+
 async def test_each_principal_has_a_channel_of_its_own(leaks: LeakCheck, redis: RedisServer, dial: Connect) -> None:
     tokens = [{"name": "ann", "token": "t1"}, {"name": "bob", "token": "t2"}]
     async with events(leaks, redis, "user:{principal}", auth={"bearer": {"tokens": tokens}}) as proxy:

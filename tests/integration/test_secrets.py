@@ -8,7 +8,6 @@ searched: logs at their most talkative, metrics, the admin listener, errors, tra
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hmac
 import json
@@ -21,12 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
 from redis.asyncio import Redis
 
 from tests.conftest import Serve
 from tests.doubles.client import Answer, connect, fetch
 from tests.doubles.connection import PeerEnded
+from tests.doubles.until import until
 from tests.doubles.upstream import Conn, response, stream_head
 from tests.integration.process import Process, reserved_port
 from tests.integration.proxy import RunningProxy, write_configuration
@@ -345,7 +344,7 @@ async def test_no_secret_comes_out_anywhere(serve: Serve, tmp_path: Path) -> Non
                 await reload(proxy, plants, config, out)
                 await look(proxy, plants, out)
                 out.add("Redis", await contents(url))
-                await _until_traced(out)
+                await until(lambda: "traces" in out.texts, "a trace")
                 process.signal(signal.SIGABRT)
                 await process.exited()
                 out.add("the log and the dump of the crash", process.output.encode())
@@ -357,14 +356,6 @@ async def test_no_secret_comes_out_anywhere(serve: Serve, tmp_path: Path) -> Non
         leaked[where] = [place for place in leaked[where] if place != "cursor"]
     assert {where: places for where, places in leaked.items() if places} == {}
     assert plants.found_in(backend_heads(backend.requests)), "the search itself finds what the upstream was sent"
-
-
-async def _until_traced(out: Out) -> None:
-    for _ in range(200):
-        if "traces" in out.texts:
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("no trace came")
 
 
 def backend_heads(requests: list[Any]) -> bytes:

@@ -235,8 +235,13 @@ def address() -> Iterator[str]:
 
 
 def quiet(upstream: Upstream, listen: str | list[str], **server: object) -> Config:
-    """A configuration whose listener another process can be told to take over."""
-    return configuration(upstream.url, server={"listen": listen, "drain_timeout": "20s", **server})
+    """A configuration whose listener another process can be told to take over.
+
+    Its upstream is not left with an idle connection for as long as processes take to start on a slow machine.
+    """
+    upstreams: Config = {"up": {"endpoints": [upstream.url], "connections": {"idle_timeout": "5s"}}}
+    server = {"listen": listen, "drain_timeout": "10m", **server}
+    return configuration([{"path": "/*", "upstream": "up"}], server=server, upstreams=upstreams)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -182,7 +182,7 @@ function fillStream(row, item) {
   requestCell(cell[1], item);
   modelCell(cell[2], item);
   lines(cell[3], item.client || "–", item.principal || "");
-  setText(cell[4], item.error ? `${item.phase}, ${words(item.error)}` : item.phase);
+  lines(cell[4], item.error ? `${item.phase}, ${words(item.error)}` : item.phase, item.draining ? "draining" : "");
   setText(cell[5], age(item.duration_ms / 1000));
   setText(cell[6], milliseconds(item.ttfb_ms));
   setText(cell[7], bytes(item.response_bytes));

@@ -13,7 +13,6 @@ window that the upstream gets back when the reader waits for more. So a slow rea
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -69,7 +68,7 @@ class ResponseState:
         self.headers: Headers | None = None
         self.status = 0
         self.trailers: Headers = []
-        self.chunks: deque[bytes] = deque()
+        self.chunks: list[bytes] = []
         self.sink: Sink | None = None
         self.owed = 0
         self.continued = self.done = self.closed = self.refused = self.touched = False
@@ -153,7 +152,7 @@ class ResponseState:
     def take(self) -> bytes:
         """The next chunk; there is one. Small chunks that wait together are one."""
         chunks = self.chunks
-        chunk = chunks.popleft()
+        chunk = chunks.pop(0)
         if chunks and len(chunk) < _JOIN_BELOW:
             chunk = b"".join((chunk, *chunks))
             chunks.clear()

@@ -30,7 +30,7 @@ def failure_of(event: dict[str, Any], data: bytes) -> UpstreamReportedError | No
     elif isinstance(error, str) and error:
         about = {"message": error, "code": event.get("code"), "type": event.get("error_type")}
     else:
-        about = {key: value for key, value in event.items() if key not in ("object", "event_id", "error")}
+        about = _plain(event)
         data = encode({"error": about})
     message = about.get("message")
     return UpstreamReportedError(
@@ -46,9 +46,19 @@ def is_failure(event: dict[str, Any]) -> bool:
 
 
 def error_object(payload: bytes) -> dict[str, Any]:
-    """The object under ``error`` in what an upstream reported; one with a message where it is only that."""
-    error = table(decode(payload)).get("error")
+    """The object under ``error`` in what an upstream reported; one with a message where it is only that.
+
+    ``{"object": "error", "message": …}``, as SGLang and TensorRT-LLM answer, is that object itself.
+    """
+    report = table(decode(payload))
+    error = report.get("error")
+    if error is None and is_failure(report):
+        return _plain(report)
     return {"message": error} if isinstance(error, str) else table(error)
+
+
+def _plain(report: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key not in ("object", "event_id", "error")}
 
 
 def _status(error: dict[str, Any]) -> int:

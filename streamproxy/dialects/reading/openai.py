@@ -80,8 +80,14 @@ class ResponsesStream(ApiStream):
 
 
 def completion_usage(value: object) -> Usage | None:
-    """The ``usage`` of chat and text completions and of embeddings; None where nothing of it makes sense."""
-    return _usage(value, "prompt", "completion")
+    """The ``usage`` of chat and text completions and of embeddings; None where nothing of it makes sense.
+
+    SGLang reports the reasoning beside the other counts, and not among the details.
+    """
+    usage = _usage(value, "prompt", "completion")
+    if usage is not None and usage.reasoning is None:
+        return usage._replace(reasoning=tokens(table(value).get("reasoning_tokens")))
+    return usage
 
 
 def responses_usage(value: object) -> Usage | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from streamproxy.server.http1.protocol import http11_protocol
 from streamproxy.server.proxy_protocol import Acceptor, read_announcement
 from streamproxy.server.sockets import BACKLOG, close
 from streamproxy.wire.proxy_protocol import Announced, BadProxyHeader
+
+logger = logging.getLogger("streamproxy.server")
 
 TLS_GOODBYE = 1.0  # seconds for a client to respond to the end of its TLS connection
 
@@ -73,7 +76,7 @@ class UvicornEngine:
         return self._server.open_connections
 
     async def stop(self) -> None:
-        self._server.should_exit = True
+        self._server.exit()
         if self._task is not None:
             await self._task
 
@@ -90,6 +93,7 @@ class _Connections(set[Any]):
         self._full = full
         self._room = room
         self._shaking: set[weakref.ref[_Newcomer]] = set()
+        self._emptied: asyncio.Future[None] | None = None
         self._shut_down: Callable[[Any], None] | None = None
 
     def add(self, connection: Any) -> None:
@@ -102,6 +106,14 @@ class _Connections(set[Any]):
     def discard(self, connection: Any) -> None:
         super().discard(connection)
         self._look()
+        if self._emptied is not None and not self and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    async def wait_empty(self) -> None:
+        """Waits until there is no connection, apart from those in their handshake. One caller at a time."""
+        while self:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await self._emptied
 
     @property
     def count(self) -> int:
@@ -162,6 +174,9 @@ class _Newcomer(asyncio.Protocol):
 class _Server(uvicorn.Server):
     """A uvicorn server that ignores signals, and stops accepting at the limit on connections.
 
+    uvicorn checks ten times a second whether it should exit, and again whether its connections have ended. This one is
+    told, so that an idle proxy does nothing and a stop takes no longer than it must.
+
     A loop cannot pause a server, but can close one. So each server gets a duplicate of the listening socket. The
     original stays open, and connections wait in its queue until the next server accepts them.
     """
@@ -169,6 +184,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], settings: EngineSettings) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._exiting = asyncio.Event()
         self._sockets = sockets
         self._http2 = settings.http2
         self._announcing = settings.proxy_protocol  # networks whose connections begin with a PROXY header
@@ -203,6 +219,30 @@ class _Server(uvicorn.Server):
         await self._open_servers()
         self.started = True
         self.ready.set()
+
+    def exit(self) -> None:
+        """Ends the server, also one that is starting."""
+        self.should_exit = True
+        self._exiting.set()
+
+    async def main_loop(self) -> None:
+        await self._exiting.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._draining = True
+        self._close_servers()
+        for connection in list(self._connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown):
+                await self._connections.wait_empty()
+                while self.server_state.tasks:
+                    await asyncio.wait(self.server_state.tasks)
+        except TimeoutError:
+            logger.error("cancelling %d requests, which have not ended in time", len(self.server_state.tasks))
+            for task in self.server_state.tasks:
+                task.cancel()
+        await self.lifespan.shutdown()
 
     def _accepted(self) -> asyncio.Protocol:
         return _Newcomer(self._protocol, self._connections) if self._tls else self._protocol(False)

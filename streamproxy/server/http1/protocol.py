@@ -36,6 +36,7 @@ from streamproxy.server.alpn import ProtocolFactory, hand_over, is_preface
 from streamproxy.server.flow import NEVER, WRITE_LIMIT, Deadline, Flow
 from streamproxy.server.http1.cycle import Http11Cycle
 from streamproxy.server.http1.head import whole_response
+from streamproxy.server.http1.heads import Heads
 from streamproxy.server.http1.limits import BODY_LIMIT, NEWCOMER, Http11Limits
 from streamproxy.server.http1.scope import connection_scope, request_scope
 from streamproxy.server.http1.upgraded import FLUSH_TIMEOUT, UpgradedConnection
@@ -57,7 +58,7 @@ def http11_protocol(limits: Http11Limits, http2: ProtocolFactory | None = None) 
 
     ``http2`` creates the protocol of a connection that begins with HTTP/2's preface, in clear text.
     """
-    return partial(Http11Protocol, limits, http2)
+    return partial(Http11Protocol, limits, http2, Heads(limits.max_header_size, limits.max_fields))
 
 
 class Http11Protocol:
@@ -71,6 +72,7 @@ class Http11Protocol:
         self,
         limits: Http11Limits,
         http2: ProtocolFactory | None,
+        heads: Heads,
         config: Any,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -97,7 +99,8 @@ class Http11Protocol:
         self._deadline = Deadline(self.loop, self._expired)
         self._fresh = True  # whether it has had no request
         self._scope: dict[str, Any] = {}  # the part that is the same for all its requests
-        self._head = RequestHead(self.limits.max_header_size, self.limits.max_fields)
+        self._heads = heads
+        self._head: RequestHead | None = None  # which has arrived in part
         self._begun = False  # whether a head has begun, whose time is limited
         self._backlog = b""  # bytes after the current request
         # Of the current request.
@@ -123,7 +126,8 @@ class Http11Protocol:
         self._deadline.close()
         self.flow.close()
         self._backlog = b""
-        self._head.close()
+        if self._head is not None:
+            self._head.close()
         self._chunks = None
         cycle, self._cycle = self._cycle, None
         if cycle is not None:
@@ -175,16 +179,19 @@ class Http11Protocol:
             data, self._backlog = self._backlog + data, b""
         if self._fresh and self._http2 is not None and data[0] == _P and self._is_http2(data):
             return
-        head = self._head
+        head = self._head or self._heads.take()
         try:
             rest = head.feed(data)
         except Rejected as error:
+            head.close()
             self._refuse(error)
             return
         if rest is None:
+            self._head = head
             if head.begun:  # otherwise only empty lines
                 self._begin_head()
             return
+        self._head = None
         self._begun = False
         self._deadline.at = NEVER
         self._begin(head, rest)
@@ -217,7 +224,7 @@ class Http11Protocol:
         cycle = self._cycle = Http11Cycle(self, head, self._state)
         framing = head.framing
         cycle.start(self._app, request_scope(self._scope, head, self._app_state, cycle), self._plain_tasks)
-        head.forget()
+        self._heads.give_back(head)
         if not cycle.body_complete:
             self._left = framing.length or 0
             self._chunks = ChunkedDecoder(self.limits.max_header_size) if framing.chunked else None

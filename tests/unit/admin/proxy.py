@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 from streamproxy.config import Config, parse_config
-from streamproxy.control import Control
+from streamproxy.control import Control, Predecessor
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.observe.ended import Ended
 from streamproxy.observe.metrics import EndpointView, Metrics
+from streamproxy.store.base import StopResult
 from streamproxy.upstream.load import LoadReading
 from tests.unit.observe.exchanges import new_exchange
 
@@ -35,6 +36,20 @@ def admin_config(admin: str = "{hosts: [admin.example]}") -> Config:
     return parse_config(f"routes: [{{name: chat, path: /*, upstream: http://a}}]\nadmin: {admin}\n", name="f.yaml")
 
 
+class Before(Predecessor):
+    """A process that drains. Its exchanges are seen after the next `refresh`, which adds those of ``then``."""
+
+    def __init__(self, *then: Exchange) -> None:
+        self.live: dict[str, Exchange] = {}
+        self._then = then
+
+    async def refresh(self) -> None:
+        self.live |= {exchange.id: exchange for exchange in self._then}
+
+    async def stop_kept(self, stream: str, owner: bytes) -> StopResult:
+        return "unknown"
+
+
 class SeenProxy(Control):
     """Its exchanges end and begin as a test says; ``reasons`` are why it is not ready."""
 
@@ -51,7 +66,7 @@ class SeenProxy(Control):
     def in_force(self) -> Config:
         return self.configuration
 
-    async def refresh(self, *, streams: bool) -> None:
+    async def _refresh(self, *, streams: bool) -> None:
         pass
 
     async def adopt(self, config: Config) -> None:

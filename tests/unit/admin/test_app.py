@@ -18,7 +18,7 @@ from streamproxy.admin.app import create_admin
 from streamproxy.control import Reloaded
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.observe.access_log import FIELDS
-from tests.unit.admin.proxy import SeenProxy
+from tests.unit.admin.proxy import Before, SeenProxy
 from tests.unit.observe.exchanges import new_exchange, streaming
 
 
@@ -105,6 +105,19 @@ async def test_streams_are_the_live_exchanges_oldest_first(proxy: Proxy, client:
     assert all(tuple(row) == ("id", *FIELDS) for row in rows)
     assert (rows[2]["status"], rows[2]["events"], rows[2]["end"]) == (200, 2, None)
     assert "SECRET" not in response.text
+
+
+async def test_streams_of_a_process_that_drains_come_first_and_say_so(proxy: Proxy, client: httpx2.AsyncClient) -> None:
+    proxy.enter("own")
+    other = SeenProxy().begin("other")
+    proxy.predecessor = Before(other)
+    rows = (await client.get("/streams")).json()
+    assert [(row["id"], row.get("draining")) for row in rows] == [("other", True), ("own", None)]
+    other.task = asyncio.create_task(_for_ever())
+    assert (await client.delete("/streams/other")).status_code == 202
+    assert isinstance(other.interruption, errors.StoppedByOperator)
+    with pytest.raises(asyncio.CancelledError):
+        await other.task
 
 
 async def test_two_exchanges_of_one_request_id_can_be_told_apart(proxy: Proxy, client: httpx2.AsyncClient) -> None:

@@ -14,7 +14,7 @@ from streamproxy.admin.sample import Sampler
 from streamproxy.admin.update import Sort, Update, View, quantile
 from streamproxy.exchange.exchange import TIME_BUCKETS
 from streamproxy.upstream.load import LoadReading
-from tests.unit.admin.proxy import OneEndpoint, OneUpstream, SeenProxy
+from tests.unit.admin.proxy import Before, OneEndpoint, OneUpstream, SeenProxy
 
 BOUNDS = (1.0, 2.0, 4.0)
 
@@ -161,6 +161,21 @@ async def test_an_exchange_that_ends_during_a_look_counts_once(
     assert len(sample.live) == 500
     after = await sampler.take()
     assert sum(series.events for series in after.now.series.values()) == 503
+
+
+async def test_streams_of_a_process_that_drains_are_among_the_others_and_count_in_its_own_numbers(
+    proxy: SeenProxy, overviews: Overviews
+) -> None:
+    proxy.stream("own", size=10)
+    other = SeenProxy().stream("other", size=30, events=4)
+    proxy.predecessor = Before(other)
+    update = await updated(overviews, View("bytes"))
+    assert [(row["id"], row.get("draining")) for row in update["streams"]] == [("other", True), ("own", None)]
+    assert (update["matching"], update["totals"]["live"], update["routes"][0]["live"]) == (2, 2, 2)
+    # What it has counted comes with its totals, and is not added again.
+    assert (await overviews.look()).sample.now.series["chat"].response_bytes == 10
+    other.events += 400
+    assert (await updated(overviews, View("rate")))["streams"][0]["id"] == "other"
 
 
 async def test_endpoints_that_are_down_come_first_with_their_connections(

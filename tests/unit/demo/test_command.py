@@ -79,7 +79,7 @@ async def test_the_commands_that_are_printed_work(demo: Demo) -> None:
     assert b'"bytes":10000000' in await output("/upload")
     assert await output("/download") == b""
     assert await output("/streams") == b"[]\n"
-    assert b'streamproxy_response_bytes_total{route="download",upstream="demo"} 1e+09' in await output("/metrics")
+    assert b'streamproxy_response_bytes_total{route="download",upstream="demo"} 1e+09' in await output("/metrics$")
 
 
 async def test_a_late_first_token_is_preceded_by_comments(demo: Demo) -> None:
@@ -106,8 +106,11 @@ async def test_the_further_apis_and_models_work_as_printed(demo: Demo) -> None:
     }
     for end, text in zip(ends.values(), await asyncio.gather(*map(output, ends)), strict=True):
         assert end in text
-    metrics = await output("/metrics")
-    assert b"gen_ai_client_token_usage_sum{" in metrics
+    metrics = await output("/metrics$")
+    tokens = await output("token_usage")
+    for model in (b"demo-1", b"gpt-4o"):
+        assert re.search(rb'_token_usage_sum\{.*request_model="%b",gen_ai_token_type="output"\} [1-9]' % model, tokens)
+        assert re.search(rb'_first_chunk_seconds_sum\{.*request_model="%b"\} 0\.' % model, tokens)
     assert b'streamproxy_error_events_total{route="llm",upstream="demo"' in metrics
 
 

@@ -18,7 +18,8 @@ KEYS = st.one_of(
     st.sampled_from(["model", "stream", "messages", "Model", "mode", 'mod"el', "m\\", "é", "\ud83c\udf0a", ""]),
     st.text(max_size=6),
 )
-TEXTS = st.one_of(st.text(max_size=60), st.sampled_from(['"', "\\", '\\"', '}]{["model":1', "\\\\", "a" * 40]))
+TRICKY = ['"', "\\", '\\"', '}]{["model":1', "\\\\", "a" * 40, "[{}]", '{"x":[1,{}]}', "{", "]"]
+TEXTS = st.one_of(st.text(max_size=60), st.sampled_from(TRICKY))
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), TEXTS),
     lambda inner: st.one_of(st.lists(inner, max_size=12), st.dictionaries(KEYS, inner, max_size=6)),
@@ -109,6 +110,15 @@ def test_depth_has_one_limit_wherever_it_is(depth: int, at: int) -> None:
     body = b'{"x":[' + short + b"[" * depth + b'"a",' * 80 + b"1" + b"]" * depth + b'],"model":"m"}'
     by_bytes = scan([body[at : at + 1] for at in range(len(body))])
     assert scan([body]).verdict == by_bytes.verdict == ("done" if depth < DEPTH else "not_json")
+
+
+@pytest.mark.parametrize("inside", range(1, 60, 4))
+def test_depth_that_many_elements_share_is_counted(inside: int) -> None:
+    element = b'{"a":[' * inside + b'"b"' + b"]}" * inside
+    for outside in range(DEPTH - 2 * inside - 2, DEPTH - 2 * inside + 1):
+        body = b'{"x":' + b"[" * outside + b",".join([element] * 40) + b"]" * outside + b',"model":"m"}'
+        by_steps = scan([body[at : at + 64] for at in range(0, len(body), 64)])
+        assert scan([body]).verdict == by_steps.verdict == ("done" if outside + 2 * inside <= DEPTH else "not_json")
 
 
 @given(bodies(), st.integers(0, 300), st.sampled_from([b"", b'"', b"}", b"{", b"]", b",", b":", b"x", b"//", b"'"]))

@@ -1,17 +1,25 @@
-"""Totals that go from one process to another as JSON."""
+"""Totals and live exchanges that go from one process to another as JSON."""
 
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from streamproxy.errors import UpstreamReportedError
+from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.histogram import TOKENS, Histogram
 from streamproxy.exchange.ledger import Ledger
-from streamproxy.observe.carried import attributes, pack, unpack
+from streamproxy.formats.inspector import Usage
+from streamproxy.observe.access_log import record
+from streamproxy.observe.carried import attributes, pack, pack_exchange, unpack, unpack_exchange
 from streamproxy.observe.metrics import Metrics
 from streamproxy.observe.series import GenAi, Series, Totals
+from tests.unit.observe.exchanges import new_exchange, step, streaming
 
 
 def counted() -> Totals:
@@ -78,3 +86,16 @@ def test_the_numbers_of_the_process_before_count_once_and_stay_when_it_is_gone()
     totals = metrics.snapshot()
     assert (totals.requests["chat", "POST", 200], totals.series["chat", "llm"].active) == (9, 0)
     assert totals.endpoints == {}
+
+
+@given(st.integers(0, 20), st.integers())
+def test_a_live_exchange_looks_the_same_at_the_other_end(steps: int, seed: int) -> None:
+    dice, exchange = random.Random(seed), streaming(new_exchange())
+    for _ in range(steps):
+        step(exchange, dice)
+    exchange.query, exchange.principal, exchange.stream = b"key=\xff", "token:ann", "name"
+    exchange.usage = dice.choice((None, Usage(input=3, reasoning=1)))
+    exchange.failure = dice.choice((None, UpstreamReportedError("overloaded")))
+    mirror = Exchange("", "", "", "", "")
+    unpack_exchange(json.loads(json.dumps(pack_exchange(exchange))), mirror)
+    assert record(mirror, 1e6, live=True) == record(exchange, 1e6, live=True)

@@ -15,14 +15,13 @@ from pathlib import Path
 import pytest
 
 from streamproxy.config import Address
-from streamproxy.exchange.ledger import Ledger
-from streamproxy.observe.metrics import Metrics
 from streamproxy.process import handover
 from streamproxy.process.drain import Stop
 from streamproxy.process.handover import Handed, Listening, TakeoverError, decode, give, meet, place_of, take
 from streamproxy.process.succession import Succession
 from streamproxy.server.sockets import Listener, bind, bind_several, close, widen
 from tests.doubles.connection import guarded
+from tests.unit.admin.proxy import SeenProxy
 
 NOBODY = 65534
 
@@ -125,8 +124,8 @@ except OSError as error:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 async def test_another_user_gets_nothing(place: str, opened: list[socket.socket]) -> None:
-    succession, stop, metrics = Succession(place), Stop(), Metrics(Ledger(), lambda: (), engine="uvicorn")
-    await succession.offer(stop, metrics, lambda: (opened, []))
+    succession, stop = Succession(place), Stop()
+    await succession.offer(stop, SeenProxy(), lambda: (opened, []))
     async with guarded("the caller to end"):
         command = [sys.executable, "-c", CALLER, place[1:]]
         ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
@@ -134,7 +133,7 @@ async def test_another_user_gets_nothing(place: str, opened: list[socket.socket]
     assert not stop.begun.is_set()
     assert isinstance(opened[1], Listener)
     assert opened[1].owned
-    await succession.end(stop, metrics)
+    await succession.end(stop)
 
 
 PRETENDER = f"""

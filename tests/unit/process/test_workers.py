@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import select
 import socket
@@ -13,12 +14,17 @@ import pytest
 from streamproxy.config import Address, parse_config
 from streamproxy.config.advice import advice
 from streamproxy.errors import ConfigError
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.observe.access_log import record
 from streamproxy.process.activation import ActivationError, activated
+from streamproxy.process.channel import row_of
+from streamproxy.process.fleet import update
 from streamproxy.process.processes import Processes
 from streamproxy.process.shares import Shares, weights
 from streamproxy.process.watchdog import Watchdog
 from streamproxy.process.workers import LONGEST_PAUSE, Backoff
 from streamproxy.server.sockets import BindError, bind, bind_several, close
+from tests.unit.observe.exchanges import new_exchange, streaming
 
 ROUTE = "routes: [{name: chat, path: /*, upstream: http://a%s}]\n"
 
@@ -99,6 +105,13 @@ def test_the_memory_of_two_processes_is_more_than_that_of_one() -> None:
 
     alone = memory(Processes(lambda: ()))
     assert memory(Processes(lambda: [os.getpid()])) > 1.5 * alone
+
+
+def test_an_exchange_looks_the_same_in_the_supervisor() -> None:
+    exchange, mirror = streaming(new_exchange()), Exchange("", "", "", "", "")
+    exchange.query, exchange.principal, exchange.stream = b"key=x", "token:ann", "name"
+    update(mirror, pickle.loads(pickle.dumps(row_of(exchange))))
+    assert record(mirror, 200.0, live=True) == record(exchange, 200.0, live=True)
 
 
 def test_limits_are_told_of_where_each_worker_has_its_own() -> None:

@@ -29,6 +29,7 @@ VERSIONS = ("1.29", kubernetes_validate.latest_version())
 CONFIG_PATH = Path(read_dockerfile().one("CMD").exec_form()[-1])
 DASHBOARD = json.loads((DEPLOY / "grafana/streamproxy.json").read_text())
 COMPOSE = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
+RESUME = yaml.safe_load((DEPLOY / "compose/resume.yaml").read_text())
 
 
 def documents(name: str) -> list[Any]:
@@ -156,7 +157,7 @@ def test_only_prometheus_reaches_the_admin_listener(name: str) -> None:
 def images() -> Iterator[str]:
     for name in MANIFESTS:
         yield proxy_container(name)["image"]
-    for service in COMPOSE["services"].values():
+    for service in (*COMPOSE["services"].values(), *RESUME["services"].values()):
         yield service["image"]
 
 
@@ -166,15 +167,16 @@ def test_images_are_pinned_and_our_own_is_of_this_version() -> None:
         assert tag == __version__ if name == "streamproxy" else re.fullmatch(r"v?\d+\.\d+\.\d+", tag), image
 
 
-def test_compose_mounts_what_is_there() -> None:
-    named = set(COMPOSE["volumes"])
-    for service in COMPOSE["services"].values():
+@pytest.mark.parametrize(("compose", "proxy"), [(COMPOSE, "proxy"), (RESUME, "one"), (RESUME, "two")])
+def test_compose_mounts_what_is_there(compose: dict[str, Any], proxy: str) -> None:
+    named = set(compose.get("volumes", ()))
+    for service in compose["services"].values():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             assert source in named or (DEPLOY / "compose" / source).exists(), volume
-        assert set(service.get("depends_on", [])) <= set(COMPOSE["services"])
+        assert set(service.get("depends_on", [])) <= set(compose["services"])
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-    assert (DEPLOY / "compose" / COMPOSE["services"]["proxy"]["build"]).resolve() == ROOT
+    assert (DEPLOY / "compose" / compose["services"][proxy]["build"]).resolve() == ROOT
 
 
 def test_compose_waits_for_the_drain_and_its_names_are_services() -> None:
@@ -186,6 +188,18 @@ def test_compose_waits_for_the_drain_and_its_names_are_services() -> None:
     assert COMPOSE["services"]["backend"]["command"][:3] == ["demo", "--listen", "0.0.0.0:8000"]
     scrape = yaml.safe_load((DEPLOY / "compose/prometheus.yml").read_text())["scrape_configs"][0]
     assert scrape["static_configs"][0]["targets"] == [f"proxy:{config.admin.listen[0].port}"]
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_both_sidecars_wait_for_the_drain_and_have_one_store(name: str) -> None:
+    sidecar = RESUME["services"][name]
+    text = (DEPLOY / "compose/resume/streamproxy.yaml").read_text()
+    config = parse_config(text, name="resume", environ=sidecar["environment"])
+    assert duration(sidecar["stop_grace_period"]) > time_to_end(config)
+    assert sidecar["volumes"] == [f"./resume:{CONFIG_PATH.parent}:ro"]
+    assert [route.resume.store for route in config.routes if route.resume is not None] == ["redis://redis:6379/0"]
+    assert [e.url for u in config.upstreams.values() for e in u.endpoints] == ["http://backend:8000"]
+    assert set(sidecar["depends_on"]) == {"backend", "redis"} <= set(RESUME["services"])
 
 
 def test_grafana_finds_its_datasource_and_the_dashboard() -> None:

@@ -43,9 +43,10 @@ def long_sleeps(tree: ast.AST) -> list[int]:
 
 
 def sleeping_loops(tree: ast.AST) -> list[int]:
-    """The lines of the ``while`` loops that sleep in their own body, without those of functions defined in them.
+    """The lines of the loops that sleep in their own body, without those of functions defined in them.
 
-    A loop without a condition waits for nothing, so it may let others run with a sleep of no time.
+    A ``while`` loop without a condition waits for nothing, so it may let others run with a sleep of no time. A ``for``
+    loop only counts if it can end before its last turn: it then looks for something.
     """
 
     def inside(nodes: list[ast.stmt]) -> Iterator[ast.AST]:
@@ -53,11 +54,14 @@ def sleeping_loops(tree: ast.AST) -> list[int]:
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield from ast.walk(node)
 
-    def polls(loop: ast.While) -> bool:
-        sleeps = [node for node in inside(loop.body) if is_sleep(node)]
+    def polls(loop: ast.While | ast.For) -> bool:
+        found = list(inside(loop.body))
+        sleeps = [node for node in found if is_sleep(node)]
+        if isinstance(loop, ast.For):
+            return bool(sleeps) and any(isinstance(node, ast.Return | ast.Break) for node in found)
         return any(seconds(sleep) != 0 or not isinstance(loop.test, ast.Constant) for sleep in sleeps)
 
-    return sorted(node.lineno for node in ast.walk(tree) if isinstance(node, ast.While) and polls(node))
+    return sorted(node.lineno for node in ast.walk(tree) if isinstance(node, ast.While | ast.For) and polls(node))
 
 
 SOURCES = {path.relative_to(TESTS).as_posix(): path for path in sorted(TESTS.rglob("*.py"))}
@@ -79,9 +83,11 @@ def test_every_exception_is_needed() -> None:
 def test_what_is_forbidden_is_found() -> None:
     tree = ast.parse("while not ready:\n  await asyncio.sleep(0)\nawait asyncio.sleep(0.3)\ntime.sleep(1)")
     assert (sleeping_loops(tree), long_sleeps(tree)) == ([1], [3, 4])
+    assert sleeping_loops(ast.parse("for _ in range(9):\n  if ready:\n    break\n  time.sleep(0.1)")) == [1]
 
 
 def test_what_is_allowed_is_not_found() -> None:
     turns = "while True:\n  await asyncio.sleep(0)\n"
     tree = ast.parse(turns + "while more:\n  async def slow():\n    await asyncio.sleep(0.1)\n  await x()")
     assert (sleeping_loops(tree), long_sleeps(tree)) == ([], [])
+    assert sleeping_loops(ast.parse("for one in pieces:\n  send(one)\n  time.sleep(0.1)")) == []

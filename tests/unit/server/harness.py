@@ -196,7 +196,11 @@ class FakeTransport(asyncio.Transport):
 
 def wired(app: App, **options: Any) -> tuple[Http11Protocol, FakeTransport]:
     """A protocol on a fake transport, connected. Its owner calls ``connection_lost``."""
-    config = configure(app, **options)
+    return connected(configure(app, **options))
+
+
+def connected(config: uvicorn.Config) -> tuple[Http11Protocol, FakeTransport]:
+    """One more protocol of a server, as `wired`."""
     protocol: Any = config.http_protocol_class
     made: Http11Protocol = protocol(config=config, server_state=ServerState(), app_state={})
     transport = FakeTransport()

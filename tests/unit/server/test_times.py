@@ -76,16 +76,19 @@ async def test_an_idle_connection_is_closed_after_the_keepalive_time(start: Star
 
 
 async def test_a_busy_connection_is_not_idle(start: Start, dial: Connect) -> None:
-    gate = asyncio.Event()
+    called, gate = asyncio.Event(), asyncio.Event()
 
     async def slow(scope: dict[str, object], receive: object, send: object) -> None:
+        called.set()
         await gate.wait()
         await hello(scope, receive, send)  # type: ignore[arg-type]  # what comes in goes on
 
-    server = await start(slow, keepalive=0.02, head_timeout=0.02)
+    server = await start(slow)
     client = await dial(server.url)
     await client.send(GET)
-    asyncio.get_running_loop().call_later(0.08, gate.set)
+    await called.wait()
+    assert server.connection._deadline.at == NEVER
+    gate.set()
     assert (await client.read_response()).status == 200
 
 

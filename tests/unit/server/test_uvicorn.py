@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,6 +25,35 @@ from tests.unit.server.harness import (
     hello,
     start_message,
 )
+
+# The engine starts, answers a handshake, and stops. Then it says which modules of uvicorn's WebSockets there are.
+PROGRAM = """
+import asyncio, sys
+from streamproxy.config import Address
+from streamproxy.server.engines import EngineSettings, UvicornEngine
+from streamproxy.server.sockets import bind
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        for _ in range(2):
+            await send({"type": (await receive())["type"] + ".complete"})
+        return
+    scope["extensions"]["streamproxy.connection"].upgrade([(b"upgrade", b"websocket")]).close()
+
+async def main():
+    listener = bind(Address(host="127.0.0.1", port=0))
+    engine = UvicornEngine(app, [listener], EngineSettings(32768, 5.0, 5.0, 10, lambda status, detail: None))
+    await engine.start()
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(b"GET /chat HTTP/1.1\\r\\nHost: a\\r\\nConnection: upgrade\\r\\nUpgrade: websocket\\r\\n"
+                 b"Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\n\\r\\n")
+    print((await reader.read())[9:12].decode())
+    writer.close()
+    await engine.stop()
+
+asyncio.run(main())
+print(sorted(name for name in sys.modules if name.startswith(("uvicorn.protocols.websockets", "wsproto"))))
+"""
 
 
 class Running:
@@ -99,3 +130,8 @@ async def test_a_websocket_handshake_is_an_ordinary_request(leaks: LeakCheck, di
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
         assert (await client.read_response()).body == b"/chat "
+
+
+def test_our_engine_imports_nothing_of_uvicorns_websockets() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("101\n[]\n", "")

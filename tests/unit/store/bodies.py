@@ -6,7 +6,9 @@ import re
 
 from hypothesis import strategies as st
 
-LINES = st.sampled_from([b"data: x", b"data", b"data:y", b"event: e", b": note", b"retry: 5", b"database: z"])
+LINES = st.sampled_from(
+    [b"data: x", b"data", b"data:y", b"event: e", b": note", b"retry: 5", b"database: z", b"\xef\xbb\xbfdata: no"]
+)
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 
 
@@ -27,14 +29,30 @@ line_streams = st.lists(st.sampled_from([b"{}", b"\n", b'{"a":', b"1}\n", b"\r\n
 
 @st.composite
 def cuts(draw: st.DrawFn, whole: bytes) -> list[bytes]:
-    """The bytes in pieces."""
-    places = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=8)))
+    """The bytes in pieces, every byte one perhaps, and often cut inside of a CR LF."""
+    if draw(st.integers(0, 9)) == 0:
+        return [whole[at : at + 1] for at in range(len(whole))]
+    within = [match.start() + 1 for match in re.finditer(rb"\r\n", whole)]
+    anywhere = st.integers(0, len(whole))
+    places = sorted(draw(st.lists(anywhere | st.sampled_from(within) if within else anywhere, max_size=8)))
     return [whole[a:b] for a, b in zip([0, *places], [*places, len(whole)], strict=True)]
 
 
-def blocks(stream: bytes) -> list[list[bytes]]:
-    """The events that a client dispatches: the lines of every block that has data, without comments."""
-    lines = re.split(rb"\r\n|\n|\r", stream.removeprefix(b"\xef\xbb\xbf"))[:-1]
+def lines_of_events(rest: bytes) -> list[bytes]:
+    """Behind the last event: the lines of one that has no blank line, without comments."""
+    last: list[bytes] = []
+    *lines, unended = re.split(rb"\r\n|\n|\r", rest.removeprefix(b"\xef\xbb\xbf"))
+    for line in (*lines, *([unended] if unended else [])):
+        last = [*last, line] if line else []
+    return [line for line in last if not line.startswith(b":")]
+
+
+def blocks(stream: bytes, first: bool = True) -> list[list[bytes]]:
+    """The events that a client dispatches: the lines of every block that has data, without comments.
+
+    ``first`` says whether it is the beginning of the body, where a byte order mark counts for nothing.
+    """
+    lines = re.split(rb"\r\n|\n|\r", stream.removeprefix(b"\xef\xbb\xbf") if first else stream)[:-1]
     events: list[list[bytes]] = []
     block: list[bytes] = []
     for line in lines:

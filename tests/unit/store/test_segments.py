@@ -22,8 +22,8 @@ def cases(draw: st.DrawFn) -> tuple[Format, bytes, list[bytes]]:
     return format, whole, draw(cuts(whole))
 
 
-def events_of(format: Format, body: bytes) -> int:
-    return len(blocks(body)) if format == "sse" else body.count(b"\n")
+def events_of(format: Format, body: bytes, first: bool = True) -> int:
+    return len(blocks(body, first)) if format == "sse" else body.count(b"\n")
 
 
 def read_all(log: SegmentLog, offset: int) -> bytes:
@@ -53,7 +53,7 @@ def test_every_place_that_is_kept_is_read_from_byte_for_byte(
             assert read_all(log, offset) == whole[offset:]
             # What comes before the place has exactly that many events, and none is cut in two by it.
             assert events_of(format, whole[:offset]) == events
-            assert events_of(format, whole[offset:]) == log.events - events
+            assert events_of(format, whole[offset:], offset == 0) == log.events - events
 
 
 @given(cases())
@@ -120,6 +120,25 @@ def test_an_event_larger_than_all_that_may_be_kept_is_not_kept_and_the_next_one_
     log.append(b"data: 4\n\n")
     assert log.size <= 1000
     assert read_all(log, log.place(3)) == b"data: 4\n\n"
+
+
+@pytest.mark.parametrize("read", [b"\n\ndata: %05d", b"data: %05d\r\r", b"%05d\n\ndata: 0\ndata:"])
+def test_a_stream_whose_reads_never_end_between_two_events_keeps_its_places(read: bytes) -> None:
+    log, whole = SegmentLog("sse", 8000), b""
+    for number in range(4000):
+        log.append(read % number)
+        whole += read % number
+    for events in range(log.events - 300, log.events + 1):
+        assert read_all(log, log.place(events)) == whole[find_place("sse", whole, events) :]
+
+
+def test_a_byte_order_mark_counts_for_nothing_at_the_very_beginning_only() -> None:
+    log = SegmentLog("sse", 80)  # with segments of ten bytes
+    log.append(b"\xef\xbb\xbfdata: 1\n\n")
+    log.append(b"\xef\xbb\xbfdata: no event\n\ndata: 2\n\n")
+    assert log.events == 2
+    assert read_all(log, log.place(1)) == b"\xef\xbb\xbfdata: no event\n\ndata: 2\n\n"
+    assert read_all(log, log.place(2)) == b""
 
 
 def test_a_place_that_the_stream_has_not_reached_is_not_there() -> None:

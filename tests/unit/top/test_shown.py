@@ -17,7 +17,7 @@ from streamproxy.top.model import Top
 from streamproxy.top.plain import summary, table
 from streamproxy.top.screen import render
 from streamproxy.top.source import Admin, parse_admin, parse_interval
-from tests.unit.admin.proxy import SeenProxy
+from tests.unit.admin.proxy import Before, SeenProxy
 from tests.unit.top.updates import a_proxy, update_of
 
 EVIL = "/\x1b]0;owned\x07\x1b[2J\r\n[bold red]x[/]\x9b31m"
@@ -162,6 +162,14 @@ async def test_streams_that_name_a_model_show_it_with_first_event_tokens_and_fai
     assert "qwen-3" in painted
     assert "1,200+48" in painted
     assert "body:upstream_error" in painted
+
+
+async def test_the_streams_of_a_process_that_drains_say_so() -> None:
+    proxy = a_proxy()
+    proxy.stream("own")
+    proxy.predecessor = Before(a_proxy().stream("other"))
+    _, *lines = table(await update_of(proxy)).splitlines()
+    assert {line.split()[-3]: "body (draining)" in line for line in lines} == {"other": True, "own": False}
 
 
 async def test_an_empty_plain_table_is_the_line_of_names() -> None:

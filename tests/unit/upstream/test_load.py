@@ -53,6 +53,9 @@ def read(body: bytes, engine: str = "vllm") -> tuple[float, float, float | None]
         ("sglang", SGLANG, (4.0, 0.0, 0.97)),
         ("trtllm", TRTLLM, (4.0, 2.0, 0.1)),
         ("tgi", TGI, (4.0, 9.0, None)),
+        ("sglang", SGLANG + b'sglang:num_queue_reqs{priority="-1"} 3\n', (4.0, 0.0, 0.97)),
+        ("sglang", SGLANG + b'sglang:num_queue_reqs{x="a",priority=""} 3\n', (4.0, 3.0, 0.97)),
+        ("vllm", VLLM.replace(b'"other"', b'"a,priority=\\"1"'), (5.0, 1.0, 0.5)),
     ],
 )
 def test_the_metrics_of_each_engine_are_read(engine: str, body: bytes, load: tuple[float, float, float | None]) -> None:
