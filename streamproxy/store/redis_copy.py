@@ -204,13 +204,13 @@ class Copies:
             name = entry_id(stream.sent_events, stream.sent)
             done = partial(self._copied, stream, until, log.events)
             stream.under_way = True
+            if log.counter.ids_from is not None and not stream.ids_sent:  # whoever finds the place has to know that
+                stream.ids_sent = True
+                self._link.send("HSET", meta_key(stream.key), "i", log.counter.ids_from)
             self._link.send("XADD", data_key(stream.key), name, "b", data, "n", log.events, done=done)
             if stream.sent == 0:
                 self._expire(stream, stream.window + LIVE_TTL)
             self._trim(stream, until, name)
-            if log.counter.ids_from is not None and not stream.ids_sent:
-                stream.ids_sent = True
-                self._link.send("HSET", meta_key(stream.key), "i", log.counter.ids_from)
         elif stream.ended:
             self._end(stream, CUT if stream.fault is not None else COMPLETE)
 

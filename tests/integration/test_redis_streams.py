@@ -6,11 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streamproxy.errors import DestinationUnavailable, ResponseIncomplete, StreamGone, StreamUnknown
+from streamproxy.store import redis_copy
 from streamproxy.store.cursor import Cursor, new_stream, storage_key
+from streamproxy.store.redis import RedisStore
 from streamproxy.store.redis_feed import RemoteBody
 from streamproxy.store.redis_layout import data_key
 from streamproxy.store.segments import find_place
@@ -215,6 +218,35 @@ async def test_ids_are_the_same_from_another_process(sidecars: Sidecars) -> None
     first = await read_to_end(live)
     for events in range(5):
         assert first.endswith(await replay(there, at(stream, events), ids=True))
+
+
+async def test_no_id_is_written_behind_one_that_came_while_its_place_was_waited_for(
+    sidecars: Sidecars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_copy, "FLUSH", 60.0)
+    here, there = await sidecars.start(), await sidecars.start()
+    stream = begin(here)
+    stream.append(event(1))
+    await flushed(here, stream)
+    looked, locate = asyncio.Event(), RedisStore._locate
+
+    async def look(*arguments: Any) -> Any:
+        found = await locate(*arguments)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(RedisStore, "_locate", look)
+    stream.append(b"id: own\n" + event(2))
+    finding = asyncio.create_task(there.find(at(stream, 2), OWNER, ids=True))
+    await looked.wait()
+    await flushed(here, stream)
+    found = await finding
+    stream.append(event(3))
+    await flushed(here, stream)
+    stream.end(None)
+    here._hub.copies.flush()
+    assert found.body is not None
+    assert await read_to_end(found.body) == event(3)
 
 
 async def test_while_redis_is_killed_live_streams_go_on_and_all_is_well_when_it_is_back(
