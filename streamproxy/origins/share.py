@@ -64,9 +64,9 @@ class JoinedResponse(OriginResponse):
 
     __slots__ = ("_body", "_stream")
 
-    def __init__(self, stream: SharedStream) -> None:
+    def __init__(self, stream: SharedStream, body: SharedBody) -> None:
         self._stream = stream
-        self._body = body = stream.join()
+        self._body = body
         fields = stream.fields
         if stream.cursor:
             place = b"%b/%d" % (stream.cursor, body.missed)
@@ -114,24 +114,17 @@ class ShareOrigin(Origin):
                 return await self._begin(call, key)
             stream.enter()
             try:
-                while not (stream.ended or self._is_at_event(stream)):
-                    call.exchange.phase = "head"
-                    call.timer.waits_for(HEAD, call.exchange.started_at)
-                    await stream.changed()
+                body = await _join(call, stream)
             except BaseException:
                 stream.left()
                 raise
-            if not stream.ended:
+            if body is not None:
                 self._plan.clients[self._plan.route] += 1
                 call.exchange.stream = stream.cursor.decode()
-                return JoinedResponse(stream)
+                return JoinedResponse(stream, body)
             stream.left()
             if not stream.opened and stream.fault is None:
                 return await self._inner.open(call)
-
-    def _is_at_event(self, stream: SharedStream) -> bool:
-        """Whether another client can begin now. With cursors, only where the number of events is known."""
-        return stream.opened and (not stream.cursor or stream.tracker.counted)
 
     async def _begin(self, call: Call, key: Hashable) -> OriginResponse:
         stream = SharedStream(self._plan, call.exchange, lambda stream: self._forget(key, stream))
@@ -166,6 +159,30 @@ class ShareOrigin(Origin):
             target.query if "query" in plan.key else b"",
             owner_of(call, plan.authenticated) if "principal" in plan.key else b"",
         )
+
+
+async def _join(call: Call, stream: SharedStream) -> SharedBody | None:
+    """The body of another client, once the stream's head is there; None for a stream that has ended.
+
+    With cursors, only once the number of events before it is known: when an event begins.
+    """
+    body: SharedBody | None = None
+    try:
+        while not stream.ended and (body is None or body.joining):
+            if stream.opened and body is None:
+                body = stream.join()
+            else:
+                call.exchange.phase = "head"
+                call.timer.waits_for(HEAD, call.exchange.started_at)
+                await stream.changed()
+    except BaseException:
+        if body is not None:
+            body.close()
+        raise
+    if body is not None and body.joining:
+        body.close()
+        return None
+    return body
 
 
 def _comes_back(headers: Headers, query: bytes | None) -> bool:

@@ -107,6 +107,11 @@ class SharedBody(QueuedBody):
             raise type(fault)(fault.detail, note=fault.note)
         return None
 
+    @property
+    def joining(self) -> bool:
+        """Whether it is not known yet how many events come before its first byte, and its cursor has to say so."""
+        return self.state == _SKIPS and bool(self._stream.cursor) and not self._stream.tracker.counted
+
     def cut(self) -> bool:
         """End this client's response as one that is not finished. Returns whether it could."""
         if self.cut_client is not None:

@@ -141,6 +141,8 @@ class RedisStore(StreamStore):
         if last.end == COMPLETE and last.events == cursor.events and not last.unfinished:
             return Replay(meta.content_type, None, live=False)
         check_readers(self._hub.feeds.readers(key))
+        if ids and meta.ids_from < 0:  # the upstream may have written one before the place while that was waited for
+            meta = await self._meta(cursor, owner)
         return Replay(meta.content_type, self._body(cursor, meta, piece, ids), live=not last.end)
 
     async def own(self, cursor: Cursor, owner: Sequence[bytes]) -> None:

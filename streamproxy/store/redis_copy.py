@@ -7,7 +7,7 @@ between two others.
 
 A copy is *broken* when Redis refused an entry or was away. As soon as Redis takes writes again it is asked for the last
 entry that it has, and the copy goes on from there; if Redis has lost the stream, it is copied again from the beginning.
-A copy whose next bytes are no longer in memory is ended as one that was cut.
+Where the next bytes are no longer in memory, the copy goes on behind them: a reader sees the gap, and is cut at it.
 """
 
 from __future__ import annotations
@@ -198,19 +198,19 @@ class Copies:
             until = log.end if stream.ended or log.counter.clean else log.place(log.events)
             data = log.read_range(stream.sent, until) if until > stream.sent else b""
         except PlaceGone:
-            self._give_up(stream)
+            self._skip(stream)
             return
         if data:
             name = entry_id(stream.sent_events, stream.sent)
             done = partial(self._copied, stream, until, log.events)
             stream.under_way = True
+            if log.counter.ids_from is not None and not stream.ids_sent:  # whoever finds the place has to know that
+                stream.ids_sent = True
+                self._link.send("HSET", meta_key(stream.key), "i", log.counter.ids_from)
             self._link.send("XADD", data_key(stream.key), name, "b", data, "n", log.events, done=done)
             if stream.sent == 0:
                 self._expire(stream, stream.window + LIVE_TTL)
             self._trim(stream, until, name)
-            if log.counter.ids_from is not None and not stream.ids_sent:
-                stream.ids_sent = True
-                self._link.send("HSET", meta_key(stream.key), "i", log.counter.ids_from)
         elif stream.ended:
             self._end(stream, CUT if stream.fault is not None else COMPLETE)
 
@@ -251,9 +251,15 @@ class Copies:
         self._link.send("HSET", meta_key(stream.key), "e", "1")
         self._expire(stream, stream.window)
 
-    def _give_up(self, stream: RedisStream) -> None:
-        self._link.on_error()
-        self._end(stream, CUT)
+    def _skip(self, stream: RedisStream) -> None:
+        """What is to be copied next is not kept any more: go on with what is."""
+        first = stream.log.first_place()
+        if first is None and stream.ended:
+            first = stream.log.end, stream.log.events
+        if first is not None and first[0] > stream.sent:
+            self._link.on_error()
+            stream.sent, stream.sent_events = first
+            self._copy(stream)
 
     def _go_on(self, stream: RedisStream, reply: Any) -> None:
         """Redis has said which entry of a broken copy is its last."""
@@ -282,7 +288,7 @@ class Copies:
         try:
             data = stream.log.read_range(0, until)
         except PlaceGone:
-            self._give_up(stream)
+            self._skip(stream)
             return
         stream.under_way = True
         done = partial(self._copied, stream, until, events)

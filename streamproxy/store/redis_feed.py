@@ -105,10 +105,10 @@ class RemoteBody(QueuedBody):
         if piece.id <= self.last or self._end is not None:
             return
         self.last = piece.id
-        if piece.end:
-            self.end(None if piece.end == COMPLETE else "the stream was cut")
-        elif piece.offset != self.next:
+        if piece.offset != self.next:
             self.end("the client lagged behind what is kept of the stream")
+        elif piece.end:
+            self.end(None if piece.end == COMPLETE else "the stream was cut")
         else:
             self.next += len(piece.data)
             data = piece.data.removeprefix(b"\n") if self.skips_lf else piece.data

@@ -204,6 +204,13 @@ class SegmentLog:
         begin = self._offsets[first]
         return begin + find_place(self.counter.format, data, rest, begin == 0)
 
+    def first_place(self) -> tuple[int, int] | None:
+        """The offset from which on every event is kept, and how many come before it; None for not one."""
+        for offset, count in zip(self._offsets, self._counts, strict=True):
+            if count != _INSIDE_EVENT:
+                return offset, count
+        return None
+
     def read(self, offset: int) -> bytes:
         """Bytes from ``offset`` on, as far as one segment goes; empty at the end. Raises PlaceGone."""
         if offset < self.start:

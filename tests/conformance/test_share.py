@@ -312,15 +312,35 @@ async def test_with_resume_every_client_has_a_cursor_that_it_can_come_back_by(
     await go(conn)
     head = await late.read_head()
     number = int((head.get("x-stream-cursor") or b"").rpartition(b"/")[2])
-    assert number == 3  # behind what had come when it could begin
+    assert number == 2  # behind the event in which it came
     await go(conn)
-    assert await late.read_body_until(b"\n\n") == event(4)
+    assert await late.read_body_until(event(4)) == event(3) + event(4)
     late.reset()
     back = await dial(proxy.url)
     await back.request("/", headers=[("Last-Event-ID", f"{stream}/{number}")])
     assert (await back.read_head()).status == 200
-    assert await back.read_body_until(b"\n\n") == event(4)
+    assert await back.read_body_until(event(4)) == event(3) + event(4)
     assert len(upstream.requests) == 1
+
+
+async def test_with_resume_a_client_joins_a_stream_whose_reads_never_end_between_two_events(
+    start: Start, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(in_turns(b"data: 1", b"\n\ndata: 2", b"\n\ndata: 3", b"\n\ndata: 4"))
+    proxy = await start([sharing(upstream.url) | {"resume": {"ids": "off"}}])
+    first, late = await dial(proxy.url), await dial(proxy.url)
+    await first.request("/")
+    conn = await upstream.connection()
+    await go(conn)
+    await first.read_head()
+    await go(conn)
+    await first.read_body_until(b"data: 1")
+    await late.request("/")
+    await until(lambda: len(proxy.app.ledger.live) == 2, "two exchanges")
+    for _ in range(3):
+        await go(conn)
+    assert ((await late.read_head()).get("x-stream-cursor") or b"").endswith(b"/1")
+    assert await late.read_body_until(b"data: 4") == event(2) + event(3) + b"data: 4"
 
 
 @pytest.mark.parametrize("resume", ["off", {"ids": "off"}])

@@ -6,22 +6,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streamproxy.errors import DestinationUnavailable, ResponseIncomplete, StreamGone, StreamUnknown
-from streamproxy.store import redis as redis_store
-from streamproxy.store import redis_copy, redis_feed
-from streamproxy.store.base import StreamHead
+from streamproxy.store import redis_copy
 from streamproxy.store.cursor import Cursor, new_stream, storage_key
-from streamproxy.store.memory import MemoryStream
-from streamproxy.store.redis_layout import beat_key, data_key
+from streamproxy.store.redis import RedisStore
+from streamproxy.store.redis_feed import RemoteBody
+from streamproxy.store.redis_layout import data_key
 from streamproxy.store.segments import find_place
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.until import until
 from tests.integration.redis import RedisServer, redis_server
-from tests.integration.stores import Sidecars, copied
-from tests.unit.store.streams import OTHER, OWNER, Stopped, at, begin, event, read_to_end, replay
+from tests.integration.stores import Sidecars, copied, flushed
+from tests.unit.store.streams import OTHER, OWNER, Stopped, at, begin, drain, event, read_to_end, replay
 
 
 @pytest.fixture
@@ -35,20 +35,6 @@ async def sidecars(redis: RedisServer) -> AsyncIterator[Sidecars]:
     all_of_them = Sidecars(redis.url)
     yield all_of_them
     await all_of_them.stop()
-
-
-async def several_beats(redis: RedisServer, process: str) -> None:
-    """Wait until a heartbeat has been renewed more often than it takes for one to expire."""
-    left, beats = 0, 0
-
-    async def look() -> bool:
-        nonlocal left, beats
-        before, left = left, int(str(await redis.command("PTTL", beat_key(process))))
-        assert left > 0
-        beats += left > before
-        return beats > 5
-
-    await until(look, "heartbeats")
 
 
 async def test_another_process_answers_from_every_cursor(sidecars: Sidecars) -> None:
@@ -252,6 +238,35 @@ async def test_ids_are_the_same_from_another_process(sidecars: Sidecars) -> None
         assert first.endswith(await replay(there, at(stream, events), ids=True))
 
 
+async def test_no_id_is_written_behind_one_that_came_while_its_place_was_waited_for(
+    sidecars: Sidecars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_copy, "FLUSH", 60.0)
+    here, there = await sidecars.start(), await sidecars.start()
+    stream = begin(here)
+    stream.append(event(1))
+    await flushed(here, stream)
+    looked, locate = asyncio.Event(), RedisStore._locate
+
+    async def look(*arguments: Any) -> Any:
+        found = await locate(*arguments)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(RedisStore, "_locate", look)
+    stream.append(b"id: own\n" + event(2))
+    finding = asyncio.create_task(there.find(at(stream, 2), OWNER, ids=True))
+    await looked.wait()
+    await flushed(here, stream)
+    found = await finding
+    stream.append(event(3))
+    await flushed(here, stream)
+    stream.end(None)
+    here._hub.copies.flush()
+    assert found.body is not None
+    assert await read_to_end(found.body) == event(3)
+
+
 async def test_while_redis_is_killed_live_streams_go_on_and_all_is_well_when_it_is_back(
     sidecars: Sidecars, redis: RedisServer
 ) -> None:
@@ -322,65 +337,6 @@ async def test_a_slow_redis_holds_nobody(sidecars: Sidecars, redis: RedisServer)
     assert await replay(there, at(stream, 0)) == b"".join(map(event, range(1000)))
 
 
-async def test_a_redis_without_memory_costs_new_streams_their_cursor_and_no_event(
-    sidecars: Sidecars, redis: RedisServer
-) -> None:
-    here, there = await sidecars.start(), await sidecars.start()
-    stream = begin(here)
-    live = stream.read(at(stream, 0))
-    stream.append(event(1))
-    await copied(here, stream)
-    found = await there.find(at(stream, 0), OWNER)
-    await redis.command("CONFIG", "SET", "maxmemory", "1")
-    stream.append(event(2))
-    await until(lambda: not here._hub.copies.writable)
-    assert here.create(stream.head, Stopped()) is None  # type: ignore[attr-defined]
-    assert sidecars.errors > 0
-    assert here._hub.link.up
-    await several_beats(redis, here._hub.process)  # longer than one lasts: nobody takes this process for dead
-    stream.append(event(3))
-    await redis.command("CONFIG", "SET", "maxmemory", "0")
-    await until(lambda: here._hub.copies.writable)
-    stream.end(None)
-    whole = event(1) + event(2) + event(3)
-    assert found.body is not None
-    assert await read_to_end(found.body) == whole
-    assert await read_to_end(live) == whole
-
-
-async def test_while_redis_takes_no_writes_nobody_is_taken_for_dead_or_for_gone(
-    sidecars: Sidecars, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (redis_store, redis_copy, redis_feed):
-        monkeypatch.setattr(module, "BEAT_TTL", 300)
-    monkeypatch.setattr(redis_store, "_PULSE", 0.05)
-    monkeypatch.setattr(redis_store, "_PRESENT", 0.3)
-    here, there = await sidecars.start(grace=0.2), await sidecars.start()
-    stopped = Stopped()
-    stream = begin(here, stop=stopped)
-    stream.append(event(1))
-    await copied(here, stream)
-    found = await there.find(at(stream, 0), OWNER)
-    await until(lambda: here._hub.copies.live[storage_key(stream.name)].remote_until > 0, "its reader to be known")
-    stream.read(at(stream, 0)).close()
-    await redis.command("ACL", "SETUSER", "default", "-set", "-xadd", "-pexpire")
-    beat = beat_key(here._hub.process)
-    await until(lambda: redis.command("EXISTS", beat), "its heartbeat to expire", holds=lambda count: not count)
-    for _ in range(3):  # others are given up meanwhile, one after the other
-        other = Stopped()
-        lonely = MemoryStream(here.memory, new_stream(), StreamHead(OWNER, b"", "sse"), other)
-        here.memory.adopt(lonely)
-        lonely.read(at(lonely, 0)).close()
-        await asyncio.wait_for(other.event.wait(), 10)
-    await redis.command("ACL", "SETUSER", "default", "+set", "+xadd", "+pexpire")
-    await until(lambda: here._hub.copies.writable)
-    assert stopped.reasons == []
-    stream.append(event(2))
-    stream.end(None)
-    assert found.body is not None
-    assert await read_to_end(found.body) == event(1) + event(2)
-
-
 async def test_what_a_process_leaves_when_it_stops_in_good_order_is_complete(sidecars: Sidecars) -> None:
     here, there = await sidecars.start(), await sidecars.start()
     stream = begin(here)
@@ -394,13 +350,17 @@ async def test_a_slow_client_elsewhere_holds_nobody_and_gets_everything(sidecars
     here, there = await sidecars.start(), await sidecars.start()
     stream = begin(here)
     slow, quick = await there.find(at(stream, 0), OWNER), await there.find(at(stream, 0), OWNER)
-    assert slow.body is not None
-    assert quick.body is not None
-    event_of_10_kb = b"data: " + b"x" * 10_000 + b"\n\n"
-    for _ in range(100):
-        stream.append(event_of_10_kb)
-        await asyncio.sleep(0.001)
+    assert isinstance(slow.body, RemoteBody)
+    assert isinstance(quick.body, RemoteBody)
+    event_of_10_kb, got = b"data: " + b"x" * 10_000 + b"\n\n", b""
+    for number in range(1, 11):
+        for _ in range(10):
+            stream.append(event_of_10_kb)
+        await flushed(here, stream)
+        while len(got) < number * 10 * len(event_of_10_kb):
+            await asyncio.wait_for(quick.body.change(), 10)
+            got += await drain(quick.body)
     stream.end(None)
-    assert await read_to_end(quick.body) == event_of_10_kb * 100
-    assert slow.body.held < 512 * 1024  # type: ignore[attr-defined]
+    assert got + await read_to_end(quick.body) == event_of_10_kb * 100
+    assert slow.body.held < 512 * 1024
     assert await read_to_end(slow.body) == event_of_10_kb * 100
