@@ -161,6 +161,10 @@ def _bytes(body: bytes, members: Members, key: bytes) -> bytes:
 def _string(value: bytes | None) -> str | None:
     if value is None or value[:1] != b'"':
         return None
+    if value.isascii() and value.find(b"\\") < 0:
+        text = value[1:-1].decode("ascii")
+        if text.isprintable():  # the usual name; a control character is no JSON
+            return text
     try:
         decoded = json.loads(value)
     except ValueError:

@@ -28,9 +28,21 @@ Verdict = Literal["more", "done", "not_json", "duplicate"]
 DEPTH: Final = 500  # nested brackets; parsers have similar limits
 _LONGEST_KEY: Final = 1024  # bytes; no wanted key is longer
 
-_BEFORE, _FIRST_KEY, _KEY, _IN_KEY, _COLON, _VALUE, _STRING, _NESTED, _SCALAR, _COMMA, _BEHIND = range(11)
+# The states. Each is a constant of its own, which the compiled code has no need to look up.
+_BEFORE: Final = 0
+_FIRST_KEY: Final = 1
+_KEY: Final = 2
+_IN_KEY: Final = 3
+_COLON: Final = 4
+_VALUE: Final = 5
+_STRING: Final = 6
+_NESTED: Final = 7
+_SCALAR: Final = 8
+_COMMA: Final = 9
+_BEHIND: Final = 10
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
+_LAST_SPACE: Final = 0x20
 _SCALAR_RUN: Final = re.compile(rb"[-+.0-9A-Za-z]*")
 _SCALAR_WHOLE: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null")
 _BRACKET: Final = re.compile(rb"[\[\]{}]")
@@ -143,11 +155,14 @@ class MemberScanner:
                 return position + 1
             if at and self._escaped:
                 return self._fail(position)
-        match = _SPACE.match(chunk, position)
-        position = match.end() if match is not None else position
-        if position == len(chunk):
-            return position
-        self._structure(chunk[position], position)
+        byte = chunk[position]
+        if byte <= _LAST_SPACE:
+            match = _SPACE.match(chunk, position)
+            position = match.end() if match is not None else position
+            if position == len(chunk):
+                return position
+            byte = chunk[position]
+        self._structure(byte, position)
         return position if self._place == _SCALAR else position + 1
 
     def _structure(self, byte: int, position: int) -> None:
@@ -192,10 +207,13 @@ class MemberScanner:
 
     def _in_key(self, chunk: bytes, position: int) -> int:
         end = self._string_end(chunk, position)
-        self._key += chunk[position : len(chunk) if end < 0 else end - 1][: _LONGEST_KEY - len(self._key)]
-        if end < 0:
-            return len(chunk)
-        if _BACKSLASH in self._key:
+        if end >= 0 and not self._key and end - position <= _LONGEST_KEY:
+            self._key = chunk[position : end - 1]
+        else:
+            self._key += chunk[position : len(chunk) if end < 0 else end - 1][: _LONGEST_KEY - len(self._key)]
+            if end < 0:
+                return len(chunk)
+        if self._key.find(b"\\") >= 0:
             try:
                 self._key = json.loads(b'"' + self._key + b'"').encode("utf-8", "surrogatepass")
             except ValueError:
@@ -370,6 +388,13 @@ class MemberScanner:
 def _position_behind(between: bytes, count: int) -> int:
     """Returns the position after bracket number ``count``."""
     position = 0
+    if len(between) <= _SHORT:  # a regular expression costs more than so many bytes
+        while count:
+            byte = between[position]
+            position += 1
+            if byte >= 0x5B and (byte == 0x7D or byte == 0x5D or byte == 0x7B or byte == 0x5B):
+                count -= 1
+        return position
     for match in _BRACKET.finditer(between):
         count -= 1
         position = match.end()

@@ -49,6 +49,20 @@ def test_hints_are_what_the_top_level_says(body: bytes, hints: RequestHints) -> 
     assert hints_of(members_of(body)) == hints
 
 
+@given(st.one_of(st.text(max_size=12), st.text("ab\x00\t\n\x1f \x7f\\u0041", max_size=8)))
+def test_a_models_name_is_what_the_parser_reads(name: str) -> None:
+    for text in (json.dumps(name), json.dumps(name, ensure_ascii=False), f'"{name}"'):
+        body = b'{"model":' + text.encode("utf-8", "surrogatepass") + b"}"
+        try:
+            expected = json.loads(body)["model"]
+        except ValueError:
+            expected = None
+        scanner = request_scanner()
+        scanner.feed(body)
+        if scanner.finish() == "done":
+            assert hints_of(scanner.members).model == expected
+
+
 MODELS = st.one_of(st.text(max_size=20), st.sampled_from(["a\nb", '"', "\\", "\u00e9"]))
 
 
