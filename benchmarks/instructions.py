@@ -6,7 +6,9 @@ kernel's share, of caches, or of waiting; the other benchmarks do. The requests 
 fork workers (nginx) are not followed. With ``--load events`` a few streams run, their events come one by one, and what
 is counted between two moments is divided by the events that passed; ``llm`` does so with chats. ``models`` are requests
 with a body of 8 KiB: ``--peers streamproxy,streamproxy-models`` says what it costs to read the model, and
-``--load llm --peers streamproxy,streamproxy-openai`` what it costs to understand a chat.
+``--load llm --peers streamproxy,streamproxy-openai`` what it costs to understand a chat. ``--load h2-tiny`` has the
+connections and streams of the load of that name. How many requests come in one read differs a little from run to run
+there, and the count by about one per cent.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from benchmarks.__main__ import OUT
+from benchmarks.loads import carries
+from benchmarks.loads.http2 import requests as http2_requests
 from benchmarks.loads.understood import model_request
 from benchmarks.peers import PEERS, Peer, Place, prepare
 from benchmarks.programs import BenchError, Generator, Upstream, build, free_port, running, wait_ready
@@ -28,7 +33,7 @@ DEFAULT = "streamproxy,streamproxy-pure,streamproxy-log,streamproxy-httpx,recipe
 _WARM = 300  # requests before the count
 _STREAMS = 4
 _RATE = 50  # events a second of each: few enough that each is a read of its own, under callgrind too
-_UNITS = {"tiny": "a request", "models": "a request", "events": "an event", "llm": "an event"}
+_UNITS = {"tiny": "a request", "models": "a request", "h2-tiny": "a request", "events": "an event", "llm": "an event"}
 _STREAMED = {"events": ("streams", f"/events?rate={_RATE}"), "llm": ("chats", "/chat")}
 _COUNTED = re.compile(r"Collected : (\d+)")
 
@@ -44,27 +49,31 @@ def collected(log: str) -> int:
 def count(peer: Peer, load: str, number: int, out: Path, tools: tuple[Path, Path]) -> float:
     """Instructions a request or an event of one peer, in user mode, over about ``number`` of them.
 
-    The profile stays beside, for ``callgrind_annotate``.
+    The profile stays beside, for ``callgrind_annotate``. Raises BenchError for a peer that cannot carry the load.
     """
     assert peer.launch is not None
+    if not carries(load, peer):
+        raise BenchError(f"it cannot carry {load}")
     directory = out / "callgrind" / peer.name
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "output.log"
     profile = directory / "callgrind.out"
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", "--instr-atstart=no"]
     with running([str(tools[0])], cores=set(), piped=True) as upstream:
-        port = free_port()
-        launch = peer.launch(Place(port, Upstream(upstream).port, directory, 15))
+        port, own = free_port(), free_port()
+        place = Place(port, Upstream(upstream).port, directory, 15, http2=own if peer.http2 == "own" else port)
+        launch = peer.launch(place)
         with running([*valgrind, *launch.command], cores=set(), env=launch.env, log=log) as proxy:
             wait_ready(port, peer.ready, proxy)
             asked = model_request() if load == "models" else ("header=Accept: text/event-stream",)
+            ask = partial(_ask_http2, place.http2) if load == "h2-tiny" else partial(_ask, tools[1], port, asked=asked)
             if load != "llm":  # a stream without the end marker of its API would be cut
-                _ask(tools[1], port, _WARM, asked)
+                ask(_WARM)
             if load in _STREAMED:
                 number = _stream(tools[1], port, number, proxy.pid, _STREAMED[load])
             else:
                 _control(proxy.pid, "on")
-                _ask(tools[1], port, number, asked)
+                ask(number)
                 _control(proxy.pid, "off")
             proxy.terminate()
             proxy.wait(60)
@@ -101,6 +110,12 @@ def _ask(load: Path, port: int, requests: int, asked: tuple[str, ...]) -> None:
         result = generator.result()
     if result["errors"]:
         raise BenchError(f"{result['errors']} of {requests} requests failed")
+
+
+def _ask_http2(port: int, requests: int) -> None:
+    done = subprocess.run(http2_requests(port, "-n", str(requests)), capture_output=True, text=True, check=True)
+    if f" {requests} succeeded" not in done.stdout:
+        raise BenchError(f"h2load said {done.stdout!r}")
 
 
 def main() -> int:

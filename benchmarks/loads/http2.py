@@ -19,14 +19,22 @@ _DONE = re.compile(r"requests: (\d+) total.* (\d+) succeeded, (\d+) failed")
 _RATE = re.compile(r"finished in .*?, ([\d.]+) req/s")
 
 
-def tiny(session: Session) -> Numbers:
-    """One-event responses, 4 connections with 8 streams each, each stream's next request after its response."""
+def requests(port: int, option: str, value: str) -> list[str]:
+    """The command of h2load that asks for one-event responses; an option of its own says how many, or how long.
+
+    Raises BenchError if it is not installed.
+    """
     if shutil.which("h2load") is None:
         raise BenchError("h2load is not installed (the package nghttp2-client)")
-    url = f"http://127.0.0.1:{session.place.http2}/tiny"
-    options = ["-c", str(CONNECTIONS), "-m", str(STREAMS), "-H", "accept: text/event-stream"]
-    session.run(["h2load", *options, "-n", "500", url])  # what a proxy makes once is not the requests'
-    seconds, text = session.run(["h2load", *options, "-D", f"{session.sizes.seconds * 1000:.0f}ms", url])
+    streams = ["-c", str(CONNECTIONS), "-m", str(STREAMS), "-H", "accept: text/event-stream"]
+    return ["h2load", *streams, option, value, f"http://127.0.0.1:{port}/tiny"]
+
+
+def tiny(session: Session) -> Numbers:
+    """One-event responses, 4 connections with 8 streams each, each stream's next request after its response."""
+    port = session.place.http2
+    session.run(requests(port, "-n", "500"))  # what a proxy makes once is not the requests'
+    seconds, text = session.run(requests(port, "-D", f"{session.sizes.seconds * 1000:.0f}ms"))
     done, rate = _DONE.search(text), _RATE.search(text)
     if done is None or rate is None or not int(done[2]):
         raise BenchError(f"h2load said {text!r}")

@@ -38,6 +38,11 @@ class EndingStreams:
         self._endings: dict[int, _Ending] = {}
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are some."""
+        return bool(self._endings)
+
     def add(self, stream: int, code: int, end_alone: bool) -> None:
         """Reset a stream with this code when its queue has gone.
 
@@ -49,7 +54,8 @@ class EndingStreams:
 
     def discard(self, stream: int) -> None:
         """The stream is closed."""
-        self._endings.pop(stream, None)
+        if self._endings:
+            self._endings.pop(stream, None)
 
     def clear(self) -> None:
         """The connection is gone."""

@@ -86,6 +86,7 @@ class Http2Protocol(StreamTable):
         self._status = _OPEN
         self._patience = Patience(loop, limits.head_timeout, self._expired)
         self._flushing = False  # a flush at the end of the turn is on its way
+        self._unwritten = 0  # bytes that wait for it
         self._unheard = 0  # bytes that were read since the transport was full
 
     # From the event loop.
@@ -139,7 +140,8 @@ class Http2Protocol(StreamTable):
             self._fail(error.code)
             return
         self._patience.watch(self._gate.since, self._live > 0, now)
-        self.flush()
+        if self.session.has_output or self._endings.waiting:  # most reads bring requests, and nothing to say yet
+            self.flush()
         if self.blocked:
             self._wake_blocked()
         for stream, scope in started:
@@ -174,17 +176,17 @@ class Http2Protocol(StreamTable):
         opened: Opened = []
         for event in events:
             kind = type(event)
-            if kind is DataReceived:
-                self._data(event.stream_id, event.data, event.end_stream)
-            elif kind is RequestReceived:
+            if kind is RequestReceived:
                 self._request(event, opened)
+            elif kind is StreamClosed:
+                self._stream_closed(event.stream_id, event.error_code, now)
+            elif kind is DataReceived:
+                self._data(event.stream_id, event.data, event.end_stream)
             elif kind is WindowUpdated:
                 if not self._live and self._streams:  # a client that takes the rest of its responses slowly
                     self._no_longer_busy()
             elif kind is StreamReset:
                 self._left_stream(event.stream_id)
-            elif kind is StreamClosed:
-                self._stream_closed(event.stream_id, event.error_code, now)
             elif kind is TrailersReceived:
                 self._trailers(event.stream_id, event.headers)
             elif kind is ConnectionClosed:
@@ -196,6 +198,7 @@ class Http2Protocol(StreamTable):
     def flush(self) -> None:
         """Write what can be sent now, until the transport holds enough."""
         session, transport, flow = self.session, self.transport, self.flow
+        self._unwritten = 0
         while not flow.paused:
             data = session.output(_WRITE)
             if data:
@@ -216,6 +219,18 @@ class Http2Protocol(StreamTable):
         if not self._flushing:
             self._flushing = True
             self.loop.call_soon(self._flush_now)
+
+    def queued(self, size: int) -> None:
+        """From a stream: it has queued so many bytes.
+
+        Streams that have something to send in the same turn share one write, which is most of what a short response
+        or an event costs. A stream that is alone has nothing to wait for.
+        """
+        self._unwritten += size
+        if self._live <= 1 or self._unwritten >= _WRITE:
+            self.flush()
+        else:
+            self.flush_soon()
 
     def _flush_now(self) -> None:
         self._flushing = False
@@ -239,6 +254,8 @@ class Http2Protocol(StreamTable):
 
     def _terminate(self, code: int) -> None:
         """End the connection with what it is busy with."""
+        if self._flushing:
+            self._flush_now()  # the end would overtake a response that is complete
         self.session.terminate(code)
         data = self.session.output(_WRITE)
         if data:

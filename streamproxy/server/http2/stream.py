@@ -22,7 +22,7 @@ from streamproxy.server.cycle import RequestCycle
 from streamproxy.server.http1.head import with_defaults
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.http2.head import Http2Head, informational_fields, response_fields, trailer_fields
-from streamproxy.wire.http2.session import STREAM_WINDOW, Session
+from streamproxy.wire.http2.session import MAX_FRAME, STREAM_WINDOW, Session
 
 WRITE_LIMIT: Final = 64 * 1024  # bytes of a response that wait for the client
 _MOST_PIECES: Final = 64  # of a body that wait apart; beyond it they are joined, since each costs more than its bytes
@@ -44,6 +44,10 @@ class StreamOwner:
 
     def flush_soon(self) -> None:
         """Write what can be sent, at the end of the loop's turn."""
+        raise NotImplementedError
+
+    def queued(self, size: int) -> None:
+        """A stream has queued so many bytes: write them, at the end of the loop's turn at the latest."""
         raise NotImplementedError
 
     def responded(self, stream: Http2Stream) -> None:
@@ -73,6 +77,7 @@ class Http2Stream(RequestCycle):
         "_low",
         "_method",
         "_plain",
+        "_queued",
         "_session",
         "behind_body",
         "end_alone",
@@ -84,7 +89,7 @@ class Http2Stream(RequestCycle):
     def __init__(
         self, connection: StreamOwner, number: int, head: Http2Head, has_body: bool, state: ServerState
     ) -> None:
-        super().__init__(connection.loop, state, head.target, has_body)
+        RequestCycle.__init__(self, connection.loop, state, head.target, has_body)  # `super` costs more
         self._connection = connection
         self._session = connection.session
         self.id = number
@@ -97,6 +102,7 @@ class Http2Stream(RequestCycle):
         self._low = WRITE_LIMIT // 4
         self._head: Headers | None = None  # waits for the body, which comes in the same step
         self._bodyless = False  # the response has no body: what is sent of one is dropped
+        self._queued = 0  # at most so many bytes wait in the session
         self._left = _UNSIZED  # bytes that Content-Length still promises
         self._plain = False  # every chunk is sent as it is
         self._drainers: list[asyncio.Future[None]] = []  # a body and a keepalive may wait side by side
@@ -184,7 +190,7 @@ class Http2Stream(RequestCycle):
             self._head = fields
             return
         self._plain = length is None and not bodyless
-        self._session.respond(self.id, fields, bodyless)
+        self._session.respond(self.id, fields, bodyless, bodyless)
         if not whole:
             self._connection.flush_soon()
 
@@ -196,15 +202,14 @@ class Http2Stream(RequestCycle):
             self._session.send(self.id, chunk, False)
         else:
             self._put(chunk, True)
-        self._connection.flush()
-        return self._session.queued(self.id) <= self._high
+        return self._fits(len(chunk))
 
     def write(self, body: bytes, more: bool) -> Awaitable[None] | None:
         """Send some of the body, the last of it when there is no ``more``; returns what to wait for."""
         if not self._open:
             self._refuse_turn("the body")
         self._put(body, more)
-        return self._sent(more)
+        return self._sent(len(body), more)
 
     def finish(self, trailers: Iterable[tuple[bytes, bytes]]) -> Awaitable[None] | None:
         """End the body with trailer fields (RFC 9113 section 8.1)."""
@@ -214,10 +219,10 @@ class Http2Stream(RequestCycle):
         self._check_left(0, False)
         head, self._head = self._head, None
         if head is not None:
-            self._session.respond(self.id, head, False)
+            self._session.respond(self.id, head, False, True)
         self.ended = self.end_alone = True
         self._session.trailers(self.id, fields)
-        return self._sent(False)
+        return self._sent(0, False)
 
     async def drained(self) -> None:
         """Wait until less is queued. Raises ClientLeft when the client leaves meanwhile."""
@@ -229,7 +234,7 @@ class Http2Stream(RequestCycle):
         if head is not None:
             self._head = None
             end = not body and not more and self._left <= 0
-            self._session.respond(self.id, head, end)
+            self._session.respond(self.id, head, end, not more and len(body) <= MAX_FRAME)
             if end:
                 self.ended = True
                 return
@@ -253,9 +258,19 @@ class Http2Stream(RequestCycle):
         if self._left and not more:
             raise RuntimeError("the body is shorter than its Content-Length")
 
-    def _sent(self, more: bool) -> Awaitable[None] | None:
+    def _fits(self, size: int) -> bool:
+        """So many bytes were queued: have them written. Returns whether the limit allows more."""
+        self._queued += size
+        if self._queued <= self._high:
+            self._connection.queued(size)
+            return True
+        # The session knows how much has gone of what was queued before, but to ask it costs as much as a short event.
         self._connection.flush()
-        if self._session.queued(self.id) > self._high:
+        self._queued = self._session.queued(self.id)
+        return self._queued <= self._high
+
+    def _sent(self, size: int, more: bool) -> Awaitable[None] | None:
+        if not self._fits(size):
             return self._drain(more)
         if not more and not self.disconnected:
             self._complete()

@@ -98,22 +98,23 @@ class StreamTable(StreamOwner):
     def _stream_closed(self, number: int, code: int, now: float) -> None:
         """Raises SessionFailed when too many were broken by the client."""
         self._endings.discard(number)
-        self._refused.discard(number)
         stream = self._streams.pop(number, None)
-        if code in (REFUSED_STREAM, PROTOCOL_ERROR):
+        if stream is None:
+            self._refused.discard(number)
+        if code != NO_ERROR and code in (REFUSED_STREAM, PROTOCOL_ERROR):
             self._gate.broken_stream(now)
             if stream is None and code == PROTOCOL_ERROR:
                 self._tell_rejected(BadRequest("The request is malformed"))
         if stream is None:
             return
-        live = stream.live
-        self._retire(stream)
-        if live and not (stream.ended and code == NO_ERROR):
-            if code == PROTOCOL_ERROR:
-                stream.fault = BadRequest("The request's body is malformed")
-            stream.disconnect()
-        else:
-            stream.wake()
+        if stream.live:
+            self._retire(stream)
+            if not (stream.ended and code == NO_ERROR):
+                if code == PROTOCOL_ERROR:
+                    stream.fault = BadRequest("The request's body is malformed")
+                stream.disconnect()
+                return
+        stream.wake()
 
     def _refuse(self, number: int, error: Rejected, fields: Any, whole: bool) -> None:
         """Answer a request that the application will not see."""
@@ -123,7 +124,7 @@ class StreamTable(StreamOwner):
         self._refused.add(number)
         headers, body = error_response(error, new_request_id())
         bodyless = (b":method", b"HEAD") in fields
-        self.session.respond(number, response_fields(error.status, headers)[0], bodyless)
+        self.session.respond(number, response_fields(error.status, headers)[0], bodyless, True)
         if not bodyless:
             self.session.send(number, body, True)
         if not whole:
@@ -140,8 +141,10 @@ class StreamTable(StreamOwner):
         if not stream.live:
             return
         stream.live = False
-        self.blocked.pop(stream.id, None)
-        stream.drop_body()
+        if self.blocked:
+            self.blocked.pop(stream.id, None)
+        if stream.held:
+            stream.drop_body()
         self._live -= 1
         if not self._live:
             self._no_longer_busy()

@@ -205,7 +205,7 @@ class FrameGate:
             self._block = size
             self._continuations = 0
             if self._opens:
-                self._opened(int.from_bytes(data[at + 5 : at + 9], "big"))
+                self._opened(data[at + 5] << 24 | data[at + 6] << 16 | data[at + 7] << 8 | data[at + 8])
             self._end_of_block(flags, now)
         elif kind == _CONTINUATION:
             self._block += size

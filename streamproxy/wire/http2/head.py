@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final, cast
 from urllib.parse import unquote_to_bytes
 
 from streamproxy.errors import BadRequest, BadResponse, HeadTooLarge, MethodRefused
 from streamproxy.wire.headers import TOKEN, Headers, breaks_lines
 from streamproxy.wire.http1 import AmbiguousHead, is_host, origin_form
+from streamproxy.wire.http2.session import unindexed
 
 _FIELD_OVERHEAD: Final = 32  # bytes added to a field's size (RFC 9113 section 6.5.2)
 _CONNECTION_FIELDS: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
 _SPECIAL: Final = _CONNECTION_FIELDS | {b"content-length"}
+# Fields with another value in each message: in HPACK's table they would take the place of those that repeat, and each
+# would be compared with all its predecessors there.
+_UNIQUE: Final = frozenset({b"traceparent", b"x-request-id"})
+_NOTED: Final = frozenset({b"content-length", b"cookie", b"expect", b"host"})  # of a request
+_METHODS: Final = {word.encode(): word for word in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")}
+_COLON: Final = ord(":")
 _STATUSES: Final = {code: (b":status", b"%d" % code) for code in range(100, 1000)}
 
 _TARGET: Final = re.compile(rb"[\x21-\x7e\x80-\xff]+")
@@ -49,62 +56,70 @@ class Http2Head:
         self.expects_continue = False
         method, path = b"", b""
         authority: bytes | None = None
+        size = pseudo = 0
         for name, value in fields:  # the session guarantees that pseudo-headers come first
-            if name[:1] != b":":
+            if name[0] != _COLON:
                 break
-            if name == b":method":
-                method = value
-            elif name == b":path":
+            pseudo += 1
+            size += len(name) + len(value) + _FIELD_OVERHEAD
+            if name == b":path":
                 path = value
+            elif name == b":method":
+                method = value
             elif name == b":authority":
                 authority = value
-        self._read_fields(fields, authority, max_size, max_fields)
-        if TOKEN.fullmatch(method) is None:
-            raise BadRequest("The method is malformed")
-        if method == b"CONNECT":
-            raise MethodRefused("CONNECT is not served here")
-        self.method = method.decode("ascii")
+        size += self._read_fields(fields[pseudo:], authority)
+        if size > max_size:
+            raise HeadTooLarge(f"The request head is over {max_size} bytes")
+        if len(self.headers) > max_fields:
+            raise HeadTooLarge(f"The request has more than {max_fields} fields")
+        self.method = _METHODS.get(method) or _checked_method(method)
         self.target, self.path, self.raw_path, self.query = _targets.get(path) or _read_target(method, path)
 
-    def _read_fields(
-        self, fields: Sequence[tuple[bytes, bytes]], authority: bytes | None, max_size: int, max_fields: int
-    ) -> None:
-        headers = self.headers
+    def _read_fields(self, fields: Sequence[tuple[bytes, bytes]], authority: bytes | None) -> int:
+        """Takes the fields behind the pseudo-headers; returns their size."""
+        headers: list[Any] = self.headers
+        host = authority
         if authority is not None:
             headers.append((b"host", authority))
-        host = authority
         size = 0
         crumbs: list[bytes] = []
         place = 0
-        for pair in fields:
-            name, value = pair
+        # A variable number of members: mypyc would make a new tuple for each pair otherwise.
+        for pair in cast("Sequence[tuple[bytes, ...]]", fields):
+            name, value = pair[0], pair[1]
             size += len(name) + len(value) + _FIELD_OVERHEAD
-            if name == b"cookie":
-                crumbs.append(value)
-                if len(crumbs) > 1:
-                    continue
-                place = len(headers)
-            elif name == b"host":
-                if authority is not None and value.lower() == authority.lower():
-                    continue
-                if host is not None:
-                    raise BadRequest("The request is refused: Host and :authority differ, or there are two")
-                host = value
-            elif name == b"content-length":
-                self.length = int(value)
-            elif name == b"expect":
-                self.expects_continue = value.lower() == b"100-continue"
-            elif name[:1] == b":":
-                continue
+            if name in _NOTED:
+                if name == b"cookie":
+                    crumbs.append(value)
+                    if len(crumbs) > 1:
+                        continue
+                    place = len(headers)
+                elif name == b"host":
+                    if authority is not None and value.lower() == authority.lower():
+                        continue
+                    if host is not None:
+                        raise BadRequest("The request is refused: Host and :authority differ, or there are two")
+                    host = value
+                elif name == b"content-length":
+                    self.length = int(value)
+                else:
+                    self.expects_continue = value.lower() == b"100-continue"
             headers.append(pair)
         if len(crumbs) > 1:
             headers[place] = (b"cookie", b"; ".join(crumbs))  # RFC 9113 section 8.2.3
-        if size > max_size:
-            raise HeadTooLarge(f"The request head is over {max_size} bytes")
-        if len(headers) > max_fields:
-            raise HeadTooLarge(f"The request has more than {max_fields} fields")
         if not host or not is_host(host):
             raise BadRequest("The request is refused: Host is missing, or is not a host")
+        return size
+
+
+def _checked_method(method: bytes) -> str:
+    """Raises BadRequest or MethodRefused."""
+    if TOKEN.fullmatch(method) is None:
+        raise BadRequest("The method is malformed")
+    if method == b"CONNECT":
+        raise MethodRefused("CONNECT is not served here")
+    return method.decode("ascii")
 
 
 def _read_target(method: bytes, path: bytes) -> tuple[bytes, str, bytes, bytes]:
@@ -134,7 +149,7 @@ def response_fields(status: int, headers: Iterable[tuple[bytes, bytes]]) -> tupl
     """
     if not 200 <= status <= 999:
         raise ValueError(f"{status} is not the status of a final response")
-    fields = [_STATUSES[status]]
+    fields: list[Any] = [_STATUSES[status]]
     length: int | None = None
     values: list[bytes] = []
     for name, value in headers:
@@ -148,7 +163,10 @@ def response_fields(status: int, headers: Iterable[tuple[bytes, bytes]]) -> tupl
             length = int(value)
             if status == 204:
                 continue
-        fields.append((lower, value))
+        if lower in _UNIQUE:
+            fields.append(unindexed(lower, value))
+        else:
+            fields.append((lower, value))
         values.append(value)
     _check_values(values)
     return fields, length
@@ -177,7 +195,7 @@ def request_fields(method: str, scheme: bytes, target: bytes, headers: Headers) 
     Fields of an HTTP/1.1 connection are dropped, and of TE all but ``trailers`` (RFC 9113 section 8.2.2). Raises
     ValueError for an invalid field.
     """
-    fields: Headers = [(b":method", method.encode("ascii")), (b":scheme", scheme), (b":path", target)]
+    fields: list[Any] = [(b":method", method.encode("ascii")), (b":scheme", scheme), (b":path", target)]
     values: list[bytes] = [target]
     for name, value in headers:
         lower = _plain_names.get(name) or _checked(name)
@@ -191,7 +209,10 @@ def request_fields(method: str, scheme: bytes, target: bytes, headers: Headers) 
             continue
         elif lower == b"te" and value.lower() != b"trailers":
             continue
-        fields.append((lower, value))
+        if lower in _UNIQUE:
+            fields.append(unindexed(lower, value))
+        else:
+            fields.append((lower, value))
         values.append(value)
     _check_values(values)
     return fields

@@ -92,6 +92,14 @@ def goaway(last_stream: int, code: int) -> bytes:
     return frame(0x7, 0, 0, last_stream.to_bytes(4, "big") + code.to_bytes(4, "big"))
 
 
+def unindexed(name: bytes, value: bytes) -> Any:
+    """Returns a field that the peer is not to remember for later messages (RFC 7541 section 6.2.3).
+
+    The library tells it from others by its class, which mypyc would lose with the type of a plain pair.
+    """
+    return ngh2.NeverIndexedHeader(name, value)
+
+
 class Session:
     """One side of a connection. ``closed`` means that it has ended and `output` has returned its last bytes."""
 
@@ -103,6 +111,12 @@ class Session:
         self.closed = False
 
     # Both directions.
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `output` would return something now."""
+        waiting: bool = not self.closed and (bool(self._first) or self._connection.want_write)
+        return waiting
 
     def feed(self, data: bytes) -> list[Any]:
         """Takes received bytes; returns the events. Raises SessionFailed if the connection cannot continue."""
@@ -207,13 +221,18 @@ class Session:
 
     # A server's side.
 
-    def respond(self, stream: int, fields: Headers, end: bool) -> bool:
-        """Queues the head of a response; ``end`` if it has no body. Returns False if the stream accepts none."""
+    def respond(self, stream: int, fields: Headers, end: bool, short: bool = False) -> bool:
+        """Queues the head of a response; ``end`` if it has no body. Returns False if the stream accepts none.
+
+        ``short`` means that its body is at most one frame. The streams take turns by frames, so such a response needs
+        no priority, which costs as much as the frame.
+        """
         if self.closed:
             return False
         try:
             self._connection.send_response(stream, fields, end_stream=end)
-            self._connection.set_stream_priority(stream, _INCREMENTAL, ignore_client_signal=True)
+            if not short:
+                self._connection.set_stream_priority(stream, _INCREMENTAL, ignore_client_signal=True)
         except NGH2Error:
             return False
         return True

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.instructions import collected
+from benchmarks.instructions import collected, count
 from benchmarks.loads import LOADS, carries, measure
 from benchmarks.loads.http1 import abort, download, events, idle, tiny, upload
+from benchmarks.loads.http2 import requests as http2_requests
 from benchmarks.peers import PEERS, SEVERAL, Launch, Peer, Place
 from benchmarks.peers.ours import streamproxy
 from benchmarks.peers.published import EVENTS_OF_REDIS
@@ -221,3 +222,14 @@ def test_instructions_are_the_last_total_that_callgrind_wrote() -> None:
     assert collected("==7== Collected : 12\n==7==\n==8== Collected : 345\n") == 345
     with pytest.raises(BenchError, match="counted nothing"):
         collected("==7== Command: true\n")
+
+
+def test_a_peer_is_not_counted_under_a_load_that_it_cannot_carry(programs: Programs) -> None:
+    with pytest.raises(BenchError, match="cannot carry h2-tiny"):
+        count(PEERS["streamproxy-hypercorn"], "h2-tiny", 1, programs.directory, (programs.upstream, programs.load))
+
+
+def test_without_h2load_its_loads_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(BenchError, match="h2load is not installed"):
+        http2_requests(1, "-n", "1")

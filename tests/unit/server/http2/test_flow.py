@@ -14,6 +14,27 @@ MEGABYTE = b"x" * 1_000_000
 SSE = (b"content-type", b"text/event-stream")
 
 
+class Counted:
+    """A transport that keeps what is written to it."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.writes: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+        self._transport.write(data)
+
+
+def counted(connection: Any) -> Counted:
+    connection.transport = Counted(connection.transport)
+    only: Counted = connection.transport
+    return only
+
+
 async def test_an_event_is_a_frame_of_its_own_at_once(start: Start, h2: Connect) -> None:
     go = asyncio.Event()
 
@@ -32,6 +53,98 @@ async def test_an_event_is_a_frame_of_its_own_at_once(start: Start, h2: Connect)
     answer = await client.response(stream)
     assert answer.order == ["Headers", *["Data"] * 6]
     assert bytes(answer.body) == b"".join(b"data: %d\n\n" % number for number in range(5))
+
+
+async def test_streams_that_send_in_one_turn_share_a_write(start: Start, h2: Connect) -> None:
+    go = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start_message(200))
+        await go.wait()
+        await send(body_message(scope["raw_path"]))
+
+    server = await start(app)
+    client = await h2(server.url)
+    streams = [await client.request("GET", f"/{number}") for number in range(3)]
+    for stream in streams:
+        await client.started(stream)
+    transport = counted(server.connection)
+    go.set()
+    answers = [await client.response(stream) for stream in streams]
+    assert [(bytes(answer.body), answer.complete) for answer in answers] == [(b"/%d" % one, True) for one in range(3)]
+    assert len(transport.writes) == 1
+
+
+async def test_a_stream_that_is_alone_does_not_wait_for_others(start: Start, h2: Connect) -> None:
+    go = asyncio.Event()
+    written: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        down = connection_of(scope)
+        down.begin(200, [SSE])
+        await go.wait()
+        transport = counted(server.connection)
+        for number in range(2):
+            down.push(b"data: %d\n\n" % number, b"")
+            written.append(len(transport.writes))
+        down.write(b"", False)
+
+    server = await start(app)
+    client = await h2(server.url)
+    stream = await client.request()
+    await client.started(stream)
+    go.set()
+    assert (await client.response(stream)).complete
+    assert written == [1, 2]
+
+
+async def test_much_does_not_wait_for_the_end_of_the_turn(start: Start, h2: Connect) -> None:
+    sizes: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/quiet":
+            await send(start_message(200))
+            assert (await receive())["type"] == "http.request"
+            assert (await receive())["type"] == "http.disconnect"
+            return
+        transport = counted(server.connection)
+        down = connection_of(scope)
+        down.begin(200, [])
+        for _ in range(4):
+            down.push(b"x" * 16_384, b"")
+            sizes.append(sum(map(len, transport.writes)))
+        down.write(b"", False)
+
+    server = await start(app)
+    client = await h2(server.url, window=1 << 20)
+    client.grant(0, 1 << 20)
+    quiet = await client.request("GET", "/quiet")
+    await client.started(quiet)
+    answer = await client.response(await client.request())
+    assert (len(answer.body), answer.complete) == (65_536, True)
+    assert sizes[0] == 0
+    assert sizes[1] > 32_768
+    client.reset(quiet)
+    await until(lambda: not server.state.tasks, "the quiet stream to end")
+
+
+async def test_what_is_complete_goes_before_the_end_of_its_connection(start: Start, h2: Connect) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/other":
+            await send(start_message(200))
+            await asyncio.Event().wait()
+        down = connection_of(scope)
+        down.begin(200, [], True)
+        assert down.write(b"whole", False) is None
+        server.connection._fail(11)  # what the client has sent in the same turn breaks a rule
+
+    server = await start(app)
+    client = await h2(server.url)
+    await client.started(await client.request("GET", "/other"))
+    stream = await client.request()
+    assert await client.end() == 11
+    answer = client.streams[stream]
+    assert (bytes(answer.body), answer.complete) == (b"whole", True)
 
 
 async def test_an_event_beside_downloads_is_not_late(start: Start, h2: Connect) -> None:

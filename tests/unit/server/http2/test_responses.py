@@ -16,6 +16,19 @@ MEGABYTE = b"x" * 1_000_000
 SSE = (b"content-type", b"text/event-stream")
 
 
+async def test_a_field_that_never_repeats_takes_no_place_among_those_that_do(start: Start, h2: Connect) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start_message(200, (b"X-Request-Id", scope["raw_path"]), (b"x-same", b"1")))
+        await send(body_message(b"ok"))
+
+    client = await h2((await start(app)).url)
+    for path in ("/1", "/2"):
+        answer = await client.response(await client.request("GET", path))
+        assert (answer.get("x-request-id"), answer.get("x-same")) == (path.encode(), b"1")
+    remembered = [name for name, _ in client.decoder.header_table.dynamic_entries]
+    assert (remembered.count(b"x-request-id"), remembered.count(b"x-same")) == (0, 1)
+
+
 async def test_an_early_answer_is_whole_and_then_reset_without_an_error(start: Start, h2: Connect) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(start_message(413))
