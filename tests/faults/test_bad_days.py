@@ -106,7 +106,13 @@ class Load:
         self._proxy = proxy
         self._period = WORKERS / rate
         self._stop = asyncio.Event()
-        self._tasks = [asyncio.create_task(self._work(number / rate)) for number in range(WORKERS)]
+        self._tasks: list[asyncio.Task[None]] = []
+        self.come()
+
+    def come(self) -> None:
+        """As many workers more: those that were there may all wait for a backend that does not answer."""
+        delays = [number * self._period / WORKERS for number in range(WORKERS)]
+        self._tasks += [asyncio.create_task(self._work(delay)) for delay in delays]
 
     async def _work(self, delay: float) -> None:
         loop = asyncio.get_running_loop()
@@ -178,6 +184,7 @@ async def bad_day(proxy: RunningProxy, backends: Backends, streams: list[Stream]
         streams.append(await Stream.open(proxy))
     backends.b.signal(signal.SIGSTOP)
     await until_up(proxy, backends.ports["b"], 0)
+    load.come()
     await load.go_on(part)
     backends.b.signal(signal.SIGCONT)
     await until_up(proxy, backends.ports["b"], 1)
