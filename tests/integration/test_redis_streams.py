@@ -12,6 +12,7 @@ import pytest
 
 from streamproxy.errors import DestinationUnavailable, ResponseIncomplete, StreamGone, StreamUnknown
 from streamproxy.store import redis_copy
+from streamproxy.store.base import StreamHead
 from streamproxy.store.cursor import Cursor, new_stream, storage_key
 from streamproxy.store.redis import RedisStore
 from streamproxy.store.redis_feed import RemoteBody
