@@ -23,12 +23,14 @@ import asyncio
 import os
 import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import ClassVar, Self
 
 from tests.doubles.connection import Connection, Head, PeerEnded, guarded
 from tests.doubles.http2_upstream import Front
+from tests.doubles.until import until
 
 
 class Conn(Connection):
@@ -263,15 +265,21 @@ class FullBacklog:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        while True:
+        waiting, most = self._queue()
+        while waiting <= most:  # the kernel takes one more than the backlog
             filler = socket.socket()
             filler.setblocking(False)
             self._fillers.append(filler)
-            try:
-                # On loopback a handshake that can succeed does so at once; this one had 50 ms.
-                await asyncio.wait_for(loop.sock_connect(filler, ("127.0.0.1", self.port)), 0.05)
-            except TimeoutError:
-                return self
+            await loop.sock_connect(filler, ("127.0.0.1", self.port))
+            await until(self._queue, "it to be queued", holds=lambda now: now[0] >= len(self._fillers))
+            waiting, most = self._queue()
+        return self
+
+    def _queue(self) -> tuple[int, int]:
+        """How many connections wait to be accepted, and the backlog: two fields of Linux's tcp_info of a listener."""
+        info = self.listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+        waiting, most = struct.unpack_from("=II", info, 24)
+        return waiting, most
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
