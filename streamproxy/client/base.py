@@ -66,6 +66,13 @@ class ChunkSource:
         """Returns the next chunk, or None if none is available. Raises an ExchangeError if the body is incomplete."""
         raise NotImplementedError
 
+    def rest(self) -> bytes:
+        """Returns all that is `ready`, as one piece; empty if nothing is. Raises as `ready`."""
+        body = self.ready() or b""
+        while (chunk := self.ready()) is not None:
+            body += chunk
+        return body
+
     def change(self) -> Awaitable[None]:
         """Returns what to await before trying again, if nothing is `ready` and the body has not `ended`."""
         raise NotImplementedError

@@ -37,8 +37,9 @@ class Downstream:
 
     ``gone`` is set if the client has left and the exchange continues without it (``on_disconnect: continue``).
     Otherwise a disconnect interrupts the exchange with ClientDisconnected. ``connection`` is the connection of our own
-    server; ``direct`` is the same, but only if no middleware is in between. ``wants_websocket`` is whether the request
-    is a WebSocket handshake (RFC 6455 section 4.1) that `upgrade` can answer.
+    server; ``direct`` is the same, but only if no middleware is in between. ``takes_informational`` is whether any 1xx
+    response would reach the client. ``wants_websocket`` is whether the request is a WebSocket handshake (RFC 6455
+    section 4.1) that `upgrade` can answer.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class Downstream:
         "scheme",
         "scope",
         "started",
+        "takes_informational",
         "target",
         "transform_response_headers",
         "version",
@@ -114,7 +116,12 @@ class Downstream:
         else:
             self.write = partial(_write, send)
         self.connection = connection
-        self.wants_websocket = self.direct is not None and self.direct.wants_websocket
+        if self.direct is not None:
+            self.takes_informational = True
+            self.wants_websocket = self.direct.wants_websocket
+        else:
+            self.takes_informational = self._early_hints
+            self.wants_websocket = False
         self._reader: _Reader | None = None
 
     # The request.
@@ -124,7 +131,7 @@ class Downstream:
         if self.connection is not None:
             self._listen(0, has_body=False)
 
-    def open(self, *, body_limit: int | None, read_ahead: int) -> None:
+    def open(self, body_limit: int | None, read_ahead: int) -> None:
         """Starts to listen, and sets ``body``.
 
         Raises BodyTooLarge if Content-Length is over ``body_limit`` bytes. Reading the body raises it if more data
@@ -138,7 +145,10 @@ class Downstream:
         elif body_limit is not None and self._announced() > body_limit:
             self._listen(read_ahead, has_body=False)
             raise BodyTooLarge(f"The request body is over the limit of {body_limit} bytes")
-        self._listen(read_ahead, has_body=has_body)
+        if connection is not None and not connection.disconnected:
+            connection.on_disconnect = self._left
+        else:
+            self._listen(read_ahead, has_body=has_body)
         if has_body:
             self.body = body = RequestBody(self._receive, self._exchange, self._timer, body_limit)
             self._take_whole(body)
@@ -210,11 +220,6 @@ class Downstream:
         if self.direct is not None:
             return self.direct.takes_trailers
         return self._trailers and self.fields.te_trailers
-
-    @property
-    def takes_informational(self) -> bool:
-        """Whether any 1xx response would reach the client."""
-        return self.direct is not None or self._early_hints
 
     def hold(self, size: int) -> None:
         """Limits the bytes that the server holds for the client to about ``size``, if the server supports it."""

@@ -291,7 +291,7 @@ class Exchange:
                 return
             key = GapKey(self.route, self.upstream, self.operation, self.provider, self.request_model)
             self.gap = self.gaps.of(key)
-        self.gap.tally(gap)
+        self.gap.observe(gap)
         self.gap_sum += gap
 
     def end_reads(self, now: float) -> None:

@@ -5,7 +5,7 @@ round. The *fine* bounds divide the space between shown bounds into buckets whos
 the lower one, so that the error of a percentile is a few per cent at most. Every shown bound is also a fine bound, so
 the counts of shown buckets are exact sums. A `Histogram` stores only non-empty fine buckets.
 
-An observation is only noted. Every `_MOST_NOTED` observations, and whenever the counts are read, those that were noted
+An observation is only noted. Every `MOST_NOTED` observations, and whenever the counts are read, those that were noted
 are sorted and counted bucket by bucket: a bucket is looked up once for all of its values, and not once for each value.
 
 `GapHistograms` counts the waits between reads of all streams of a ledger. It is shared, since a set of fine buckets for
@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 GROWTH: Final = 1.04  # the maximum ratio of two adjacent fine bounds
 _SHORTEST: Final = 0.0001  # seconds: the resolution for small values
 OTHER_MODEL: Final = "other"
-_MOST_NOTED: Final = 256  # observations that were not counted yet
+MOST_NOTED: Final = 256  # observations that were not counted yet
 
 
 class Scale:
@@ -64,16 +64,17 @@ _SCALES: Final = {scale.name: scale for scale in (SECONDS, BYTES, TOKENS)}
 class Histogram:
     """Counts of observations by fine bucket, and the sum of the observations.
 
-    Bucket ``n`` counts values over ``bounds[n - 1]`` up to ``bounds[n]``; the last bucket has no upper bound.
+    Bucket ``n`` counts values over ``bounds[n - 1]`` up to ``bounds[n]``; the last bucket has no upper bound. Code
+    that appends to ``noted`` directly, to save the call of `observe`, must call `settle` at `MOST_NOTED` values.
     """
 
-    __slots__ = ("_counts", "_noted", "scale", "sum")
+    __slots__ = ("_counts", "_sum", "noted", "scale")
 
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
         self._counts: dict[int, int] = {}
-        self._noted: list[float] = []  # observations that are not in the counts yet
-        self.sum = 0.0
+        self.noted: list[float] = []  # observations that are not in the counts and the sum yet
+        self._sum = 0.0
 
     def __reduce__(self) -> tuple[Any, ...]:
         # mypyc's own way to pickle a compiled object calls `__init__` without arguments.
@@ -87,28 +88,34 @@ class Histogram:
     @property
     def counts(self) -> dict[int, int]:
         """The number of observations by bucket, without empty ones."""
-        if self._noted:
-            self._count()
+        if self.noted:
+            self.settle()
         return self._counts
+
+    @property
+    def sum(self) -> float:
+        """The sum of the observations. It may be set, for waits that still continue."""
+        if self.noted:
+            self.settle()
+        return self._sum
+
+    @sum.setter
+    def sum(self, value: float) -> None:
+        if self.noted:
+            self.settle()
+        self._sum = value
 
     def observe(self, value: float) -> None:
         """Adds an observation."""
-        noted = self._noted
+        noted = self.noted
         noted.append(value)
-        self.sum += value
-        if len(noted) >= _MOST_NOTED:
-            self._count()
+        if len(noted) >= MOST_NOTED:
+            self.settle()
 
-    def tally(self, value: float) -> None:
-        """Counts an observation; the caller adds its value to the sum."""
-        noted = self._noted
-        noted.append(value)
-        if len(noted) >= _MOST_NOTED:
-            self._count()
-
-    def _count(self) -> None:
+    def settle(self) -> None:
         """Counts the observations that were only noted."""
-        values, self._noted = self._noted, []
+        values, self.noted = self.noted, []
+        self._sum += sum(values)
         values.sort()
         bounds, counts, at = self.scale.bounds, self._counts, 0
         while at < len(values):
@@ -125,7 +132,7 @@ class Histogram:
                 mine[number] = mine.get(number, 0) + count
         else:
             self._counts = dict(counts)
-        self.sum += total
+        self._sum += total
 
     def shown(self) -> list[int]:
         """Returns the counts of the shown buckets, not cumulative; the last one is that above the highest bound."""

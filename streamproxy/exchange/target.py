@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import quote
 
 from starlette.types import Scope
 
 from streamproxy.exchange.extension import CONNECTION
 from streamproxy.wire.target import strip_prefix
+
+_QUESTION_MARK: Final = ord("?")
 
 
 class Target:
@@ -26,8 +29,12 @@ def target_of(scope: Scope) -> Target:
     extensions = scope.get("extensions")
     connection = extensions.get(CONNECTION) if extensions else None
     if connection is not None:
-        path, question, query = connection.target.partition(b"?")
-        target = Target(path, query if question else None)
+        path = connection.target
+        if _QUESTION_MARK in path:
+            path, _, query = path.partition(b"?")
+            target = Target(path, query)
+        else:
+            target = Target(path, None)
     else:
         raw_path: bytes = scope.get("raw_path") or quote(scope["path"], safe="/!$&'()*+,;=:@-._~").encode()
         target = Target(raw_path.partition(b"?")[0], scope.get("query_string") or None)

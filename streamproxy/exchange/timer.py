@@ -152,49 +152,46 @@ class SharedTimer:
     promotes those that are old enough.
     """
 
-    __slots__ = ("_fires_at", "_handle", "_loop", "_step", "_young")
+    __slots__ = ("_fires_at", "_handle", "_loop", "_step", "works", "young")
 
     def __init__(self, limits: TimeLimits) -> None:
         self._step = limits.step
-        self._young: dict[Timer, None] = {}
+        self.young: dict[Timer, None] = {}  # in the order of their creation
+        self.works = False  # whether it will fire: then a timer only has to be put among ``young``
         self._handle: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._fires_at = FOREVER
 
-    def add(self, timer: Timer) -> None:
-        """Adds a timer until it is old enough or closed."""
+    def begin(self, timer: Timer) -> None:
+        """Adds a timer until it is old enough or closed, and begins to work."""
         if self._step == FOREVER:
             return
-        self._young[timer] = None
-        if self._handle is None:
-            self._loop = asyncio.get_running_loop()
-            self._arm(self._step / 4)
-
-    def discard(self, timer: Timer) -> None:
-        """Removes a closed timer."""
-        self._young.pop(timer, None)
+        self.young[timer] = None
+        self._loop = asyncio.get_running_loop()
+        self._arm(self._step / 4)
 
     def _promote(self) -> None:
         """Arms the timers that are old enough."""
-        self._handle = None
+        self.works = False
         now = monotonic()
         if now > self._fires_at + LATE:
             self._arm(SECOND_LOOK)
             self._fires_at = FOREVER
             return
         oldest = now - self._step / 2
-        for timer in list(self._young):
+        for timer in list(self.young):
             if timer.started > oldest:
-                break  # timers are in the order of their creation
-            del self._young[timer]
+                break
+            del self.young[timer]
             timer.fire()
-        if self._young:
+        if self.young:
             self._arm(self._step / 4)
 
     def _arm(self, seconds: float) -> None:
         assert self._loop is not None
         self._fires_at = monotonic() + seconds
-        self._handle = self._loop.call_later(seconds, self._promote)
+        self._loop.call_later(seconds, self._promote)
+        self.works = True
 
 
 class Timer(Deadlines):
@@ -219,14 +216,17 @@ class Timer(Deadlines):
         self.on_idle: Callable[[], None] = _nothing
         self.on_blocked: Callable[[], bool] | None = None  # called before ``write`` ends it; True prevents that
         self.on_early: Callable[[], None] = _nothing
-        shared.add(self)
+        if shared.works:
+            shared.young[self] = None
+        else:
+            shared.begin(self)
 
     def adopt(self, limits: TimeLimits) -> None:
         """Continues with other limits, with its own timer."""
         if limits == self.limits:
             return
         self.limits = limits
-        self._shared.discard(self)
+        self._shared.young.pop(self, None)
         if self._handle is not None:
             self._handle.cancel()
         self.fire()
@@ -238,7 +238,8 @@ class Timer(Deadlines):
             exchange.sent_at = now
         if not exchange.head_at:  # an upstream may respond before it has the whole request
             exchange.phase = phase
-            self.waits_for(NOTHING if phase == "connect" else HEAD, now)
+            self.waits = NOTHING if phase == "connect" else HEAD  # as `waits_for`, whose call costs
+            self.since = now
 
     def keep_alive(self, call: Callable[[], None], since: float) -> None:
         """Calls ``call`` whenever nothing was sent downstream for the keepalive interval, starting at ``since``."""
@@ -283,7 +284,7 @@ class Timer(Deadlines):
         self.on_idle = self.on_early = _nothing
         self.on_blocked = None
         self.early_at = FOREVER
-        self._shared.discard(self)
+        self._shared.young.pop(self, None)
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

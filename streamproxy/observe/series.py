@@ -20,7 +20,7 @@ from typing import Final
 
 from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, UpstreamError
 from streamproxy.exchange.exchange import CLIENT_LEFT, Exchange, Phase
-from streamproxy.exchange.histogram import BYTES, SECONDS, TOKENS, GapHistograms, Histogram
+from streamproxy.exchange.histogram import BYTES, MOST_NOTED, SECONDS, TOKENS, GapHistograms, Histogram
 from streamproxy.exchange.tally import Labelled
 
 PHASES: Final[tuple[Phase, ...]] = ("queue", "connect", "request", "head", "body")
@@ -95,8 +95,13 @@ class Series:
         """Adds an exchange that has ended and was settled."""
         self._add(exchange)
         if exchange.phase == "body":
-            self.stream_duration.observe(exchange.duration_until(exchange.ended_at))
-            self.stream_bytes.observe(exchange.response_bytes)
+            duration = exchange.ended_at - (exchange.head_at or exchange.started_at)
+            self.stream_duration.noted.append(duration if duration > 0.0 else 0.0)
+            self.stream_bytes.noted.append(exchange.response_bytes)
+        if len(self.ttfb.noted) >= MOST_NOTED or len(self.upstream_ttfb.noted) >= MOST_NOTED:
+            # One that reached its body has noted its TTFB, so the others have no more.
+            for histogram in (self.ttfb, self.upstream_ttfb, self.stream_duration, self.stream_bytes):
+                histogram.settle()
 
     def _add(self, exchange: Exchange) -> None:
         """Adds the numbers of an exchange that are the same whether or not it has ended."""
@@ -112,9 +117,9 @@ class Series:
         if exchange.queued and not exchange.queued_at:
             self.queue.observe(exchange.queued)
         if (seconds := exchange.upstream_ttfb) is not None:
-            self.upstream_ttfb.observe(seconds)
+            self.upstream_ttfb.noted.append(seconds)
         if (seconds := exchange.ttfb) is not None:
-            self.ttfb.observe(seconds)
+            self.ttfb.noted.append(seconds)
         self.chunk_gap.sum += exchange.gap_sum
 
     def merge(self, other: Series) -> None:

@@ -170,7 +170,8 @@ class _Attempts:
         self._progress.begin()
         exchange.attempts += 1
         attempt = UpstreamResponse(self._endpoint, upstream.roster, exchange)
-        stream = attempt.begin(self._request, body.attempt() if body is not None else None)
+        request, content = self._request, body.attempt() if body is not None else None
+        stream = attempt.begin(request.method, request.headers, request.extensions, content)
         fault: BaseException | None = None
         try:
             response = await stream.__aenter__()

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, Final
 
 from streamproxy.client.base import IteratorSource, Response
+from streamproxy.client.stream import ResponseStream
 from streamproxy.dialects.base import Dialect
 from streamproxy.dialects.http import HTTP
 from streamproxy.dialects.request import Peeked, model_edit, usage_edit
@@ -92,14 +93,16 @@ class UpstreamResponse(OriginResponse):
         self._stream: AbstractAsyncContextManager[Response] | None = None
         self.alarm: asyncio.TimerHandle | None = None  # stopped when the response is let go of
 
-    def begin(self, request: UpstreamRequest, content: Any) -> AbstractAsyncContextManager[Response]:
+    def begin(
+        self, method: str, headers: Headers, extensions: dict[str, Any], content: Any
+    ) -> AbstractAsyncContextManager[Response]:
         """Take a place at the endpoint. Returns the request to enter; then `opened` or `failed` has to be called."""
         endpoint = self._endpoint
         self._exchange.endpoint = endpoint.url
         endpoint.streams += 1
         try:
             self._stream = stream = endpoint.client.stream(
-                request.method, endpoint.url, headers=request.headers, content=content, extensions=request.extensions
+                method, endpoint.url, headers=headers, content=content, extensions=extensions
             )
         except BaseException as error:
             self.failed(error)
@@ -121,7 +124,7 @@ class UpstreamResponse(OriginResponse):
         self.reason = response.reason
         self.version = response.http_version
         self.fields = ResponseFields(response.raw)
-        self.body = response.source
+        self.body = response if isinstance(response, ResponseStream) else response.source  # which is itself
         self.complete = response.complete
         self.tunnel = None
         if self._roster is not None:
@@ -151,7 +154,10 @@ class UpstreamResponse(OriginResponse):
         self.tunnel = response.detach()
 
     def end(self) -> Awaitable[Any] | None:
-        self._leave(None)
+        if self._roster is None and self.alarm is None:
+            self._endpoint.streams -= 1
+        else:
+            self._leave(None)
         if self.body.release():
             return None
         assert self._stream is not None
@@ -187,21 +193,25 @@ class UpstreamResponse(OriginResponse):
 class UpstreamOrigin(Origin):
     """Sends the requests of one route to its upstream."""
 
-    __slots__ = ("_edits", "_plan", "upstream")
+    __slots__ = ("_edits", "_plan", "_rewrites", "upstream")
 
     def __init__(self, plan: RequestPlan, upstream: Upstream, *, traced: bool) -> None:
         self._plan = plan
         self.upstream = upstream
+        self._rewrites = bool(plan.strip_prefix or plan.add_prefix)
         self._edits = traced or plan.edit is not NO_EDIT or plan.upstream_edit is not NO_EDIT
 
     async def open(self, call: Call) -> OriginResponse:
-        exchange, body, upstream = call.exchange, call.downstream.body, self.upstream
-        endpoint = await self.pick(call) if upstream.prefix_bytes else upstream.pick(exchange, call.downstream.headers)
-        request = self.request(call, endpoint)
+        exchange, downstream, upstream = call.exchange, call.downstream, self.upstream
+        endpoint = await self.pick(call) if upstream.prefix_bytes else upstream.pick(exchange, downstream.headers)
+        if call.peeked is not None:
+            self._rewrite(call, call.peeked)
+        headers, extensions = self._headers(call, endpoint.authority), self._extensions(call)
         exchange.phase = "connect"
-        key = call.downstream.websocket_key
+        key, body = downstream.websocket_key, downstream.body
         attempt = UpstreamResponse(endpoint, upstream.roster, exchange)
-        stream = attempt.begin(request, body.attempt() if body is not None else None)
+        content = body.attempt() if body is not None else None
+        stream = attempt.begin(downstream.method, headers, extensions, content)
         try:
             response = await stream.__aenter__()
         except BaseException as error:
@@ -219,11 +229,16 @@ class UpstreamOrigin(Origin):
 
     def request(self, call: Call, endpoint: Endpoint) -> UpstreamRequest:
         """The request for an endpoint."""
-        downstream, plan = call.downstream, self._plan
         if call.peeked is not None:
             self._rewrite(call, call.peeked)
+        return UpstreamRequest(call.downstream.method, self._headers(call, endpoint.authority), self._extensions(call))
+
+    def _extensions(self, call: Call) -> dict[str, Any]:
+        """What the client is told beside the request's fields."""
+        downstream, plan = call.downstream, self._plan
+        target = downstream.target
         extensions = plan.extensions.copy()
-        extensions["target"] = self._target(downstream.target)
+        extensions["target"] = target.path if target.query is None and not self._rewrites else self._target(target)
         extensions["progress"] = call.timer.progress
         if call.on_connected is not None:
             extensions["progress"] = partial(_progress, call)
@@ -233,7 +248,7 @@ class UpstreamOrigin(Origin):
             extensions["trailers"] = downstream.request_trailers
         if downstream.websocket_key is not None:
             extensions["upgrade"] = True
-        return UpstreamRequest(downstream.method, self._headers(call, endpoint.authority), extensions)
+        return extensions
 
     def _rewrite(self, call: Call, peeked: Peeked) -> None:
         """Edit the request's body for this upstream, and its length."""
@@ -252,7 +267,7 @@ class UpstreamOrigin(Origin):
 
     def _target(self, target: Target) -> bytes:
         plan, path = self._plan, target.path
-        if (plan.strip_prefix or plan.add_prefix) and path != b"*":
+        if self._rewrites and path != b"*":
             path = rewrite(path, strip=plan.strip_prefix, add=plan.add_prefix)
         return path if target.query is None else path + b"?" + target.query
 
@@ -264,18 +279,15 @@ class UpstreamOrigin(Origin):
             and (accepts_event_stream(fields.noted.get(b"accept", b"")) or _asks_for_stream(plan.dialect, call))
         )
         forwarded = (downstream.peer.encode() or _UNIX, downstream.scheme.encode(), exchange.trusted, plan.strip_prefix)
-        headers = request_headers(
-            fields,
-            host=None if plan.preserve_host else plan.host or authority,
-            forwarded=forwarded,
-            request_id=exchange.request_id.encode(),
-            identity=identity,
-            version=downstream.version,
-            trailers=b"te" in fields.noted
+        trailers = (
+            b"te" in fields.noted
             and downstream.websocket_key is None
             and fields.te_trailers
-            and downstream.takes_trailers,
+            and downstream.takes_trailers
         )
+        host = None if plan.preserve_host else plan.host or authority
+        request_id = exchange.request_id.encode()
+        headers = request_headers(fields, host, forwarded, request_id, identity, downstream.version, trailers)
         if downstream.websocket_key is not None:
             headers += fields.handshake()
         return self._edited(headers, call) if self._edits else headers

@@ -83,17 +83,17 @@ class Handler:
                 answer = answer_here(plan, call, self._ledger.draining)
                 if answer is None:
                     if self._chooser is None:
-                        downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
-                    limited = (plan.quota or plan.admission) is not None and not plan.origin.replays(call)
-                    if plan.quota is not None and limited:
-                        client = str(plan.client_key(exchange, downstream.headers))
-                        await plan.quota.admit(client, monotonic())
-                        charged = client
-                    if plan.admission is not None and limited:
-                        place = _place(plan, plan.admission, call)
+                        downstream.open(plan.max_request_body, plan.buffer)
+                    if plan.limited and not plan.origin.replays(call):
+                        if plan.quota is not None:
+                            client = str(plan.client_key(exchange, downstream.headers))
+                            await plan.quota.admit(client, monotonic())
+                            charged = client
+                        if plan.admission is not None:
+                            place = _place(plan, plan.admission, call)
                     if plan.early is not None:
                         early = await _early(plan, plan.early, call, self._chooser is None)
-                    if plan.admission is not None and place is not None:
+                    if place is not None and plan.admission is not None:
                         await plan.admission.wait(place, exchange)
                     if plan.peek is not None and self._chooser is None and plan.early is None:
                         await peek(call, plan.peek)
@@ -110,7 +110,9 @@ class Handler:
                         await Tunnel(call, response.tunnel, plan.tunnel).run(fields.kept)
                     else:
                         relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
-                        await relay.run(_prepare(plan, call, response, place), early)
+                        running = relay.run(_prepare(plan, call, response, place), early)
+                        if running is not None:
+                            await running
                     finished, response = response, None
                     closing = finished.end()
                     if closing is not None:
@@ -230,7 +232,8 @@ def _prepare(plan: RoutePlan, call: Call, response: OriginResponse, place: Ticke
         call.timer.on_blocked = downstream.cut
         if plan.admission is not None and place is not None:
             downstream.on_gone = partial(_goes_on, downstream.on_gone, plan.admission, place)
-    downstream.hold(plan.buffer // 2)  # the other half is the upstream connection's
+    if downstream.connection is not None:
+        downstream.connection.set_write_limit(plan.buffer // 2)  # the other half is the upstream connection's
     return fields
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from streamproxy.auth import Authenticator
@@ -65,6 +65,10 @@ class RoutePlan:
     allow: bytes = b""  # the methods that it takes
     peek: PeekPlan | None = None  # what is to be known of its requests' bodies
     early: EarlyPlan | None = None  # its answers before there is a response
+    limited: bool = field(init=False)  # whether it has a quota or an admission
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limited", self.quota is not None or self.admission is not None)
 
 
 class Chooser:

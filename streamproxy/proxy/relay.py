@@ -79,9 +79,9 @@ class Relay(Keepalives):
         self._missing: ExchangeError | None = None  # why the body is incomplete, though it has ended
         self._over = False  # the next event would be more than the route lets through
 
-    def run(self, fields: ResponseFields, early: EarlyHead | None = None) -> Coroutine[Any, Any, None]:
+    def run(self, fields: ResponseFields, early: EarlyHead | None = None) -> Coroutine[Any, Any, None] | None:
         """Send the head, unless an ``early`` one has gone out; returns the coroutine that sends every chunk as it
-        comes, and the end.
+        comes, and the end. None where all of that is done, for a body that was complete.
 
         It raises the ExchangeError of an upstream that does not finish, and OSError when a send finds that the client
         has left. Whatever it raises is for `fail`.
@@ -96,7 +96,13 @@ class Relay(Keepalives):
                 self._timer.keepalive_since = early.last_at
             return self._run(early.settle())
         begun = self._downstream.begin(response.status, fields.kept, response.complete, response.reason)
-        return self._run(begun)
+        whole = self._whole() if begun is None and response.complete else b""
+        if not whole:
+            return self._run(begun)
+        waiting = self._end(whole)
+        if waiting is not None or self._missing is not None:
+            return self._run_out(waiting)
+        return None
 
     def _classify(self, status: int, fields: ResponseFields) -> None:
         """Find out what kind of stream it is, if one."""
@@ -115,7 +121,7 @@ class Relay(Keepalives):
             self._inspector = exchange.inspector = inspector
             self._events = media == EVENT_STREAM
             may = self._events or (plan.ndjson and media in NDJSON)
-            if may and plan.keepalive is not None and status == 200 and not has_length:
+            if may and plan.keepalive is not None and status == 200 and not has_length and not self._response.complete:
                 self._timer.keep_alive(self._keepalive, exchange.head_at)
         if plan.anti_buffering:
             fields.unbuffer()
@@ -150,6 +156,16 @@ class Relay(Keepalives):
         waiting = self._end(whole)
         if waiting is not None:
             await self._taken(waiting, monotonic())
+        self._settle()
+
+    async def _run_out(self, waiting: Awaitable[None] | None) -> None:
+        """Wait for the client to take the end of the response."""
+        if waiting is not None:
+            await self._taken(waiting, monotonic())
+        self._settle()
+
+    def _settle(self) -> None:
+        """After the end: no keepalive follows. Raises the error of a body that is incomplete."""
         if self._missing is not None:
             raise self._missing
         self._timer.stop_keepalives()
@@ -237,11 +253,7 @@ class Relay(Keepalives):
         """A body that is all here, if it may go out in one piece with the end of the response; else empty."""
         if self._bom is not None or self._max_events is not None or self._keepalive_task is not None:
             return b""
-        source = self._source
-        body = source.ready() or b""
-        while (chunk := source.ready()) is not None:
-            body += chunk
-        return body
+        return self._source.rest()
 
     def _end(self, whole: bytes) -> Awaitable[None] | None:
         """The body has ended in good order: end the response; with ``whole``, all of the body goes with the end.
@@ -253,7 +265,9 @@ class Relay(Keepalives):
             self._count(whole, now)
             if not downstream.gone:
                 exchange.first_byte_at = now
-        exchange.end_reads(now)
+            exchange.last_read_at = 0.0  # no silence has come before its end
+        else:
+            exchange.end_reads(now)
         if self._inspector is not None:
             self._missing = self._finish(self._inspector)
         if downstream.gone:

@@ -16,7 +16,6 @@ from streamproxy.errors import (
     UnsupportedVersion,
 )
 from streamproxy.exchange.call import Call
-from streamproxy.exchange.downstream import Downstream
 from streamproxy.proxy.plan import RoutePlan
 from streamproxy.wire.cors import is_preflight
 from streamproxy.wire.headers import MAX_HOPS, Headers, RequestFields, first, forwards_left, hops, named_by_connection
@@ -48,32 +47,31 @@ def answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Heade
         downstream.target.query = passed.query
         downstream.headers = passed.headers
         downstream.fields = RequestFields(passed.headers)
-    if b"upgrade" in downstream.fields.noted:
+    fields = downstream.fields
+    noted = fields.noted
+    if b"upgrade" in noted:
         _screen_upgrade(plan, call, draining)
-    return _screen(plan, downstream)
-
-
-def _screen(plan: RoutePlan, downstream: Downstream) -> tuple[int, Headers] | None:
-    """Refuse what may not pass, and count down Max-Forwards (RFC 9110 section 7.6.2)."""
-    noted = downstream.fields.noted
     if downstream.target.climbs:
         raise BadRequest("The path leads above its route's prefix")
-    if downstream.fields.two_hosts:
+    if fields.two_hosts:
         raise BadRequest("The request has more than one Host")
-    via_list = noted.get(b"via")
-    if via_list is not None and hops(via_list) > MAX_HOPS:
+    if b"via" in noted and hops(noted[b"via"]) > MAX_HOPS:
         raise LoopDetected()
     method = downstream.method
     if method == "TRACE":
         raise MethodRefused()
-    if method == "OPTIONS" and b"max-forwards" in noted:
-        try:
-            left = forwards_left(noted[b"max-forwards"])
-        except ValueError as error:
-            raise BadRequest(str(error)) from None
-        if left == 0:
-            return 200, [(b"allow", plan.allow), (b"content-length", b"0")]
-        downstream.fields.replace(b"max-forwards", b"%d" % (left - 1))
+    return _count_down(plan, fields) if method == "OPTIONS" and b"max-forwards" in noted else None
+
+
+def _count_down(plan: RoutePlan, fields: RequestFields) -> tuple[int, Headers] | None:
+    """Count down Max-Forwards (RFC 9110 section 7.6.2). Returns the answer where the request may go no further."""
+    try:
+        left = forwards_left(fields.noted[b"max-forwards"])
+    except ValueError as error:
+        raise BadRequest(str(error)) from None
+    if left == 0:
+        return 200, [(b"allow", plan.allow), (b"content-length", b"0")]
+    fields.replace(b"max-forwards", b"%d" % (left - 1))
     return None
 
 

@@ -72,19 +72,23 @@ class ChunkedDecoder:
     with lower-case names. A trailer section may have at most ``max_trailers`` bytes and `MAX_FIELDS` fields.
     """
 
-    __slots__ = ("_held", "_left", "_max_trailers", "_state", "_trailers_left", "done", "rest", "trailers")
+    __slots__ = ("_fresh", "_held", "_left", "_max_trailers", "_state", "_trailers_left", "done", "rest", "trailers")
 
     def __init__(self, max_trailers: int = MAX_TRAILERS) -> None:
         self._max_trailers = max_trailers
+        self._fresh = False
         self.reset()
 
     def reset(self) -> None:
         """Prepares for another body."""
+        self.done = False
+        if self._fresh:  # the last one was whole chunks only
+            return
+        self._fresh = True
         self._state = _IN_SIZE
         self._left = 0  # bytes of the chunk that have not arrived
         self._held = b""  # an unfinished line
         self._trailers_left = self._max_trailers
-        self.done = False
         self.rest = b""
         self.trailers: Headers = []
 
@@ -121,6 +125,7 @@ class ChunkedDecoder:
             if size and size == len(data) - end - 9:  # a short body in one chunk
                 self.done = True
                 return data[end + 2 : -7]
+        self._fresh = False
         pieces: list[bytes] = []
         try:
             self._split(data, pieces)

@@ -25,7 +25,7 @@ _MOST_NAMES: Final = 1024
 _plain_names: Final[dict[bytes, bytes]] = {}  # valid names, and the beginning of their lines
 
 
-def request_head(method: str, target: bytes, headers: Headers, *, chunked: bool) -> bytes:
+def request_head(method: str, target: bytes, headers: Headers, chunked: bool) -> bytes:
     """Returns the head of a request with its empty line; ``chunked`` adds Transfer-Encoding.
 
     The fields are written unchanged. Raises ValueError for a method, target or field that would break out of its line

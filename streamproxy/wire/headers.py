@@ -159,7 +159,7 @@ class RequestFields:
             name = pair[0]
             what = _REQUEST_FIELDS.get(name)
             if what is None:
-                if name[:12] == _FORWARDED:  # cheaper than `startswith`
+                if name >= _FORWARDED and name[:12] == _FORWARDED:  # most names come before it
                     self.forwarded.append(pair)
                 else:
                     kept.append(pair)
@@ -213,7 +213,6 @@ class RequestFields:
 
 def request_headers(
     fields: RequestFields,
-    *,
     host: bytes | None,
     forwarded: Forwarded,
     request_id: bytes,

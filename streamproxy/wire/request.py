@@ -136,19 +136,24 @@ class RequestHead:
         self._max_size = max_size
         self._max_fields = max_fields
         self._parser: HttpRequestParser | None = None  # None: the next head needs a new one
+        self._authority: bytes | None = None  # the authority of a target in absolute form
         self.forget()
 
     def forget(self) -> None:
         """Drops the last head, and prepares for the next."""
+        self._complete = False
+        self._noted: Headers = []
+        self.headers: Headers = []
+        if self._parser is None or self._begun is not None:
+            self._forget_rest()
+
+    def _forget_rest(self) -> None:
+        """Resets what only a head in pieces sets, or one that ends the use of its parser."""
         self._begun: bytearray | None = None
-        self._authority: bytes | None = None  # the authority of a target in absolute form
         # For a head that arrives in pieces: its last bytes, or its first line while that is incomplete.
         self._size = 0
         self._read = False  # whether its first line was parsed
-        self._complete = False
         self._upgrade = False  # the fields ask for another protocol
-        self._noted: Headers = []
-        self.headers: Headers = []
         self.takes_trailers = False
         self.wants_websocket = False
 
@@ -267,7 +272,13 @@ class RequestHead:
         if not self._complete:
             raise BadRequest("The request is malformed")
         try:
-            if not self._is_plain():
+            # Of most requests, Host is the only field that counts here. They have no body and keep their connection.
+            noted = self._noted
+            if len(noted) == 1 and noted[0][0] == b"host" and not self._upgrade and self.version == "1.1":
+                if not is_host(noted[0][1]):
+                    raise AmbiguousHead("Host is not a host")
+                self.framing = NO_BODY
+            elif not self._is_plain():
                 self._finish_framing()
         except AmbiguousHead as error:
             raise BadRequest(f"The request is refused: {error}") from None

@@ -14,7 +14,6 @@ from streamproxy.client.connection import ClientConnection
 from streamproxy.client.http1.body import BodySender
 from streamproxy.client.http1.connection import Connection
 from streamproxy.client.http1.request import BodyFraming, body_framing, refuse_body_fields, target_of
-from streamproxy.client.http1.response import ResponseParser
 from streamproxy.client.pool import Pool
 from streamproxy.client.stream import ResponseStream, timeout_of
 from streamproxy.errors import ConnectionTerminated
@@ -25,6 +24,8 @@ from streamproxy.wire.headers import Headers
 from streamproxy.wire.methods import IDEMPOTENT
 
 _NOTHING: Final[Mapping[str, Any]] = {}
+_LENGTH: Final = b"\r\ncontent-length: "
+_CODING: Final = b"\r\ntransfer-encoding: "
 
 
 class NativeClient:
@@ -111,8 +112,9 @@ def prepare(  # the arguments of `stream`, and the connections to use
         extensions = _NOTHING
     target: bytes = extensions.get("target") or target_of(url)
     if content is None:
-        head = request_head(method, target, headers, chunked=False)
-        refuse_body_fields(headers)
+        head = request_head(method, target, headers, False)
+        if head.find(_LENGTH) >= 0 or head.find(_CODING) >= 0:  # cheaper than looking at each field
+            refuse_body_fields(headers)
     elif isinstance(content, bytes):
         head = _with_body(method, target, headers, content)
     else:
@@ -205,7 +207,10 @@ class Stream(ResponseStream):
                     await connection.wait()
                 else:
                     if not (idle and response.status == 408 and self._is_unasked()):
-                        self._take_head(response)
+                        self.status_code, self.reason = response.status, response.reason
+                        self.http_version, self.raw = response.http_version, response.headers
+                        self.complete = response.done
+                        self._head = b""  # a body may follow, and a stream may take long
                         return self
                 if not (idle and self._repeatable(connection)):
                     assert connection.fault is not None
@@ -215,12 +220,6 @@ class Stream(ResponseStream):
         except BaseException:
             self._finish(False)
             raise
-
-    def _take_head(self, response: ResponseParser) -> None:
-        assert response.headers is not None
-        self.status_code, self.reason, self.http_version = response.status, response.reason, response.http_version
-        self.raw, self.complete = response.headers, response.done
-        self._head = b""  # a body may follow, and a stream may take long
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -239,6 +238,18 @@ class Stream(ResponseStream):
         if connection.fault is not None and not connection.response.done:
             raise connection.fault
         return None
+
+    def rest(self) -> bytes:
+        """Returns all that is `ready`, as one piece; empty if nothing is. Raises as the iterator."""
+        connection = self._connection
+        if connection is None or not connection.response.done:
+            return ResponseStream.rest(self)
+        chunks = connection.chunks
+        if not chunks:
+            return b""
+        body = b"".join(chunks)
+        chunks.clear()
+        return body
 
     @property
     def ended(self) -> bool:
@@ -261,7 +272,12 @@ class Stream(ResponseStream):
 
     def release(self) -> bool:
         """Leave the context manager at once, after the response's end in good order."""
-        self._finish(True)
+        connection = self._connection
+        if self._sender is None and connection is not None and connection.reusable():
+            self._connection = None
+            self._pool.release(connection)
+        else:
+            self._finish(True)
         return True
 
     def detach(self) -> ByteStream:

@@ -218,7 +218,10 @@ class Connection(SendingConnection):
                 return
         else:
             chunk = response.feed(data)
-            self._look(data)
+            if response.done and self._continued is None and not (response.stray or response.upgraded):
+                self._active = False
+            else:
+                self._look(data)
         if chunk:
             sink = self._sink
             if sink is None:
@@ -232,7 +235,8 @@ class Connection(SendingConnection):
         elif self._sink is not None and self._active:
             return  # a part of the framing
         self._sink = None
-        self._hold(len(data))
+        if self._active:
+            self._hold(len(data))
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None

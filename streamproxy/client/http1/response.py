@@ -150,10 +150,12 @@ class ResponseParser:
         self.headers = None
         self.trailers = _NO_TRAILERS
         self.continued = self.done = False
-        if self._decoder is not None and self._decoder.trailers:
-            self._decoder.trailers = []
         if self._stale:
-            self._renew()
+            if self.framing is _CHUNKED and self._parser is not None:  # nearly every stream
+                self._stale = False
+                self._parser.feed_data(LAST_CHUNK)
+            else:
+                self._renew()
         self._begun = False
         self._line = self._tail = b""
         self._fields = []
@@ -162,20 +164,24 @@ class ResponseParser:
     def feed(self, data: bytes) -> bytes:
         """Parses the next bytes of the response. Returns the parts of the body among them."""
         while self.headers is None:
-            end = self._head_end(data)
-            if end < 0:
-                self._feed_head(data)
-                return b""
+            if self._tail:
+                data, rest = self._split_head(data)
+            else:
+                head, found, rest = data.partition(_END)  # faster than `find` on CPython 3.11
+                if not found:
+                    self._tail = data[-3:]
+                elif rest:
+                    data = head + _END
             heads = self._heads
-            self._feed_head(data if end == len(data) else data[:end])
-            if self.fault is not None:
+            self._feed_head(data)
+            if self._tail or self.fault is not None:
                 return b""
             if self._heads == heads:
                 self._fail("an empty line before the end of the head")
                 return b""
-            data = data[end:]
-            if not data:
+            if not rest:
                 return b""
+            data = rest
         if self.done:
             self._behind(data)
             return b""
@@ -237,19 +243,16 @@ class ResponseParser:
         self._fields = []
         self._framing_fields = []
 
-    def _head_end(self, data: bytes) -> int:
-        """Returns how many bytes of ``data`` belong to the head if its end is among them, otherwise -1."""
+    def _split_head(self, data: bytes) -> tuple[bytes, bytes]:
+        """Splits a read after the end of a head that began in an earlier one; ``_tail`` stays set without that end."""
         tail = self._tail
-        if tail:
-            # The empty line may be split between two reads.
-            at = (tail + data[:3]).find(_END)
-            if at >= 0:
-                return at + 4 - len(tail)
-        head, end, _ = data.partition(_END)  # faster than `find` on CPython 3.11
-        if end:
-            return len(head) + 4
-        self._tail = data[-3:] if len(data) >= 3 else (tail + data)[-3:]
-        return -1
+        across = (tail + data[:3]).find(_END)  # the empty line may be split between two reads
+        at = across - len(tail) if across >= 0 else data.find(_END)
+        if across < 0 and at < 0:
+            self._tail = (tail + data[-3:])[-3:]
+            return data, b""
+        self._tail = b""
+        return data[: at + 4], data[at + 4 :]
 
     def _feed_head(self, data: bytes) -> None:
         """Parses a part of a head, at most up to its end."""
@@ -355,9 +358,6 @@ class ResponseParser:
     def _renew(self) -> None:
         """Makes the parser expect a new response after the body of the last one, which it has not received."""
         self._stale = False
-        if self.framing is _CHUNKED and self._parser is not None:  # nearly every stream
-            self._parser.feed_data(LAST_CHUNK)
-            return
         fields = [field for field in self._framing_fields if field[0] != b"connection"]
         if not self.framing.keep_alive or self._parser is None or len(fields) > 1:
             self._parser = httptools.HttpResponseParser(self)

@@ -144,7 +144,28 @@ class Http11Cycle(RequestCycle):
         """Sends the head of the response. Without ``whole`` it is written at the end of the loop's iteration."""
         if self.disconnected or self._framing != _UNSTARTED:
             self._refuse_turn("the head")
-        self._send_head(status, headers, reason)
+        if self._state.default_headers:
+            headers = with_defaults(self._state.default_headers, headers)
+        fields, length, closes = response_head(status, headers, reason)
+        # A client that waits for a 100 may send its body, or the next request instead: they cannot be told apart.
+        if closes or self._connection.stopping or self._expects_continue:
+            self.keep_alive = False
+        # The framing of the body (RFC 9112 section 6.3), and so whether the connection can continue.
+        framing = _CHUNKED
+        if self._method == "HEAD" or status == 204 or status == 304:
+            framing = _NO_BODY
+        elif length is not None:
+            framing = _SIZED
+            self._left = length
+        elif self._version == "1.0":
+            framing = _TO_CLOSE
+            self.keep_alive = False
+        self._framing = framing
+        self.started = self._open = True
+        end = _CHUNKED_END if framing == _CHUNKED else _HEAD_END
+        if not self.keep_alive or self._version == "1.0":
+            end = connection_field(fields, keep_alive=self.keep_alive) + end
+        self._cork = [fields, end]
         if not whole:
             self._loop.call_soon(self._uncork)
 
@@ -229,7 +250,7 @@ class Http11Cycle(RequestCycle):
 
     def _answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         self.keep_alive = False
-        self._send_head(status, headers, b"")
+        self.begin(status, headers, True)
         self._send_body(body, False)
         self._complete()
 
@@ -243,30 +264,6 @@ class Http11Cycle(RequestCycle):
 
     def _responded(self) -> None:
         self._connection.responded(self)
-
-    def _send_head(self, status: int, headers: Iterable[tuple[bytes, bytes]], reason: bytes) -> None:
-        if self._state.default_headers:
-            headers = with_defaults(self._state.default_headers, headers)
-        fields, length, closes = response_head(status, headers, reason)
-        # A client that waits for a 100 may send its body, or the next request instead: they cannot be told apart.
-        if closes or self._connection.stopping or self._expects_continue:
-            self.keep_alive = False
-        # The framing of the body (RFC 9112 section 6.3), and so whether the connection can continue.
-        framing = _CHUNKED
-        if self._method == "HEAD" or status == 204 or status == 304:
-            framing = _NO_BODY
-        elif length is not None:
-            framing = _SIZED
-            self._left = length
-        elif self._version == "1.0":
-            framing = _TO_CLOSE
-            self.keep_alive = False
-        self._framing = framing
-        self.started = self._open = True
-        end = _CHUNKED_END if framing == _CHUNKED else _HEAD_END
-        if not self.keep_alive or self._version == "1.0":
-            end = connection_field(fields, keep_alive=self.keep_alive) + end
-        self._cork = [fields, end]
 
     def _uncork(self) -> None:
         """Writes the head, with everything sent since."""

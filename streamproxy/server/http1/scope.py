@@ -60,10 +60,10 @@ def request_scope(
     scope["query_string"] = head.query
     scope["headers"] = head.headers
     scope["state"] = state.copy()
-    offers: dict[str, Any] = {CONNECTION: extension}
     if head.version == "1.1":
-        offers[_EARLY_HINT] = {}
-    if head.takes_trailers:
-        offers[_TRAILERS] = {}
-    scope["extensions"] = offers
+        scope["extensions"] = offers = {CONNECTION: extension, _EARLY_HINT: {}}
+        if head.takes_trailers:  # HTTP/1.0 has none
+            offers[_TRAILERS] = {}
+    else:
+        scope["extensions"] = {CONNECTION: extension}
     return scope
