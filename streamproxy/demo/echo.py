@@ -12,6 +12,7 @@ from starlette.types import Receive, Send
 
 from streamproxy.demo.call import Call, Refused
 from streamproxy.exchange.extension import DownstreamConnection
+from streamproxy.exchange.stream import Callbacks
 from streamproxy.wire.websocket import CLOSE, PING, accept_of, close_payload, control_frame
 
 MOST = 1 << 20  # bytes of one frame
@@ -98,7 +99,7 @@ async def _echo(connection: DownstreamConnection, accept: bytes) -> None:
             over.set()
 
     try:
-        stream.start(take, over.set, over.set)
+        stream.start(Callbacks(take, over.set, over.set))
         await over.wait()
     finally:
         stream.close()

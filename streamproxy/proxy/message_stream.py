@@ -8,7 +8,7 @@ of the closing handshake. States::
     OPEN ──a Close frame of either end──▶ ENDED ──its answer, or the end of patience──▶ LOST
       └────────────────────the connection is lost───────────────────────────────────────▲
 
-ENDED (``_ended``): no message passes in either direction. LOST (``_lost``): ``on_lost`` has been called.
+ENDED (``_ended``): no message passes in either direction. LOST (``_lost``): the receiver has been told.
 
 Frames that are due are delivered to the tunnel in a turn of the event loop of their own, never inside `write`. While
 the tunnel has paused, they wait. Once more than `READ_AHEAD` bytes do, `received` does not return, and `write` reports
@@ -27,7 +27,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 
 from streamproxy.errors import BadResponse
-from streamproxy.exchange.stream import ByteStream
+from streamproxy.exchange.stream import ByteStream, Receiver
 from streamproxy.proxy.outbox import GRACE, READ_AHEAD, Message, Outbox, settle
 
 _NO_STATUS: Final = 1005
@@ -44,14 +44,13 @@ class MessageStream(ByteStream):
         "_fragments",
         "_held",
         "_lost",
-        "_on_data",
         "_on_fault",
-        "_on_lost",
         "_out",
         "_parting",
         "_paused",
         "_pending",
         "_protocol",
+        "_receiver",
         "_room",
         "_text",
     )
@@ -70,8 +69,7 @@ class MessageStream(ByteStream):
         self._lost = False
         self._parting: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
-        self._on_data: Callable[[bytes], None] | None = None
-        self._on_lost: Callable[[], None] | None = None
+        self._receiver: Receiver | None = None
 
     # For the tunnel.
 
@@ -79,8 +77,8 @@ class MessageStream(ByteStream):
     def pingable(self) -> bool:
         return False
 
-    def start(self, on_data: Callable[[bytes], None], on_eof: Callable[[], None], on_lost: Callable[[], None]) -> None:
-        self._on_data, self._on_lost = on_data, on_lost
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
         self._paused = False
         asyncio.get_running_loop().call_soon(self._deliver)
 
@@ -125,7 +123,7 @@ class MessageStream(ByteStream):
 
     def stop(self) -> None:
         """Call back no more."""
-        self._on_data = self._on_lost = None
+        self._receiver = None
         if self._parting is not None:
             self._parting.cancel()
 
@@ -219,10 +217,10 @@ class MessageStream(ByteStream):
         self._deliver()
         self._lost = True
         settle(self._room)
-        on_lost = self._on_lost
+        receiver = self._receiver
         self.stop()
-        if on_lost is not None:
-            on_lost()
+        if receiver is not None:
+            receiver.lost()
 
     @property
     def _full(self) -> bool:
@@ -246,9 +244,9 @@ class MessageStream(ByteStream):
             asyncio.get_running_loop().call_soon(self._deliver)
 
     def _deliver(self) -> None:
-        while self._pending and not self._paused and self._on_data is not None:
+        while self._pending and not self._paused and self._receiver is not None:
             data = self._pending.popleft()
             self._held -= len(data)
-            self._on_data(data)
+            self._receiver.received(data)
         if not self._full:
             settle(self._room)

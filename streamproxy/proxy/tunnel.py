@@ -1,12 +1,8 @@
 """The tunnel: a WebSocket after its handshake, as bytes in both directions.
 
-Theory of operation. Both ends are `ByteStream`s. What one end reads is written to the other in the callback of that
-read; when the other end holds more than it may, the reading end is paused until it has drained, so backpressure passes
-in each direction by itself. A `FrameWalker` follows each direction; where it stands between two frames a control frame
-of our own may stand. A direction's states::
-
-    OPEN ──its reader has no more──▶ ENDED (the other end is told by `write_eof`)
-      └────the proxy is stopping────▶ CLOSED at the end of the frame (our own Close is the last that goes)
+Theory of operation. Both ends are `ByteStream`s, and a `Direction` passes on what one end reads. When the other end
+holds more than it may, the reading end is paused until it has drained, so backpressure passes in each direction by
+itself.
 
 The tunnel is over when an end is lost, when both directions have ended, or a moment after Close frames have gone in
 both (`_GRACE`; an end that never closes its connection must not keep it), or after `_PATIENCE` of silence when one end
@@ -20,7 +16,6 @@ WRITE. Pings have a timer of their own, armed once an interval and not per read.
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -38,16 +33,9 @@ from streamproxy.exchange.call import Call
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.exchange.tally import Tally
 from streamproxy.exchange.timer import CHUNK, WRITE
+from streamproxy.proxy.direction import Direction, Directions
 from streamproxy.wire.headers import Headers
-from streamproxy.wire.websocket import (
-    CLOSE,
-    GOING_AWAY,
-    PING,
-    SERVICE_RESTART,
-    FrameWalker,
-    close_payload,
-    control_frame,
-)
+from streamproxy.wire.websocket import CLOSE, GOING_AWAY, PING, close_payload
 
 _GRACE: Final = 1.0  # seconds for the ends to close their connections, or to answer our Close frames
 _ANSWER: Final = 5.0  # seconds for a client to answer the Close of an upstream that has ended its direction
@@ -65,68 +53,7 @@ class TunnelPlan:
     from_upstream: Tally
 
 
-class _Direction:
-    """One direction: what is read at ``source`` and written to ``target``; ``masked`` where the client sends."""
-
-    __slots__ = (
-        "blocked_since",
-        "closing",
-        "ended",
-        "masked",
-        "source",
-        "stopped",
-        "tally",
-        "target",
-        "task",
-        "walker",
-    )
-
-    def __init__(self, source: ByteStream, target: ByteStream, tally: Tally, masked: bool) -> None:
-        self.source = source
-        self.target = target
-        self.tally = tally
-        self.masked = masked
-        self.walker = FrameWalker(masked=masked)
-        self.blocked_since = 0.0  # the target holds more than it may since then; 0.0 while it does not
-        self.task: asyncio.Task[None] | None = None  # waits for the target to drain
-        self.ended = False  # the source sends no more
-        self.closing = False  # our Close is to stand behind the present frame
-        self.stopped = False  # nothing of the source goes on any more
-
-    def control(self, opcode: int, payload: bytes) -> None:
-        """Send a control frame of our own."""
-        self.target.write(control_frame(opcode, payload, os.urandom(4) if self.masked else b""))
-
-    @property
-    def open(self) -> bool:
-        """Whether another control frame may stand here, now."""
-        walker = self.walker
-        return walker.between_frames and not (walker.closed or self.ended or self.stopped or self.blocked_since)
-
-    def close(self) -> None:
-        """Send our Close as the last frame, once the present one is over."""
-        self.closing = True
-        if self.walker.between_frames and not (self.walker.closed or self.stopped or self.ended):
-            self._send_close()
-
-    def _send_close(self) -> None:
-        self.stopped = True
-        self.control(CLOSE, close_payload(GOING_AWAY if self.masked else SERVICE_RESTART))
-
-    def last_frame(self, data: bytes) -> None:
-        """Pass on what still belongs to the present frame, then our Close; follow the rest for the peer's own."""
-        walker = self.walker
-        if not self.stopped:
-            size = walker.feed_frame(data)
-            self.target.write(data[:size])
-            data = data[size:]
-            if walker.between_frames and not walker.closed:
-                self._send_close()
-        if data:
-            walker.feed(data)
-
-
-class Tunnel:
+class Tunnel(Directions):
     """Carries one WebSocket. ``run`` answers the handshake, and returns or raises at the end of the tunnel."""
 
     __slots__ = (
@@ -136,7 +63,6 @@ class Tunnel:
         "_down",
         "_fault",
         "_grace",
-        "_last",
         "_loop",
         "_pinger",
         "_plan",
@@ -155,7 +81,6 @@ class Tunnel:
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._upstream_gone: asyncio.Future[None] = self._loop.create_future()
         self._fault: ExchangeError | None = None
-        self._last = 0.0  # the last byte of either direction
         self._pinger: asyncio.TimerHandle | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None  # runs once a Close has come, which awaits an answer
@@ -194,51 +119,21 @@ class Tunnel:
             self._client = client = call.downstream.upgrade([*fields, (b"upgrade", b"websocket")])
         except OSError as error:
             raise ClientDisconnected() from error
-        now = self._last = monotonic()
+        now = monotonic()
         exchange.first_byte_at = now
         call.timer.waits_for(CHUNK, now)
         client.set_write_limit(plan.buffer)
         upstream.set_write_limit(plan.buffer)
-        self._up = up = _Direction(client, upstream, plan.from_client, True)
-        self._down = down = _Direction(upstream, client, plan.from_upstream, False)
-        client.start(self._from_client, partial(self._ended, up), self._client_lost)
-        upstream.start(self._from_upstream, partial(self._ended, down), self._upstream_lost)
+        self._up = up = Direction(self, call, client, upstream, plan.from_client, True)
+        self._down = down = Direction(self, call, upstream, client, plan.from_upstream, False)
+        client.start(up)
+        upstream.start(down)
         if plan.ping is not None:
             self._pinger = self._loop.call_later(plan.ping, self._ping)
 
-    # From the two ends.
+    # From the two directions.
 
-    def _from_client(self, data: bytes) -> None:
-        self._call.exchange.request_bytes += len(data)
-        self._pass(self._up, data)
-
-    def _from_upstream(self, data: bytes) -> None:
-        exchange = self._call.exchange
-        exchange.response_bytes += len(data)
-        exchange.chunks += 1
-        self._pass(self._down, data)
-        exchange.events = self._down.walker.messages
-
-    def _pass(self, direction: _Direction, data: bytes) -> None:
-        """Write what was read, and count it."""
-        now = self._last = monotonic()
-        timer, walker = self._call.timer, direction.walker
-        if timer.waits == CHUNK:
-            timer.passed(now)
-        before = walker.messages
-        if direction.closing:
-            direction.last_frame(data)
-        else:
-            # A client that has left while its route reads on is not written to.
-            taken = (direction is self._down and self._call.downstream.gone) or direction.target.write(data)
-            walker.feed(data)
-            if not taken and not direction.blocked_since:
-                self._block(direction, now)
-        direction.tally.value += walker.messages - before
-        if walker.closed:
-            self._closing()
-
-    def _closing(self) -> None:
+    def closing(self) -> None:
         """A Close frame has come. Once both have, the ends have a moment to close their connections."""
         if not self._in_order:
             if self._silence is None:
@@ -256,20 +151,32 @@ class Tunnel:
         else:
             self._silence = self._loop.call_later(max(left, 0.001), self._give_up)
 
-    def _ended(self, direction: _Direction) -> None:
+    def ended(self, direction: Direction) -> None:
         """The source sends no more."""
-        direction.ended = True
+        direction.has_ended = True
         fault = ClientDisconnected() if direction.masked else ResponseIncomplete()
         if not direction.walker.closed and self._fault is None:
             self._fault = fault
         direction.target.write_eof()
-        if self._up.ended and self._down.ended:
+        if self._up.has_ended and self._down.has_ended:
             self._finish(ClientDisconnected() if self._call.downstream.gone else fault)
         elif direction.walker.closed and self._grace is None:
             # It waits for an answer no more; one may still be on its way.
             self._grace = self._loop.call_later(
                 _GRACE if direction.masked else _ANSWER, partial(self._finish, ClientDisconnected())
             )
+
+    def lost(self, direction: Direction) -> None:
+        """The source has no connection any more."""
+        if direction.masked:
+            self._client_lost()
+        else:
+            self._upstream_lost()
+
+    @property
+    def _last(self) -> float:
+        """The time of the last byte of either direction."""
+        return max(self._up.last, self._down.last)
 
     @property
     def _in_order(self) -> bool:
@@ -279,8 +186,8 @@ class Tunnel:
         downstream = self._call.downstream
         if self._plan.continue_on_disconnect and not self._in_order and not self._done.done():
             downstream.gone = True
-            self._up.ended = True
-            if self._down.ended:
+            self._up.has_ended = True
+            if self._down.has_ended:
                 self._finish(ClientDisconnected())
         else:
             self._finish(ClientDisconnected())
@@ -299,14 +206,14 @@ class Tunnel:
 
     # Backpressure.
 
-    def _block(self, direction: _Direction, now: float) -> None:
+    def blocked(self, direction: Direction, now: float) -> None:
         """The target holds more than it may: read no more until it has drained."""
         direction.source.pause()
         direction.blocked_since = now
         direction.task = self._loop.create_task(self._unblock(direction))
         self._wait_for_write()
 
-    async def _unblock(self, direction: _Direction) -> None:
+    async def _unblock(self, direction: Direction) -> None:
         await direction.target.drained()
         exchange, now = self._call.exchange, monotonic()
         if not direction.masked:
@@ -384,8 +291,7 @@ class Tunnel:
             if handle is not None:
                 handle.cancel()
         for direction in (self._down, self._up):
-            if direction.task is not None:
-                direction.task.cancel()
+            direction.release()
         client = self._client
         if client is not None:
             if isinstance(self._call.exchange.interruption, WriteTimeout) and self._down.blocked_since:

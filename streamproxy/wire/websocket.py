@@ -53,6 +53,29 @@ def close_payload(code: int) -> bytes:
     return code.to_bytes(2, "big")
 
 
+def is_message(data: bytes, masked: bool) -> bool:
+    """Whether a read that begins between messages is one message in one frame and nothing else, as most are.
+
+    A walker that does not see it stands between messages as before. A frame of 64 KiB or more is not recognised.
+    """
+    size = len(data)
+    if size < 4:
+        return False
+    kind = data[0] & 0x8F
+    if kind != 0x81 and kind != 0x82:
+        return False
+    length, header = data[1], 2
+    if masked:
+        length -= 0x80
+        header = 6
+    if length == 126:
+        length = data[2] << 8 | data[3]
+        header += 2
+    elif length > 126 or length < 0:
+        return False
+    return size == header + length
+
+
 class FrameWalker:
     """Follows the frames of one direction. ``masked`` means that they come from a client (RFC 6455 section 5.1).
 
@@ -60,7 +83,17 @@ class FrameWalker:
     frames.
     """
 
-    __slots__ = ("_ends_message", "_fragmented", "_head", "_left", "_masked", "_opcode", "closed", "lost", "messages")
+    __slots__ = (
+        "_ends_message",
+        "_fragmented",
+        "_head",
+        "_left",
+        "_masked",
+        "_opcode",
+        "closed",
+        "lost",
+        "messages",
+    )
 
     def __init__(self, *, masked: bool) -> None:
         self.messages = 0
@@ -77,6 +110,11 @@ class FrameWalker:
     def between_frames(self) -> bool:
         """Whether another frame may be inserted here."""
         return not self._left and not self._head and not self.lost
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether a new message may begin here."""
+        return not self._fragmented and self.between_frames
 
     def feed(self, data: bytes) -> None:
         """Follows the bytes of one read."""

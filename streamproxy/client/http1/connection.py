@@ -149,7 +149,10 @@ class Connection(SendingConnection):
         """Returns the connection as a stream of bytes, after 101 (Switching Protocols)."""
         if not self.response.upgraded or self._tunnel is not None:
             raise RuntimeError("the connection has not switched protocols")
-        self._tunnel = Tunnel(self._transport, self._loop, self.response.rest, self.closed)
+        transport = self._transport
+        self._tunnel = Tunnel(transport, self._loop, self.response.rest, None if self.closed else self.connection_lost)
+        if not (self.closed or self._bounded or isinstance(transport, TlsTransport)):
+            self._tunnel.take_over()
         self.response.rest = b""
         # A tunnel may last long, so everything that only a head and a body need is freed.
         self.response.forget()
@@ -271,7 +274,7 @@ class Connection(SendingConnection):
         self._owner.lost(self)
         self._owner.closed(self)
         if self._tunnel is not None:
-            self._tunnel.connection_lost()
+            self._tunnel.lost()
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -305,7 +308,7 @@ class Connection(SendingConnection):
     def _unasked(self, data: bytes) -> None:
         """Handles bytes outside of an exchange: of a tunnel, an early response, or the rest of a broken one."""
         if self._tunnel is not None:
-            self._tunnel.received(data)
+            self._tunnel.data_received(data)
         elif self.response.upgraded and not self.closed:
             self.response.rest += data
         else:

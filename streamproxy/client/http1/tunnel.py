@@ -1,9 +1,10 @@
 """A connection to an upstream that has switched protocols, as a `ByteStream`.
 
-Theory of operation. The connection passes on the events of the loop; reading is paused until `start`. A direction ends
-with `write_eof` or when the upstream ends it; once both have ended, the transport is closed. Over TLS the end of one
-direction ends both. While the owner of the tunnel has paused reading, the kernel is checked for a reset periodically,
-because the transport would not notice one.
+Theory of operation. The tunnel takes the connection's place as the protocol of the loop's transport, unless TLS or a
+limit on reads stands between: then the connection passes on the events. Reading is paused until `start`. A direction
+ends with `write_eof` or when the upstream ends it; once both have ended, the transport is closed. Over TLS the end of
+one direction ends both. While the owner of the tunnel has paused reading, the kernel is checked for a reset
+periodically, because the transport would not notice one.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from collections.abc import Callable
 
 from streamproxy.client.secure import TlsTransport
 from streamproxy.exchange.peer import PeerWatch
-from streamproxy.exchange.stream import ByteStream
+from streamproxy.exchange.stream import ByteStream, Receiver
 
 
 class Tunnel(ByteStream):
-    """Created by `Connection.detach`; ``early`` are the bytes that followed the head. Reading is paused."""
+    """Created by `Connection.detach`; ``early`` are the bytes that followed the head. Reading is paused.
+
+    ``on_closed`` is the connection's `connection_lost`; None if it is lost already.
+    """
 
     __slots__ = (
         "_drained",
@@ -26,10 +30,9 @@ class Tunnel(ByteStream):
         "_eof_sent",
         "_loop",
         "_lost",
-        "_on_data",
-        "_on_eof",
-        "_on_lost",
+        "_on_closed",
         "_paused",
+        "_receiver",
         "_started",
         "_transport",
         "_watch",
@@ -37,7 +40,11 @@ class Tunnel(ByteStream):
     )
 
     def __init__(
-        self, transport: asyncio.Transport | TlsTransport, loop: asyncio.AbstractEventLoop, early: bytes, lost: bool
+        self,
+        transport: asyncio.Transport | TlsTransport,
+        loop: asyncio.AbstractEventLoop,
+        early: bytes,
+        on_closed: Callable[[Exception | None], None] | None,
     ) -> None:
         self._transport = transport
         self._loop = loop
@@ -46,23 +53,22 @@ class Tunnel(ByteStream):
         self._paused = False
         self._ended = False  # the upstream sends no more
         self._eof_sent = False
-        self._lost = lost
+        self._lost = on_closed is None
+        self._on_closed = on_closed
         self._write_paused = False
         self._watch: PeerWatch | None = None  # made when reading is first paused
         self._drained: asyncio.Future[None] | None = None
-        self._on_data: Callable[[bytes], None] | None = None
-        self._on_eof: Callable[[], None] | None = None
-        self._on_lost: Callable[[], None] | None = None
+        self._receiver: Receiver | None = None
 
-    def start(self, on_data: Callable[[bytes], None], on_eof: Callable[[], None], on_lost: Callable[[], None]) -> None:
-        self._on_data, self._on_eof, self._on_lost = on_data, on_eof, on_lost
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
         self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
         self._started = True
         early, self._early = self._early, b""
-        if early and self._on_data is not None:
-            self._on_data(early)
+        if early and self._receiver is not None:
+            self._receiver.received(early)
         if self._lost:
             self._tell_lost()
         elif not self._paused:
@@ -129,28 +135,40 @@ class Tunnel(ByteStream):
         if not self._lost:
             self._transport.abort()
 
-    # From the connection.
+    # From the transport, or the connection before it.
 
-    def received(self, data: bytes) -> None:
+    def take_over(self) -> None:
+        """Becomes the transport's protocol."""
+        self._transport.set_protocol(self)  # type: ignore[union-attr, arg-type]  # a protocol in all but name
+
+    def data_received(self, data: bytes) -> None:
         """Handles received bytes."""
-        if self._started and self._on_data is not None:
-            self._on_data(data)
+        receiver = self._receiver
+        if self._started and receiver is not None:
+            receiver.received(data)
         else:
             self._early += data
 
     def eof_received(self) -> bool:
         """The upstream sends no more. Returns whether the transport must stay open."""
         self._ended = True
-        if self._on_eof is not None:
-            self._on_eof()
+        if self._receiver is not None:
+            self._receiver.ended()
         if self._eof_sent or isinstance(self._transport, TlsTransport):
             self._transport.close()
             return False
         return True
 
-    def connection_lost(self) -> None:
-        """The transport is closed."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is closed; the connection tells its pool, and then this."""
+        on_closed, self._on_closed = self._on_closed, None
+        if on_closed is not None:
+            on_closed(exc)
+
+    def lost(self) -> None:
+        """The connection has told its pool that the transport is closed."""
         self._lost = True
+        self._on_closed = None
         if self._watch is not None:
             self._watch.close()
         self._settle()
@@ -172,7 +190,6 @@ class Tunnel(ByteStream):
             future.set_result(None)
 
     def _tell_lost(self) -> None:
-        on_lost, self._on_lost = self._on_lost, None
-        self._on_data = self._on_eof = None
-        if on_lost is not None:
-            on_lost()
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.lost()

@@ -5,9 +5,9 @@ open connections until the transport is lost. States::
 
     HELD ──start()──▶ OPEN ──close() or shutdown()──▶ CLOSING ──▶ LOST
 
-HELD: the transport is not read, and bytes that followed the handshake wait. OPEN: received bytes are passed to
-``on_data`` in the callback of the read. ``on_eof`` is called when the client ends its direction; the other direction
-continues until `write_eof` or `close`. CLOSING: nothing is read, and the transport flushes the written data for a
+HELD: the transport is not read, and bytes that followed the handshake wait. OPEN: received bytes are passed to the
+receiver in the callback of the read. It is told when the client ends its direction; the other direction continues until
+`write_eof` or `close`. CLOSING: nothing is read, and the transport flushes the written data for a
 limited time. LOST can follow any state.
 
 A drain does not cut a tunnel: its owner ends it.
@@ -16,10 +16,9 @@ A drain does not cut a tunnel: its owner ends it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any, Final
 
-from streamproxy.exchange.stream import ByteStream
+from streamproxy.exchange.stream import ByteStream, Receiver
 from streamproxy.server.flow import Flow
 
 FLUSH_TIMEOUT: Final = 60.0  # seconds for a client to accept what was written last
@@ -43,12 +42,11 @@ class UpgradedConnection(ByteStream):
         "_first",
         "_flow",
         "_loop",
-        "_on_data",
-        "_on_eof",
-        "_on_lost",
         "_paused",
+        "_receiver",
         "_status",
         "_timer",
+        "_write_paused",
         "stopping",
         "transport",
     )
@@ -65,9 +63,8 @@ class UpgradedConnection(ByteStream):
         self._status = _HELD
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
-        self._on_data: Callable[[bytes], None] | None = None
-        self._on_eof: Callable[[], None] | None = None
-        self._on_lost: Callable[[], None] | None = None
+        self._receiver: Receiver | None = None
+        self._write_paused = False  # as in the flow, which a write need not ask
 
     def take_over(self, first: bytes, high: int) -> None:
         """Becomes the transport's protocol. ``first`` followed the handshake; ``high`` is the write limit."""
@@ -79,9 +76,9 @@ class UpgradedConnection(ByteStream):
 
     # The stream.
 
-    def start(self, on_data: Callable[[bytes], None], on_eof: Callable[[], None], on_lost: Callable[[], None]) -> None:
+    def start(self, receiver: Receiver) -> None:
         """Starts reading in the loop's next iteration."""
-        self._on_data, self._on_eof, self._on_lost = on_data, on_eof, on_lost
+        self._receiver = receiver
         self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
@@ -92,8 +89,8 @@ class UpgradedConnection(ByteStream):
             return
         self._status = _OPEN
         first, self._first = self._first, b""
-        if first and self._on_data is not None:
-            self._on_data(first)
+        if first and self._receiver is not None:
+            self._receiver.received(first)
         if self._ended:
             self.eof_received()
         if self._status == _OPEN and not self._paused:  # otherwise the first bytes led to a pause or a close
@@ -101,9 +98,9 @@ class UpgradedConnection(ByteStream):
 
     def write(self, data: bytes) -> bool:
         """Sends bytes. Returns False if the write buffer is above its limit."""
-        if self._status <= _OPEN and not self._finished and not self.transport.is_closing():
-            self.transport.write(data)
-        return not self._flow.paused
+        if self._status <= _OPEN and not self._finished:
+            self.transport.write(data)  # one that is closing by itself drops them
+        return not self._write_paused
 
     async def drained(self) -> None:
         """Waits until the write buffer has room, or the stream is lost."""
@@ -163,28 +160,32 @@ class UpgradedConnection(ByteStream):
     # From the event loop.
 
     def data_received(self, data: bytes) -> None:
-        if self._status == _OPEN and self._on_data is not None:
-            self._on_data(data)
+        receiver = self._receiver
+        if self._status == _OPEN and receiver is not None:
+            receiver.received(data)
         elif self._status == _HELD:
             self._first += data  # it was read before the transport was paused
 
     def eof_received(self) -> bool:
         self._ended = True
-        if self._status == _OPEN and self._on_eof is not None:
-            self._on_eof()
+        if self._status == _OPEN and self._receiver is not None:
+            self._receiver.ended()
         # Over TLS the transport closes regardless of the returned value.
         return self._status <= _OPEN and not self._finished and self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
+        self._write_paused = True
         self._flow.pause_writing()
 
     def resume_writing(self) -> None:
+        self._write_paused = False
         self._flow.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         held = self._status == _HELD
         self._status = _LOST
         self._connections.discard(self)
+        self._write_paused = False
         self._flow.close()
         self._first = b""
         if self._timer is not None:
@@ -198,7 +199,6 @@ class UpgradedConnection(ByteStream):
         self.transport.abort()
 
     def _tell_lost(self) -> None:
-        call = self._on_lost
-        self._on_data = self._on_eof = self._on_lost = None
-        if call is not None:
-            call()
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.lost()

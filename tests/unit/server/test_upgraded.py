@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streamproxy.exchange.peer import has_left
-from streamproxy.exchange.stream import ByteStream
+from streamproxy.exchange.stream import ByteStream, Callbacks
 from streamproxy.server.http1.upgraded import UpgradedConnection
 from tests.conftest import Connect
 from tests.doubles.certificates import Certificate
@@ -51,7 +51,7 @@ class Tunnel:
         await self.lost.wait()
 
     def start(self) -> None:
-        self.stream.start(self._on_data, self.ended.set, self.lost.set)
+        self.stream.start(Callbacks(self._on_data, self.ended.set, self.lost.set))
         assert not self.data
 
     def _on_data(self, data: bytes) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamproxy.wire.websocket import CLOSE, PING, FrameWalker, accept_of, close_payload, control_frame
+from streamproxy.wire.websocket import CLOSE, PING, FrameWalker, accept_of, close_payload, control_frame, is_message
 
 MASK = b"\x37\xfa\x21\x3d"
 
@@ -81,6 +81,38 @@ def test_one_frame_at_a_time_ends_where_the_frame_does(parts: list[list[bytes]],
                 found.append(length)
                 length = 0
     assert found == [len(one) for one in frames]
+
+
+@pytest.mark.parametrize(
+    ("reads", "masked", "messages", "lost", "recognised"),
+    [
+        ([b"\x81\x02ab", b"\x82\x00\x81\x00", b"\x81\x01a"], False, 4, False, 1),
+        ([b"\x81\x82" + MASK + b"ab", b"\x82\xfe\x00\x80" + MASK + bytes(128)], True, 2, False, 2),
+        ([b"\xc1\x02ab"], False, 1, False, 1),  # compressed, by a bit of its extension
+        ([b"\x81\x7e\x00\x02ab", b"\x81\x7f" + bytes(7) + b"\x02ab"], False, 2, False, 1),  # longer than need be
+        ([b"\x81\x08abcd", b"\x81\x02ab"], False, 1, False, 0),  # the second is the payload of the first
+        ([b"\x81", b"\x02\x81\x02a"], False, 1, False, 0),
+        ([b"\x01\x02ab", b"\x89\x02ab", b"\x80\x02ab"], False, 1, False, 0),
+        ([b"\x01\x02ab", b"\x81\x02ab"], False, 0, True, 0),  # a message inside a message
+        ([b"\x80\x02ab"], False, 0, True, 0),  # a continuation of nothing
+        ([b"\x83\x02ab"], False, 0, True, 0),
+        ([b"\x81\x02ab", b"\x8b\x02ab", b"\x81\x02ab"], False, 1, True, 1),
+        ([b"\x81\x7fabc"], True, 0, False, 0),  # half a header, as long as a message whose mask is counted from below
+        ([b"\x81\x82" + MASK + b"ab"], False, 0, True, 0),
+        ([b"\x81\x02abc"], False, 1, False, 0),
+    ],
+)
+def test_a_read_that_is_taken_for_one_whole_message_is_one(
+    reads: list[bytes], masked: bool, messages: int, lost: bool, recognised: int
+) -> None:
+    walker, found = FrameWalker(masked=masked), 0
+    for read in reads:
+        before, whole = walker.messages, walker.between_messages and is_message(read, masked)
+        walker.feed(read)
+        if whole:
+            found += 1
+            assert (walker.messages - before, walker.between_messages, walker.closed) == (1, True, False)
+    assert (walker.messages, walker.lost, found) == (messages, lost, recognised)
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20), st.booleans())

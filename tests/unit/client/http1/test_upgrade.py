@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from streamproxy.errors import BadResponse
-from streamproxy.exchange.stream import ByteStream
+from streamproxy.exchange.stream import ByteStream, Callbacks
 from tests.conftest import Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.connection import guarded
@@ -24,7 +24,7 @@ class Ears:
     def __init__(self, stream: ByteStream) -> None:
         self.got = b""
         self.heard: list[str] = []
-        stream.start(self.data, lambda: self.heard.append("eof"), lambda: self.heard.append("lost"))
+        stream.start(Callbacks(self.data, lambda: self.heard.append("eof"), lambda: self.heard.append("lost")))
         assert (self.got, self.heard) == (b"", [])
 
     def data(self, data: bytes) -> None:
