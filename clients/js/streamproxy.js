@@ -44,7 +44,7 @@ export class Stream {
     this._input = input;
     this._init = init;
     this._credentials = init.credentials ?? (input instanceof Request ? input.credentials : undefined);
-    this._fetch = fetch;
+    this._fetch = (...request) => fetch(...request); // not as a method: a browser's own refuses another `this`
     this._attempts = attempts;
     this._backoff = backoff;
     this._maxBackoff = maxBackoff;

@@ -179,3 +179,19 @@ await stream.stop();
 """
     async with proxy_of(upstream.url, leaks) as proxy:
         assert await (await node(tmp_path, script, proxy.url)).ends() == ["include"]
+
+
+async def test_fetch_is_called_as_browsers_want_it(leaks: LeakCheck, serve: Serve, tmp_path: Path) -> None:
+    upstream = await serve(slowly)
+    script = f"""
+const real = globalThis.fetch;
+globalThis.fetch = function (...request) {{
+  if (this !== undefined && this !== globalThis) throw new TypeError("Illegal invocation");
+  return real(...request);
+}};
+const stream = await openStream(url, {AUTH});
+say(stream.response.status);
+await stream.stop();
+"""
+    async with proxy_of(upstream.url, leaks) as proxy:
+        assert await (await node(tmp_path, script, proxy.url)).ends() == [200]
