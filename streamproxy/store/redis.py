@@ -157,7 +157,7 @@ class RedisStore(StreamStore):
             return
         meta = await self._meta(cursor, owner)
         if not meta.ended:
-            self._hub.feeds.tell(b"stop", storage_key(cursor.stream))
+            await self._ask(*self._hub.feeds.message(b"stop", storage_key(cursor.stream)))
 
     async def aclose(self) -> None:
         await self.memory.aclose()

@@ -190,8 +190,12 @@ class Feeds:
     def tell(self, what: bytes, *keys: str) -> None:
         """Tell all processes something of streams."""
         if keys:
-            told = ("from", self._process, what, ",".join(keys))
-            self._link.send("XADD", CONTROL, "MAXLEN", "~", 1000, "*", *told)
+            self._link.send(*self.message(what, *keys))
+
+    def message(self, what: bytes, *keys: str) -> tuple[Word, ...]:
+        """The command that tells it, for a caller that has to know whether Redis took it."""
+        told: tuple[Word, ...] = ("from", self._process, what, ",".join(keys))
+        return ("XADD", CONTROL, "MAXLEN", "~", 1000, "*", *told)
 
     def say_who_is_here(self) -> None:
         """Tell the processes that write them which streams have clients here."""

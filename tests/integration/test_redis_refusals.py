@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamproxy.errors import ResponseIncomplete, StreamGone
+from streamproxy.errors import DestinationUnavailable, ResponseIncomplete, StreamGone
 from streamproxy.store import redis as redis_store
 from streamproxy.store import redis_copy, redis_feed
 from streamproxy.store.base import StreamHead
@@ -64,6 +64,8 @@ async def test_a_redis_without_memory_costs_new_streams_their_cursor_and_no_even
     assert here.create(stream.head, Stopped()) is None  # type: ignore[attr-defined]
     assert sidecars.errors > 0
     assert here._hub.link.up
+    with pytest.raises(DestinationUnavailable):  # nobody is told that a stream was stopped which goes on
+        await there.stop(at(stream, 0), OWNER)
     await several_beats(redis, here._hub.process)  # longer than one lasts: nobody takes this process for dead
     stream.append(event(3))
     await redis.command("CONFIG", "SET", "maxmemory", "0")
