@@ -56,13 +56,17 @@ class EventsOrigin(Origin):
         plan, events, downstream = self._plan, self._events, call.downstream
         channel = self.channel(call)
         if plan.max_clients is not None and events.clients >= plan.max_clients:
-            raise LimitReached("Too many clients read events", retry_after=5.0)
+            raise _too_many()
         call.exchange.phase = "head"
         call.timer.waits_for(HEAD, call.exchange.started_at)
         last_id = b""
         if plan.resumes:
             last_id = next(last_event_ids(downstream.headers, downstream.target.query), b"")
-        return EventsResponse(await events.subscribe(channel, plan.buffer, last_id))
+        body = await events.subscribe(channel, plan.buffer, last_id)
+        if plan.max_clients is not None and events.clients > plan.max_clients:  # others came while Redis was asked
+            body.close()
+            raise _too_many()
+        return EventsResponse(body)
 
     def channel(self, call: Call) -> bytes:
         """The channel that a request reads. Raises an ExchangeError for one that can't read any."""
@@ -73,3 +77,7 @@ class EventsOrigin(Origin):
         principal = call.exchange.principal.removeprefix("token:")
         request = ChannelRequest(principal, target.path, target.query or b"", call.downstream.headers)
         return self._plan.channel.expand(request)
+
+
+def _too_many() -> LimitReached:
+    return LimitReached("Too many clients read events", retry_after=5.0)

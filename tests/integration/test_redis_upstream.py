@@ -149,6 +149,19 @@ async def test_over_max_clients_is_503_and_other_methods_are_405(
         await connected(proxy, dial)
 
 
+async def test_no_more_than_max_clients_are_let_in_when_they_come_at_once(
+    leaks: LeakCheck, redis: RedisServer, dial: Connect
+) -> None:
+    async with events(leaks, redis, "all", {"kind": "stream", "max_clients": 2}) as proxy:
+        (await connected(proxy, dial)).reset()
+        await until(lambda: not proxy.app.ledger.live, "it to leave")
+        clients = [await dial(proxy.url) for _ in range(8)]
+        for client in clients:
+            await client.request("/")
+        statuses = sorted([(await client.read_head()).status for client in clients])
+        assert statuses == [200] * 2 + [503] * 6
+
+
 async def test_keepalives_go_on_while_redis_is_away_and_events_come_again(
     leaks: LeakCheck, redis: RedisServer, dial: Connect
 ) -> None:
