@@ -91,7 +91,7 @@ class Handler:
                             charged = client
                         if plan.admission is not None:
                             place = _place(plan, plan.admission, call)
-                    if plan.early is not None:
+                    if plan.early is not None and not plan.origin.replays(call):  # whose 404 or 410 is a status
                         early = await _early(plan, plan.early, call, self._chooser is None)
                     if place is not None and plan.admission is not None:
                         await plan.admission.wait(place, exchange)

@@ -598,6 +598,21 @@ async def test_a_head_that_is_sent_early_names_the_stream(
     assert len(upstream.connections) == 1
 
 
+async def test_a_place_that_is_waited_for_gets_its_status_and_no_early_head(
+    stack: StartStack, serve: Serve, dial: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamproxy.store.memory.PATIENCE", 0.2)
+    upstream = await serve(in_turns(event(1), event(2)))
+    early = {"interval": "10ms", "before_headers": "10ms"}
+    proxy = await stack([resumable(upstream.url) | {"keepalive": early}])
+    first = await dial(proxy.url)
+    await first.request("/v1", headers=KEY)
+    begin = (await first.read_head()).get("x-stream-cursor")
+    client = await dial(proxy.url)
+    gone = await client.get("/v1", headers=[*KEY, cursor(begin, 9), ("Accept", "text/event-stream")])
+    assert gone.status == 410
+
+
 async def test_a_stream_is_cut_at_its_last_event_for_whoever_comes_back(
     stack: StartStack, serve: Serve, dial: Connect
 ) -> None:
