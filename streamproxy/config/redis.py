@@ -54,12 +54,15 @@ def parse_place(url: str) -> RedisPlace:
         raise ValueError(f"is not the URL of a Redis: write {FORMS}")
     rest = url[found.end() :]
     scheme = f"redis{found['tls']}" if found["product"] else "unix"
-    if found["kind"] is None:
-        return RedisPlace("server", scheme, url=_server(scheme, rest))
     before, _, query = rest.partition("?")
     authority, _, path = before.partition("/")
-    if "#" in rest or "@" in path:
+    # Otherwise the beginning of a password such as 12?ab could be taken for a port, and be logged.
+    if "#" in rest or ("@" in path and scheme != "unix") or ("@" in query and "@" not in authority):
         raise ValueError("has a character that must be percent-encoded: one of / ? # @ in the user or the password")
+    if found["kind"] is None:
+        if scheme != "unix" and not (path or "0").isdecimal():
+            raise ValueError("has a database that is not a number: write 0 to 15, or leave it out")
+        return RedisPlace("server", scheme, url=_server(scheme, rest))
     user, at, names = authority.rpartition("@")
     hosts = tuple(_host(name, _PORTS[found["kind"]]) for name in names.split(","))
     service, _, database = path.partition("/") if found["kind"] == "sentinel" else ("", "", path)
@@ -75,11 +78,10 @@ def parse_place(url: str) -> RedisPlace:
 
 
 def _server(scheme: str, rest: str) -> str:
-    """The URL of one server. A password with ``/``, ``?``, ``#`` or ``@`` has to be percent-encoded in it."""
+    """The URL of one server."""
     url = f"{scheme}://{rest}"
     try:
-        parts = urlsplit(url)
-        usable = scheme == "unix" or (parts.port != 0 and "@" not in parts.path)
+        usable = scheme == "unix" or urlsplit(url).port != 0
     except ValueError:
         usable = False
     if not usable:

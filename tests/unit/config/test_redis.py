@@ -61,6 +61,13 @@ def test_the_forms_of_a_url(url: str, place: RedisPlace) -> None:
         ("redis+cluster://a/1", "names a database: a cluster has none but 0"),
         ("redis+cluster://a?x=y&db=2", "names a database: a cluster has none but 0"),
         ("redis+cluster://a/b@c", "must be percent-encoded"),
+        ("redis://:12/ss@a", "must be percent-encoded"),
+        ("redis://:12?ss@a", "must be percent-encoded"),
+        ("redis://u:12#ss@a", "must be percent-encoded"),
+        ("redis+cluster://u:12?ss@a", "must be percent-encoded"),
+        ("unix://:12?ss@/run/r.sock", "must be percent-encoded"),
+        ("redis://a/one", "has a database that is not a number"),
+        ("redis://a/1/2", "has a database that is not a number"),
     ],
 )
 def test_what_is_wrong_with_a_url_is_said_with_what_is_allowed(url: str, why: str) -> None:
