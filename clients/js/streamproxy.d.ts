@@ -19,7 +19,7 @@ export interface StreamOptions {
 }
 
 export class StreamLost extends Error {
-  /** 410: what comes next is not kept any more; 404: no stream of this client's; 0: it broke too often. */
+  /** 410: what comes next is not kept any more; 404: no stream of this client's; 200: another one; 0: it broke too often. */
   readonly status: number;
   readonly cursor: string | null;
 }

@@ -125,10 +125,12 @@ export class Stream {
       this._moveTo(parseCursor(response.headers.get(CURSOR)));
       return;
     }
-    if (response.status === 204 || response.status === 200) return;
+    // An answer of anybody who knows no cursors would begin from the start.
+    if (response.status === 204 || (response.status === 200 && response.headers.get(CURSOR) === this.cursor)) return;
     await response.body?.cancel();
     if (response.status >= 500 || response.status === 429) throw new Error(`the proxy answered ${response.status}`);
-    const message = response.status === 410 ? "the stream is gone" : `the stream was refused: ${response.status}`;
+    const reasons = { 200: "the answer is another stream", 410: "the stream is gone" };
+    const message = reasons[response.status] ?? `the stream was refused: ${response.status}`;
     throw new StreamLost(message, { status: response.status, cursor: this.cursor });
   }
 

@@ -120,6 +120,16 @@ for (const [cursor, key] of [["A".repeat(24) + "/0", "a"]]) {
     assert upstream.requests == []
 
 
+async def test_an_answer_that_knows_no_cursors_is_not_taken_for_the_rest(serve: Serve, tmp_path: Path) -> None:
+    upstream = await serve(slowly)
+    script = """
+const cursor = "A".repeat(24) + "/3";
+const lost = await resumeStream(url, cursor).catch((error) => error);
+say([lost instanceof StreamLost, lost.status, lost.cursor === cursor]);
+"""
+    assert await (await node(tmp_path, script, upstream.url)).ends() == [[True, 200, True]]
+
+
 async def test_stop_ends_the_answer_at_the_upstream(leaks: LeakCheck, serve: Serve, tmp_path: Path) -> None:
     upstream = await serve(slowly)
     script = f"""

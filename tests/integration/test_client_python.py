@@ -50,6 +50,15 @@ async def test_a_stream_that_never_was_is_given_up(leaks: LeakCheck, serve: Serv
         assert lost.value.status == 404
 
 
+async def test_an_answer_that_knows_no_cursors_is_not_taken_for_the_rest(serve: Serve) -> None:
+    upstream = await serve(slowly)
+    async with httpx.AsyncClient(timeout=None) as client:
+        with pytest.raises(StreamLost) as lost:
+            async with resume_stream(client, upstream.url, "A" * 24 + "/3"):
+                pass
+    assert lost.value.status == 200
+
+
 async def test_stop_ends_the_answer_at_the_upstream(leaks: LeakCheck, serve: Serve) -> None:
     upstream = await serve(slowly)
     async with (

@@ -27,7 +27,7 @@ class StreamLost(Exception):
     """The stream can't be taken up again. ``cursor`` is the place where it broke off.
 
     ``status`` is 410 where what comes next is not kept any more, 404 where there is no such stream of this client's,
-    and 0 where it broke too often.
+    200 where the answer was another stream (the route keeps none now), and 0 where it broke too often.
     """
 
     def __init__(self, message: str, status: int = 0, cursor: str | None = None) -> None:
@@ -126,9 +126,13 @@ class Stream:
     async def _open_again(self) -> None:
         assert self.cursor is not None
         self.response = response = await self._client.send(self._comes_back("GET", self.cursor), stream=True)
-        if response.status_code in (200, 204):
+        # An answer of anybody who knows no cursors would begin from the start.
+        same = response.status_code == 200 and response.headers.get("x-stream-cursor") == self.cursor
+        if same or response.status_code == 204:
             return
         await response.aclose()
+        if response.status_code == 200:
+            raise StreamLost("the answer is another stream", 200, self.cursor)
         if response.status_code >= 500 or response.status_code == 429:
             raise _Refused(f"the proxy answered {response.status_code}")
         raise StreamLost(f"the stream was refused: {response.status_code}", response.status_code, self.cursor)
