@@ -73,23 +73,24 @@ class SharedBucket:
 
     def __init__(self, link: Link, name: str, bucket: Bucket) -> None:
         self.bucket = bucket
-        self.local = False  # the count of this process decides
+        self.local = False  # the count of this process decides, until Redis has run the script again
+        self._asked = True  # whether Redis is asked now
         self._link = link
         self._name = name.encode()
         self._away_until = 0.0
 
     def reachable(self, now: float) -> bool:
         """Whether Redis is to be asked."""
-        there = self._link.up and now >= self._away_until
-        if there == self.local:
-            self.local = not there
-            where = "in Redis again" if there else "in this process alone: Redis is away"
-            logger.warning("limit %s is counted %s", self._name.decode(), where)
+        self._asked = there = self._link.up and now >= self._away_until
+        if not there and not self.local:
+            self.local = True
+            logger.warning("limit %s is counted in this process alone: Redis is away", self._name.decode())
         return there
 
     def stay_away(self, now: float) -> None:
-        """Redis did not answer in time."""
+        """Redis did not answer in time, or refuses to count."""
         self._away_until = now + AWAY
+        self._asked = False
 
     def run(self, client: str, units: int, taken: Taken, failed: Callable[[], None], force: bool = False) -> None:
         """Take, charge or give back units, with the next batch of commands."""
@@ -103,6 +104,9 @@ class SharedBucket:
             elif isinstance(reply, Exception):
                 failed()
             else:
+                if self.local and self._asked:
+                    self.local = False
+                    logger.warning("limit %s is counted in Redis again", self._name.decode())
                 taken(int(reply[0]), int(reply[1]) / 1e6)
 
         self._link.send("EVALSHA", _SHA, *words, done=done)

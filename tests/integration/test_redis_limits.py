@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamproxy.config.units import rate
+from streamproxy.store import redis_limits
 from streamproxy.store.limits import Bucket, Decision, Limiter
 from streamproxy.store.redis_limits import WAIT, SharedRequests, SharedTokens
 from streamproxy.store.redis_link import RedisLink
@@ -158,6 +159,24 @@ async def test_without_redis_the_own_count_decides_and_says_so_and_comes_back(
     await take(one)
     assert not one.shared.local
     assert "limit chat is counted in Redis again" in caplog.text
+
+
+async def test_a_redis_that_refuses_to_count_is_said_to_be_away_once(
+    links: Links, redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_limits, "AWAY", 0.02)
+    caplog.set_level(logging.INFO)
+    one = await links.requests("10/1h")
+    await redis.command("CONFIG", "SET", "maxmemory", 1)
+    for number in range(5):  # it is asked again and again
+        await until(lambda: reachable(one), "Redis to be asked again")
+        assert (await take(one, f"c{number}")).allowed
+    assert links.errors >= 5
+    assert caplog.text.count("limit chat is counted") == 1
+    await redis.command("CONFIG", "SET", "maxmemory", 0)
+    await until(lambda: reachable(one), "Redis to be asked again")
+    assert (await take(one, "d")).allowed
+    assert caplog.text.count("limit chat is counted in Redis again") == 1
 
 
 async def test_a_redis_that_does_not_answer_costs_one_request_a_moment_and_the_next_ones_nothing(
