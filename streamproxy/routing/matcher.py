@@ -10,7 +10,7 @@ from streamproxy.wire.headers import Headers, first
 from streamproxy.wire.hosts import Hosts
 from streamproxy.wire.target import climbs, normal_path
 
-_CURSOR_METHODS = frozenset({"GET", "DELETE"})
+_CURSOR_METHODS = frozenset({"GET", "HEAD", "DELETE"})
 
 
 class Matcher:
@@ -31,7 +31,7 @@ class Matcher:
         self._prefixes = tuple(path[:-1] for path in normal if path.endswith(b"/*"))
         self._methods = frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
         self._hosts = Hosts(hosts) if hosts else None
-        self._cursors = cursors  # accept GET and DELETE with a cursor, whatever the methods
+        self._cursors = cursors  # accept GET, HEAD and DELETE with a cursor, whatever the methods
         self._preflight = preflight  # accept the preflights of requests that the route accepts
         self._headers = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
         self.only_path = not (self._methods or hosts or self._headers)  # `rest` accepts anything
