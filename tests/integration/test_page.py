@@ -61,7 +61,7 @@ async def test_the_page_shows_a_stream_and_stops_it_when_that_is_confirmed(
     await chromium.open(f"{proxy.admin}/")
     await shows(chromium, "document.querySelector('#stream-table tbody tr')")
     (row,) = await rows(chromium, "stream-table")
-    assert (row[0], row[3], row[4], row[8]) == ("chat", "127.0.0.1|", "body", "1")
+    assert (row[0], row[3], row[4], row[8]) == ("chat", "127.0.0.1|", "body|", "1")
     assert row[1] == f"GET /events?token=***|the/one → {upstream.url}"
     (endpoint,) = await rows(chromium, "endpoint-table")
     assert endpoint[1:] == [upstream.url, "up", "1", "1 active, 0 idle", "\u2013"]

@@ -141,7 +141,7 @@ NODE: dict[str, Sdk] = {
     "fetch": Raw(Errors(*["Error"] * 3), End(), _FETCH_CUT, _DOM),
 }
 
-CURL = CurlRaw(Errors("", "", ""), End(), End("curl 18", None, "transfer closed"), ("curl -2", "curl -2"))
+CURL = CurlRaw(Errors("", "", ""), End(), End("curl 18", None, "transfer closed"), ("curl -15", "curl -15"))
 
 CHROMIUM: dict[str, Sdk] = {
     "fetch": Raw(Errors(*["Error"] * 3), End(), End("TypeError", None, "network error"), _DOM),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import signal
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -239,7 +238,7 @@ class CurlUser:
         return Seen("".join(json.loads(f'"{word}"') for word in WORDS.findall(self._printed)), self._end)
 
     async def stop(self) -> None:
-        self._child.send_signal(signal.SIGINT)
+        self._child.terminate()  # SIGINT may be ignored, as it is by what a shell runs in the background
 
     def _read(self) -> None:
         with self._child as child:
