@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
+import signal
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from pathlib import Path
 
@@ -48,9 +50,14 @@ async def test_the_commands_of_the_page_bring_the_events(leaks: LeakCheck, tmp_p
                 stdin=DEVNULL,
                 stdout=PIPE,
                 stderr=STDOUT,
+                start_new_session=True,
             )
-            async with guarded("the page's commands"):
-                output = (await process.communicate())[0].decode()
+            try:
+                async with guarded("the page's commands"):
+                    output = (await process.communicate())[0].decode()
+            finally:  # a script that waits for a proxy which never starts would wait for ever
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
     assert "data: kick-off\n\n" in output, output
     assert re.search(r'^event: paid\ndata: \{"id": 7\}\nid: [0-9]+-[0-9]+$', output, re.MULTILINE)
 
