@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -97,14 +98,19 @@ def passed_on(pid: int) -> list[str]:
     """What a program that this process starts would get besides 0, 1 and 2."""
     found = []
     for one in Path(f"/proc/{pid}/fdinfo").iterdir():
-        flags = next(line.split()[1] for line in one.read_text().splitlines() if line.startswith("flags:"))
-        if int(one.name) > 2 and not int(flags, 8) & CLOEXEC:
-            found.append(os.readlink(f"/proc/{pid}/fd/{one.name}"))
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            flags = next(line.split()[1] for line in one.read_text().splitlines() if line.startswith("flags:"))
+            if int(one.name) > 2 and not int(flags, 8) & CLOEXEC:
+                found.append(os.readlink(f"/proc/{pid}/fd/{one.name}"))
     return found
 
 
 def sockets(pid: int) -> int:
-    return sum(os.readlink(one).startswith("socket:") for one in Path(f"/proc/{pid}/fd").iterdir())
+    count = 0
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            count += os.readlink(one).startswith("socket:")
+    return count
 
 
 async def several(proxy: RunningProxy, count: int) -> list[Stream]:
