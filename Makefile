@@ -55,7 +55,7 @@ demo: install
 	$(BIN)/streamproxy demo
 
 ## test: install what the tests need (Debian packages too, where that is allowed), then run everything
-test: install-test parts lint types
+test: install-test parts sdks lint types
 	@echo 'the suites run now, four at once; each shows what it did when it ends'
 	@$(MAKE) $(TOGETHER) PROFILE=tests compiled rest conformance unit faults
 

@@ -54,7 +54,7 @@ class LoadPoller(EndpointWatch):
             if (why is None) != read:
                 read = why is None
                 self._log(endpoint, why)
-            await asyncio.sleep(next_delay(self._settings.interval, self._uniform))
+            await self._pause(next_delay(self._settings.interval, self._uniform))
 
     def _log(self, endpoint: Endpoint, why: str | None) -> None:
         if why is None:

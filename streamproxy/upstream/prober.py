@@ -38,13 +38,13 @@ class Prober(EndpointWatch):
 
     async def _run(self, endpoint: Endpoint) -> None:
         history = ProbeHistory(self._settings)
-        await asyncio.sleep(first_delay(self._settings.interval, self._uniform))
+        await self._pause(first_delay(self._settings.interval, self._uniform))
         while True:
             with contextlib.suppress(LimitReached):
                 bad = await self._probe(endpoint)
                 if history.result(good=bad is None):
                     self._roster.judge(endpoint, history.healthy, bad or "the probes are good")
-            await asyncio.sleep(next_delay(self._settings.interval, self._uniform))
+            await self._pause(next_delay(self._settings.interval, self._uniform))
 
     async def _probe(self, endpoint: Endpoint) -> str | None:
         """Probes once. Returns the fault, or None. Raises LimitReached if no connection was available."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Final
 
 from streamproxy.client.base import Response
 from streamproxy.upstream.endpoint import Endpoint
 from streamproxy.wire.headers import Headers
+
+GRACE: Final = 0.5  # seconds for a request that is under way when all tasks are stopped
 
 
 class EndpointWatch:
@@ -23,6 +26,8 @@ class EndpointWatch:
         self._host = host
         self._uniform = uniform
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
+        self._pausing: set[asyncio.Task[None] | None] = set()
+        self._closing = False
 
     def watch(self, endpoint: Endpoint) -> None:
         """Starts an endpoint's task."""
@@ -36,12 +41,33 @@ class EndpointWatch:
             task.cancel()
 
     async def aclose(self) -> None:
-        """Stops all tasks."""
+        """Stops all tasks. A request that is under way has a moment to end.
+
+        Clients such as httpx may lose a connection if they are cancelled while they open it.
+        """
+        self._closing = True
         tasks = list(self._tasks.values())
         self._tasks.clear()
+        asking = [task for task in tasks if task not in self._pausing]
         for task in tasks:
+            if task in self._pausing:
+                task.cancel()
+        if asking:
+            await asyncio.wait(asking, timeout=GRACE)
+        for task in asking:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleeps between two requests. Does not return once the tasks are being stopped."""
+        task = asyncio.current_task()
+        if self._closing:
+            raise asyncio.CancelledError
+        self._pausing.add(task)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._pausing.discard(task)
 
     async def _run(self, endpoint: Endpoint) -> None:
         raise NotImplementedError

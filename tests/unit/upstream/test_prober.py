@@ -8,7 +8,7 @@ import pytest
 
 from streamproxy import errors
 from streamproxy.config.model import Health
-from streamproxy.upstream import Endpoint
+from streamproxy.upstream import Endpoint, watch
 from streamproxy.upstream.prober import Prober
 from streamproxy.upstream.roster import Roster
 from tests.doubles.until import until
@@ -105,3 +105,36 @@ async def test_a_dropped_endpoint_is_probed_no_more() -> None:
     await until(lambda: len(client_of(other).requests) > others + 3)
     assert len(client_of(probed.endpoint).requests) == count
     await probed.prober.aclose()
+
+
+async def test_a_probe_that_is_under_way_may_end_when_all_stop() -> None:
+    ended = []
+
+    async def slow(client: FakeClient) -> int:
+        gate.set()
+        await go_on.wait()
+        ended.append(True)
+        return 200
+
+    gate, go_on = asyncio.Event(), asyncio.Event()
+    probed = Probed(slow)
+    await gate.wait()
+    closing = asyncio.create_task(probed.prober.aclose())
+    await asyncio.sleep(0)
+    go_on.set()
+    await closing
+    assert (ended, len(client_of(probed.endpoint).requests)) == ([True], 1)
+
+
+async def test_a_probe_without_an_end_does_not_keep_the_others_from_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(client: FakeClient) -> int:
+        gate.set()
+        await asyncio.Event().wait()
+        return 200
+
+    monkeypatch.setattr(watch, "GRACE", 0.0)
+    gate = asyncio.Event()
+    probed = Probed(hang)
+    await gate.wait()
+    await probed.prober.aclose()
+    assert len(client_of(probed.endpoint).requests) == 1
