@@ -16,7 +16,7 @@ TOGETHER := --no-print-directory --jobs=4 $(if $(filter output-sync,$(.FEATURES)
 DIST := $(CURDIR)/dist
 EXTRAS := hypercorn,jwt,otel,redis,top
 
-# What hypothesis tries: many examples (tests), or fewer (check).
+# What hypothesis tries: few examples, so that a run stays short. PROFILE=tests tries many.
 PROFILE ?= check
 
 .PHONY: demo test check bench fuzz soak differential sdks engine gradio lint types conformance faults unit rest compiled dist docs pictures
@@ -57,7 +57,7 @@ demo: install
 ## test: install what the tests need (Debian packages too, where that is allowed), then run everything
 test: install-test parts sdks lint types
 	@echo 'the suites run now, four at once; each shows what it did when it ends'
-	@$(MAKE) $(TOGETHER) PROFILE=tests compiled rest conformance unit faults
+	@$(MAKE) $(TOGETHER) compiled rest conformance unit faults
 
 ## check: lint, types and unit tests, at once, in under two minutes
 check: install-test
@@ -93,11 +93,13 @@ conformance: install-test
 	$(BIN)/python -m pytest --durations=20 tests/conformance
 
 faults: install-test
-	$(BIN)/python -m pytest --durations=20 tests/faults
+	$(BIN)/python -m pytest --durations=20 tests/faults tests/integration/test_takeover.py
 
-# Whatever has no suite of its own.
+# Whatever has no suite of its own, nor waits so long that a shorter suite has it.
+ELSEWHERE := conformance faults release unit integration/test_image.py integration/test_takeover.py
+
 rest: install-test sdks
-	$(BIN)/python -m pytest --durations=20 $(foreach suite,conformance faults release unit,--ignore=tests/$(suite))
+	$(BIN)/python -m pytest --durations=20 $(foreach suite,$(ELSEWHERE),--ignore=tests/$(suite))
 
 ## dist: an sdist, the pure wheel made from it, the compiled wheel for this interpreter, and an SBOM (CycloneDX)
 dist: install-test
@@ -113,6 +115,7 @@ dist: install-test
 ## compiled: make what a release has and test it, then run the behaviour suites on the compiled wheel; what is not ours needs no second run
 compiled: dist
 	$(BIN)/python -m pytest --dist $(DIST) tests/release
+	$(BIN)/python -m pytest tests/integration/test_image.py
 	rm -rf $(COMPILED)
 	$(BIN)/pip install --quiet --no-deps --target $(COMPILED) $(DIST)/*-cp*.whl
 	PYTHONPATH=$(COMPILED) PYTHONSAFEPATH=1 \
