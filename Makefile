@@ -93,7 +93,7 @@ conformance: install-test
 	$(BIN)/python -m pytest --durations=20 tests/conformance
 
 faults: install-test
-	$(BIN)/python -m pytest --durations=20 tests/faults tests/integration/test_takeover.py
+	$(BIN)/python -m pytest --durations=20 tests/faults tests/integration/test_image.py tests/integration/test_takeover.py
 
 # Whatever has no suite of its own, nor waits so long that a shorter suite has it.
 ELSEWHERE := conformance faults release unit integration/test_image.py integration/test_takeover.py
@@ -115,7 +115,6 @@ dist: install-test
 ## compiled: make what a release has and test it, then run the behaviour suites on the compiled wheel; what is not ours needs no second run
 compiled: dist
 	$(BIN)/python -m pytest --dist $(DIST) tests/release
-	$(BIN)/python -m pytest tests/integration/test_image.py
 	rm -rf $(COMPILED)
 	$(BIN)/pip install --quiet --no-deps --target $(COMPILED) $(DIST)/*-cp*.whl
 	PYTHONPATH=$(COMPILED) PYTHONSAFEPATH=1 \
