@@ -13,6 +13,8 @@ from tests.doubles.parts import require
 from tests.integration.browser import Browser, browser
 from tests.integration.nginx import Nginx, nginx
 from tests.integration.proxy import Config, RunningProxy, running
+from tests.integration.redis import RedisServer, redis_server
+from tests.integration.stores import Sidecars
 
 RunProxy = Callable[[Config], Awaitable[RunningProxy]]
 RunNginx = Callable[[str], Awaitable[Nginx]]
@@ -61,3 +63,20 @@ async def chromium(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[Browser]:
     """A headless browser window with a fresh profile."""
     async with browser(tmp_path) as window:
         yield window
+
+
+@pytest.fixture
+async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
+    """A Redis of the test's own."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    async with redis_server(folder) as server:
+        yield server
+
+
+@pytest.fixture
+async def sidecars(redis: RedisServer) -> AsyncIterator[Sidecars]:
+    """Processes that keep their streams there."""
+    all_of_them = Sidecars(redis.url)
+    yield all_of_them
+    await all_of_them.stop()

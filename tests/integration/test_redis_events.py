@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -14,15 +13,9 @@ from streamproxy.store.redis_entries import StreamEvents
 from streamproxy.store.redis_events import EventBody, PubSubEvents, RedisEvents
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.until import until
-from tests.integration.redis import RedisServer, redis_server
+from tests.integration.redis import RedisServer
 
 BUFFER = 64 * 1024
-
-
-@pytest.fixture
-async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as server:
-        yield server
 
 
 class Errors:

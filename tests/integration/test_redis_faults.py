@@ -17,24 +17,15 @@ from redis.exceptions import ResponseError
 
 from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient
-from tests.doubles.leaks import LeakCheck
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, stream_head
 from tests.integration.process import Process, reserved_port
 from tests.integration.proxy import Config, configuration, running, write_configuration
-from tests.integration.redis import RedisServer, redis_server
+from tests.integration.redis import RedisServer
 
 STREAMS = 200
 EVENTS = 30
 ERRORS = 'streamproxy_store_errors_total{store="resume"}'
-
-
-@pytest.fixture
-async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    async with redis_server(folder) as server:
-        yield server
 
 
 def sidecar(upstream: str, redis: str, **server: object) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,6 @@ from tests.integration.process import reserved_port
 from tests.integration.proxy import configuration, running, write_configuration
 from tests.integration.redis import RedisServer, redis_server
 from tests.integration.redis_use import RULES, everything, kept, two_events, works
-
-
-@pytest.fixture
-async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    async with redis_server(folder) as server:
-        yield server
 
 
 async def test_over_tls_and_with_a_user_that_may_do_nothing_else(

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -15,17 +14,10 @@ from streamproxy.store import redis_limits
 from streamproxy.store.limits import Bucket, Decision, Limiter
 from streamproxy.store.redis_limits import WAIT, SharedRequests, SharedTokens
 from streamproxy.store.redis_link import RedisLink
-from tests.doubles.leaks import LeakCheck
 from tests.doubles.until import until
-from tests.integration.redis import RedisServer, redis_server
+from tests.integration.redis import RedisServer
 
 Kind = type[SharedRequests] | type[SharedTokens]
-
-
-@pytest.fixture
-async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as server:
-        yield server
 
 
 class Links:

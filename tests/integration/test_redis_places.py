@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,27 +9,13 @@ from hypothesis import strategies as st
 from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import storage_key
 from streamproxy.store.segments import find_place
-from tests.doubles.leaks import LeakCheck
 from tests.doubles.until import until
-from tests.integration.redis import RedisServer, redis_server
+from tests.integration.redis import RedisServer
 from tests.integration.stores import Sidecars, flushed
 from tests.unit.store.bodies import blocks, cuts, event_streams, lines_of_events
 from tests.unit.store.streams import OWNER, at, begin, drain, event, read_to_end, replay
 
 CR, CRLF = b"\r", b"\r\n"
-
-
-@pytest.fixture
-async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def sidecars(redis: RedisServer) -> AsyncIterator[Sidecars]:
-    all_of_them = Sidecars(redis.url)
-    yield all_of_them
-    await all_of_them.stop()
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,18 +15,12 @@ from tests.doubles.leaks import LeakCheck
 from tests.doubles.stack import route, running_stack
 from tests.doubles.until import until
 from tests.doubles.upstream import answering, response
-from tests.integration.redis import RedisServer, redis_server
+from tests.integration.redis import RedisServer
 
 USAGE = response(
     b'{"object":"chat.completion","choices":[],"usage":{"prompt_tokens":60,"completion_tokens":50}}',
     headers=[("Content-Type", "application/json")],
 )
-
-
-@pytest.fixture
-async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as server:
-        yield server
 
 
 def sidecar(leaks: LeakCheck, upstream: str, redis: RedisServer, keys: dict[str, Any], **limits: Any) -> Any:

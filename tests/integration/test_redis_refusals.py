@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -15,24 +13,10 @@ from streamproxy.store.base import StreamHead
 from streamproxy.store.cursor import new_stream, storage_key
 from streamproxy.store.memory import MemoryStream
 from streamproxy.store.redis_layout import beat_key
-from tests.doubles.leaks import LeakCheck
 from tests.doubles.until import until
-from tests.integration.redis import RedisServer, redis_server
+from tests.integration.redis import RedisServer
 from tests.integration.stores import Sidecars, copied
 from tests.unit.store.streams import OWNER, Stopped, at, begin, event, read_to_end, replay
-
-
-@pytest.fixture
-async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def sidecars(redis: RedisServer) -> AsyncIterator[Sidecars]:
-    all_of_them = Sidecars(redis.url)
-    yield all_of_them
-    await all_of_them.stop()
 
 
 async def several_beats(redis: RedisServer, process: str) -> None:

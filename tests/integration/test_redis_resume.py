@@ -18,22 +18,13 @@ from streamproxy.store.redis_layout import data_key
 from tests.conftest import Connect, Serve
 from tests.doubles.client import fetch
 from tests.doubles.connection import PeerEnded
-from tests.doubles.leaks import LeakCheck
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, stream_head
 from tests.integration.process import Process
 from tests.integration.proxy import Config, configuration, running, write_configuration
-from tests.integration.redis import RedisServer, redis_server
+from tests.integration.redis import RedisServer
 
 STREAMS = 200
-
-
-@pytest.fixture
-async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    async with redis_server(folder) as server:
-        yield server
 
 
 def sidecar(upstream: str, redis: str, **resume: object) -> Config:

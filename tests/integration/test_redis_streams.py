@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,24 +16,10 @@ from streamproxy.store.redis import RedisStore
 from streamproxy.store.redis_feed import RemoteBody
 from streamproxy.store.redis_layout import data_key
 from streamproxy.store.segments import find_place
-from tests.doubles.leaks import LeakCheck
 from tests.doubles.until import until
-from tests.integration.redis import RedisServer, redis_server
+from tests.integration.redis import RedisServer
 from tests.integration.stores import Sidecars, copied, flushed
 from tests.unit.store.streams import OTHER, OWNER, Stopped, at, begin, drain, event, read_to_end, replay
-
-
-@pytest.fixture
-async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as server:
-        yield server
-
-
-@pytest.fixture
-async def sidecars(redis: RedisServer) -> AsyncIterator[Sidecars]:
-    all_of_them = Sidecars(redis.url)
-    yield all_of_them
-    await all_of_them.stop()
 
 
 async def test_another_process_answers_from_every_cursor(sidecars: Sidecars) -> None:

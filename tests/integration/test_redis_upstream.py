@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,7 @@ from tests.doubles.leaks import LeakCheck
 from tests.doubles.stack import RunningStack, running_stack
 from tests.doubles.until import until
 from tests.integration.proxy import configuration, running
-from tests.integration.redis import RedisServer, redis_server
-
-
-@pytest.fixture
-async def redis(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as server:
-        yield server
+from tests.integration.redis import RedisServer
 
 
 def events(leaks: LeakCheck, redis: RedisServer, channel: str, keys: dict[str, Any] | None = None, **route: Any) -> Any:
