@@ -22,6 +22,8 @@ from redis.exceptions import ConnectionError, RedisError
 from streamproxy.config.redis import RedisPlace, parse_place
 
 TIMEOUT: Final = 2.0  # seconds for a connection, and for the replies to what was sent
+RETRY: Final = 0.5  # seconds after which is read again what Redis refused to read
+_BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 _SENTINEL_TIMEOUT: Final = 0.5  # seconds for a Sentinel to reply, if there are few
 _SENTINEL: Final = "sentinel_"
 _CREDENTIALS: Final = ("sentinel_username", "sentinel_password")
@@ -137,6 +139,11 @@ async def end_task(task: asyncio.Task[None]) -> None:
         await asyncio.wait([task], timeout=_AGAIN)
     if not task.cancelled():
         task.exception()
+
+
+def backoff(failures: int) -> float:
+    """For how many seconds to wait after so many attempts to connect that failed, one or more."""
+    return _BACKOFF[min(failures, len(_BACKOFF)) - 1]
 
 
 def shown(url: str) -> str:

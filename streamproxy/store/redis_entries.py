@@ -24,14 +24,13 @@ from redis.exceptions import RedisError
 from streamproxy.errors import DestinationUnavailable, StreamGone
 from streamproxy.store.events import EntryId, parse_entry_id, render_entry
 from streamproxy.store.redis_cluster import open_link
-from streamproxy.store.redis_connect import end_task
+from streamproxy.store.redis_connect import RETRY, end_task
 from streamproxy.store.redis_events import EventBody, Group, RedisEvents, concerns_name, not_reached_yet, unknown_name
 from streamproxy.store.redis_link import StoreDown
 from streamproxy.store.redis_tracking import Changes
 from streamproxy.wire.chunked import chunk_parts
 
 _COUNT: Final = 100  # entries of one stream that are read at once
-_RETRY: Final = 0.5  # seconds after which a channel is read again that Redis refused to read
 _NEWEST: EntryId = (2**64, 0)
 _OLDEST: EntryId = (0, 0)
 
@@ -145,7 +144,7 @@ class StreamEvents(RedisEvents):
             if concerns_name(reply):
                 group.refuse(reply)
             else:  # such as a cluster of which another part is away
-                asyncio.get_running_loop().call_later(_RETRY, self._look_at, channel)
+                asyncio.get_running_loop().call_later(RETRY, self._look_at, channel)
         if isinstance(reply, Exception):
             return
         for name, fields in reply:

@@ -27,7 +27,7 @@ from streamproxy.errors import ExchangeError, ResponseIncomplete
 from streamproxy.store.body import QueuedBody
 from streamproxy.store.ids import IdWriter
 from streamproxy.store.redis_cluster import ClusterLink
-from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, drop, encode, end_task
+from streamproxy.store.redis_connect import RETRY, TIMEOUT, Connector, Word, drop, encode, end_task
 from streamproxy.store.redis_layout import (
     BEAT_TTL,
     COMPLETE,
@@ -49,7 +49,6 @@ BLOCK: Final = 1000  # ms
 _COUNT: Final = 64  # entries of one stream that are read at once
 _HELD: Final = 256 * 1024  # bytes that a client may hold before it is left out
 _ALL_HELD: Final = 64 << 20  # bytes that all clients may hold together before they are, beyond one reading each
-_RETRY: Final = 0.5  # seconds after which a stream is read again that Redis refused to read
 _MISSED: Final = 2  # looks at which a process has to be missing
 
 # What processes tell each other of a stream, by its storage key, and the process that says so.
@@ -342,7 +341,7 @@ class ClusterFeeds(Feeds):
         again = key in self._again
         self._again.discard(key)
         if isinstance(reply, RedisError):  # such as a cluster of which another part is away
-            asyncio.get_running_loop().call_later(_RETRY, self.wake, key)
+            asyncio.get_running_loop().call_later(RETRY, self.wake, key)
         if isinstance(reply, Exception):
             return  # all are read again when their server is back
         _hand_out(reply, bodies)

@@ -23,14 +23,13 @@ from typing import Any, Final
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
-from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, drop, encode, end_task, shown
+from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, backoff, drop, encode, end_task, shown
 
 logger = logging.getLogger("streamproxy")
 
 BATCH: Final = 1000  # commands that are sent at once
 IDLE: Final = 1.0  # seconds after which a connection that is not used is tried
 WAITING: Final = 100_000  # commands that may wait
-_BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 # A script that Redis does not have yet, or no more, is no fault: whoever runs it sends it along then. Nor is a key that
 # another node of a cluster has.
@@ -154,7 +153,7 @@ class RedisLink(Link):
     async def _run(self) -> None:
         while True:
             if not self.up:
-                await asyncio.sleep(_BACKOFF[min(self._failures, len(_BACKOFF)) - 1])
+                await asyncio.sleep(backoff(self._failures))
                 await self._attempt()
                 continue
             if not self._kick.is_set():

@@ -16,13 +16,12 @@ from typing import Any, Final
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, drop, encode, end_task
+from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, backoff, drop, encode, end_task
 
 logger = logging.getLogger("streamproxy")
 
 QUIET: Final = 2.0  # seconds after which a silent server is asked for a sign of life, which it has TIMEOUT for
 _TURN: Final = 1000  # clients and messages after which everything else has a turn
-_BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 _PING: Final = encode(("PING",))
 
 
@@ -102,7 +101,7 @@ class Subscription:
                 if connection is not None:
                     self._lost()
                     await drop(connection)
-            await asyncio.sleep(_BACKOFF[min(failures, len(_BACKOFF)) - 1])
+            await asyncio.sleep(backoff(failures))
 
     async def _listen(self, connection: AbstractConnection) -> None:
         async with asyncio.timeout(None) as limit:

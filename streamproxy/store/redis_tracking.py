@@ -5,8 +5,8 @@ that was read, its name is sent over a second connection to the same server, onc
 and having it remembered is one step for Redis, so whoever reads again after each word of a change misses none.
 
 Once both connections to a server are there, or a key may have another server, ``begun`` is called: whatever was read
-before may have changed. Where Redis
-refuses to track (a user without the right to), that anything may have changed is said a few times a second instead.
+before may have changed. Where Redis refuses to track (a user without the right to), that anything may have changed is
+said a few times a second instead.
 """
 
 from __future__ import annotations
