@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -26,8 +27,7 @@ class EndpointWatch:
         self._host = host
         self._uniform = uniform
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
-        self._pausing: set[asyncio.Task[None] | None] = set()
-        self._closing = False
+        self._closing = asyncio.Event()
 
     def watch(self, endpoint: Endpoint) -> None:
         """Starts an endpoint's task."""
@@ -45,29 +45,22 @@ class EndpointWatch:
 
         Clients such as httpx may lose a connection if they are cancelled while they open it.
         """
-        self._closing = True
+        self._closing.set()
         tasks = list(self._tasks.values())
         self._tasks.clear()
-        asking = [task for task in tasks if task not in self._pausing]
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE)
         for task in tasks:
-            if task in self._pausing:
-                task.cancel()
-        if asking:
-            await asyncio.wait(asking, timeout=GRACE)
-        for task in asking:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _pause(self, seconds: float) -> None:
-        """Sleeps between two requests. Does not return once the tasks are being stopped."""
-        task = asyncio.current_task()
-        if self._closing:
+        """Waits between two requests. Does not return once the tasks are being stopped."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        if self._closing.is_set():
             raise asyncio.CancelledError
-        self._pausing.add(task)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._pausing.discard(task)
 
     async def _run(self, endpoint: Endpoint) -> None:
         raise NotImplementedError
