@@ -15,7 +15,6 @@ from time import monotonic
 from typing import Any, Final
 
 from streamproxy.client.base import IteratorSource, Response
-from streamproxy.client.stream import ResponseStream
 from streamproxy.dialects.base import Dialect
 from streamproxy.dialects.http import HTTP
 from streamproxy.dialects.request import Peeked, model_edit, usage_edit
@@ -124,7 +123,7 @@ class UpstreamResponse(OriginResponse):
         self.reason = response.reason
         self.version = response.http_version
         self.fields = ResponseFields(response.raw)
-        self.body = response if isinstance(response, ResponseStream) else response.source  # which is itself
+        self.body = response.source
         self.complete = response.complete
         self.tunnel = None
         if self._roster is not None:
@@ -154,10 +153,7 @@ class UpstreamResponse(OriginResponse):
         self.tunnel = response.detach()
 
     def end(self) -> Awaitable[Any] | None:
-        if self._roster is None and self.alarm is None:
-            self._endpoint.streams -= 1
-        else:
-            self._leave(None)
+        self._leave(None)
         if self.body.release():
             return None
         assert self._stream is not None
