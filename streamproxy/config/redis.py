@@ -59,15 +59,13 @@ def parse_place(url: str) -> RedisPlace:
     # Otherwise the beginning of a password such as 12?ab could be taken for a port, and be logged.
     if "#" in rest or ("@" in path and scheme != "unix") or ("@" in query and "@" not in authority):
         raise ValueError("has a character that must be percent-encoded: one of / ? # @ in the user or the password")
+    service, _, database = path.partition("/") if found["kind"] == "sentinel" else ("", "", path)
+    if scheme != "unix" and not (database or "0").isdecimal():
+        raise ValueError("has a database that is not a number: write 0 to 15, or leave it out")
     if found["kind"] is None:
-        if scheme != "unix" and not (path or "0").isdecimal():
-            raise ValueError("has a database that is not a number: write 0 to 15, or leave it out")
         return RedisPlace("server", scheme, url=_server(scheme, rest))
     user, at, names = authority.rpartition("@")
     hosts = tuple(_host(name, _PORTS[found["kind"]]) for name in names.split(","))
-    service, _, database = path.partition("/") if found["kind"] == "sentinel" else ("", "", path)
-    if not (database or "0").isdecimal():
-        raise ValueError("has a database that is not a number: write 0 to 15, or leave it out")
     if found["kind"] == "sentinel":
         if not service:
             raise ValueError("names no service of the Sentinels: write redis+sentinel://HOST:26379,HOST:26379/SERVICE")
