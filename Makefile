@@ -92,14 +92,15 @@ types: install-test
 conformance: install-test
 	$(BIN)/python -m pytest --durations=20 tests/conformance
 
+# What waits for so long that the shortest suite has it.
+LONG := tests/integration/test_image.py tests/integration/test_takeover.py
+
 faults: install-test
-	$(BIN)/python -m pytest --durations=20 tests/faults tests/integration/test_image.py tests/integration/test_takeover.py
+	$(BIN)/python -m pytest --durations=20 tests/faults $(LONG)
 
-# Whatever has no suite of its own, nor waits so long that a shorter suite has it.
-ELSEWHERE := conformance faults release unit integration/test_image.py integration/test_takeover.py
-
+# Whatever has no suite of its own.
 rest: install-test sdks
-	$(BIN)/python -m pytest --durations=20 $(foreach suite,$(ELSEWHERE),--ignore=tests/$(suite))
+	$(BIN)/python -m pytest --durations=20 $(foreach path,tests/conformance tests/faults tests/release tests/unit $(LONG),--ignore=$(path))
 
 ## dist: an sdist, the pure wheel made from it, the compiled wheel for this interpreter, and an SBOM (CycloneDX)
 dist: install-test
