@@ -51,8 +51,11 @@ class Predecessor(ABC):
     live: Mapping[str, Exchange]
 
     @abstractmethod
-    async def refresh(self) -> None:
-        """Updates ``live``. If the other process does not respond in time, it keeps the last state."""
+    async def refresh(self, *, streams: bool) -> None:
+        """Updates its numbers, or ``live`` if ``streams`` is set.
+
+        If the other process does not respond in time, the last state is kept.
+        """
 
     @abstractmethod
     async def stop_kept(self, stream: str, owner: bytes) -> StopResult:
@@ -91,13 +94,14 @@ class Control(ABC):
         """The live exchanges of the predecessor by their ids, oldest first; empty without one."""
         return _NONE if self.predecessor is None else self.predecessor.live
 
-    async def refresh(self, *, streams: bool) -> None:
-        """Updates the numbers, and also the live exchanges of other processes if ``streams`` is set.
+    async def refresh(self, *, streams: bool, predecessor: bool = True) -> None:
+        """Updates the numbers, or also the live exchanges of other processes if ``streams`` is set.
 
-        Awaited before they are read.
+        Awaited before they are read. What the predecessor counts is brought up to date unless ``predecessor`` is False:
+        a process that hangs must not delay an answer that does not need it.
         """
-        if streams and self.predecessor is not None:
-            await asyncio.gather(self._refresh(streams=True), self.predecessor.refresh())
+        if predecessor and self.predecessor is not None:
+            await asyncio.gather(self._refresh(streams=streams), self.predecessor.refresh(streams=streams))
         else:
             await self._refresh(streams=streams)
 

@@ -99,7 +99,7 @@ class _Endpoints:
         return PlainTextResponse("ok", headers=NO_STORE)
 
     async def readyz(self, request: Request) -> Response:
-        await self._control.refresh(streams=False)
+        await self._control.refresh(streams=False, predecessor=False)
         reasons = self._control.ready()
         status = 503 if reasons else 200
         body: dict[str, object] = {"ready": not reasons, "reasons": reasons}

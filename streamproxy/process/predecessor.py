@@ -1,13 +1,15 @@
 """The process that was taken over, as its successor sees it: at the other end of their line.
 
-Theory of operation. The other process sends its numbers by itself, and its live exchanges when it is asked::
+Theory of operation. The other process sends its numbers by itself and when it is asked, and its live exchanges when it
+is asked::
 
     taken over ──ask──▶ asked ──all pieces of the answer──▶ shown: ``live`` are these exchanges
                           ▲──────────────ask──────────────────┘
 
-One question is under way at a time, and those who ask meanwhile wait for its answer. An answer counts whenever it
-comes. Who has waited for `PATIENCE` sees the last one, so that a process that hangs does not keep the operator from the
-streams of this one.
+One question for exchanges is under way at a time, and those who ask meanwhile wait for its answer. Whoever reads the
+numbers asks anew: the other process may have answered him for the last time a moment ago, and with an older answer a
+counter would go back. An answer counts whenever it comes. Who has waited for `PATIENCE` sees the last one, so that a
+process that hangs does not keep the operator from what this one does.
 
 When the line ends, the other process has ended: its numbers are kept, and it has no more exchanges.
 """
@@ -136,12 +138,19 @@ class TakenOver(Predecessor):
         """Whether it can be asked: not if it is an earlier version, has ended, or does not read what it was sent."""
         return self._answers and self._writer.transport.get_write_buffer_size() < _UNREAD
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, streams: bool) -> None:
         if not self._responsive:
             return
-        if self._listing is None or self._listing.done():
-            self._listing = self._ask()
-        if await self._answer(self._listing) is None and not self._late:
+        if not streams:
+            question = self._ask(totals=True)
+        elif self._listing is None or self._listing.done():
+            question = self._listing = self._ask()
+        else:
+            question = self._listing
+        late = await self._answer(question) is None
+        if not streams:
+            question.cancel()  # nobody waits for it any more
+        if late and not self._late:
             self._late = True
             logger.warning("process %d, which was taken over, does not answer; its streams may be others", self.pid)
 

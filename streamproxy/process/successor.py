@@ -46,6 +46,10 @@ class Successor:
             case {"ask": int(number), "kept": str(stream), "owner": str(owner)}:
                 with contextlib.suppress(ValueError):
                     await self._send(answer=number, result=await self._control.stop_kept(stream, bytes.fromhex(owner)))
+            case {"ask": int(number), "totals": True}:
+                await self._control.refresh(streams=False)
+                await self.report()
+                await self._send(answer=number)
             case {"ask": int(number)}:
                 await self._control.refresh(streams=True)
                 await self._list(number, (*self._control.drained.values(), *self._control.ledger.live.values()))

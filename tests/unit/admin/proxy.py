@@ -43,7 +43,7 @@ class Before(Predecessor):
         self.live: dict[str, Exchange] = {}
         self._then = then
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, streams: bool) -> None:
         self.live |= {exchange.id: exchange for exchange in self._then}
 
     async def stop_kept(self, stream: str, owner: bytes) -> StopResult:

@@ -116,6 +116,18 @@ async def test_every_stream_is_seen_from_the_last_process_and_can_be_stopped_the
         assert results == ["stopped", "unknown", "unknown"]
 
 
+async def test_whoever_reads_the_numbers_sees_what_the_other_process_has_counted_by_then() -> None:
+    """Its admin listener may answer somebody for the last time after it has sent its numbers."""
+    oldest, old, new = SeenProxy(), SeenProxy(), SeenProxy()
+    async with taken_over(oldest, old), taken_over(old, new) as before:
+        for count in (2, 4):
+            for proxy in (oldest, old):
+                proxy.ledger.close(proxy.stream(f"id-{count}"))
+            await new.refresh(streams=False)
+            assert sum(new.metrics.finished().requests.values()) == count
+        assert (new.drained, before._asked) == ({}, {})
+
+
 async def test_nothing_is_asked_of_an_earlier_version() -> None:
     new = SeenProxy()
     async with line() as (ours, (reader, writer)):
@@ -140,14 +152,17 @@ async def test_one_that_hangs_keeps_nobody_and_its_late_answer_counts(
         await successor.report()
         await until(lambda: before._answers, "the first report")
         with caplog.at_level(logging.WARNING):
+            await new.refresh(streams=False)
             for _ in range(3):
                 await new.refresh(streams=True)
+            async with asyncio.timeout(0):
+                await new.refresh(streams=False, predecessor=False)
             assert await new.stop_kept("kept", b"mine") == "unknown"
         assert [entry.getMessage() for entry in caplog.records] == [
             "process 4711, which was taken over, does not answer; its streams may be others"
         ]
-        # One question for the streams, whoever asks; the other one is given up.
-        await until(lambda: set(before._asked) == {1}, "what is still asked")
+        # One question for the streams, whoever asks; the others are given up.
+        await until(lambda: set(before._asked) == {2}, "what is still asked")
         async with running(successor.answer()):
             await until(lambda: "one" in new.drained, "the late answer")
 
