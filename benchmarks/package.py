@@ -35,7 +35,7 @@ def revision() -> str:
 def built_revision() -> str:
     """The commit that the compiled build was made of; the source tree's where there is no build."""
     try:
-        return (COMPILED / "revision").read_text()
+        return (COMPILED / "revision").read_text().strip()
     except OSError:
         return revision()
 
