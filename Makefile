@@ -9,8 +9,8 @@ COMPILED := $(CURDIR)/build/compiled
 # What users' code in Node has of SDKs.
 SDKS := tests/integration/sdks
 
-# The suites are processes of their own, and most of them wait much of the time: four at once. Output comes as each ends.
-TOGETHER := --no-print-directory --jobs=4 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+# The suites are processes of their own, and most of them wait much of the time: five at once. Output comes as each ends.
+TOGETHER := --no-print-directory --jobs=5 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 # What `pip install streamproxy` has to choose from, and the software bill of materials of an image.
 DIST := $(CURDIR)/dist
@@ -55,9 +55,11 @@ demo: install
 	$(BIN)/streamproxy demo
 
 ## test: install what the tests need (Debian packages too, where that is allowed), then run everything
-test: install-test parts sdks lint types
-	@echo 'the suites run now, four at once; each shows what it did when it ends'
-	@$(MAKE) $(TOGETHER) compiled rest conformance unit faults
+test:
+	@$(MAKE) $(TOGETHER) install-test parts sdks
+	@$(MAKE) lint
+	@echo 'the suites run now, five at once; each shows what it did when it ends'
+	@$(MAKE) $(TOGETHER) compiled rest faults conformance types unit
 
 ## check: lint, types and unit tests, at once, in under two minutes
 check: install-test
@@ -93,7 +95,7 @@ conformance: install-test
 	$(BIN)/python -m pytest --durations=20 tests/conformance
 
 # What waits for so long that the shortest suite has it.
-LONG := tests/integration/test_image.py tests/integration/test_takeover.py
+LONG := tests/integration/test_takeover.py
 
 faults: install-test
 	$(BIN)/python -m pytest --durations=20 tests/faults $(LONG)
