@@ -3,12 +3,14 @@
 A count of instructions does not depend on what else the machine does: two runs of the same code agree within a
 thousandth, so that a change of one per cent shows at once, where times need many quiet rounds. It knows nothing of the
 kernel's share, of caches, or of waiting; the other benchmarks do. The requests are those of a warm proxy. Proxies that
-fork workers (nginx) are not followed. With ``--load events`` a few streams run, their events come one by one, and what
-is counted between two moments is divided by the events that passed; ``llm`` does so with chats. ``models`` are requests
-with a body of 8 KiB: ``--peers streamproxy,streamproxy-models`` says what it costs to read the model, and
-``--load llm --peers streamproxy,streamproxy-openai`` what it costs to understand a chat. ``--load h2-tiny`` has the
-connections and streams of the load of that name. How many requests come in one read differs a little from run to run
-there, and the count by about one per cent.
+fork workers (nginx) are not followed.
+
+With ``--load events`` a few streams run, their events come one by one, and what is counted between two moments is
+divided by the events that passed; ``llm`` does so with chats: ``--peers streamproxy,streamproxy-openai`` says what it
+costs to understand one. ``resume`` is ``events`` for ``--peers streamproxy,streamproxy-resume``: what it costs to keep a
+stream. ``models`` are requests with a body of 8 KiB: ``--peers streamproxy,streamproxy-models`` says what it costs to
+read the model. ``h2-tiny`` has the connections and streams of the load of that name. How many requests come in one read
+differs a little from run to run there, and the count by about one per cent.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ DEFAULT = "streamproxy,streamproxy-pure,streamproxy-log,streamproxy-httpx,recipe
 _WARM = 300  # requests before the count
 _STREAMS = 4
 _RATE = 50  # events a second of each: few enough that each is a read of its own, under callgrind too
-_UNITS = {"tiny": "a request", "models": "a request", "h2-tiny": "a request", "events": "an event", "llm": "an event"}
-_STREAMED = {"events": ("streams", f"/events?rate={_RATE}"), "llm": ("chats", "/chat")}
+_REQUESTS = ("tiny", "models", "h2-tiny")
+_EVENTS = ("streams", f"/events?rate={_RATE}")
+_STREAMED = {"events": _EVENTS, "resume": _EVENTS, "llm": ("chats", "/chat")}
+_UNITS = dict.fromkeys(_REQUESTS, "a request") | dict.fromkeys(_STREAMED, "an event")
 _COUNTED = re.compile(r"Collected : (\d+)")
 
 
