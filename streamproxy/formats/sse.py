@@ -34,10 +34,10 @@ class SseTracker(Inspector):
     """Follows an event stream by its chunks.
 
     ``events`` counts the events that a client dispatches: blocks with a ``data`` field. ``saw_id`` is whether an ``id``
-    field has passed. ``spoke`` is set by the first event.
+    field has passed, ``id_at`` the number of the event that it was in. ``spoke`` is set by the first event.
     """
 
-    __slots__ = ("_after_cr", "_has_data", "_in_event", "_keep", "_line", "_mid_line", "_start", "_whole")
+    __slots__ = ("_after_cr", "_has_data", "_in_event", "_keep", "_line", "_mid_line", "_start", "_whole", "id_at")
 
     def __init__(self) -> None:
         Inspector.__init__(self)  # `super` costs more
@@ -49,6 +49,7 @@ class SseTracker(Inspector):
         self._mid_line = False
         self._line = bytearray()
         self._after_cr = False
+        self.id_at = 0
 
     @property
     def between_events(self) -> bool:
@@ -132,8 +133,9 @@ class SseTracker(Inspector):
             name = line.partition(b":")[0]
             if name == b"data":
                 self._has_data = True
-            elif name == b"id":
+            elif name == b"id" and not self.saw_id:
                 self.saw_id = True
+                self.id_at = self.events + 1
 
 
 def blocks_of(data: bytes) -> Iterator[tuple[int, int]]:
@@ -155,6 +157,10 @@ def whole_events(chunk: bytes, ids: bool = False) -> int:
 
     It must be parsed if a block has no data, or has other lines than data and the event's name, or with ``ids`` its id.
     """
+    if chunk[:5] == b"data:":  # one line of data, and with ``ids`` one more, are told without a list
+        end, last = chunk.find(_LF), len(chunk) - 2
+        if end == last or (ids and chunk[end + 1 : end + 4] == b"id:" and chunk.find(_LF, end + 1) == last):
+            return 1
     blocks = chunk.split(b"\n\n")
     blocks.pop()
     for block in blocks:

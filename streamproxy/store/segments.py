@@ -3,7 +3,8 @@
 Theory of operation. Bytes are appended to a tail. When the tail is large enough it becomes a segment, which never
 changes, and a new tail begins; of each the log keeps its offset in the stream and how many events had ended before its
 first byte. There is no object and no number for a single event: the place behind event N is found by counting again,
-from the beginning of the segment in which that event ends.
+from the beginning of the segment in which that event ends. The tail is not counted as it comes but when somebody asks,
+or it is full: it costs less to count many events at once.
 
 A segment should begin between two events, since counting can only begin there. Where no read ends between two, or an
 event is so long that its segment has to begin inside of it, the log has *lost count*: it begins another segment at the
@@ -60,7 +61,7 @@ class EventCounter:
             self.events = tracker.events
             self.clean = tracker.between_events
             if tracker.saw_id and self.ids_from is None:
-                self.ids_from = tracker.events
+                self.ids_from = tracker.id_at
         elif self._lines is not None and chunk:
             self._lines.feed(chunk)
             self.events = self._lines.events
@@ -128,12 +129,13 @@ class SegmentLog:
     """The kept bytes of one stream. ``start`` and ``end`` are the offsets of its oldest and next byte."""
 
     __slots__ = (
-        *("_counts", "_lost", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
-        *("counter", "end", "start"),
+        *("_counted", "_counter", "_counts", "_lost", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
+        *("end", "start"),
     )
 
     def __init__(self, format: Format, max_bytes: int) -> None:
-        self.counter = EventCounter(format)
+        self._counter = EventCounter(format)
+        self._counted = 0  # bytes of the tail that the counter has seen
         self.start = 0
         self.end = 0
         self._max_bytes = max_bytes
@@ -144,6 +146,15 @@ class SegmentLog:
         # Of each segment, and of the tail.
         self._offsets = array("q", (0,))
         self._counts = array("q", (0,))
+
+    @property
+    def counter(self) -> EventCounter:
+        """What was counted, up to the last byte."""
+        counter, tail = self._counter, self._tail
+        if self._counted < len(tail):
+            counter.feed(bytes(tail[self._counted :]))
+            self._counted = len(tail)
+        return counter
 
     @property
     def size(self) -> int:
@@ -157,15 +168,13 @@ class SegmentLog:
 
     def append(self, chunk: bytes) -> None:
         """Keep the next bytes of the stream."""
-        counter = self.counter
         if self._lost:
             chunk = self._begin_at_event(chunk)
         held = len(self._tail)
-        if held >= self._segment and (counter.clean or held >= 4 * self._segment):
+        if held >= self._segment and (self.counter.clean or held >= 4 * self._segment):
             self._seal()
         self._tail += chunk
         self.end += len(chunk)
-        counter.feed(chunk)
         if self.end - self.start > self._max_bytes:
             self._trim()
 
@@ -246,6 +255,7 @@ class SegmentLog:
         """Keep the bytes up to the next event, and begin a segment there. Returns the others."""
         at = self.counter.feed_to_event(chunk)
         self._tail += chunk[:at]
+        self._counted += at
         self.end += at
         if at < len(chunk) or self.counter.clean:
             self._seal(begins=True)
@@ -253,13 +263,15 @@ class SegmentLog:
 
     def _seal(self, begins: bool = False) -> None:
         """Make the tail a segment. ``begins`` is whether an event is known to begin here."""
-        self._lost = not (begins or self.counter.clean)
+        counter = self.counter
+        self._lost = not (begins or counter.clean)
         if self._tail:
             self._segments.append(bytes(self._tail))
             self._tail = bytearray()
+            self._counted = 0
             self._offsets.append(self.end)
             self._counts.append(0)
-        self._counts[-1] = _INSIDE_EVENT if self._lost else self.counter.events
+        self._counts[-1] = _INSIDE_EVENT if self._lost else counter.events
 
     def _trim(self) -> None:
         drop = 0

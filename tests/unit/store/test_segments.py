@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import get_args
 
@@ -24,6 +25,11 @@ def cases(draw: st.DrawFn) -> tuple[Format, bytes, list[bytes]]:
 
 def events_of(format: Format, body: bytes, first: bool = True) -> int:
     return len(blocks(body, first)) if format == "sse" else body.count(b"\n")
+
+
+def has_id(body: bytes) -> bool:
+    lines = re.split(rb"\r\n|\n|\r", body.removeprefix(b"\xef\xbb\xbf"))
+    return any(line.partition(b":")[0] == b"id" for line in lines)
 
 
 def read_all(log: SegmentLog, offset: int) -> bytes:
@@ -67,6 +73,20 @@ def test_nothing_is_gone_of_a_stream_that_fits(case: tuple[Format, bytes, list[b
     assert [read_all(log, log.place(n)) for n in range(log.events + 1)] == [
         whole[find_place(format, whole, n) :] for n in range(log.events + 1)
     ]
+
+
+@given(event_streams(), st.data(), st.booleans())
+def test_it_is_known_before_which_places_the_upstream_has_written_ids(
+    whole: bytes, data: st.DataObject, asked: bool
+) -> None:
+    log = SegmentLog("sse", 1 << 20)
+    for chunk in data.draw(cuts(whole)):
+        log.append(chunk)
+        assert not asked or log.events <= events_of("sse", whole)
+    since = log.counter.ids_from
+    for events in range(log.events + 1):
+        before = whole[: log.place(events)]
+        assert (since is not None and events >= since) == has_id(before)
 
 
 @given(cases(), st.integers(0, 8))
