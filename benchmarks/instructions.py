@@ -7,8 +7,8 @@ fork workers (nginx) are not followed.
 
 With ``--load events`` a few streams run, their events come one by one, and what is counted between two moments is
 divided by the events that passed; ``llm`` does so with chats: ``--peers streamproxy,streamproxy-openai`` says what it
-costs to understand one. ``resume`` is ``events`` for ``--peers streamproxy,streamproxy-resume``: what it costs to keep a
-stream. ``models`` are requests with a body of 8 KiB: ``--peers streamproxy,streamproxy-models`` says what it costs to
+costs to understand one. ``resume`` is ``events`` for ``--peers streamproxy,streamproxy-resume``: what it costs to keep
+a stream. ``models`` are requests with a body of 8 KiB: ``--peers streamproxy,streamproxy-models`` says what it costs to
 read the model. ``h2-tiny`` has the connections and streams of the load of that name. How many requests come in one read
 differs a little from run to run there, and the count by about one per cent.
 """

@@ -20,21 +20,53 @@ _SPEECH: Final = (
 )
 _SILENT: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
 _ENDS: Final = frozenset({"response.completed", "response.incomplete"})
+# Members whose values are text, however a server writes them.
+_TEXTS: Final = (b'"content":"', b'"content": "', b'"text":"', b'"text": "', b'"reasoning_content":"', b'"arguments":"')
+_QUOTE: Final = 0x22
+_LF: Final = 0x0A
 
 
 class CompletionStream(ApiStream):
-    """Chunks of chat or text completions, up to ``[DONE]``."""
+    """Chunks of chat or text completions, up to ``[DONE]``.
 
-    __slots__ = ()
+    Theory of operation. The chunks of one stream differ in one piece of text, nearly always. So what comes before and
+    behind the text of a chunk in which nothing mattered is kept, and the next chunk is compared with that.
+    """
+
+    __slots__ = ("_before", "_behind")
+
+    def __init__(self, provider: str, operation: str) -> None:
+        super().__init__(provider, operation)
+        self._before = b""
+        self._behind = b""
 
     def skips(self, chunk: bytes) -> bool:
         """Most chunks have neither usage nor a reason to finish, or have them as null."""
-        return not (
+        before, behind = self._before, self._behind
+        begin, end = len(before), len(chunk) - len(behind)
+        if before and begin <= end and chunk[:begin] == before and chunk[end:] == behind:
+            text = chunk[begin:end]
+            # It is inside of the same string. A line end, which strings in JSON have not, could begin another event.
+            if _QUOTE not in text and _LF not in text and text[-1:] != b"\\":
+                return True
+        if (
             has_value(chunk, b'"finish_reason"')
             or has_value(chunk, b'"usage"')
             or chunk.find(b'"error"') >= 0
             or chunk.find(b"[DONE]") >= 0
-        )
+        ):
+            return False
+        self._remember(chunk)
+        return True
+
+    def _remember(self, chunk: bytes) -> None:
+        """Keep what is around the first text of a chunk in which nothing matters."""
+        for text in _TEXTS:
+            begin = chunk.find(text) + len(text)
+            end = chunk.find(b'"', begin) if begin >= len(text) else -1
+            if end > begin and chunk[end - 1 : end] != b"\\":
+                self._before, self._behind = chunk[:begin], chunk[end:]
+                return
 
     def read(self, event: dict[str, Any], to: Inspector) -> None:
         """A chunk; the answer to a request that does not stream has the same members."""

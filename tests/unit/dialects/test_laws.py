@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -269,6 +270,37 @@ def test_whole_events_say_what_the_stream_says(stream: bytes) -> None:
     for event in re.split(rb"(?<=\n\n)", stream):
         inspector.feed(event)
     assert told_by(inspector) == reference(stream, "openai")
+
+
+TRICKY = st.lists(st.sampled_from(["a", '"', "\\", "\n", "[DONE]", "error", '"error"', "finish_reason", "}"])).map(
+    "".join
+)
+
+
+@given(
+    st.lists(st.one_of(TRICKY, st.just("word")), max_size=12),
+    st.sampled_from([None, {"prompt_tokens": 3, "completion_tokens": 4}]),
+    st.booleans(),
+)
+def test_chunks_that_differ_in_their_text_say_what_the_stream_says(
+    texts: list[str], usage: dict[str, Any], spaced: bool
+) -> None:
+    events = [chat({"content": text}) for text in ("word", "word", *texts)]
+    stream = [sse(event, spaced=spaced) for event in [*events, chat(finish="stop"), chat(usage=usage)]]
+    inspector = LlmEvents("openai")
+    for event in stream:
+        inspector.feed(event)
+    assert told_by(inspector) == reference(b"".join(stream), "openai")
+
+
+@pytest.mark.parametrize("end", [b"[DONE]", b'{"error":{"message":"x"}}'])
+def test_an_event_in_the_text_of_another_is_one(end: bytes) -> None:
+    before, behind = sse(chat({"content": "word"})).split(b"word")
+    inspector = LlmEvents("openai")
+    for word in (b"word", b"word", b"wo\n\ndata: " + end + b"\n\ndata: "):
+        inspector.feed(before + word + behind)
+    assert inspector.events == 5
+    assert (inspector.finish(), inspector.failure is None) == (None, end == b"[DONE]")
 
 
 @given(event_streams(), st.binary(max_size=4), st.integers(0, 400))
