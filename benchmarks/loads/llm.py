@@ -1,7 +1,8 @@
 """Chat completions as an LLM server streams them: 64 events, one every 20 ms, then the finish, the usage and the end.
 
-This is the work of github.com/GetBusbar/benchmarking ("On the Bench"), but that the streams begin out of step and that
-100 run at once.
+This is the work of github.com/GetBusbar/benchmarking ("On the Bench"), but that 100 run at once, and begin evenly spread
+over the time of one: where all begin together, they end together, and what is measured is how long the last one waits
+for the others.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 from benchmarks.programs import BenchError
 from benchmarks.rig import Numbers, Session, steady
 
+_SPREAD: Final = 64 * 20  # milliseconds
 STALLED_US: Final = 200_000.0  # ten times the time between two events
 LATE_US: Final = 20_000.0  # that time itself
 
@@ -22,7 +24,7 @@ def chats(session: Session) -> Numbers:
     A chat's first event is the time to its first token (``ttft``), ``gap`` the time between two of its events.
     """
     streams = session.peer.streams
-    with session.load("chats", "/chat", f"conns={streams}") as generator:
+    with session.load("chats", "/chat", f"conns={streams}", f"spread={_SPREAD}") as generator:
         window, result = steady(session, generator, 2 * session.sizes.seconds)
         numbers = window.numbers(result["events"], session)
         dropped = session.upstream.stats()["dropped"]
@@ -67,7 +69,7 @@ def sustained(session: Session) -> Numbers:
 def _holds(session: Session, count: int) -> tuple[bool, float]:
     before = session.upstream.stats()["dropped"]
     try:
-        with session.load("chats", "/chat", f"conns={count}") as generator:
+        with session.load("chats", "/chat", f"conns={count}", f"spread={_SPREAD}") as generator:
             window, result = steady(session, generator, session.sizes.seconds)
     except BenchError:
         return False, 0.0  # they do not even all begin

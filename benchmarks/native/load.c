@@ -1,11 +1,11 @@
 /* The benchmark's load generator: one thread that sends requests to 127.0.0.1 and times what comes back.
  *
- *   load MODE PORT PATH [conns=N] [rate=N] [count=N] [bytes=N] [header=LINE]... [method=M] [body=TEXT]
+ *   load MODE PORT PATH [conns=N] [rate=N] [spread=N] [count=N] [bytes=N] [header=LINE]... [method=M] [body=TEXT]
  *
  *   closed     each connection sends its next request when the last response is complete
  *   paced      `rate` requests a second over all connections, none sent before its time
  *   streams    `conns` streams whose events carry the time at which they were written
- *   chats      `conns` streams as those, each begun anew when it has ended
+ *   chats      `conns` streams as those, each begun anew when it has ended; the first ones begin within `spread` milliseconds
  *   flood      `conns` streams, read and thrown away
  *   idle       `conns` streams that stay silent, but for keepalives
  *   download   `count` responses to their ends
@@ -47,10 +47,10 @@ struct conn {
 static enum mode mode;
 static struct sockaddr_in address;
 static struct conn *conns;
-static int poller, timer, conn_count = 1, opened, greeted, measuring, said_ready;
+static int poller, timer, conn_count = 1, opened, due, greeted, measuring, said_ready;
 static char request[65536], zeros[256 * 1024];
 static size_t request_size;
-static uint64_t rate, wanted, upload_bytes, begun, finished;
+static uint64_t rate, spread, wanted, upload_bytes, begun, finished;
 static uint64_t responses, bytes, payload_bytes, events, reads, errors, lost, begun_at;
 static struct rusage usage_before;
 static struct samples first_byte, complete, delay, gap;
@@ -186,7 +186,7 @@ static void next_request(struct conn *conn) {
 
 /* Open what the ramp allows. */
 static void open_more(void) {
-    while (opened < conn_count && (mode >= DOWNLOADS || opened - greeted < RAMP)) {
+    while (opened < conn_count && (mode >= DOWNLOADS || (spread ? opened < due : opened - greeted < RAMP))) {
         struct conn *conn = &conns[opened++];
         if (mode == ABORTS) continue; /* opens its connections as it goes */
         open_connection(conn);
@@ -328,6 +328,12 @@ static void readable(struct conn *conn) {
 static void paced_tick(void) {
     uint64_t expirations = 0;
     if (read(timer, &expirations, sizeof expirations) < 0) return;
+    if (spread) {
+        due += (int)expirations;
+        open_more();
+        if (opened == conn_count) timerfd_settime(timer, 0, &(struct itimerspec){0}, NULL);
+        return;
+    }
     if (!idle_count) return; /* all are busy: a request that is due is left out, not sent late */
     struct conn *conn = idle_conns[--idle_count];
     if (conn->state == OFF) open_connection(conn);
@@ -355,6 +361,7 @@ static void make_request(const char *path, int argc, char **argv) {
     for (int at = 4; at < argc; at++) {
         if (!strncmp(argv[at], "conns=", 6)) conn_count = atoi(argv[at] + 6);
         else if (!strncmp(argv[at], "rate=", 5)) rate = strtoull(argv[at] + 5, NULL, 10);
+        else if (!strncmp(argv[at], "spread=", 7)) spread = strtoull(argv[at] + 7, NULL, 10);
         else if (!strncmp(argv[at], "count=", 6)) wanted = strtoull(argv[at] + 6, NULL, 10);
         else if (!strncmp(argv[at], "bytes=", 6)) upload_bytes = strtoull(argv[at] + 6, NULL, 10);
         else if (!strncmp(argv[at], "method=", 7)) method = argv[at] + 7;
@@ -392,10 +399,11 @@ int main(int argc, char **argv) {
     static char input_mark, timer_mark;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &input_mark};
     epoll_ctl(poller, EPOLL_CTL_ADD, 0, &event);
-    if (mode == PACED) {
+    if (mode == PACED || spread) {
         timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-        long gap = 1000000000l / (long)(rate ? rate : 1);
-        struct itimerspec spec = {.it_interval.tv_nsec = gap, .it_value.tv_nsec = gap};
+        long gap = spread ? (long)(spread * 1000000 / (uint64_t)conn_count) : 1000000000l / (long)(rate ? rate : 1);
+        struct timespec every = {.tv_sec = gap / 1000000000l, .tv_nsec = gap % 1000000000l};
+        struct itimerspec spec = {.it_interval = every, .it_value = every};
         timerfd_settime(timer, 0, &spec, NULL);
         event.data.ptr = &timer_mark;
         epoll_ctl(poller, EPOLL_CTL_ADD, timer, &event);
