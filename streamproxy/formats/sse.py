@@ -158,9 +158,13 @@ def whole_events(chunk: bytes, ids: bool = False) -> int:
     It must be parsed if a block has no data, or has other lines than data and the event's name, or with ``ids`` its id.
     """
     if chunk[:5] == b"data:":  # one line of data, and with ``ids`` one more, are told without a list
-        end, last = chunk.find(_LF), len(chunk) - 2
-        if end == last or (ids and chunk[end + 1 : end + 4] == b"id:" and chunk.find(_LF, end + 1) == last):
+        lines = chunk[:-2]
+        if _LF not in lines:
             return 1
+        if ids:
+            second = lines.partition(b"\n")[2]
+            if second[:3] == b"id:" and _LF not in second:
+                return 1
     blocks = chunk.split(b"\n\n")
     blocks.pop()
     for block in blocks:

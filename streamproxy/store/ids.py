@@ -41,7 +41,7 @@ class IdWriter:
         if not (self._within or self._after_cr or self._start) and chunk[-2:] == b"\n\n" and _CR not in chunk:
             if (count := whole_events(chunk)) == 1:
                 self.events += 1
-                return b"%b%b%d\n\n" % (chunk[:-1], self._prefix, self.events)
+                return chunk[:-1] + self._prefix + str(self.events).encode() + b"\n\n"  # a format costs twice as much
             if count:
                 return self._mark_blocks(chunk)
         return self._mark_lines(chunk)
