@@ -163,8 +163,12 @@ def test_a_duplicate_key_hides_no_mistake_in_the_first() -> None:
             "4:28: routes[0].request_headers.set: names one header twice, in different case",
         ),
         ("name: {a: b}", "4:11: routes[0].name: must be text"),
-        ("rewrite: [a]", "4:14: routes[0].rewrite: must be a mapping with the keys strip_prefix, add_prefix"),
-        ("headers: x", "4:14: routes[0].headers: 'x' must be a mapping"),
+        (
+            "rewrite: [a]",
+            "4:14: routes[0].rewrite: must be a mapping with the keys strip_prefix, add_prefix; "
+            "write {strip_prefix: /prefix}",
+        ),
+        ("headers: x", "4:14: routes[0].headers: 'x' must be a mapping; write {x-name: value}"),
         ("headers: {a: }", "4:17: routes[0].headers.a: must be text; write \"\" for an empty one"),
         (
             "name: ''",
