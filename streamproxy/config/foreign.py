@@ -25,6 +25,8 @@ _TEXTS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
     ("an Apache configuration", _line(r"\s*(<VirtualHost\b|ProxyPass\s)")),
     ("a Caddyfile", _line(r"(\s*(reverse_proxy|handle|handle_path|encode)\b|[\w.*:/-]+ \{$)")),
     ("an HAProxy configuration", _line(r"(global|defaults|(frontend|backend|listen)\s+\S+)\s*$")),
+    ("a Kubernetes manifest", _line(r"apiVersion:\s")),
+    ("a systemd unit", _line(r"\[(Unit|Service|Socket)\]\s*$")),
     ("TOML", _line(r"\[\[?[\w.]+\]\]?\s*$")),
 )  # fmt: skip
 _KEYS: Final[tuple[tuple[str, frozenset[str]], ...]] = (

@@ -73,6 +73,8 @@ MISTAKES = {
         "this is an Apache configuration; the smallest file of streamproxy is routes: [{path: /*, upstream: http",
     ),
     "Kong's file": Mistake('_format_version: "3.0"\nservices: []\n', "1:1", "this is a Kong configuration"),
+    "manifests": Mistake("apiVersion: v1\n---\napiVersion: v1\n", "1:1", "this is a Kubernetes manifest"),
+    "a unit of systemd": Mistake("[Unit]\nDescription=x\n", "1:1", "this is a systemd unit"),
     "Prometheus's file": Mistake("scrape_configs: []\n", "1:1", "this is a Prometheus configuration"),
     "nothing": Mistake("", "1:1", "the file is empty: at least routes is needed"),
     "a broken file of ours with a line of nginx's": Mistake(
