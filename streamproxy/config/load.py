@@ -107,7 +107,13 @@ def _validate(document: Document, examine: Examine) -> tuple[Config | None, list
     try:
         config = Config.model_validate(document.data)
     except ValidationError as error:
-        model = [finding for finding in _model_findings(error, document) if not _below(finding.path, settled)]
+        # A value that is not there, such as an unset variable, is also missing to the section that it is in.
+        hurt = {path[:-1] for path in settled}
+        model = [
+            finding
+            for finding in _model_findings(error, document)
+            if not _below(finding.path, settled) and (finding.at_key or finding.path not in hurt)
+        ]
     faulty = {finding.path for finding in model}
     between = [
         finding

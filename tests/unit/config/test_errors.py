@@ -243,6 +243,15 @@ def test_a_reference_that_stands_for_nothing_is_reported_at_its_line(tmp_path: P
     ]
 
 
+@pytest.mark.parametrize(
+    "auth",
+    ["{bearer: {tokens: [{file: '${NOT_SET}'}]}}", "{jwt: {jwks_file: '${NOT_SET}'}}", "{jwt: {secret: '${NOT_SET}'}}"],
+)
+def test_a_value_that_is_not_there_is_one_problem_and_not_its_sections_too(auth: str) -> None:
+    (said,) = problems(in_route(f"auth: {auth}"))
+    assert "the variable NOT_SET is not set" in said
+
+
 def test_all_errors_of_a_file_come_at_once_in_its_order() -> None:
     text = (
         "log: {level: loud}\n"
