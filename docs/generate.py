@@ -29,7 +29,7 @@ a file with comments. Editors complete and check a file whose first line names i
   bytes. `off`, `false` and nothing are the same.
 - `${NAME}`, `${NAME:-default}` and `${file:/path}` are replaced inside values after the YAML is parsed; `$$` is a
   dollar sign.
-- A list of one may be written without brackets.
+- A list of one may be written without brackets where the value is *text, list*, and in `endpoints`.
 """
 _METRICS_HEAD = """\
 # Every metric, and the question it answers

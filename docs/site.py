@@ -42,6 +42,12 @@ def as_page(text: str, page: Path, repository: str) -> str:
     return re.sub(r"\]\(([^)\s]+)\)", link, text)
 
 
+def _link_to(repository: str) -> str:
+    """Return the settings of a link to the repository. `repo_url` would have each page ask GitHub for its stars."""
+    values = {"icon": "fontawesome/brands/git-alt", "link": repository, "name": "The repository"}
+    return "\n[[project.extra.social]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+
+
 def build(folder: Path) -> None:
     """Make the site in a folder, which is emptied before. Raises SystemExit if a page has a fault."""
     repository = source()
@@ -53,9 +59,7 @@ def build(folder: Path) -> None:
             target.write_text(as_page(page.read_text(), page, repository))
         for picture in (found for pattern in PICTURES for found in DOCS.rglob(pattern)):
             shutil.copy(picture, copy / "docs" / picture.relative_to(DOCS))
-        head = f"repo_url = {json.dumps(repository)}\n"
-        settings = (DOCS / "zensical.toml").read_text().replace("[project]\n", f"[project]\n{head}", 1)
-        (copy / "zensical.toml").write_text(settings)
+        (copy / "zensical.toml").write_text((DOCS / "zensical.toml").read_text() + _link_to(repository))
         command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
         if done.returncode:

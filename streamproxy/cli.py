@@ -33,7 +33,36 @@ _DEFAULT_FILE = "streamproxy.yaml"
 _LEVELS = click.Choice(["debug", "info", "warning", "error"])
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _named_file(words: list[str]) -> str | None:
+    return next((word for word in words if word.endswith((".yaml", ".yml", ".json"))), None)
+
+
+class _Commands(click.Group):
+    """The group of all commands. A file in the place of a command gets the command that serves it."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if (file := _named_file(args[:1])) is not None:
+            ctx.fail(f"{file!r} is no command: write streamproxy run -c {file}")
+        return super().resolve_command(ctx, args)
+
+
+class _OfFile(click.Command):
+    """A command whose file is named with ``-c``, which is said if the option was left out."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = [*args]
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            file = _named_file(words)
+            if file is None or "unexpected extra argument" not in error.message:
+                raise
+            raise click.UsageError(f"{error.message}: write -c {file}", ctx) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(
     __version__, prog_name="streamproxy", message=f"%(prog)s %(version)s ({'compiled' if COMPILED else 'pure Python'})"
 )
@@ -44,7 +73,7 @@ def cli() -> None:
 cli.add_command(health)
 
 
-@cli.command()
+@cli.command(cls=_OfFile)
 @_CONFIG
 @click.option("--listen", multiple=True, metavar="ADDRESS", help="Overrides server.listen; may be repeated.")
 @click.option("--admin", metavar="ADDRESS", help="Overrides admin.listen; off for none.")
@@ -92,7 +121,7 @@ def proxy(url: str, listen: str, admin: str, protocol: str | None, keepalive: st
         serve(config, _tell)
 
 
-@cli.command()
+@cli.command(cls=_OfFile)
 @_CONFIG
 def check(path: Path | None) -> None:
     """Validate a configuration file without contacting anything."""

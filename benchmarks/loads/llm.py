@@ -1,8 +1,8 @@
 """Chat completions as an LLM server streams them: 64 events, one every 20 ms, then the finish, the usage and the end.
 
-This is the work of github.com/GetBusbar/benchmarking ("On the Bench"), but that 100 run at once, and begin evenly spread
-over the time of one: where all begin together, they end together, and what is measured is how long the last one waits
-for the others.
+This is the work of github.com/GetBusbar/benchmarking ("On the Bench"), but that 100 run at once, and begin evenly
+spread over the time of one: where all begin together, they end together, and what is measured is how long the last one
+waits for the others.
 """
 
 from __future__ import annotations

@@ -88,16 +88,19 @@ class SameOrigin:
 
 
 def _cross_origin(request: Request) -> bool:
-    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        return True
-    origin = request.headers.get("origin")
-    if origin is None:
-        return False
+    """Whether any field says that the request is from another origin; of two that differ, one does."""
+    headers = request.headers
+    return not {"none", "same-origin"}.issuperset(headers.getlist("sec-fetch-site")) or any(
+        _is_foreign(origin, headers.get("host", "")) for origin in headers.getlist("origin")
+    )
+
+
+def _is_foreign(origin: str, host: str) -> bool:
     try:
         authority = urlsplit(origin).netloc
     except ValueError:
         return True
-    return not authority or authority.lower() != request.headers.get("host", "").lower()
+    return not authority or authority.lower() != host.lower()
 
 
 class TokenRequired:

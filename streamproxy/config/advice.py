@@ -20,6 +20,7 @@ def advice(config: Config) -> Iterator[str]:
     yield from _own_listeners(config)
     yield from _open_admin(config)
     yield from _shell_names(config)
+    yield from _lone_paths(config)
 
 
 def _counted_by_each(config: Config) -> Iterator[str]:
@@ -75,3 +76,10 @@ def _shell_names(config: Config) -> Iterator[str]:
                     f"routes.{route.name}.request_headers.set.{name}: {found[0]} is sent as it stands; "
                     f"a variable is written ${{{found[0][1:]}}}"
                 )
+
+
+def _lone_paths(config: Config) -> Iterator[str]:
+    for route in config.routes:
+        path = route.path[0]
+        if len(route.path) == 1 and path.endswith("/"):
+            yield f"routes.{route.name}.path: {path} is this one path alone; a prefix is written {path}*"

@@ -63,10 +63,15 @@ class Document:
             path = path[:-1]
         return self.values.get(path, Mark(1, 1))
 
-    def known(self, path: Path) -> Path:
-        """Returns the longest prefix of a path that is in the file."""
-        while path and path not in self.values:
-            path = path[:-1]
+    def known(self, location: Path) -> Path:
+        """Returns the path in the file of a value that the model names by ``location``.
+
+        The parts that the file does not have are left out: the tags of unions, and what a short form stands for.
+        """
+        path: Path = ()
+        for part in location:
+            if (*path, part) in self.values:
+                path = (*path, part)
         return path
 
     def get(self, path: Path) -> Any:

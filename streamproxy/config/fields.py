@@ -11,6 +11,8 @@ from pydantic.fields import FieldInfo
 from streamproxy.config.redact import Path
 from streamproxy.config.section import Section
 
+_TAGS = frozenset({"text", "mapping"})  # of unions; pydantic puts them into its locations
+
 
 def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """Returns the fields of a model by their keys in a file."""
@@ -31,17 +33,29 @@ def is_collection(annotation: Any) -> bool:
 
 
 def model_at(root: type[Section], path: Path) -> type[Section] | None:
-    """Returns the model of the mapping at a path, or None; ``*`` stands for any key or list index."""
+    """Returns the model of the mapping at a path, or None; ``*`` stands for any key or list index.
+
+    The path may be a location of pydantic, with the tags of unions.
+    """
     model: type[Section] | None = root
     parts = list(path)
     while parts and model is not None:
-        info = keys_of(model).get(str(parts.pop(0)))
-        model = next(models_in(info.annotation), None) if info is not None else None
+        key = str(parts.pop(0))
+        info = keys_of(model).get(key)
+        if info is None and key in _TAGS:
+            continue
         if info is not None and is_collection(info.annotation):
             if not parts:
                 return None
             parts.pop(0)
+        model = _chosen(info, str(parts[0]) if parts else "") if info is not None else None
     return model
+
+
+def _chosen(info: FieldInfo, key: str) -> type[Section] | None:
+    """Returns the model of a field: of several, the one with this key, or the first."""
+    models = list(models_in(info.annotation))
+    return next((model for model in models if key in keys_of(model)), models[0] if models else None)
 
 
 def field_at(root: type[Section], path: Path) -> FieldInfo:

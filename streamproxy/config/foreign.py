@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from streamproxy.config.examples import section_of
 from streamproxy.config.redact import Path
 
-MIGRATING: Final = "docs/migrating.md has the same in streamproxy's form"
+_MIGRATING: Final = "docs/migrating.md has the same in streamproxy's form"
+_SMALLEST: Final = "the smallest file of streamproxy is routes: [{path: /*, upstream: http://host:port}]"
 
 
 def _line(pattern: str) -> re.Pattern[str]:
@@ -20,23 +22,30 @@ def _line(pattern: str) -> re.Pattern[str]:
 # Each is a line of one format. A broken file of ours may contain it too, inside of text.
 _TEXTS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
     ("an nginx configuration", _line(r"\s*((server|http|events|location\b[^{;]*|upstream\s+\S+)\s*\{|proxy_pass\s)")),
-    ("a Caddyfile", _line(r"\s*(reverse_proxy|handle|handle_path|encode)\b")),
+    ("an Apache configuration", _line(r"\s*(<VirtualHost\b|ProxyPass\s)")),
+    ("a Caddyfile", _line(r"(\s*(reverse_proxy|handle|handle_path|encode)\b|[\w.*:/-]+ \{$)")),
     ("an HAProxy configuration", _line(r"(global|defaults|(frontend|backend|listen)\s+\S+)\s*$")),
+    ("a Kubernetes manifest", _line(r"apiVersion:\s")),
+    ("a systemd unit", _line(r"\[(Unit|Service|Socket)\]\s*$")),
     ("TOML", _line(r"\[\[?[\w.]+\]\]?\s*$")),
 )  # fmt: skip
 _KEYS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
-    ("an Envoy configuration", frozenset({"static_resources", "dynamic_resources"})),
-    ("a LiteLLM configuration", frozenset({"model_list", "litellm_settings"})),
+    ("an Envoy configuration", frozenset({"static_resources", "dynamic_resources", "virtual_hosts"})),
+    ("a LiteLLM configuration", frozenset({"model_list", "litellm_settings", "general_settings", "router_settings"})),
+    ("a Kong configuration", frozenset({"_format_version"})),
     ("a Caddy configuration in JSON", frozenset({"apps"})),
     ("a Traefik configuration", frozenset({"entryPoints", "providers", "http"})),
     ("a compose file", frozenset({"services"})),
+    ("a Prometheus configuration", frozenset({"scrape_configs"})),
     ("a Kubernetes manifest", frozenset({"apiVersion", "kind"})),
 )
 
 _IDLE: Final = "the limit between two reads is timeouts.idle, the wait for the response head timeouts.first_byte"
 _OF_A_ROUTE: Final = "it belongs to a route"
 
-# By section, in which entries of lists and names of upstreams are left out: what to write instead of a key.
+_MIGRATED: Final = ("nginx", "Caddy", "Envoy", "HAProxy", "LiteLLM")
+
+# By section: what to write instead of a key.
 _FAMILIAR: Final[dict[str, dict[str, str]]] = {
     "": {
         **dict.fromkeys(("listen", "port", "bind", "host"), "write server: {listen: 127.0.0.1:8080}"),
@@ -99,7 +108,7 @@ _FAMILIAR: Final[dict[str, dict[str, str]]] = {
         "client_max_body_size": "write limits: {max_request_body: 20MiB}",
         "max_request_body": "write limits: {max_request_body: 20MiB}",
         "max_streams": "write limits: {max_streams: 64}",
-        "rate_limit": "write limits: {requests: 100/1m}",
+        "rate_limit": "write limits: {requests: {rate: 100/1m}}",
         "method": "write methods: [GET]",
         "host": "write hosts: [name]",
         "model": "write models: [name]",
@@ -115,6 +124,9 @@ _FAMILIAR: Final[dict[str, dict[str, str]]] = {
 _OURS: Final = _line(r"routes\s*:")
 _NO_SPACE: Final = re.compile(r"^\s*(?:- )?[a-z_]+:[^\s/]|^\s*(?:- )?[a-z_]+:/(?!/)")
 _UNQUOTED: Final = re.compile(r"[:\-\[{,]\s+([*@`%&!])")
+_KEY: Final = re.compile(r"([ ]*(?:- +)*)[\w.-]+:(?: +[^ #]|$| )")
+_KEY_AND_VALUE: Final = re.compile(r"([ ]*(?:- +)*)[\w.-]+: +[^ #|>&]")
+_RULES: Final = frozenset({"routes.request_headers", "routes.response_headers", "upstreams.request_headers"})
 
 
 def recognised(data: object, text: str) -> str | None:
@@ -132,12 +144,17 @@ def recognised(data: object, text: str) -> str | None:
     return next((name for name, known in _KEYS if known & data.keys()), None)
 
 
+def instead(other: str) -> str:
+    """Returns what to do with a file that `recognised` has named."""
+    return _MIGRATING if any(name in other for name in _MIGRATED) else _SMALLEST
+
+
 def familiar(path: Path) -> str | None:
     """Returns what to write in place of the key at a path, if other proxies have such a key there, or None."""
-    parts = [str(part) for part in path[:-1] if isinstance(part, str)]
-    if parts[:1] == ["upstreams"]:
-        del parts[1:2]  # its name
-    return _FAMILIAR.get(".".join(parts), {}).get(str(path[-1]))
+    section, key = section_of(path[:-1]), str(path[-1])
+    if section in _RULES and key != key.lower():
+        return "write set: {Name: value}"
+    return _FAMILIAR.get(section, {}).get(key)
 
 
 def slip(lines: list[str], line: int) -> str | None:
@@ -150,4 +167,15 @@ def slip(lines: list[str], line: int) -> str | None:
         return f'a value that begins with {unquoted[1]} is quoted: "{unquoted[1]}…"'
     if _NO_SPACE.match(source) or _NO_SPACE.match(before):
         return "the colon after a key is followed by a space"
+    if _is_out_of_column(source, before, lines[:line]):
+        return "the keys of one mapping begin in the same column"
     return None
+
+
+def _is_out_of_column(source: str, before: str, above: list[str]) -> bool:
+    """Whether the key in a line is deeper than one above that has its value, or in a column where no key begins."""
+    key, previous = _KEY.match(source), _KEY_AND_VALUE.match(before)
+    if key is None or previous is None:
+        return False
+    columns = {len(match[1]) for match in map(_KEY.match, above) if match is not None}
+    return len(key[1]) > len(previous[1]) or len(key[1]) not in columns

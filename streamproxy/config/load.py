@@ -17,8 +17,9 @@ from pydantic_core import ErrorDetails
 
 from streamproxy.config import checks
 from streamproxy.config.document import Document, Finding, read
+from streamproxy.config.examples import EXAMPLES, section_of
 from streamproxy.config.fields import field_at, keys_of, model_at
-from streamproxy.config.foreign import MIGRATING, familiar, recognised
+from streamproxy.config.foreign import familiar, instead, recognised
 from streamproxy.config.model import Config, default_name
 from streamproxy.config.redact import Path, is_secret
 from streamproxy.config.references import References
@@ -31,8 +32,8 @@ _HARMLESS = re.compile(r"[\w .,:/*%\[\]-]{1,60}")
 _LIKE_A_KEY = re.compile(r"[A-Za-z0-9_-]{24,}")
 _PREDICATES = ("is ", "has ", "must ", "can")  # how messages begin that follow the value
 _WANTED = {
-    "tuple_type": "must be a list",
-    "list_type": "must be a list",
+    "tuple_type": "must be a list, in brackets: [a, b]",
+    "list_type": "must be a list, in brackets: [a, b]",
     "string_type": "must be text",
 }
 
@@ -70,7 +71,7 @@ def parse_config(
     """
     document = read(text, References(environ or {}))
     if (other := recognised(document.data, text)) is not None:
-        raise ConfigError([_problem(Finding((), f"this is {other}; {MIGRATING}"), document, name)])
+        raise ConfigError([_problem(Finding((), f"this is {other}; {instead(other)}"), document, name)])
     if not isinstance(document.data, dict):
         found = document.findings or [_no_mapping(document)]
         raise ConfigError(_problem(finding, document, name) for finding in found)
@@ -106,7 +107,13 @@ def _validate(document: Document, examine: Examine) -> tuple[Config | None, list
     try:
         config = Config.model_validate(document.data)
     except ValidationError as error:
-        model = [finding for finding in _model_findings(error, document) if not _below(finding.path, settled)]
+        # A value that is not there, such as an unset variable, is also missing to the section that it is in.
+        hurt = {path[:-1] for path in settled}
+        model = [
+            finding
+            for finding in _model_findings(error, document)
+            if not _below(finding.path, settled) and (finding.at_key or finding.path not in hurt)
+        ]
     faulty = {finding.path for finding in model}
     between = [
         finding
@@ -123,15 +130,15 @@ def _below(path: Path, others: list[Path]) -> bool:
 def _model_findings(error: ValidationError, document: Document) -> Iterator[Finding]:
     for details in error.errors(include_url=False, include_input=False):
         location = details["loc"]
+        path = document.known(location)
         if location[-1:] == ("[key]",):
             key = location[-2]
             yield Finding(location[:-1], f"{key!r} {_message(details)}", at_key=True)
         elif details["type"] == "missing":
-            yield Finding(location, f"is missing: {field_at(Config, location).description}")
+            yield Finding((*path, location[-1]), f"is missing: {field_at(Config, location).description}")
         elif details["type"] == "extra_forbidden":
-            yield Finding(location, _unknown_key(location), at_key=True)
+            yield Finding(path, _unknown_key(location), at_key=True)
         else:
-            path = document.known(location)
             if location[0] == "routes" and location[2:] == ("name",) and document.get(location) is None:
                 continue  # the default name is derived from the path, which is invalid
             yield Finding(path, _message(details, path) + _defaults(document.get(path), path))
@@ -146,8 +153,8 @@ def _defaults(value: object, path: Path) -> str:
 
 
 def _unknown_key(location: Path) -> str:
-    if (instead := familiar(location)) is not None:
-        return f"unknown key; {instead}"
+    if (better := familiar(location)) is not None:
+        return f"unknown key; {better}"
     model = model_at(Config, location[:-1])
     known = keys_of(model) if model is not None else {}
     return f"unknown key; {checks.suggest(str(location[-1]), known, otherwise='the keys here are:')}"
@@ -162,7 +169,9 @@ def _message(details: ErrorDetails, path: Path = ()) -> str:
         return f"is not allowed here: write {context['expected'].replace(chr(39), '')}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         model = model_at(Config, path)
-        return "must be a mapping" + (f" with the keys {', '.join(keys_of(model))}" if model is not None else "")
+        keys = f" with the keys {', '.join(keys_of(model))}" if model is not None else ""
+        example = EXAMPLES.get(section_of(path))
+        return f"must be a mapping{keys}" + (f"; write {example}" if example is not None else "")
     return _WANTED.get(kind, details["msg"])
 
 

@@ -35,7 +35,11 @@ class Shares(Section):
 
 
 def short_shares(value: object) -> object:
-    """Expands a list of shares to a mapping."""
+    """Expands a list of shares to a mapping. Raises ValueError for a list of names."""
+    if isinstance(value, list) and any(isinstance(share, str) for share in value):
+        raise ValueError(
+            "must be one upstream, with all its endpoints, or shares by weight: [{name: NAME, weight: 95}, …]"
+        )
     return {"shares": value} if isinstance(value, list | tuple) else value
 
 

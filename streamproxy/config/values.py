@@ -74,7 +74,7 @@ def address(value: object) -> Address:
         return Address(path=path)
     host, colon, port = raw.rpartition(":")
     digits = re.fullmatch(r"[0-9]{1,5}", port) is not None
-    if not host and digits:
+    if host in ("", "*") and digits:
         raise ValueError(f"{problem}; 127.0.0.1:{port} is this machine alone, 0.0.0.0:{port} every address of it")
     if colon and digits and int(port) > 65535:
         raise ValueError("is not an address: a port is at most 65535")
@@ -170,6 +170,10 @@ def upstream(value: object) -> str:
     raw = text(value)
     if "://" in raw:
         return origin(raw)
+    if raw.startswith("unix:"):
+        raise ValueError(
+            "is a socket, which an endpoint names: upstreams: {NAME: {endpoints: [{url: http://host, socket: /path}]}}"
+        )
     if not _NAME.fullmatch(raw):
         raise ValueError("is neither the name of an upstream nor a URL: a URL begins with http:// or https://")
     return raw
@@ -246,6 +250,8 @@ def method(value: object) -> str:
     raw = text(value)
     if not _METHOD.fullmatch(raw):
         raise ValueError("is not a method: write it in capitals, such as GET or POST")
+    if raw == "*":
+        raise ValueError("is not a method: leave methods out for all of them")
     return raw
 
 

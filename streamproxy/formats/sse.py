@@ -83,17 +83,30 @@ class SseTracker(Inspector):
         self.feed(chunk[at:])
         return -1
 
+    def feed_whole(self, chunk: bytes) -> int:
+        """Follows a chunk if it is whole events with LF line ends, as nearly every one of an LLM is.
+
+        Returns how many events it is. 0 if it must be parsed, or does not begin between two events; nothing has
+        happened then.
+        """
+        # Searching for an integer is faster than ``find`` or ``in`` with bytes on CPython 3.11.
+        if not self._whole or chunk[-2:] != b"\n\n" or _CR in chunk:
+            return 0
+        events = whole_events(chunk, self.saw_id)
+        if events:
+            self.passed_over(events)
+        return events
+
+    def passed_over(self, events: int) -> None:
+        """Takes note of so many whole events, of which another tracker knows that they are no more than that."""
+        self.events += events
+        self.spoke = True
+        self._start = False
+
     def feed(self, chunk: bytes) -> None:
         """Follows the next bytes of the stream."""
-        # The fast path: nearly every chunk of an LLM is whole events with LF line ends. Searching for an integer is
-        # faster than ``find`` or ``in`` with bytes on CPython 3.11.
-        if self._whole and chunk[-2:] == b"\n\n" and _CR not in chunk:
-            events = whole_events(chunk, self.saw_id)
-            if events:
-                self.events += events
-                self.spoke = True
-                self._start = False
-                return
+        if self.feed_whole(chunk):
+            return
         self._feed_lines(chunk)
         self.spoke = self.events > 0
         self._whole = not (self._mid_line or self._in_event or self._after_cr or self._start)

@@ -44,7 +44,7 @@ class OriginResponse:
         return None
 
     def inspector(self) -> Inspector | None:
-        """What follows the body for all of its clients; None where each client's relay has one of its own."""
+        """What follows the body in place of an inspector of the dialect; None where that is what it takes."""
         return None
 
     def end(self) -> Awaitable[Any] | None:

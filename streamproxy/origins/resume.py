@@ -31,6 +31,7 @@ from streamproxy.exchange.call import Call
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.tally import Tally
 from streamproxy.formats.inspector import Inspector
+from streamproxy.formats.sse import SseTracker
 from streamproxy.origins.base import Origin, OriginResponse
 from streamproxy.origins.owner import owner_by, owner_of
 from streamproxy.origins.reader import Reader, judge_of
@@ -104,13 +105,46 @@ class ReplayedResponse(OriginResponse):
         self._stored.close()
 
 
+class KeptTracker(SseTracker):
+    """Follows a kept stream without reading again what the store has counted in the same turn.
+
+    ``marked`` is whether the store writes ids: the first one has to be seen here.
+    """
+
+    __slots__ = ("_body", "_marked")
+
+    def __init__(self, body: StoredBody, marked: bool) -> None:
+        super().__init__()
+        self._body = body
+        self._marked = marked
+
+    def feed(self, chunk: bytes) -> None:
+        """Follows the next bytes of the stream."""
+        body = self._body
+        if chunk is body.passing and body.whole and self._whole and (self.saw_id or not self._marked):
+            self.passed_over(body.whole)
+        else:
+            SseTracker.feed(self, chunk)
+
+
 class KeptResponse(OriginResponse):
-    """A response that another origin has opened, read through the store."""
+    """A response that another origin has opened, read through the store.
 
-    __slots__ = ("_exchange", "_inner", "_reader", "_stored", "_stream", "_throttled")
+    ``tracker`` counts its events where nothing else is read in them.
+    """
 
-    def __init__(self, inner: OriginResponse, stream: KeptStream, body: StoredBody, exchange: Exchange) -> None:
+    __slots__ = ("_exchange", "_inner", "_reader", "_stored", "_stream", "_throttled", "_tracker")
+
+    def __init__(
+        self,
+        inner: OriginResponse,
+        stream: KeptStream,
+        body: StoredBody,
+        exchange: Exchange,
+        tracker: KeptTracker | None,
+    ) -> None:
         super().__init__(inner.status, inner.fields, body)
+        self._tracker = tracker
         self.reason = inner.reason
         self.version = inner.version
         self._exchange = exchange
@@ -124,6 +158,9 @@ class KeptResponse(OriginResponse):
         """Begin to read the upstream. ``judge`` tells whether a stream that ended in good order is complete."""
         self._throttled = plan.throttled
         self._reader = Reader(self._inner.body, self._stream, plan.buffer, self._exchange, judge, plan.max_events)
+
+    def inspector(self) -> Inspector | None:
+        return self._tracker
 
     def on_client_left(self) -> Callable[[], None] | None:
         return self._stored.abandon
@@ -239,7 +276,10 @@ class ResumeOrigin(Origin):
         fields.kept.append((CURSOR, cursor.render()))
         if self._plan.ids and format == "sse":
             fields.drop_length()
-        kept = KeptResponse(response, stream, stream.read(cursor, self._plan.ids), exchange)
+        body = stream.read(cursor, self._plan.ids)
+        plain = format == "sse" and not dialect.reads_answers
+        tracker = KeptTracker(body, self._plan.ids) if plain else None
+        kept = KeptResponse(response, stream, body, exchange, tracker)
         kept.start(self._plan, judge)
         return kept
 

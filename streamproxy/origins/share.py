@@ -21,8 +21,8 @@ from streamproxy.origins.base import Origin, OriginResponse, is_event_stream
 from streamproxy.origins.owner import owner_of
 from streamproxy.origins.reader import Reader, judge_of
 from streamproxy.origins.shared_stream import CURSOR, SharedBody, SharedInspector, SharedStream, SharePlan
-from streamproxy.store.cursor import cursor_of
-from streamproxy.wire.headers import Headers, first
+from streamproxy.store.cursor import last_event_ids
+from streamproxy.wire.headers import Headers
 from streamproxy.wire.response_fields import ResponseFields
 
 
@@ -105,7 +105,8 @@ class ShareOrigin(Origin):
 
     async def open(self, call: Call) -> OriginResponse:
         downstream = call.downstream
-        if downstream.method != "GET" or _comes_back(downstream.headers, downstream.target.query):
+        # Whoever comes back wants what followed its id, and not what comes next.
+        if downstream.method != "GET" or any(last_event_ids(downstream.headers, downstream.target.query)):
             return await self._inner.open(call)
         key = self._key(call)
         while True:
@@ -183,10 +184,6 @@ async def _join(call: Call, stream: SharedStream) -> SharedBody | None:
         body.close()
         return None
     return body
-
-
-def _comes_back(headers: Headers, query: bytes | None) -> bool:
-    return first(headers, b"last-event-id") is not None or cursor_of(headers, query) is not None
 
 
 def _can_be_shared(response: OriginResponse) -> bool:

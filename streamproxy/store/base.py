@@ -1,8 +1,8 @@
-"""What a store of streams offers: keep what an upstream sends, and read it again from a cursor.
+"""The interface of a store of streams, which keeps what an upstream sends so that it can be read again from a cursor.
 
-The process that reads a stream from its upstream *creates* it, appends each chunk and ends it. Appending takes no time
-that depends on the store: it neither waits nor fails. Every client, the first one too, reads the stream as a
-`StoredBody`, from the place of its cursor to the end.
+The process that reads a stream from its upstream *creates* it in the store, appends each chunk and ends it. Appending
+neither waits nor fails, whatever state the store is in. Every client, including the first, reads the stream as a
+`StoredBody`, from the position of its cursor to the end.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from streamproxy.store.cursor import Cursor
 from streamproxy.store.segments import Format
 from streamproxy.subclassing import mypyc_attr
 
-REMEMBERED = 3600.0  # seconds for which the name of a stream is known after the stream is gone
-READERS = 1000  # how many clients may read one stream by a cursor at once, in each process
-PATIENCE = 2.0  # seconds for which a place is waited for that a live stream has not reached
+REMEMBERED = 3600.0  # seconds for which the name of a dropped stream is remembered
+READERS = 1000  # clients that may read one stream by its cursors at the same time, in each process
+PATIENCE = 2.0  # seconds to wait for a position that a live stream has not reached yet
 
-# Why a stream is to end: its owner's DELETE, or no client for as long as `grace`.
+# Why a stream is stopped: its owner sent DELETE, or it had no client for `grace`.
 StopReason = Literal["owner", "grace"]
 Stop = Callable[[StopReason], None]
 
-# What became of an owner's DELETE: the stream is stopped (or had ended), it is kept no more, or it never was.
+# The result of an owner's DELETE: the stream was stopped (or had ended), is no longer kept, or never existed.
 StopResult = Literal["stopped", "gone", "unknown"]
-# Ends a stream that is not kept here, if another process keeps it in its memory: by its name and its `owner_digest`.
+# Stops a stream that another process keeps in its memory. Takes the stream's name and its `owner_digest`.
 StopElsewhere = Callable[[str, bytes], Awaitable[StopResult]]
 
 
 class StoreSettings(NamedTuple):
-    """The keys of ``resume`` that concern a store: seconds and bytes."""
+    """The keys of ``resume`` that concern a store, in seconds and bytes."""
 
     window: float = 300.0
     max_bytes: int = 4 << 20
@@ -40,13 +40,13 @@ class StoreSettings(NamedTuple):
 
 
 def check_readers(count: int) -> None:
-    """Raise LimitReached if so many clients of one stream are all that may be."""
+    """Raises LimitReached if a stream that has ``count`` readers may not have another."""
     if count >= READERS:
         raise LimitReached("Too many clients read this stream", retry_after=5.0)
 
 
 class StreamHead(NamedTuple):
-    """What is kept of the response beside its body. ``owner`` are the parts of `owner_digest`."""
+    """What is kept of a response besides its body. ``owner`` holds the parts of `owner_digest`."""
 
     owner: Sequence[bytes]
     content_type: bytes
@@ -55,33 +55,33 @@ class StreamHead(NamedTuple):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Recipient:
-    """What the bytes of an upstream are for: one or more clients, and what is kept. Nothing but `room` waits."""
+    """Takes the bytes of an upstream, for one or more clients and for the store. Only `room` waits."""
 
     __slots__ = ()
 
     def append(self, chunk: bytes, framed: bytes = b"") -> None:
-        """Take a chunk, and hand it to the clients. Never raises.
+        """Takes a chunk and hands it to the clients. Never raises.
 
-        ``framed`` is the same in HTTP/1.1's chunked framing, where it came like that.
+        ``framed`` is the chunk in the chunked framing of HTTP/1.1 if it arrived that way, otherwise empty.
         """
         raise NotImplementedError
 
     def end(self, fault: ExchangeError | None) -> None:
-        """The upstream has ended: in good order (None), or cut. Only the first call counts."""
+        """Ends the stream: complete if ``fault`` is None, otherwise cut. Only the first call counts."""
         raise NotImplementedError
 
     def has_room(self, limit: int) -> bool:
-        """Whether the upstream is to be read on: some client is less than ``limit`` bytes behind, or none is there."""
+        """Whether to read on from the upstream: a client is less than ``limit`` bytes behind, or there is no client."""
         raise NotImplementedError
 
     async def room(self, limit: int) -> None:
-        """Wait until it has room."""
+        """Waits until `has_room` is true, or the stream has ended."""
         raise NotImplementedError
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class KeptStream(Recipient):
-    """A stream that this process reads from its upstream. ``name`` is the STREAM of its cursors."""
+    """A stream that this process reads from its upstream. ``name`` is the STREAM part of its cursors."""
 
     __slots__ = ()
 
@@ -89,16 +89,19 @@ class KeptStream(Recipient):
 
     @property
     def events(self) -> int:
-        """How many events have come so far."""
+        """The number of events received so far."""
         raise NotImplementedError
 
     def read(self, cursor: Cursor, ids: bool = False) -> StoredBody:
-        """The body from a place on, for one client; with ``ids`` written into it. Raises StreamGone."""
+        """Returns the body from a cursor on, for one client; ``ids`` adds an id to each event that has none.
+
+        Raises StreamGone if that position is no longer kept.
+        """
         raise NotImplementedError
 
 
 class Replay(NamedTuple):
-    """The answer to a cursor. ``body`` is None when the stream is complete and nothing comes after the cursor."""
+    """The answer to a cursor. ``body`` is None if the stream is complete and nothing follows the cursor."""
 
     content_type: bytes
     body: StoredBody | None
@@ -107,36 +110,36 @@ class Replay(NamedTuple):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class StreamStore:
-    """Where a route's streams are kept."""
+    """Keeps the streams of a route."""
 
     __slots__ = ()
 
     def configure(self, settings: StoreSettings) -> None:
-        """Go by other settings from now on; streams that are kept stay."""
+        """Applies other settings from now on. Streams that are already kept stay."""
         raise NotImplementedError
 
     def create(self, head: StreamHead, stop: Stop) -> KeptStream | None:
-        """Begin a stream. None while the store can't keep one: its response then has no cursor.
+        """Begins a stream. Returns None while the store can't keep one; the response then carries no cursor.
 
-        ``stop`` is called when the stream should end; it has to lead to `KeptStream.end`.
+        ``stop`` is called when the stream should end, and must lead to a call of `KeptStream.end`.
         """
         raise NotImplementedError
 
     async def find(self, cursor: Cursor, owner: Sequence[bytes], ids: bool = False) -> Replay:
-        """What a client gets that comes back. Waits for a place that a live stream has not reached, PATIENCE at most.
+        """Returns the answer to a client that comes back. Waits up to PATIENCE for a position not yet reached.
 
-        Raises StreamUnknown for a stream that never was or is another's, StreamGone for a place that is not kept,
-        LimitReached when READERS clients read it.
+        Raises StreamUnknown for a stream that never existed or belongs to somebody else, StreamGone for a position
+        that is not kept, and LimitReached if READERS clients read the stream already.
         """
         raise NotImplementedError
 
     async def own(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
-        """Return if the stream is the owner's. Raises StreamUnknown if it is not, StreamGone if it is not kept."""
+        """Checks that ``owner`` owns the stream. Raises StreamUnknown if not, StreamGone if it is no longer kept."""
         raise NotImplementedError
 
     async def stop(self, cursor: Cursor, owner: Sequence[bytes]) -> None:
-        """End the owner's stream, wherever it runs; nothing happens to one that has ended. Raises as `find`."""
+        """Stops the owner's stream, in whichever process it runs. An ended one stays as it is. Raises as `own`."""
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Forget everything. Streams that live go on without being kept."""
+        """Forgets everything. Live streams go on without being kept."""

@@ -1,7 +1,8 @@
-"""What all routes keep in stores, count in Redis and read from there: made once, and kept over reloads.
+"""Creates the stores, limiters and event sources of all routes, and keeps them across reloads.
 
-A connection stays as long as the configuration in force has a use for it. What a reload leaves without a use is closed
-by `close_unused`, which is called when nothing runs any more that began under an earlier configuration.
+Each class shares its connections among all routes that name the same URL. They stay open as long as the configuration
+in force uses them. What a reload leaves unused is closed by `close_unused`, which is called when every exchange that
+began under an earlier configuration has ended.
 """
 
 from __future__ import annotations
@@ -31,26 +32,26 @@ MEMORY = "memory"
 
 @contextmanager
 def _using_redis(what: str) -> Iterator[None]:
-    """Say of which key it is that Redis can't be used, and why: the library is an extra, or the URL is wrong."""
+    """Turns errors about Redis into one that names the configuration key: the extra is missing, or the URL is wrong."""
     try:
         yield
     except ImportError:
         raise StreamproxyError(f"{what} in Redis: install the extra, pip install 'streamproxy[redis]'") from None
-    except TypeError:  # whose text, like that of the next, may have a part of the password
+    except TypeError:  # its text, like that of the next one, may contain part of the password
         raise StreamproxyError(f"{what} in Redis: the URL has an option that redis-py does not know") from None
     except ValueError:
         raise StreamproxyError(f"{what} in Redis: the URL can't be used") from None
 
 
 class _Connections(Generic[K, V]):
-    """What was made for each key, and whether it was started."""
+    """The objects made for each key, and which of them were started."""
 
     def __init__(self) -> None:
         self.made: dict[K, V] = {}
         self._started: set[K] = set()
 
     def started_now(self) -> list[V]:
-        """Those that were not started yet; they count as started from now on."""
+        """Returns the objects that were not started yet, and marks them as started."""
         new = [one for key, one in self.made.items() if key not in self._started]
         self._started.update(self.made)
         return new
@@ -59,16 +60,16 @@ class _Connections(Generic[K, V]):
         return [one for key, one in self.made.items() if key in self._started]
 
     def take_unused(self, used: Set[K]) -> list[V]:
-        """Forget those that are not for one of these keys; returns them."""
+        """Forgets and returns the objects whose key is not in ``used``."""
         unused = [key for key in self.made if key not in used]
         self._started.difference_update(unused)
         return [self.made.pop(key) for key in unused]
 
 
 class Stores:
-    """Where streams are kept. ``on_error`` is called once for each failure of Redis.
+    """The stores of all routes with ``resume``. ``on_error`` is called once for each failure of Redis.
 
-    ``elsewhere`` stops a stream that another process keeps in memory; None if there is no such process.
+    ``elsewhere`` stops a stream that another process keeps in memory. It is None if there is no such process.
     """
 
     def __init__(self, on_error: Callable[[], None]) -> None:
@@ -78,7 +79,7 @@ class Stores:
         self._hubs: _Connections[str, RedisHub] = _Connections()
 
     def streams(self, route: str, resume: Resume) -> StreamStore:
-        """The store of a route. Raises StreamproxyError if it can't be used."""
+        """Returns the store of a route. Raises StreamproxyError if it can't be used."""
         settings = StoreSettings(resume.window, resume.max_bytes, resume.max_total, resume.grace)
         store = self._stores.get((route, resume.store))
         if store is None:
@@ -88,7 +89,7 @@ class Stores:
         return store
 
     def stop_kept(self, stream: str, owner: bytes) -> StopResult:
-        """End a stream that is kept in memory, for the owner with this `owner_digest`."""
+        """Stops a stream that is kept in memory, if ``owner`` is its `owner_digest`."""
         results = [store.stop_owned(stream, owner) for store in self._stores.values() if isinstance(store, MemoryStore)]
         return next((result for result in results if result != "unknown"), "unknown")
 
@@ -96,11 +97,11 @@ class Stores:
         return "unknown" if self.elsewhere is None else await self.elsewhere(stream, owner)
 
     async def start(self) -> None:
-        """Connect to what is not connected yet. Returns after the first attempts, whatever comes of them."""
+        """Connects what is not connected yet. Returns after the first attempts, even if they failed."""
         await asyncio.gather(*(hub.start() for hub in self._hubs.started_now()))
 
     async def close_unused(self, config: Config) -> None:
-        """Close what a configuration has no use for."""
+        """Closes what a configuration does not use."""
         used = {(route.name, route.resume.store) for route in config.routes if route.resume is not None}
         unused = [self._stores.pop(key) for key in tuple(self._stores) if key not in used]
         hubs = self._hubs.take_unused({where for _, where in used})
@@ -108,7 +109,7 @@ class Stores:
         await _close(unused)
 
     async def aclose(self) -> None:
-        """Forget what is in memory, and bring to Redis what it has not yet."""
+        """Copies to Redis what it does not have yet, and forgets what is in memory."""
         await _close(self._hubs.made.values())
         await _close(self._stores.values())
 
@@ -125,14 +126,14 @@ class Stores:
 
 
 class Sources:
-    """The events of each Redis that an upstream names."""
+    """The event sources of all upstreams with ``redis``. ``on_error`` is called once for each failure of Redis."""
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         self._on_error = on_error
         self._sources: _Connections[SourceKey, RedisEvents] = _Connections()
 
     def of(self, redis: RedisSource) -> RedisEvents:
-        """The events that an upstream names. Raises StreamproxyError if it can't be used."""
+        """Returns the event source of an upstream. Raises StreamproxyError if its URL can't be used."""
         key = _source_key(redis)
         source = self._sources.made.get(key)
         if source is None:
@@ -149,31 +150,32 @@ class Sources:
             return PubSubEvents(redis.url, self._on_error, (redis.event or "").encode())
 
     def start(self) -> None:
-        """Connect to what is not connected yet, and do not wait for it."""
+        """Starts to connect to what is not connected yet, without waiting."""
         for source in self._sources.started_now():
             source.start()
 
     async def close_unused(self, config: Config) -> None:
-        """Close what a configuration has no use for."""
+        """Closes what a configuration does not use."""
         used = {_source_key(upstream.redis) for upstream in config.upstreams.values() if upstream.redis is not None}
         await _close(self._sources.take_unused(used))
 
     async def aclose(self) -> None:
-        """Cut all clients and close the connections."""
+        """Cuts all clients and closes the connections."""
         await _close(self._sources.started())
 
 
 class Limiters:
-    """Makes what counts the use of clients, with one connection to each Redis."""
+    """Makes the limiters of all routes, with one connection to each Redis."""
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         self._on_error = on_error
         self._links: _Connections[str, Link] = _Connections()
 
     def make(self, where: str, name: str, kind: Literal["requests", "tokens"], bucket: Bucket) -> Limiter:
-        """A limiter that counts in ``where``, memory or the URL of a Redis, with all others that have its name there.
+        """Returns a limiter that counts in ``where``: ``memory``, or the URL of a Redis.
 
-        Raises StreamproxyError if the Redis can't be used.
+        In Redis it shares its counts with every limiter of the same name. Raises StreamproxyError if the URL can't be
+        used.
         """
         if where == MEMORY:
             return RequestLimiter(bucket) if kind == "requests" else TokenLimiter(bucket)
@@ -187,15 +189,15 @@ class Limiters:
             return (SharedRequests if kind == "requests" else SharedTokens)(link, name, bucket, monotonic)
 
     async def start(self) -> None:
-        """Connect to what is not connected yet. Returns after the first attempts, whatever comes of them."""
+        """Connects what is not connected yet. Returns after the first attempts, even if they failed."""
         await asyncio.gather(*(link.start() for link in self._links.started_now()))
 
     async def close_unused(self, config: Config) -> None:
-        """Close what a configuration has no use for."""
+        """Closes what a configuration does not use."""
         await _close(self._links.take_unused({route.limits.store for route in config.routes}))
 
     async def aclose(self) -> None:
-        """Send what waits, and close the connections."""
+        """Sends what is waiting, and closes the connections."""
         await _close(self._links.started())
 
 

@@ -34,12 +34,15 @@ class IdWriter:
         self._line = b""
         self._after_cr = False
 
-    def feed(self, chunk: bytes) -> bytes:
-        """Returns the chunk, with ids for the events that end in it."""
+    def feed(self, chunk: bytes, whole: int = 0) -> bytes:
+        """Returns the chunk, with ids for the events that end in it. ``whole`` is what `EventCounter` says of it."""
         if self._stopped or not chunk:
             return chunk
-        if not (self._within or self._after_cr or self._start) and chunk[-2:] == b"\n\n" and _CR not in chunk:
-            if (count := whole_events(chunk)) == 1:
+        if not (self._within or self._after_cr or self._start):
+            count = whole
+            if not count and chunk[-2:] == b"\n\n" and _CR not in chunk:
+                count = whole_events(chunk)
+            if count == 1:
                 self.events += 1
                 return chunk[:-1] + self._prefix + str(self.events).encode() + b"\n\n"  # a format costs twice as much
             if count:

@@ -1,12 +1,13 @@
 """Streams kept in the memory of this process.
 
 Theory of operation. A stream is *live* until its upstream has ended, then *finished*; a finished one is dropped after
-``window``. While a live stream has no client it is *idle*, and is stopped after ``grace``. When all streams together
-hold more than ``max_total``, finished ones are dropped, the oldest first, then live ones lose what they have kept, in
-turns. Of what was dropped the name and the owner are remembered for an hour, so that its cursors are told 410.
+``window``. A live stream without a client is *idle*, and is stopped after ``grace``. When all streams together hold
+more than ``max_total``, finished ones are dropped, oldest first; after that, live ones in turn lose what they have
+kept. The name and the owner of a dropped stream are remembered for an hour, so that its cursors get 410.
 
-A client is an offset into the log of its stream. One that waits for the next chunk is handed it as it comes; one that
-is behind reads the log when it can. None waits for another, and one that the log has dropped bytes of is cut.
+A client is an offset into the log of its stream. A client that waits for the next chunk is handed it on arrival; a
+client that is behind reads the log at its own pace. No client waits for another. A client whose next bytes the log has
+dropped is cut.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ from streamproxy.store.ids import IdWriter
 from streamproxy.store.segments import PlaceGone, SegmentLog
 from streamproxy.subclassing import mypyc_attr
 
-_NAMES: Final = 16_384  # how many names of dropped streams are remembered
-_OVERHEAD: Final = 1024  # bytes that a finished stream counts for beside its own
+_NAMES: Final = 16_384  # names of dropped streams that are remembered
+_OVERHEAD: Final = 1024  # bytes that a finished stream is counted for besides its own
 
 
 def _ended(reason: StopReason) -> None:
-    """A stream that has ended is not stopped."""
+    """Does nothing: a stream that has ended can't be stopped."""
 
 
 class MemoryBody(StoredBody):
-    """One client's place in a stream, in push or in pull mode."""
+    """One client's position in a stream, in push or in pull mode."""
 
     __slots__ = ("_ids", "_read", "_stream", "abandoned", "offset")
 
@@ -57,7 +58,7 @@ class MemoryBody(StoredBody):
         self.abandoned = False
         self._stream = stream
         self._ids = ids
-        self._read = b""  # at the offset: one read of the upstream that was too large to be kept
+        self._read = b""  # the bytes at the offset, if one read of the upstream was too large to be kept
 
     @property
     def ended(self) -> bool:
@@ -83,8 +84,8 @@ class MemoryBody(StoredBody):
             raise type(stream.fault)(stream.fault.detail, note=stream.fault.note)
         return None
 
-    def deliver(self, chunk: bytes, framed: bytes) -> None:
-        """The chunk was appended to the log just now."""
+    def deliver(self, chunk: bytes, framed: bytes, whole: int) -> None:
+        """Hands the client a chunk that was just appended to the log."""
         sink = self._sink
         if sink is None:
             log = self._stream.log
@@ -95,8 +96,11 @@ class MemoryBody(StoredBody):
             return
         self.offset += len(chunk)
         if self._ids is not None:
-            chunk, framed = self._ids.feed(chunk), b""
-        if not sink(chunk, framed):
+            chunk, framed = self._ids.feed(chunk, whole), b""
+        self.passing, self.whole = chunk, whole
+        accepted = sink(chunk, framed)
+        self.passing = None
+        if not accepted:
             self._sink = None
             self.wake()
 
@@ -112,7 +116,7 @@ class MemoryBody(StoredBody):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class MemoryStream(KeptStream):
-    """One stream: its log, its clients, its end."""
+    """One stream: its log, its clients, and how it ended."""
 
     __slots__ = (
         *("_room", "_store", "bodies", "content_type", "ended", "fault", "log", "name", "owner", "stop"),
@@ -128,10 +132,10 @@ class MemoryStream(KeptStream):
         self.ended = False
         self.fault: ExchangeError | None = None
         self.stop = stop
-        self.remote_until = 0.0  # until when clients in other processes are known to read it, in the loop's time
+        self.remote_until = 0.0  # time of the loop until which other processes are known to read it
         self._store = store
         self._room: asyncio.Future[None] | None = None
-        self._arrivals: asyncio.Future[None] | None = None  # for those who wait for a place
+        self._arrivals: asyncio.Future[None] | None = None  # for clients that wait for a position
 
     @property
     def events(self) -> int:
@@ -139,7 +143,7 @@ class MemoryStream(KeptStream):
 
     @property
     def complete(self) -> bool:
-        """Whether it has ended in good order and its last event is whole: nothing comes behind that."""
+        """Whether it ended in good order with a whole event, so that nothing can follow that event."""
         return self.ended and self.fault is None and not self.log.counter.unfinished
 
     def append(self, chunk: bytes, framed: bytes = b"") -> None:
@@ -147,13 +151,13 @@ class MemoryStream(KeptStream):
             return
         log = self.log
         before = log.end - log.start
-        log.append(chunk)
+        whole = log.append(chunk)
         self._store.total += log.end - log.start - before
         if len(self.bodies) == 1:
-            self.bodies[0].deliver(chunk, framed)
+            self.bodies[0].deliver(chunk, framed, whole)
         else:
             for body in tuple(self.bodies):
-                body.deliver(chunk, framed)
+                body.deliver(chunk, framed, whole)
         if self._arrivals is not None:
             self._announce()
         if self._store.total > self._store.settings.max_total:
@@ -164,7 +168,7 @@ class MemoryStream(KeptStream):
             return
         self.ended = True
         self.fault = fault
-        self.stop = _ended  # it holds the exchange, which is over long before the stream is dropped
+        self.stop = _ended  # the callback holds the exchange, which is over long before the stream is dropped
         self.log.finish()
         self._announce()
         for body in tuple(self.bodies):
@@ -204,30 +208,30 @@ class MemoryStream(KeptStream):
             await asyncio.shield(self._room)
 
     def make_room(self) -> None:
-        """A client has read something, or has left."""
+        """Lets the upstream be read on, after a client has read something or left."""
         room, self._room = self._room, None
         if room is not None:
             room.set_result(None)
 
     def leave(self, body: MemoryBody) -> None:
-        """A client reads no more."""
+        """Removes a client."""
         if body in self.bodies:
             self.bodies.remove(body)
             self.left()
 
     def left(self) -> None:
-        """A client has left."""
+        """Handles that a client has left."""
         self.make_room()
         if not self.ended and not self.read_by_someone:
             self._store.idle(self)
 
     @property
     def read_by_someone(self) -> bool:
-        """Whether a client of this process is there."""
+        """Whether a client of this process reads it."""
         return any(not body.abandoned for body in self.bodies)
 
     async def reached(self, events: int, timeout: float) -> None:
-        """Wait until this many events have come, the stream has ended, or the time is over."""
+        """Waits until this many events were received, the stream has ended, or ``timeout`` seconds have passed."""
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         while not self.ended and self.log.events < events and (left := until - loop.time()) > 0:
@@ -242,12 +246,12 @@ class MemoryStream(KeptStream):
 
 
 async def _nowhere(stream: str, owner: bytes) -> StopResult:
-    """There is no other process."""
+    """Stops nothing: there is no other process."""
     return "unknown"
 
 
 class MemoryStore(StreamStore):
-    """The streams of this process. ``total`` is what they hold in bytes.
+    """The streams of one route in this process. ``total`` is the number of bytes that they hold.
 
     ``elsewhere`` is asked to stop a stream that this process has never had.
     """
@@ -259,10 +263,10 @@ class MemoryStore(StreamStore):
         self._elsewhere = elsewhere
         self.total = 0
         self._streams: dict[str, MemoryStream] = {}
-        self._live: dict[MemoryStream, None] = {}  # in the order in which they lose what they keep
+        self._live: dict[MemoryStream, None] = {}  # in the order in which they lose what they have kept
         self._finished: Expiry[MemoryStream] = Expiry(settings.window, self._expire)
         self._idle: Expiry[MemoryStream] = Expiry(settings.grace, self._give_up)
-        # Of streams that were dropped.
+        # The owners of dropped streams, and how long they are remembered.
         self._owners: dict[str, bytes] = {}
         self._names: Expiry[str] = Expiry(REMEMBERED, self._forget)
 
@@ -272,18 +276,18 @@ class MemoryStore(StreamStore):
         return stream
 
     def configure(self, settings: StoreSettings) -> None:
-        """Go by other settings from now on."""
+        """Applies other settings from now on."""
         self.settings = settings
         self._finished.delay = settings.window
         self._idle.delay = settings.grace
 
     def adopt(self, stream: MemoryStream) -> None:
-        """Keep a stream that was made for this store."""
+        """Keeps a stream that was made for this store."""
         self._streams[stream.name] = stream
         self._live[stream] = None
 
     def get(self, name: str) -> MemoryStream | None:
-        """A stream that is kept here."""
+        """Returns the stream of this name if it is kept here, otherwise None."""
         return self._streams.get(name)
 
     async def find(self, cursor: Cursor, owner: Sequence[bytes], ids: bool = False) -> Replay:
@@ -309,7 +313,7 @@ class MemoryStore(StreamStore):
             raise StreamUnknown
 
     def stop_owned(self, name: str, digest: bytes) -> StopResult:
-        """End the stream of this name if ``digest`` is its owner's; nothing happens to one that has ended."""
+        """Stops the stream of this name if ``digest`` is its owner's. One that has ended stays as it is."""
         stream = self._streams.get(name)
         known = stream.owner if stream is not None else self._owners.get(name, b"")
         if not compare_digest(known, digest):
@@ -328,7 +332,7 @@ class MemoryStore(StreamStore):
         self._owners.clear()
 
     def finished(self, stream: MemoryStream) -> None:
-        """A stream has ended."""
+        """Handles that a stream has ended."""
         self._idle.discard(stream)
         if stream in self._live:
             del self._live[stream]
@@ -336,16 +340,16 @@ class MemoryStore(StreamStore):
             self._finished.add(stream)
 
     def idle(self, stream: MemoryStream) -> None:
-        """The last client of a live stream has left."""
+        """Handles that the last client of a live stream has left."""
         if stream in self._live:
             self._idle.add(stream)
 
     def busy(self, stream: MemoryStream) -> None:
-        """A stream has a client."""
+        """Handles that a stream has a client again."""
         self._idle.discard(stream)
 
     def evict(self) -> None:
-        """Drop what has to go until ``max_total`` holds."""
+        """Drops streams, and then what live streams have kept, until ``max_total`` holds."""
         most = self.settings.max_total
         while self.total > most and (stream := self._finished.pop_oldest()) is not None:
             self._drop(stream)
@@ -354,12 +358,12 @@ class MemoryStore(StreamStore):
                 before = stream.log.size
                 shrink(stream.log)
                 self.total -= before - stream.log.size
-                self._live[stream] = self._live.pop(stream)  # the next time others come first
+                self._live[stream] = self._live.pop(stream)  # next time, others lose theirs first
                 if self.total <= most:
                     return
 
     def owned(self, name: str, owner: Sequence[bytes]) -> MemoryStream:
-        """The owner's stream of this name. Raises StreamUnknown, StreamGone."""
+        """Returns the owner's stream of this name. Raises StreamUnknown or StreamGone."""
         digest = owner_digest(name, owner)
         stream = self._streams.get(name)
         known = stream.owner if stream is not None else self._owners.get(name, b"")
@@ -370,13 +374,13 @@ class MemoryStore(StreamStore):
         return stream
 
     def _expire(self, stream: MemoryStream) -> None:
-        if stream.bodies:  # they read on, and it is looked at again later
+        if stream.bodies:  # its clients read on; it is looked at again after another window
             self._finished.add(stream)
         else:
             self._drop(stream)
 
     def _drop(self, stream: MemoryStream) -> None:
-        """A finished stream is dropped; clients that have not read all of it are cut."""
+        """Drops a finished stream. Clients that have not read all of it are cut."""
         self.total -= stream.log.size + _OVERHEAD
         stream.log.clear()
         del self._streams[stream.name]

@@ -1,11 +1,11 @@
-"""Streams that any process can answer for: kept in memory where they run, and copied to Redis.
+"""Streams that any process can serve: kept in memory where they run, and copied to Redis.
 
-Clients of the process that reads a stream from its upstream are served from memory, and nothing that Redis does or
-fails to do reaches them. Clients that come to another process are served from the copy. While Redis is away, or takes
-no writes, no new stream gets a cursor.
+Clients of the process that reads a stream from its upstream are served from memory, and are not affected by anything
+that Redis does or fails to do. Clients of another process are served from the copy. While Redis is away or takes no
+writes, new streams get no cursor.
 
-A process has one `RedisHub` for each Redis, with one connection for commands and one that waits for entries, and each
-route a `RedisStore` over it.
+A process has one `RedisHub` for each Redis, with one connection for commands and one that waits for entries. Each route
+has a `RedisStore` that uses it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from streamproxy.store.redis_layout import (
     Piece,
     beat_key,
     data_key,
+    entry_id,
     meta_key,
     read_entry,
 )
@@ -42,13 +43,13 @@ from streamproxy.store.redis_link import StoreDown
 from streamproxy.store.segments import Format, find_place
 
 _PULSE: Final = 0.4  # seconds; the heartbeat comes with every second pulse
-_PRESENT: Final = 3.0  # seconds for which a client in another process counts after it was heard of
-_RENEW: Final = 75  # pulses between two renewals of all expiries
-_POLL: Final = 0.1  # seconds between two looks for a place that is not reached
+_PRESENT: Final = 3.0  # seconds for which another process counts as a reader after it said so
+_RENEW: Final = 75  # pulses between two renewals of the expiry of all keys
+_POLL: Final = 0.1  # seconds between two checks for a position that is not reached yet
 
 
 class RedisHub:
-    """What the routes of this process share of one Redis. ``on_error`` is called once for each failure."""
+    """What the routes of this process share for one Redis. ``on_error`` is called once for each failure."""
 
     def __init__(self, url: str, on_error: Callable[[], None]) -> None:
         self.process = secrets.token_urlsafe(12)
@@ -59,13 +60,13 @@ class RedisHub:
         self._pulse: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Connect. Returns after the first attempt, whatever comes of it."""
+        """Connects. Returns after the first attempt, even if it failed."""
         await self.link.start()
         self.feeds.start()
         self._pulse = asyncio.create_task(self._beat(), name="redis pulse")
 
     async def aclose(self) -> None:
-        """Copy what is left and close the connections."""
+        """Copies what is left, and closes the connections."""
         if self._pulse is not None:
             await end_task(self._pulse)
         await self.copies.aclose()
@@ -88,7 +89,7 @@ class RedisHub:
                 copies.beat()
                 self.feeds.say_who_is_here()
             elif copies.writable and now - copies.writable_since > BEAT_TTL / 1000:
-                # While Redis takes no writes no process can renew its key.
+                # While Redis takes no writes, no process can renew its key.
                 self.feeds.look_for_writers()
             if count % _RENEW == 0:
                 self.copies.renew()
@@ -115,7 +116,7 @@ class RedisStore(StreamStore):
         self.memory = MemoryStore(settings)
 
     def configure(self, settings: StoreSettings) -> None:
-        """Go by other settings from now on."""
+        """Applies other settings from now on."""
         self.memory.configure(settings)
 
     def create(self, head: StreamHead, stop: Stop) -> RedisStream | None:
@@ -141,7 +142,7 @@ class RedisStore(StreamStore):
         if last.end == COMPLETE and last.events == cursor.events and not last.unfinished:
             return Replay(meta.content_type, None, live=False)
         check_readers(self._hub.feeds.readers(key))
-        if ids and meta.ids_from < 0:  # the upstream may have written one before the place while that was waited for
+        if ids and meta.ids_from < 0:  # the upstream may have written one before the position while we waited for it
             meta = await self._meta(cursor, owner)
         return Replay(meta.content_type, self._body(cursor, meta, piece, ids), live=not last.end)
 
@@ -171,34 +172,35 @@ class RedisStore(StreamStore):
     async def _meta(self, cursor: Cursor, owner: Sequence[bytes]) -> Meta:
         meta = Meta.read(await self._ask("HMGET", meta_key(storage_key(cursor.stream)), *META_NAMES))
         if meta is None:
-            self.memory.owned(cursor.stream, owner)  # raises, but for one that has begun here just now
+            self.memory.owned(cursor.stream, owner)  # raises, unless the stream has only just begun here
             raise StreamGone
         if not compare_digest(meta.owner, owner_digest(cursor.stream, owner)):
             raise StreamUnknown
         return meta
 
     async def _locate(self, key: str, meta: Meta, events: int) -> tuple[Piece, Piece] | None:
-        """The entry in which that event ends, and the last one; None when the stream has not come as far."""
+        """Returns the entry in which that event ends, and the last entry. None if the stream has not come as far.
+
+        If the event is no longer kept and all after it are, the first is the entry that begins with the next event.
+        """
         data = data_key(key)
-        place = ("XREVRANGE", data, events, "-", "COUNT", 1) if events else ("XRANGE", data, "-", "+", "COUNT", 1)
-        at, newest = await asyncio.gather(self._ask(*place), self._ask("XREVRANGE", data, "+", "-", "COUNT", 1))
+        at, newest = await asyncio.gather(
+            self._ask("XREVRANGE", data, events, "-", "COUNT", 1), self._ask("XREVRANGE", data, "+", "-", "COUNT", 1)
+        )
         if not newest:
             if meta.ended or not await self._ask("EXISTS", beat_key(meta.writer.decode())):
                 raise StreamGone
             nothing = Piece((0, 0), b"", 0, b"")
             return None if events else (nothing, nothing)
         last = read_entry(newest[0])
-        if not at:
-            raise StreamGone
-        piece = read_entry(at[0])
-        if events == 0:
-            if piece.offset:
-                raise StreamGone
-            return piece, last
-        if piece.events < events or piece.end:
-            if last.end:
-                raise StreamGone
-            return None
+        piece = read_entry(at[0]) if at else None
+        if piece is None or piece.events < events:
+            following = await self._ask("XRANGE", data, entry_id(events, 0), "+", "COUNT", 1)
+            piece = read_entry(following[0]) if following else None
+            if piece is None or piece.events_before != events:
+                if last.end or not at:
+                    raise StreamGone
+                return None
         return piece, last
 
     def _body(self, cursor: Cursor, meta: Meta, piece: Piece, ids: bool) -> RemoteBody:
@@ -207,14 +209,14 @@ class RedisStore(StreamStore):
         if ids and format == "sse":
             writer = IdWriter(cursor.stream, cursor.events, stopped=0 <= meta.ids_from <= cursor.events)
         body = RemoteBody(self._hub.feeds, storage_key(cursor.stream), meta.writer, piece, writer)
-        if piece.end:  # a stream that ended without an event
+        if piece.end:  # nothing follows but the end
             body.end(None if piece.end == COMPLETE else "the stream was cut")
         else:
             place = find_place(format, piece.data, cursor.events - piece.events_before, piece.offset == 0)
             if place < len(piece.data):
                 body.put(piece.data[place:])
             else:
-                # The LF of a CR LF that the upstream has sent in two belongs to the event before the place.
+                # If the upstream sent CR and LF in two pieces, the LF belongs to the event before the position.
                 body.skips_lf = format == "sse" and piece.data[-1:] == b"\r"
         self._hub.feeds.attach(body)
         return body

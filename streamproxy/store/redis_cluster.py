@@ -1,15 +1,15 @@
-"""The link to a Redis cluster: one link to each of its primaries, and a map of which of them has a key.
+"""The link to a Redis cluster: one link to each of its primaries, and a map from slots to primaries.
 
-Theory of operation. A command goes over the link to the server that has its key's slot. Which one that is, is asked of
-any node that can be reached (CLUSTER SLOTS): at the start from those in the URL, and then whenever a server fails or
-says that a key has moved. Until no server is away it is asked again a few times a second; so a replica that was made a
-primary is found. A command whose key has moved follows it, at once or when the new map is there.
+Theory of operation. A command is sent over the link to the server that has its key's slot. Any node that can be reached
+knows the map (CLUSTER SLOTS). The nodes of the URL are asked for it at the start; later, any known node is asked
+whenever a server fails or reports that a key has moved. While a server is away, the map is requested a few times a
+second, so that a replica which became the primary is found. A command whose key has moved follows it, either at once or
+when the new map has arrived.
 
-The link counts as *up* while every slot has a server that is up. While one of them is away, commands to the others are
-sent all the same.
+The link is *up* while every slot has a server that is up. While one server is away, commands to the others are still
+sent.
 
-What needs more than one key at once must not be done over it; the keys of one stream share a slot, and all commands of
-ours are on one key.
+No command may use more than one key. All of ours have one; besides, the keys of one stream share a slot.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from streamproxy.store.redis_link import WAITING, Done, Link, RedisLink, StoreDo
 
 logger = logging.getLogger("streamproxy")
 
-_HOPS: Final = 5  # how often a command may follow its key
-_PAUSE: Final = 0.1  # seconds at least between two looks at the map
-_FRESH: Final = 10.0  # seconds for which it is believed if nobody says that it is wrong
-_AWAY: Final = 0.25  # seconds between two looks while a server is away
+_HOPS: Final = 5  # times that a command may follow its key
+_PAUSE: Final = 0.1  # minimum seconds between two requests for the map
+_FRESH: Final = 10.0  # seconds after which the map is requested again even if nothing contradicts it
+_AWAY: Final = 0.25  # seconds between two requests while a server is away
 _UNKNOWN: Final = 1.0  # the same while no node can be reached
 _SCRIPTS: Final = frozenset(("EVAL", "EVALSHA"))
 
@@ -42,7 +42,7 @@ Address = tuple[str, int]
 
 
 class _Range(NamedTuple):
-    """Slots that one server has."""
+    """A range of slots, and the servers that have it."""
 
     first: int
     last: int
@@ -51,7 +51,7 @@ class _Range(NamedTuple):
 
 
 def open_link(url: str, on_error: Callable[[], None]) -> Link:
-    """The link to whatever a URL leads to. Raises as `Connector`."""
+    """Returns the link for a URL: to a cluster, or to one server. Raises as `Connector`."""
     return (ClusterLink if parse_place(url).kind == "cluster" else RedisLink)(url, on_error)
 
 
@@ -60,19 +60,19 @@ class ClusterLink(Link):
 
     def __init__(self, url: str, on_error: Callable[[], None]) -> None:
         super().__init__(on_error)
-        Connector(url)  # raises for what is wrong with the URL
+        Connector(url)  # raises if the URL is wrong
         self._place = parse_place(url)
         self._where = shown(url)
         self._links: dict[Address, RedisLink] = {}
         self._owners: list[RedisLink | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        self._serving: tuple[RedisLink | None, ...] = (None,)  # each of the owners once
+        self._serving: tuple[RedisLink | None, ...] = (None,)  # each owner once
         self._known: tuple[Address, ...] = self._place.hosts  # nodes that can be asked for the map
-        self._asked: set[Address] = set()  # nodes that keys are on their way to, and that have no slot yet
+        self._asked: set[Address] = set()  # nodes to which keys are being moved, and which have no slot yet
         self._homeless: list[tuple[tuple[Word, ...], Done | None, int]] = []  # commands that wait for a new map
         self._stale = asyncio.Event()
-        self._moved = False  # the map was changed since the last look
-        self._found = False  # whether the map could be had the last time
-        self._failed = False  # that it, or one of its servers, is away was said
+        self._moved = False  # the map was changed since it was last requested
+        self._found = False  # whether the last request for the map succeeded
+        self._failed = False  # whether a failure was logged that is not over
         self._task: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -124,7 +124,7 @@ class ClusterLink(Link):
             done(reply)
 
     def _follow(self, link: RedisLink, command: tuple[Word, ...], done: Done | None, hops: int, to: AskError) -> None:
-        """Send a command to where its key has gone for good (MOVED), or may be already (ASK)."""
+        """Sends a command to the node that its key has moved to (MOVED), or may have moved to already (ASK)."""
         own = next((host for (host, _), one in self._links.items() if one is link), "")
         address = (_host(to.host, own), to.port)
         target = self._links.get(address)
@@ -166,7 +166,7 @@ class ClusterLink(Link):
             await self._look()
 
     async def _look(self) -> None:
-        """Get the map, and have links to the servers that it names, and to no others."""
+        """Requests the map, opens links to the servers that it names, and closes the others."""
         self._stale.clear()
         ranges = await self._ask_for_slots()
         self._found = ranges is not None
@@ -235,7 +235,7 @@ class ClusterLink(Link):
         self._stale.set()
 
     async def _ask_for_slots(self) -> list[_Range] | None:
-        """What a node says that can be reached; None if none can."""
+        """Returns the map of the first node that answers, or None if no node does."""
         error: Exception | None = None
         for address in self._to_ask():
             try:
@@ -243,7 +243,7 @@ class ClusterLink(Link):
                     return list(_read_slots(await self._ask_node(address), address[0]))
             except (StoreDown, RedisError, OSError, TimeoutError, ValueError) as failed:
                 error = failed
-        if not self._links:  # else each of them has said so
+        if not self._links:  # otherwise each of them has reported it
             self.on_error()
             if not self._failed:
                 logger.warning("Redis at %s is away: %s", self._where, error or type(error).__name__)
@@ -251,7 +251,7 @@ class ClusterLink(Link):
         return None
 
     def _to_ask(self) -> Iterator[Address]:
-        """The nodes to ask, those that are up first; another one each time, as one may be cut off from the others."""
+        """Parses a node's reply to CLUSTER SLOTS; ``asked`` is its host. Raises ValueError if it names no slot."""
         up = [address for address, link in self._links.items() if link.up]
         self._known = (*self._known[1:], *self._known[:1])
         return iter(dict.fromkeys([one for one in self._known if one in up] + list(self._known)))
@@ -269,7 +269,7 @@ class ClusterLink(Link):
 
 
 def _read_slots(reply: list[Any], asked: str) -> Iterator[_Range]:
-    """The reply to CLUSTER SLOTS of a node at the host ``asked``. Raises ValueError if it names no slot."""
+    """Parses the reply to CLUSTER SLOTS of a node at the host ``asked``. Raises ValueError if it names no slot."""
     if not reply:
         raise ValueError("the node is in no cluster, or has no slots")
     for first, last, primary, *replicas in reply:
@@ -281,5 +281,5 @@ def _address(node: list[Any], asked: str) -> Address:
 
 
 def _host(named: str, asked: str) -> str:
-    """The host of a node. One that is not named, or not known, is that of the node which was asked."""
+    """Returns the host of a node. If Redis left it out or does not know it, it is that of the node which was asked."""
     return asked if named in ("", "?") else named

@@ -1,8 +1,8 @@
-"""Connections to Redis: made from a URL, one at a time, to the server that it leads to now.
+"""Connections to Redis, opened from a URL one at a time.
 
-A URL names one server, or a service of Sentinels, who are asked for its primary each time that a connection is made, or
-a cluster, of which any node is connected to that can be reached. All options of redis-py's ``from_url`` hold, but for
-those that say how replies are read and how long they are waited for.
+A URL names one server, a service of Sentinels or a cluster. Sentinels are asked for the primary each time a connection
+is opened; in a cluster, any node that can be reached will do. All options of redis-py's ``from_url`` apply, except
+those that determine how replies are decoded and how long to wait for them.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from redis.exceptions import ConnectionError, RedisError
 
 from streamproxy.config.redis import RedisPlace, parse_place
 
-TIMEOUT: Final = 2.0  # seconds for a connection, and for the replies to what was sent
-RETRY: Final = 0.5  # seconds after which is read again what Redis refused to read
+TIMEOUT: Final = 2.0  # seconds to open a connection, and to wait for the replies to a batch
+RETRY: Final = 0.5  # seconds after which a refused read is tried again
 _BACKOFF: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
-_SENTINEL_TIMEOUT: Final = 0.5  # seconds for a Sentinel to reply, if there are few
+_SENTINEL_TIMEOUT: Final = 0.5  # seconds for a Sentinel to reply; less if there are many
 _SENTINEL: Final = "sentinel_"
 _CREDENTIALS: Final = ("sentinel_username", "sentinel_password")
-_AGAIN: Final = 0.1  # seconds after which a task is cancelled again
+_AGAIN: Final = 0.1  # seconds after which a task that has not ended is cancelled again
 
 Word = str | bytes | int
 
 
 def encode(words: tuple[Word, ...]) -> bytes:
-    """A command as it goes over the wire (RESP, an array of bulk strings)."""
+    """Returns a command as sent over the wire (RESP, an array of bulk strings)."""
     out = [b"*%d\r\n" % len(words)]
     for word in words:
         data = word if isinstance(word, bytes) else str(word).encode()
@@ -42,7 +42,7 @@ def encode(words: tuple[Word, ...]) -> bytes:
 
 
 class Connector:
-    """Makes connections to the Redis of a URL, which retry nothing by themselves.
+    """Opens connections to the Redis of a URL. The connections retry nothing by themselves.
 
     Raises ValueError or TypeError for a URL with an option that redis-py does not have.
     """
@@ -51,8 +51,8 @@ class Connector:
         place = parse_place(url)
         self._service = place.service
         self._sentinel: Sentinel | None = None
-        self._turn = 0  # the pool that is asked next
-        # Each pool makes connections, and has none: they are closed where they were opened.
+        self._turn = 0  # the pool that opens the next connection
+        # The pools only make connections and keep none: whoever opens a connection closes it.
         self._pools: list[ConnectionPool] = []
         if place.kind == "sentinel":
             self._pools.append(self._ask_sentinels(place))
@@ -68,7 +68,7 @@ class Connector:
         options = _options(place._replace(query=ours).server_url("server", 1))
         del options["host"], options["port"]
         secure = {"ssl": options.pop("connection_class", None) is not None}
-        # One that does not reply must leave time for the others.
+        # A Sentinel that does not reply must leave time for the others.
         patience = min(_SENTINEL_TIMEOUT, TIMEOUT / (len(place.hosts) + 1))
         theirs: dict[str, Any] = {name: value for name, value in options.items() if name.startswith("ssl_")}
         theirs |= {name.removeprefix(_SENTINEL): value for name, value in query if name.startswith(_SENTINEL)}
@@ -79,7 +79,7 @@ class Connector:
         return SentinelConnectionPool(place.service, self._sentinel, **options, **secure)  # type: ignore[no-untyped-call]
 
     async def open(self) -> AbstractConnection:
-        """A new connection, which the caller has to `drop`. Raises RedisError or OSError; set a time-out around it."""
+        """Returns a new connection, which the caller must `drop`. It has no time-out. Raises RedisError or OSError."""
         connection: AbstractConnection = self._pools[self._turn].make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
@@ -94,7 +94,7 @@ class Connector:
         return connection
 
     async def aclose(self) -> None:
-        """Close the connections to Sentinels."""
+        """Closes the connections to Sentinels."""
         for one in self._sentinels():
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 await one.aclose()
@@ -103,7 +103,7 @@ class Connector:
         return [] if self._sentinel is None else self._sentinel.sentinels
 
     async def _ask_why(self) -> str:
-        """What is wrong with a Sentinel. redis-py's own message may have all options of the URL."""
+        """Returns what is wrong with a Sentinel. redis-py's own message may contain all options of the URL."""
         for one in self._sentinels():
             try:
                 await one.execute_command("PING")  # type: ignore[no-untyped-call]
@@ -117,22 +117,22 @@ def _never() -> Retry:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """What redis-py makes of the URL of one server, and what we need to be as it is."""
+    """Returns redis-py's options for the URL of one server, with those that we need fixed."""
     fixed = {"protocol": 2, "decode_responses": False, "socket_timeout": None, "retry": _never()}
     return {"socket_connect_timeout": TIMEOUT} | dict(parse_url(url)) | fixed
 
 
 async def drop(connection: AbstractConnection) -> None:
-    """Close a connection at once, whatever state it is in."""
+    """Closes a connection at once, whatever state it is in."""
     with contextlib.suppress(RedisError, OSError, TimeoutError):
         await connection.disconnect(nowait=True)
 
 
 async def end_task(task: asyncio.Task[None]) -> None:
-    """Cancel a task that uses redis-py, and wait for its end.
+    """Cancels a task that uses redis-py, and waits for its end.
 
-    redis-py sends under `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the very moment at
-    which the sending is done (python/cpython#86296). So it is cancelled until it has ended.
+    redis-py sends under `asyncio.wait_for`, which in Python 3.11 loses a cancellation that arrives at the very moment
+    the sending is done (python/cpython#86296). So the task is cancelled until it has ended.
     """
     while not task.done():
         task.cancel()
@@ -142,11 +142,11 @@ async def end_task(task: asyncio.Task[None]) -> None:
 
 
 def backoff(failures: int) -> float:
-    """For how many seconds to wait after so many attempts to connect that failed, one or more."""
+    """Returns how many seconds to wait after this many failed attempts to connect, one or more."""
     return _BACKOFF[min(failures, len(_BACKOFF)) - 1]
 
 
 def shown(url: str) -> str:
-    """The URL without its credentials and options."""
+    """Returns the URL without its credentials and options, for the log."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"

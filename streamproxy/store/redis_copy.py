@@ -1,13 +1,14 @@
 """Copies the streams of this process to Redis.
 
-Theory of operation. A stream is kept in memory as without Redis, and what is new in any of them is copied from there, a
-few times a second, in whole events. The log in memory is the queue: nothing is held twice, and a Redis that is slow or
-away costs no memory and no client's time. Of each stream one entry is on its way at most, so that none can be missing
-between two others.
+Theory of operation. Streams are kept in memory as without Redis. Several times a second, what is new in them is copied
+from there, in whole events. The log in memory is the queue: nothing is held twice, and a Redis that is slow or away
+costs neither memory nor any client's time. At most one entry of each stream is being sent at any time, so that no entry
+can be missing between two others.
 
-A copy is *broken* when Redis refused an entry or was away. As soon as Redis takes writes again it is asked for the last
-entry that it has, and the copy goes on from there; if Redis has lost the stream, it is copied again from the beginning.
-Where the next bytes are no longer in memory, the copy goes on behind them: a reader sees the gap, and is cut at it.
+A copy is *broken* if Redis refused an entry or was away. As soon as Redis takes writes again, it is asked for the last
+entry of the stream, and the copy continues from there. If Redis has lost the stream, it is copied again from the
+beginning. If the next bytes are no longer in memory, the copy continues after them; a reader sees the gap and is cut
+there.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ from streamproxy.store.redis_layout import (
 from streamproxy.store.redis_link import Link
 from streamproxy.store.segments import PlaceGone
 
-FLUSH: Final = 0.05  # seconds between two copies of what is new
-LIVE_TTL: Final = 120.0  # seconds beyond `window` that the keys of a live stream stay when nobody renews them
-_MARKS: Final = 8  # a copy is trimmed in steps of this part of `max_bytes`
+FLUSH: Final = 0.05  # seconds between two rounds of copying
+LIVE_TTL: Final = 120.0  # seconds beyond `window` after which the keys of a live stream expire unless renewed
+_MARKS: Final = 8  # a copy is trimmed in steps of `max_bytes` divided by this
 
 
 class RedisStream(MemoryStream):
-    """A stream of this process, and how much of it Redis has."""
+    """A stream of this process, with the state of its copy."""
 
     __slots__ = (
         *("_copies", "_elsewhere", "dirty", "head", "ids_sent", "key"),
@@ -52,7 +53,7 @@ class RedisStream(MemoryStream):
     def __init__(self, store: MemoryStore, copies: Copies, head: StreamHead, stop: Stop) -> None:
         super().__init__(store, new_stream(), head, stop)
         self._copies = copies
-        self._elsewhere: dict[bytes, float] = {}  # the processes that read it, and until when they are known to
+        self._elsewhere: dict[bytes, float] = {}  # processes that read it, and the time until which they are known to
         self.key = storage_key(self.name)
         self.head = head
         self.sent = 0  # bytes that Redis has
@@ -60,11 +61,11 @@ class RedisStream(MemoryStream):
         self.ids_sent = False
         self.dirty = False
         self.under_way = False
-        self.marks: list[tuple[int, str]] = [(0, entry_id(0, 0))]  # places at which the copy can be trimmed
+        self.marks: list[tuple[int, str]] = [(0, entry_id(0, 0))]  # positions at which the copy can be trimmed
 
     @property
     def window(self) -> float:
-        """For how long it is kept after its end, in seconds."""
+        """How long it is kept after its end, in seconds."""
         return self._store.settings.window
 
     @property
@@ -72,18 +73,18 @@ class RedisStream(MemoryStream):
         return self._store.settings.max_bytes
 
     def read_elsewhere(self, process: bytes, until: float) -> None:
-        """Clients of another process read it, and do so until this time at least."""
+        """Notes that clients of another process read it, at least until this time."""
         self._elsewhere[process] = until
         self.remote_until = max(self._elsewhere.values())
 
     def presume_elsewhere(self, now: float, until: float) -> None:
-        """Nobody can be heard: the processes that read it now are taken to do so until this time at least."""
+        """Presumes, while no process can be heard, that those which read it now do so at least until this time."""
         for process, known in self._elsewhere.items():
             if known >= now:
                 self.read_elsewhere(process, max(known, until))
 
     def left_elsewhere(self, process: bytes) -> None:
-        """The last client of another process has left."""
+        """Handles that the last client of another process has left."""
         self._elsewhere.pop(process, None)
         self.remote_until = max(self._elsewhere.values(), default=0.0)
         if not self.read_by_someone:
@@ -105,21 +106,21 @@ class Copies:
     def __init__(self, link: Link, process: str) -> None:
         self.writable = False
         self.writable_since = 0.0  # in the loop's time
-        self.live: dict[str, RedisStream] = {}  # by storage key; also ended ones whose end Redis has not yet
+        self.live: dict[str, RedisStream] = {}  # by storage key, including ended ones whose end Redis does not have yet
         self._link = link
         self._process = process
         self._dirty: list[RedisStream] = []
         self._broken: dict[RedisStream, None] = {}
-        self._beats = False  # whether the last heartbeat was taken
+        self._beats = False  # whether Redis accepted the last heartbeat
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, stream: RedisStream) -> None:
-        """Copy a stream from now on."""
+        """Copies a stream from now on."""
         self.live[stream.key] = stream
         self._introduce(stream)
 
     def touch(self, stream: RedisStream) -> None:
-        """There is something new in a stream."""
+        """Schedules a copy of what is new in a stream."""
         if not stream.dirty and stream.key in self.live:
             stream.dirty = True
             self._dirty.append(stream)
@@ -127,7 +128,7 @@ class Copies:
                 self._timer = asyncio.get_running_loop().call_later(FLUSH, self.flush)
 
     def flush(self) -> None:
-        """Copy what is new."""
+        """Copies what is new."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -138,20 +139,20 @@ class Copies:
                 self._copy(stream)
 
     def beat(self) -> None:
-        """Say that this process is alive, and find out whether Redis takes writes: of keys, and of entries."""
+        """Reports that this process is alive, and finds out whether Redis takes writes of keys and of entries."""
         key, wakes = beat_key(self._process), wake_key(self._process)
         self._link.send("SET", key, "1", "PX", BEAT_TTL, done=self._beaten)
-        self._link.send("PEXPIRE", key, BEAT_TTL)  # taken even when memory is short
+        self._link.send("PEXPIRE", key, BEAT_TTL)  # accepted even when memory is short
         self._link.send("XADD", wakes, "MAXLEN", 1, "*", "w", 1, done=self._tried)
         self._link.send("PEXPIRE", wakes, WAKE_TTL)
 
     def renew(self) -> None:
-        """Put off the expiry of all live streams."""
+        """Postpones the expiry of all live streams."""
         for stream in self.live.values():
             self._expire(stream, stream.window + LIVE_TTL)
 
     async def aclose(self) -> None:
-        """Copy the rest, as long as Redis takes it, and say that this process is gone."""
+        """Copies the rest, as long as Redis takes it, and reports that this process is gone."""
         for stream in tuple(self.live.values()):
             self.touch(stream)
         while self._link.up and (self._dirty or any(stream.under_way for stream in self.live.values())):
@@ -194,7 +195,7 @@ class Copies:
     def _copy(self, stream: RedisStream) -> None:
         log = stream.log
         try:
-            # Whole events only, but at the end everything.
+            # Whole events only, except at the end.
             until = log.end if stream.ended or log.counter.clean else log.place(log.events)
             data = log.read_range(stream.sent, until) if until > stream.sent else b""
         except PlaceGone:
@@ -204,7 +205,7 @@ class Copies:
             name = entry_id(stream.sent_events, stream.sent)
             done = partial(self._copied, stream, until, log.events)
             stream.under_way = True
-            if log.counter.ids_from is not None and not stream.ids_sent:  # whoever finds the place has to know that
+            if log.counter.ids_from is not None and not stream.ids_sent:  # a process that serves a cursor must know it
                 stream.ids_sent = True
                 self._link.send("HSET", meta_key(stream.key), "i", log.counter.ids_from)
             self._link.send("XADD", data_key(stream.key), name, "b", data, "n", log.events, done=done)
@@ -252,7 +253,7 @@ class Copies:
         self._expire(stream, stream.window)
 
     def _skip(self, stream: RedisStream) -> None:
-        """What is to be copied next is not kept any more: go on with what is."""
+        """Continues the copy with the oldest kept bytes, after the next ones were dropped."""
         first = stream.log.first_place()
         if first is None and stream.ended:
             first = stream.log.end, stream.log.events
@@ -262,7 +263,7 @@ class Copies:
             self._copy(stream)
 
     def _go_on(self, stream: RedisStream, reply: Any) -> None:
-        """Redis has said which entry of a broken copy is its last."""
+        """Continues a broken copy after the last entry that Redis has."""
         if isinstance(reply, Exception) or stream not in self._broken:
             return
         del self._broken[stream]
@@ -278,7 +279,7 @@ class Copies:
             self._copy_again(stream)
 
     def _copy_again(self, stream: RedisStream) -> None:
-        """Redis has lost the stream: copy again what it had, as one entry, so that readers who had that can go on."""
+        """Copies again what Redis had and lost, as one entry, so that readers who had received it can continue."""
         until, events = stream.sent, stream.sent_events
         stream.sent = stream.sent_events = 0
         stream.marks = [(0, entry_id(0, 0))]

@@ -1,15 +1,15 @@
-"""The entries that anybody adds to Redis Streams, for all clients of this process.
+"""The entries that other programs add to Redis Streams, for all clients of this process.
 
-Theory of operation. Every client has the id of the entry that it was handed last, and is handed all after it. Redis is
-asked for entries with XRANGE, over the link for commands, and tells when a stream changes that was read there (see
-`streamproxy.store.redis_tracking`): then it is read again from where its clients are. So a new entry costs the same
-however many channels there are, and none is missed.
+Theory of operation. Each client has the id of the last entry that it was handed, and is handed all entries after it.
+Entries are read with XRANGE, over the link for commands. Redis reports when a stream that was read there changes (see
+`streamproxy.store.redis_tracking`); the stream is then read again from where its clients are. So the cost of a new
+entry does not depend on the number of channels, and no entry is missed.
 
-A client that comes with the id of an older entry is *behind*: it is read for apart, as it takes what it is handed, and
-joins the others when nothing is left.
+A client that arrives with the id of an older entry is *behind*. Older entries are read for it alone, as fast as it
+takes them, and it joins the others when none are left.
 
-When Redis goes, clients stay. Once both connections are back all streams are read from where their clients are; a
-client that would miss entries which were trimmed meanwhile is cut.
+When Redis is lost, clients stay. Once both connections are back, all streams are read from where their clients are. A
+client that would miss entries because they were trimmed meanwhile is cut.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from streamproxy.store.redis_link import StoreDown
 from streamproxy.store.redis_tracking import Changes
 from streamproxy.wire.chunked import chunk_parts
 
-_COUNT: Final = 100  # entries of one stream that are read at once
+_COUNT: Final = 100  # entries of a stream that are read at once
 _NEWEST: EntryId = (2**64, 0)
 _OLDEST: EntryId = (0, 0)
 
 
 class StreamEvents(RedisEvents):
-    """Channels of XADD."""
+    """Channels that are sent to with XADD. ``on_error`` is called once for each failure of Redis, for a counter."""
 
     def __init__(self, url: str, on_error: Callable[[], None]) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class StreamEvents(RedisEvents):
         self._link.blames = lambda refusal: not concerns_name(refusal)
         self._changes = Changes(self._link, on_error, self._look_again, self._look_at)
         self._starter: asyncio.Task[None] | None = None
-        self._changed: dict[bytes, None] = {}  # channels that are to be read
+        self._changed: dict[bytes, None] = {}  # channels to read in this turn of the loop
 
     @property
     def connected(self) -> bool:
@@ -83,7 +83,7 @@ class StreamEvents(RedisEvents):
         await super().aclose()
 
     async def _ends(self, channel: bytes) -> tuple[EntryId, EntryId]:
-        """The ids of the first and the last entry; of a stream that has none, ones that nothing lies between."""
+        """Returns the ids of the first and the last entry. For an empty stream no id lies between them."""
         first, newest = await asyncio.gather(
             self._link.ask("XRANGE", channel, "-", "+", "COUNT", 1),
             self._link.ask("XREVRANGE", channel, "+", "-", "COUNT", 1),
@@ -96,10 +96,10 @@ class StreamEvents(RedisEvents):
         body.more = None
         group = self._groups.get(channel)
         if group is not None and group.bodies.pop(body, body) is None and not group.bodies:
-            del self._groups[channel]  # Redis tells of it once more at most
+            del self._groups[channel]  # Redis reports at most one more change of it
 
     def _look_again(self) -> None:
-        """Changes are told of from now on; nobody has told of those before."""
+        """Reads all channels: changes are reported from now on, but earlier ones were not."""
         for channel in self._groups:
             self._link.send("XRANGE", channel, "-", "+", "COUNT", 1, done=partial(self._check_trimmed, channel))
             self._look_at(channel)
@@ -116,7 +116,7 @@ class StreamEvents(RedisEvents):
     # Entries.
 
     def _look_at(self, channel: bytes | None) -> None:
-        """Read a channel (None: all), with all others that are to be read in this turn of the loop."""
+        """Reads a channel (None: all), together with all others that have changed in this turn of the loop."""
         if channel is None:
             for one in self._groups:
                 self._look_at(one)
@@ -136,14 +136,14 @@ class StreamEvents(RedisEvents):
         self._link.send("XRANGE", channel, b"(%d-%d" % after, "+", "COUNT", _COUNT, done=done)
 
     def _got(self, channel: bytes, reply: Any) -> None:
-        """Hand the entries to all clients that are not behind. A link that is down has all read again once it is up."""
+        """Hands the entries to all clients that are not behind. After a failure of the link all is read again."""
         group = self._groups.get(channel)
         if group is None:
             return
         if isinstance(reply, RedisError):
             if concerns_name(reply):
                 group.refuse(reply)
-            else:  # such as a cluster of which another part is away
+            else:  # for example, another part of the cluster is away
                 asyncio.get_running_loop().call_later(RETRY, self._look_at, channel)
         if isinstance(reply, Exception):
             return
@@ -161,7 +161,7 @@ class StreamEvents(RedisEvents):
         self._range(channel, body.last, partial(self._got_older, channel, body))
 
     def _got_older(self, channel: bytes, body: EventBody, reply: Any) -> None:
-        """Hand a client that is behind what is next for it."""
+        """Hands the next older entries to a client that is behind."""
         if isinstance(reply, Exception):
             body.cut("Redis was lost while older entries were read")
             return
@@ -178,6 +178,6 @@ class StreamEvents(RedisEvents):
 
 
 def _render(name: bytes, fields: list[bytes]) -> tuple[EntryId, bytes, bytes]:
-    """An entry's id, its event (empty for none), and that in chunked framing."""
+    """Returns an entry's id, its event (empty for none), and the event in chunked framing."""
     chunk = render_entry(name, fields)
     return parse_entry_id(name), chunk, b"".join(chunk_parts(chunk)) if chunk else b""

@@ -1,16 +1,16 @@
-"""Events that anybody publishes in Redis, for all clients of this process, over one connection.
+"""Events that other programs publish in Redis, for all clients of this process, over one connection.
 
-Theory of operation. Clients of one channel are a group, made with the first and undone with the last. An event is made
-into bytes once, and each client is handed the same bytes: at once where it waits for them, else into its queue. A
-client whose queue grows beyond what it may hold is cut, and holds up nobody.
+Theory of operation. The clients of a channel form a group, which exists as long as there is one. An event is rendered
+once, and each client gets the same bytes: at once if it waits for them, otherwise through its queue. A client whose
+queue exceeds its limit is cut, and delays nobody else.
 
-`PubSubEvents` subscribes to each channel once. A client is let in when Redis has confirmed that, so that it misses
-nothing that is published after its response has begun. Redis answers subscriptions in their order; one that it refuses
-to this user concerns the clients of that channel, and nobody else.
+`PubSubEvents` subscribes to each channel once. A client is admitted when Redis has confirmed the subscription, so that
+it misses nothing that is published after its response has begun. Redis answers subscriptions in order. If it refuses
+one to this user, only the clients of that channel are affected.
 
-When Redis goes, clients stay, and it is asked for again with backoff. What was published meanwhile is lost.
+When Redis is lost, clients stay, and the connection is retried with backoff. What was published meanwhile is lost.
 
-`streamproxy.store.redis_entries` is the same for the entries of Redis Streams.
+`streamproxy.store.redis_entries` does the same for the entries of Redis Streams.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ logger = logging.getLogger("streamproxy")
 
 
 def concerns_name(refusal: Exception) -> bool:
-    """Whether Redis refuses one name, which a client may have chosen, rather than that it does not work.
+    """Whether Redis refused a single name, which a client may have chosen, and otherwise works.
 
-    It has a key of another type, or its rules keep the name from this user.
+    Either the name is that of a key of another type, or the rules of Redis deny it to this user.
     """
     text = str(refusal)
     return text.startswith("WRONGTYPE") or (isinstance(refusal, NoPermissionError) and "to access" in text)
 
 
 class EventBody(QueuedBody):
-    """The events of one client; ``last`` is the entry that it was handed last (of a stream).
+    """The events of one client. ``last`` is the last entry of a stream that it was handed.
 
-    While it is ``behind``, it is handed older entries as it takes them, and ``more`` asks for the next ones.
+    While it is ``behind``, it is handed older entries as fast as it takes them, and ``more`` requests the next ones.
     """
 
     __slots__ = ("_buffer", "_close", "_fault", "behind", "last", "more")
@@ -62,7 +62,7 @@ class EventBody(QueuedBody):
 
     @property
     def ended(self) -> bool:
-        return False  # it has no good end
+        return False  # such a response never ends in good order
 
     @property
     def stirred(self) -> bool:
@@ -82,7 +82,7 @@ class EventBody(QueuedBody):
 
     @property
     def hungry(self) -> bool:
-        """Whether it may be handed older entries."""
+        """Whether it has room for more older entries."""
         return self.held <= self._buffer // 2
 
     def put(self, chunk: bytes, framed: bytes = b"") -> None:
@@ -91,14 +91,14 @@ class EventBody(QueuedBody):
             self.cut("the client lagged behind")
 
     def cut(self, note: str) -> None:
-        """End the client's response as one that is not finished."""
+        """Ends the client's response as an incomplete one."""
         if self._fault is None:
             self._fault = ResponseIncomplete(note=note)
             self.drop()
             self.finish()
 
     def abandon(self) -> None:
-        """Nobody reads on for a client of a stream that runs elsewhere."""
+        """Does nothing: no exchange depends on this client."""
 
     def close(self) -> None:
         self._sink = None
@@ -114,7 +114,7 @@ class Group:
         self.bodies: dict[EventBody, None] = {}
         self.waiters: list[asyncio.Future[None]] = []
         self.subscribed = False
-        self.refusal: RedisError | None = None  # why there are no events of it
+        self.refusal: RedisError | None = None  # why Redis refused the channel
 
     def put(self, chunk: bytes) -> None:
         framed = b"".join(chunk_parts(chunk))
@@ -129,7 +129,7 @@ class Group:
                 waiter.set_result(None)
 
     def refuse(self, refusal: RedisError) -> None:
-        """Redis has no events of this channel for this user: cut its clients."""
+        """Cuts the clients of the channel, which Redis has refused to this user."""
         self.refusal = refusal
         self.confirm()
         for body in tuple(self.bodies):
@@ -137,59 +137,62 @@ class Group:
 
 
 class RedisEvents:
-    """All channels of one upstream. ``on_error`` is called once each time that Redis is lost, for a counter."""
+    """The channels of one event source, which are created as clients ask for them."""
 
     def __init__(self) -> None:
         self._groups: dict[bytes, Group] = {}
 
     @property
     def connected(self) -> bool:
-        """Whether what comes is heard."""
+        """Whether new events are received at the moment."""
         raise NotImplementedError
 
     @property
     def clients(self) -> int:
-        """How many clients there are, of all channels."""
+        """The number of clients of all channels."""
         return sum(len(group.bodies) for group in self._groups.values())
 
     def start(self) -> None:
-        """Connect, and keep the connection from now on; do not wait for it."""
+        """Starts to connect, without waiting, and keeps the connection from now on."""
         raise NotImplementedError
 
     async def subscribe(self, channel: bytes, buffer: int, last_id: bytes = b"") -> EventBody:
-        """The events of a channel from now on, or after the entry ``last_id``, which only a stream has.
+        """Returns the events of a channel from now on, or those after the entry ``last_id``, which only streams have.
 
-        ``buffer`` is how many bytes the client may hold. Raises DestinationUnavailable before Redis was there for the
-        first time, BadRequest for an id that is none, StreamGone for one whose successors may be gone, and
-        StreamUnknown for a channel that Redis refuses.
+        ``buffer`` is the number of bytes that may wait for the client. Raises DestinationUnavailable before the first
+        connection to Redis, BadRequest for an id that is not an entry's, StreamGone for an id whose successors may have
+        been trimmed, and StreamUnknown for a channel that Redis refuses.
         """
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Cut all clients and close the connection."""
+        """Cuts all clients, and closes the connection."""
         for group in self._groups.values():
             for body in group.bodies:
                 body.cut("the proxy is shutting down")
 
 
 def not_reached_yet() -> DestinationUnavailable:
-    """The answer to clients that come before Redis was there for the first time."""
+    """Returns the error for clients that come before the first connection to Redis."""
     return DestinationUnavailable("The source of the events has not been reached yet", retry_after=1.0)
 
 
 def unknown_name(channel: bytes, refusal: Exception) -> StreamUnknown:
-    """The answer to a request for a channel that Redis refuses. It is that client's own affair, and only logged."""
+    """Returns the error for a channel that Redis refuses. It is the client's mistake, so it is only logged."""
     logger.info("Redis refuses the events of %s: %s", channel.decode(), refusal)
     return StreamUnknown("There are no events of this name", note=repr(refusal))
 
 
 class PubSubEvents(RedisEvents):
-    """Channels of PUBLISH. ``event`` is the type of their events, or empty."""
+    """Channels that are sent to with PUBLISH.
+
+    ``event`` is the type of their events, or empty. ``on_error`` is called each time that Redis is lost, for a counter.
+    """
 
     def __init__(self, url: str, on_error: Callable[[], None], event: bytes = b"") -> None:
         super().__init__()
         self._event = event
-        # The channels of the commands whose replies have not come, in their order, and how many there are of each.
+        # The channels of the commands that were not answered yet, in order, and their number for each channel.
         self._asked: deque[bytes] = deque()
         self._open: Counter[bytes] = Counter()
         self._subscription = Subscription(url, on_error, self._begin, self._hear, self._lost, self._refused)
@@ -235,7 +238,7 @@ class PubSubEvents(RedisEvents):
 
     async def _begin(self, connection: AbstractConnection) -> None:
         self._asked, self._open = deque(self._groups), Counter(self._groups.keys())
-        # PING first: it is answered where nothing is subscribed to, so the connection is known to work.
+        # PING first: its answer shows that the connection works, even if there is nothing to subscribe to.
         commands = [encode(("PING",)), *(encode(("SUBSCRIBE", channel)) for channel in self._groups)]
         await connection.send_packed_command([b"".join(commands)], check_health=False)
         await connection.read_response()
@@ -253,11 +256,11 @@ class PubSubEvents(RedisEvents):
 
     def _lost(self) -> None:
         for group in self._groups.values():
-            group.confirm()  # nobody waits for what does not come
+            group.confirm()  # the confirmation will not come, so nobody should wait for it
             group.subscribed = False
 
     def _answered(self) -> Group | None:
-        """Redis has answered a command. Returns the group of its channel, if nothing else was asked of that since."""
+        """Handles the answer to a command. Returns the group of its channel, unless other commands for it followed."""
         channel = self._asked.popleft()
         self._open[channel] -= 1
         if self._open[channel]:

@@ -1,16 +1,16 @@
 """Reads the streams of other processes from Redis, over one connection that waits for all of them.
 
-Theory of operation. One task waits in XREAD for every stream that some client of this process reads, for the stream of
-control messages, and for a key of this process's own, to which an entry is added when the set of streams has changed. A
-client has the id of the last entry that it was handed. It is left out while it holds more than it may, and reads on
-from there later. A gap between two entries cuts it.
+Theory of operation. One task waits in XREAD for every stream that a client of this process reads, for the stream of
+control messages, and for a key of this process, to which an entry is added when the set of streams has changed. Each
+client has the id of the last entry that it was handed. While it holds more than it may, it is left out; it continues
+from there later. It is cut at a gap between two entries.
 
-A cluster refuses to have one command wait for several streams, each of which has a slot of its own. There the task
-waits for control messages alone, and a stream is read over the link when its server tells that it has changed (see
+In a cluster, one command cannot wait for several streams, because each has a slot of its own. There the task waits for
+control messages only, and a stream is read over the link when its server reports that it has changed (see
 `streamproxy.store.redis_tracking`).
 
-A stream whose process died has no last entry. So the key that each process renews is looked for: when it is missing
-twice, the clients of its streams are handed what is stored and then cut.
+The stream of a process that died has no last entry. Each process therefore renews a key of its own. When two checks in
+a row have not found it, the clients of that process's streams get what is stored and are then cut.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ from streamproxy.store.redis_link import Link, RedisLink, StoreDown
 from streamproxy.store.redis_tracking import Changes
 
 BLOCK: Final = 1000  # ms
-_COUNT: Final = 64  # entries of one stream that are read at once
-_HELD: Final = 256 * 1024  # bytes that a client may hold before it is left out
-_ALL_HELD: Final = 64 << 20  # bytes that all clients may hold together before they are, beyond one reading each
-_MISSED: Final = 2  # looks at which a process has to be missing
+_COUNT: Final = 64  # entries of a stream that are read at once
+_HELD: Final = 256 * 1024  # bytes that may wait for a client before it is left out
+_ALL_HELD: Final = 64 << 20  # the same for all clients together; each may exceed its part by one read
+_MISSED: Final = 2  # checks in a row that must not find a process
 
-# What processes tell each other of a stream, by its storage key, and the process that says so.
+# Takes a control message: what it says, the storage key of the stream, and the process that sent it.
 Listener = Callable[[bytes, str, bytes], None]
 
 
 class RemoteBody(QueuedBody):
-    """One client's place in a stream of another process. ``last`` is the entry that it was handed last."""
+    """One client's position in a stream of another process. ``last`` is the last entry that it was handed."""
 
     __slots__ = ("_end", "_feeds", "_ids", "dead", "key", "last", "next", "skips_lf", "writer")
 
@@ -65,16 +65,16 @@ class RemoteBody(QueuedBody):
         self.key = key
         self.writer = writer
         self.last: EntryId = piece.id
-        self.next = piece.offset + len(piece.data)  # the offset at which the next entry has to begin
+        self.next = piece.offset + len(piece.data)  # the offset at which the next entry must begin
         self.dead = False
-        self.skips_lf = False  # an LF at the beginning of the next entry is not for it
+        self.skips_lf = False  # the next entry may begin with an LF that is not part of what it gets
         self._feeds = feeds
         self._end: ExchangeError | bytes | None = None
         self._ids = ids
 
     @property
     def hungry(self) -> bool:
-        """Whether it may be handed more."""
+        """Whether it has room for more."""
         return self._end is None and self.held < self._feeds.may_hold
 
     @property
@@ -100,7 +100,7 @@ class RemoteBody(QueuedBody):
         super().put(chunk if self._ids is None else self._ids.feed(chunk))
 
     def deliver(self, piece: Piece) -> None:
-        """An entry has come, perhaps one that the client has had."""
+        """Hands the client an entry, unless it had that already."""
         if piece.id <= self.last or self._end is not None:
             return
         self.last = piece.id
@@ -116,13 +116,13 @@ class RemoteBody(QueuedBody):
                 self.put(data)
 
     def end(self, note: str | None) -> None:
-        """The stream has ended: in good order (None), or cut."""
+        """Handles the end of the stream: complete if ``note`` is None, otherwise cut."""
         if self._end is None:
             self._end = COMPLETE if note is None else ResponseIncomplete(note=note)
         self.finish()
 
     def abandon(self) -> None:
-        """Nobody reads on for a client of a stream that runs elsewhere."""
+        """Does nothing: the stream is read from its upstream by another process."""
 
     def close(self) -> None:
         self._sink = None
@@ -130,7 +130,7 @@ class RemoteBody(QueuedBody):
 
 
 class Feeds:
-    """All clients of this process that read streams of others. ``listener`` gets control messages."""
+    """The clients of this process that read streams of others. ``listener`` gets control messages."""
 
     def __init__(self, link: Link, process: str, listener: Listener) -> None:
         self._link = link
@@ -138,13 +138,13 @@ class Feeds:
         self._listener = listener
         self._bodies: dict[str, list[RemoteBody]] = {}
         self._count = 0
-        self.may_hold = _HELD  # bytes, a client
+        self.may_hold = _HELD  # bytes, for each client
         self._missed: dict[bytes, int] = {}
         self._control = b"$"
         self._wake_id = b"0-0"
         self._woken = False
         self._task: asyncio.Task[None] | None = None
-        self._server: RedisLink | None = None  # to which the connection is that waits
+        self._server: RedisLink | None = None  # the server of the waiting connection
         self._connector: Connector | None = None
         self._connection: AbstractConnection | None = None
 
@@ -152,7 +152,7 @@ class Feeds:
         return self._count
 
     def readers(self, key: str) -> int:
-        """How many clients of this process read a stream."""
+        """Returns the number of clients of this process that read a stream."""
         return len(self._bodies.get(key, ()))
 
     def _counted(self, more: int) -> None:
@@ -163,7 +163,7 @@ class Feeds:
         self._task = asyncio.create_task(self._run(), name="redis feeds")
 
     def attach(self, body: RemoteBody) -> None:
-        """Hand a client all entries from now on."""
+        """Hands a client all entries from now on."""
         self._bodies.setdefault(body.key, []).append(body)
         self._counted(1)
         self.tell(b"here", body.key)
@@ -179,7 +179,7 @@ class Feeds:
             self._counted(-1)
 
     def wake(self, key: str) -> None:
-        """Read a stream on, whose clients are others or may be handed more."""
+        """Reads a stream on, after its clients have changed or have room for more."""
         if not self._woken:
             self._woken = True
             key = wake_key(self._process)
@@ -187,24 +187,24 @@ class Feeds:
             self._link.send("PEXPIRE", key, WAKE_TTL)
 
     def tell(self, what: bytes, *keys: str) -> None:
-        """Tell all processes something of streams."""
+        """Sends a control message about streams to all processes."""
         if keys:
             self._link.send(*self.message(what, *keys))
 
     def message(self, what: bytes, *keys: str) -> tuple[Word, ...]:
-        """The command that tells it, for a caller that has to know whether Redis took it."""
+        """Returns the command that sends it, for a caller that must know whether Redis took it."""
         told: tuple[Word, ...] = ("from", self._process, what, ",".join(keys))
         return ("XADD", CONTROL, "MAXLEN", "~", 1000, "*", *told)
 
     def say_who_is_here(self) -> None:
-        """Tell the processes that write them which streams have clients here."""
+        """Tells the processes that write streams which of them have clients here."""
         self.tell(b"here", *self._bodies)
 
     def look_for_writers(self) -> None:
-        """Look whether the processes are alive whose streams are read here."""
+        """Checks whether the processes whose streams are read here are alive."""
         writers = {body.writer for bodies in self._bodies.values() for body in bodies}
         self._missed = {writer: self._missed.get(writer, 0) for writer in writers}
-        # A Redis that was away has let all those keys expire.
+        # While Redis was away, those keys have expired.
         if asyncio.get_running_loop().time() - self._link.up_since > BEAT_TTL / 1000:
             for writer in writers:
                 self._link.send("EXISTS", beat_key(writer.decode()), done=partial(self._looked, writer))
@@ -241,7 +241,7 @@ class Feeds:
                 await asyncio.sleep(0.2)
 
     async def _read(self) -> None:
-        """Wait once for all streams, and hand out what has come."""
+        """Waits for all streams once, and hands out what has come."""
         self._woken = False
         places: dict[bytes, bytes] = {CONTROL.encode(): self._control, wake_key(self._process).encode(): self._wake_id}
         asked: dict[bytes, list[RemoteBody]] = {}
@@ -257,7 +257,7 @@ class Feeds:
             _hand_out(got.get(name, ()), bodies)
 
     async def _wait(self, places: dict[bytes, bytes], block: int = BLOCK) -> dict[bytes, list[Any]]:
-        """Wait for entries behind these places, for so many milliseconds at most."""
+        """Waits for entries after these ids, for at most ``block`` milliseconds."""
         words: tuple[Word, ...] = ("XREAD", "COUNT", _COUNT, "BLOCK", block, "STREAMS", *places, *places.values())
         async with asyncio.timeout(BLOCK / 1000 + TIMEOUT):
             connection = await self._connect()
@@ -265,7 +265,7 @@ class Feeds:
             return dict(await connection.read_response() or ())
 
     async def _connect(self) -> AbstractConnection:
-        """The connection that waits, to the server that has the control messages."""
+        """Returns the waiting connection, which is to the server that has the control messages."""
         server = self._link.server_of(CONTROL.encode())
         if server is None:
             raise StoreDown
@@ -299,13 +299,13 @@ class Feeds:
 
 
 class ClusterFeeds(Feeds):
-    """The same in a cluster. ``on_error`` is called for each failure of a connection that tells of changes."""
+    """The same in a cluster."""
 
     def __init__(self, link: Link, process: str, listener: Listener) -> None:
         super().__init__(link, process, listener)
         self._changes = Changes(link, link.on_error, self._wake_all, self._changed)
-        self._reading: set[str] = set()  # streams that were asked for
-        self._again: set[str] = set()  # those of them that are to be read once more
+        self._reading: set[str] = set()  # streams that are being read
+        self._again: set[str] = set()  # those of them that must be read once more
 
     def start(self) -> None:
         super().start()
@@ -340,22 +340,22 @@ class ClusterFeeds(Feeds):
         self._reading.discard(key)
         again = key in self._again
         self._again.discard(key)
-        if isinstance(reply, RedisError):  # such as a cluster of which another part is away
+        if isinstance(reply, RedisError):  # for example, another part of the cluster is away
             asyncio.get_running_loop().call_later(RETRY, self.wake, key)
         if isinstance(reply, Exception):
-            return  # all are read again when their server is back
+            return  # all streams are read again when their server is back
         _hand_out(reply, bodies)
         if again or len(reply) >= _COUNT:
             self.wake(key)
 
 
 def open_feeds(link: Link, process: str, listener: Listener) -> Feeds:
-    """The feeds over a link."""
+    """Returns the feeds for a link."""
     return (ClusterFeeds if isinstance(link, ClusterLink) else Feeds)(link, process, listener)
 
 
 def _hand_out(entries: Sequence[Entry], bodies: list[RemoteBody]) -> None:
-    """Hand what was read to the clients that it was read for."""
+    """Hands what was read to the clients that it was read for."""
     pieces = [read_entry(entry) for entry in entries]
     for body in bodies:
         for piece in pieces:

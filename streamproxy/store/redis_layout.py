@@ -1,19 +1,19 @@
-"""How streams lie in Redis. No I/O.
+"""The layout of streams in Redis. No I/O.
 
-Of a stream with the storage key K there are two keys, which a cluster keeps on one node:
+A stream with the storage key K has two keys, which a cluster keeps on one node:
 
-- ``streamproxy:{K}:meta``, a hash: the owner's digest, the media type, the format, the process that writes it. It stays
-  for an hour after the stream is gone, and so tells a cursor that is too old from a guess.
-- ``streamproxy:{K}:data``, a Redis stream. An entry has bytes of the upstream that begin and end between two events,
-  and the number of events with it. Its id is ``EVENTS+1-OFFSET``: how many events, and how many bytes, come before it.
-  So the entry in which an event ends is found by its id, an entry that is sent twice is refused by Redis, and a reader
-  sees by the offsets when entries are missing between two that it gets. The last entry has no bytes and says how the
-  stream ended, and whether it did so inside of an event.
+- ``streamproxy:{K}:meta`` is a hash: the owner's digest, the media type, the format, and the process that writes the
+  stream. It stays for an hour after the stream is gone, so that an expired cursor can be told from a guess.
+- ``streamproxy:{K}:data`` is a Redis stream. An entry holds bytes of the upstream that begin and end between two
+  events, and the number of events up to its end. Its id is ``EVENTS+1-OFFSET``: the numbers of events and of bytes
+  before it. So the entry in which an event ends is found by its id, Redis refuses an entry that is sent twice, and a
+  reader can see from the offsets whether entries are missing between two. The last entry has no bytes. It states how
+  the stream ended, and whether it ended inside an event.
 
-Beside them there are two keys for each process: ``streamproxy:beat:ID``, which expires when the process does not renew
-it, and the stream ``streamproxy:wake:ID``, to which it adds an entry when its own reading task has to look at
-something, and to see whether entries are taken. And there is one stream for all, ``streamproxy:control``, over which
-processes tell each other which streams are to stop and which are being read.
+Each process has two keys. ``streamproxy:beat:ID`` expires unless the process renews it. To the stream
+``streamproxy:wake:ID`` the process adds an entry when its own reading task must look at something, and to see whether
+Redis accepts entries. All processes share the stream ``streamproxy:control``, in which they tell each other which
+streams to stop and which are being read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def data_key(key: str) -> str:
 
 
 def stream_of(name: bytes) -> str:
-    """The storage key of the stream that a key belongs to; empty for another key."""
+    """Returns the storage key of the stream that a key belongs to; empty if the key is another one."""
     return name.partition(b"{")[2].partition(b"}")[0].decode("latin-1") if name.startswith(b"streamproxy:{") else ""
 
 
@@ -55,7 +55,7 @@ def wake_key(process: str) -> str:
 
 
 def entry_id(events: int, offset: int) -> str:
-    """The id of the entry that begins behind so many events, at this offset."""
+    """Returns the id of the entry that begins after this many events, at this offset."""
     return f"{events + 1}-{offset}"
 
 
@@ -65,13 +65,13 @@ def read_id(text: bytes) -> EntryId:
 
 
 class Piece(NamedTuple):
-    """An entry: bytes at an offset, or the end of the stream (``end`` is not empty)."""
+    """An entry: bytes at an offset, or, if ``end`` is not empty, the end of the stream."""
 
     id: EntryId
     data: bytes
-    events: int  # with this entry
+    events: int  # up to the end of this entry
     end: bytes
-    unfinished: bool = False  # of the end: the last event is not whole
+    unfinished: bool = False  # the stream ended inside an event
 
     @property
     def events_before(self) -> int:
@@ -83,7 +83,7 @@ class Piece(NamedTuple):
 
 
 def read_entry(entry: Entry) -> Piece:
-    """An entry as Redis replies it. Raises ValueError for one that is none of ours."""
+    """Parses an entry as Redis returns it. Raises ValueError for an entry that is not ours."""
     name, fields = entry
     pairs = dict(zip(fields[::2], fields[1::2], strict=True))
     number, end = int(pairs.get(b"n", b"0")), pairs.get(b"e", b"")
@@ -91,24 +91,24 @@ def read_entry(entry: Entry) -> Piece:
 
 
 class Meta(NamedTuple):
-    """What is known of a stream beside its bytes."""
+    """What Redis has of a stream besides its bytes."""
 
     owner: bytes
     content_type: bytes
     format: bytes
     writer: bytes
-    ids_from: int  # the number of events from which on the upstream has ids of its own; -1 for none
+    ids_from: int  # the number of events after which the upstream writes ids of its own; -1 if it writes none
     ended: bool
 
     @classmethod
     def fields(cls, name: str, head: StreamHead, writer: str) -> tuple[Any, ...]:
-        """Of a stream that begins: the pairs of its hash."""
+        """Returns the names and values of the hash of a stream that begins."""
         owner = owner_digest(name, head.owner)
         return ("o", owner, "c", head.content_type, "f", head.format, "w", writer)
 
     @classmethod
     def read(cls, reply: list[bytes | None]) -> Meta | None:
-        """The reply to an HMGET of META_NAMES; None for a stream that is not there."""
+        """Parses the reply to an HMGET of META_NAMES. Returns None if there is no such stream."""
         owner, content_type, format, writer, ids, end = reply
         if owner is None or content_type is None or format is None or writer is None:
             return None

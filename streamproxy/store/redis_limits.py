@@ -1,17 +1,17 @@
 """Limits that several processes count together, in Redis.
 
-Theory of operation. Redis keeps the debt time of each client (see `streamproxy.store.limits`), by its own clock, and
-one script takes, charges or gives back units. A request does not wait for it where that can be helped:
+Theory of operation. Redis keeps the debt time of each client (see `streamproxy.store.limits`) by its own clock. One
+script takes, charges or returns units. Requests avoid waiting for it:
 
-- *Requests*: units are taken ahead, as a *share* of this process, and a request that finds one is let in at once. The
-  share grows with the client's demand, and is refilled in the background when half of it is used. What nobody has used
-  for a short while is given back. A client that was refused is refused here until Redis would let it in.
-- *Tokens*: what Redis last said is believed for a second, and while much is left for longer, being asked anew in the
-  background. Charges are sent when a stream is over, and nobody waits for them.
+- *Requests*: this process takes units in advance, as its *share*, and a request that finds one is admitted at once. The
+  share grows with the client's demand, and is refilled in the background when half of it is used. Units that were not
+  used for a short while are returned. A refused client is refused here until Redis would admit it.
+- *Tokens*: the last reply of Redis is used for a second. While much of the limit is left it is used for longer, and
+  refreshed in the background. Charges are sent when a stream is over, and nobody waits for them.
 
 Everything is also counted in this process alone. While Redis is away, or does not answer within WAIT, that count
-decides. Requests are let in by it as if there were no other process; it starts from what this process let in before.
-Tokens that were charged meanwhile are sent when Redis is back.
+decides, as if there were no other process; it includes what this process admitted before. Tokens that were charged
+meanwhile are sent when Redis is back.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ from streamproxy.store.redis_link import Link
 logger = logging.getLogger("streamproxy")
 
 WAIT: Final = 0.1  # seconds that a request waits for Redis
-AWAY: Final = 1.0  # seconds for which the local count decides after Redis did not answer in time
-LEASE: Final = 0.5  # seconds after which an unused share is given back
-FRESH: Final = 1.0  # seconds for which what was said of a client's tokens is believed
-KNOWN: Final = 30.0  # the same, while at least a quarter of its tokens is left
-_SHARE: Final = 8  # a share is at most this part of the limit
+AWAY: Final = 1.0  # seconds for which the local count decides after Redis has not answered in time
+LEASE: Final = 0.5  # seconds after which an unused share is returned
+FRESH: Final = 1.0  # seconds for which a reply about a client's tokens is used without asking again
+KNOWN: Final = 30.0  # the same while at least a quarter of its tokens is left, refreshed in the background
+_SHARE: Final = 8  # a share is at most the limit divided by this
 
-# Takes ARGV[3] units, or as many as are free, or all of them even so if ARGV[4] is "1". Negative ones are given back.
-# Replies how many it took, and how far away the debt time then is, in microseconds. If its clock was set back, a debt
-# time is further away than units can move it; it is then brought back to where the whole limit is used.
+# Takes ARGV[3] units, or as many as are free; with ARGV[4] "1" it takes all of them in any case. A negative number
+# returns units. The reply is the number of units taken, and how far ahead the debt time then is, in microseconds. If
+# the clock of Redis was set back, a debt time can be further ahead than units can move it; it is then moved back to the
+# point at which the whole limit is used.
 SCRIPT: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -64,23 +65,23 @@ return {units, string.format('%.0f', debt - now)}
 """
 _SHA: Final = sha1(SCRIPT.encode()).hexdigest()
 
-# Takes what the script replied: units, and seconds ahead.
+# Takes the reply of the script: units taken, and how many seconds ahead the debt time is.
 Taken = Callable[[int, float], None]
 
 
 class SharedBucket:
-    """The script of one limit. ``name`` tells it from other limits in the same Redis."""
+    """Runs the script for one limit. ``name`` distinguishes it from other limits in the same Redis."""
 
     def __init__(self, link: Link, name: str, bucket: Bucket) -> None:
         self.bucket = bucket
-        self.local = False  # the count of this process decides, until Redis has run the script again
-        self._asked = True  # whether Redis is asked now
+        self.local = False  # whether the count of this process decides, until Redis has run the script again
+        self._asked = True  # whether Redis is currently asked
         self._link = link
         self._name = name.encode()
         self._away_until = 0.0
 
     def reachable(self, now: float) -> bool:
-        """Whether Redis is to be asked."""
+        """Returns whether to ask Redis."""
         self._asked = there = self._link.up and now >= self._away_until
         if not there and not self.local:
             self.local = True
@@ -88,12 +89,15 @@ class SharedBucket:
         return there
 
     def stay_away(self, now: float) -> None:
-        """Redis did not answer in time, or refuses to count."""
+        """Stops asking for AWAY seconds: Redis did not answer in time, or refuses to count."""
         self._away_until = now + AWAY
         self._asked = False
 
     def run(self, client: str, units: int, taken: Taken, failed: Callable[[], None], force: bool = False) -> None:
-        """Take, charge or give back units, with the next batch of commands."""
+        """Takes, charges or returns units, with the next batch of commands.
+
+        ``force`` takes them even if the limit is exceeded.
+        """
         key = b"streamproxy:limit:" + blake2b(client.encode(), digest_size=16, key=self._name[:64]).hexdigest().encode()
         interval = repr(self.bucket.interval * 1e6)
         words = (1, key, interval, self.bucket.limit, units, "1" if force else "0")
@@ -113,7 +117,7 @@ class SharedBucket:
 
 
 class SharedLimiter(Limiter):
-    """What the limits of requests and of tokens have in common: the local count, and the wait for Redis."""
+    """The common part of both limiters: the local count, and the wait for Redis."""
 
     def __init__(self, link: Link, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
         self.shared = SharedBucket(link, name, bucket)
@@ -134,7 +138,7 @@ class SharedLimiter(Limiter):
         return decision
 
     def _inquire(self, client: str, waiter: asyncio.Future[None]) -> None:
-        """Ask Redis, unless it was asked already; ``waiter`` is done when it has replied."""
+        """Asks Redis, unless that is under way. ``waiter`` is done when Redis has replied."""
         raise NotImplementedError
 
 
@@ -145,16 +149,16 @@ def _wake(waiters: Iterable[asyncio.Future[None]]) -> None:
 
 
 class _Share:
-    """What this process may let in of one client's requests."""
+    """The units of one client that this process has taken in advance."""
 
     __slots__ = ("ahead", "at", "refill", "size", "units", "used", "waiters")
 
     def __init__(self) -> None:
         self.units = 0
-        self.size = 1  # how many are taken at once
-        self.used = 0  # since the last look at unused ones
-        self.refill = False  # more are on their way
-        self.ahead = 0.0  # what Redis last said, and when
+        self.size = 1  # units that are taken at once
+        self.used = 0  # units used since the last check for unused ones
+        self.refill = False  # whether more are on their way
+        self.ahead = 0.0  # the last reply of Redis, and when it came
         self.at = 0.0
         self.waiters: list[asyncio.Future[None]] = []
 
@@ -185,10 +189,10 @@ class SharedRequests(SharedLimiter):
             self._refill(client, share)
 
     def charge(self, client: str, now: float, units: int) -> None:
-        """A request is charged when it is let in."""
+        """Does nothing: a request is charged when it is admitted."""
 
     def close(self) -> None:
-        """Give all shares back."""
+        """Returns all shares."""
         for client in tuple(self._unused):
             self._give_back(client)
         self._unused.clear()
@@ -209,7 +213,7 @@ class SharedRequests(SharedLimiter):
         return self._decide(share, now, allowed=True)
 
     def _decide(self, share: _Share, now: float, allowed: bool = False) -> Decision:
-        """What Redis last said of the client, together with what this process has ahead of it."""
+        """Returns a decision from the last reply of Redis and the units that this process has in advance."""
         said = self.bucket.look(share.at + share.ahead, now)
         if allowed:
             return said._replace(allowed=True, remaining=min(said.remaining + share.units, said.limit), retry_after=0.0)
@@ -237,7 +241,7 @@ class SharedRequests(SharedLimiter):
     def _give_back(self, client: str) -> None:
         share = self._shares[client]
         if share.used or share.refill:
-            # As many as were wanted in this time, so that the next ones need not wait.
+            # The size is the recent demand, so that the next requests need not wait.
             share.size = max(1, min(share.used, self.bucket.limit // _SHARE))
             share.used = 0
             self._unused.add(client)
@@ -252,10 +256,10 @@ class SharedTokens(SharedLimiter):
 
     def __init__(self, link: Link, name: str, bucket: Bucket, clock: Callable[[], float]) -> None:
         super().__init__(link, name, bucket, clock)
-        # The debt time of a client by our clock, and when that was said.
+        # The debt time of each client by our clock, and when Redis replied.
         self._said: dict[str, tuple[float, float]] = {}
         self._asking: dict[str, list[asyncio.Future[None]]] = {}
-        self._owed: dict[str, int] = {}  # charges that Redis has not heard of
+        self._owed: dict[str, int] = {}  # charges that were not sent to Redis yet
 
     def take(self, client: str, now: float) -> Decision | None:
         if not self.shared.reachable(now):
@@ -299,7 +303,7 @@ class SharedTokens(SharedLimiter):
         self._refresh(client, waiter)
 
     def _refresh(self, client: str, *waiters: asyncio.Future[None]) -> None:
-        """Ask Redis for a client's debt, unless that is under way; ``waiters`` are done when it has replied."""
+        """Asks Redis for a client's debt, unless that is under way. ``waiters`` are done when Redis has replied."""
         asking = self._asking.get(client)
         if asking is not None:
             asking.extend(waiters)

@@ -1,15 +1,15 @@
-"""The one connection over which this process sends commands to a Redis, shared by all that need it.
+"""The shared connection over which this process sends commands to a Redis.
 
-Theory of operation. Commands are put into a batch, and a task sends one batch after another: what comes while one is on
-its way goes out with the next. Nobody who sends a command waits for it unless it asks for the reply, and then only as
-long as the link's time-out. The link is *up* or *down*. A connection that fails, or that does not answer in time, takes
-it down: all commands that wait are told so, new ones are refused at once, and the server is asked again with backoff.
-A command that Redis itself refuses (out of memory, no permission) concerns nobody but its sender.
+Theory of operation. Commands are collected in a batch, and a task sends one batch after another; commands that arrive
+while a batch is being sent go out with the next one. A sender waits only if it asks for the reply, and then at most for
+the time-out of the link. The link is *up* or *down*. It goes down if its connection fails or does not answer in time:
+waiting commands then fail, new ones are refused at once, and the connection is retried with backoff. If Redis itself
+refuses a command (out of memory, no permission), that affects only its sender.
 
-Where a fail-over gives the server's name or address to another, the one that became a replica is left as soon as it
-refuses a write. With Sentinels, they are asked for the primary whenever the link comes up.
+After a fail-over that gives the server's name or address to another server, the old one, now a replica, is left as soon
+as it refuses a write. Sentinels are asked for the primary whenever the link connects.
 
-`Link` is what all need of it; `streamproxy.store.redis_cluster` has that over a link to each primary of a cluster.
+`Link` is the interface; `streamproxy.store.redis_cluster` implements it with a link to each primary of a cluster.
 """
 
 from __future__ import annotations
@@ -27,60 +27,60 @@ from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, backoff, d
 
 logger = logging.getLogger("streamproxy")
 
-BATCH: Final = 1000  # commands that are sent at once
-IDLE: Final = 1.0  # seconds after which a connection that is not used is tried
+BATCH: Final = 1000  # commands that are sent in one batch
+IDLE: Final = 1.0  # seconds after which an unused connection is tested
 WAITING: Final = 100_000  # commands that may wait
 
-# A script that Redis does not have yet, or no more, is no fault: whoever runs it sends it along then. Nor is a key that
-# another node of a cluster has.
+# Not failures of Redis: a script that it does not have (any more), which the sender then sends along, and a key that
+# another node of the cluster has.
 _NO_FAULTS: Final = (NoScriptError, AskError)
 
-# Takes the reply, or the exception that came in its place.
+# Takes the reply, or an exception in place of it.
 Done = Callable[[Any], None]
 
 
 class StoreDown(Exception):
-    """Redis can't be reached, or does not answer."""
+    """Redis can't be reached or does not answer."""
 
 
 class Link:
-    """Commands of this process to one Redis. ``on_error`` is called once for each failure, for a counter."""
+    """Sends commands to one Redis. ``on_error`` is called once for each failure, for a counter."""
 
     def __init__(self, on_error: Callable[[], None]) -> None:
         self.up = False
-        self.on_up: list[Callable[[], None]] = []  # called each time it, or one of its servers, comes up
-        self.on_servers: list[Callable[[], None]] = []  # called when a key may have another server
+        self.on_up: list[Callable[[], None]] = []  # called each time the link, or one of its servers, comes up
+        self.on_servers: list[Callable[[], None]] = []  # called when keys may have moved to other servers
         self.on_error = on_error
-        # Whether a refusal is a failure of Redis, which is counted; set it before `start`.
+        # Whether a refusal counts as a failure of Redis. To be set before `start`.
         self.blames: Callable[[Exception], bool] = lambda refusal: True
 
     @property
     def up_since(self) -> float:
-        """When it, or the last of its servers, came up; in the loop's time."""
+        """When the link, or the last of its servers, came up, in the loop's time."""
         raise NotImplementedError
 
     @property
     def servers(self) -> tuple[RedisLink, ...]:
-        """The links to its servers, of which each key has one."""
+        """The links to the servers; each key is on one of them."""
         raise NotImplementedError
 
     async def start(self) -> None:
-        """Connect, and keep the connection from now on. Waits for the first attempt only, whatever comes of it."""
+        """Connects, and keeps the connection from now on. Returns after the first attempt, even if it failed."""
         raise NotImplementedError
 
     def send(self, *command: Word, done: Done | None = None) -> None:
-        """Put a command on one key into the next batch. ``done`` gets the reply, or the exception in its place."""
+        """Puts a command for one key into the next batch. ``done`` gets the reply, or an exception in its place."""
         raise NotImplementedError
 
     def server_of(self, key: bytes) -> RedisLink | None:
-        """The link to the server that has a key, as far as that is known."""
+        """Returns the link to the server that has a key, or None if it is not known."""
         raise NotImplementedError
 
     def doubt(self) -> None:
-        """Somebody was told by a server that it does not have a key any more."""
+        """Handles a report that the server of some key may be another one now."""
 
     async def ask(self, *command: Word) -> Any:
-        """Send a command and wait for the reply. Raises StoreDown, or what Redis says against the command."""
+        """Sends a command and returns the reply. Raises StoreDown, or the error that Redis replied with."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def done(reply: Any) -> None:
@@ -94,17 +94,17 @@ class Link:
         return reply
 
     async def aclose(self) -> None:
-        """Send what waits, for as long as a batch may take, and close the connection. Safe to call twice."""
+        """Sends what waits, within the time-out of a batch, and closes the connection. Can be called twice."""
         raise NotImplementedError
 
 
 class RedisLink(Link):
-    """The link to one server: that of the URL, or the primary that Sentinels name. Raises as `Connector`."""
+    """The link to one server: the one of the URL, or the primary that Sentinels name. Raises as `Connector`."""
 
     def __init__(self, url: str, on_error: Callable[[], None]) -> None:
         super().__init__(on_error)
         self.url = url
-        self.on_down: list[Callable[[], None]] = []  # called for each attempt that fails, too
+        self.on_down: list[Callable[[], None]] = []  # also called for each failed attempt
         self._up_since = 0.0
         self._connector = Connector(url)
         self._where = shown(url)
@@ -141,7 +141,7 @@ class RedisLink(Link):
     async def aclose(self) -> None:
         if self.up:
             with contextlib.suppress(RedisError, StoreDown):
-                await self.ask("PING")  # its reply comes behind all others
+                await self.ask("PING")  # its reply comes after all others
         if self._task is not None:
             await end_task(self._task)
         self.up = False
@@ -164,7 +164,7 @@ class RedisLink(Link):
             await self._send(batch)
 
     async def _wait(self) -> None:
-        """Wait for a command. A connection that nobody uses is tried, so that one that is lost is not first used."""
+        """Waits for a command. An unused connection is tested, so that a loss is noticed before it is needed."""
         timer = asyncio.get_running_loop().call_later(IDLE, self.send, "PING")
         try:
             await self._kick.wait()
@@ -206,14 +206,14 @@ class RedisLink(Link):
                 done(reply)
 
     async def _exchange(self, connection: AbstractConnection, commands: list[bytes]) -> list[Any]:
-        """Send commands and read their replies. Past redis-py's own pipeline, which takes twice the time."""
+        """Sends commands and returns their replies. redis-py's own pipeline would take twice the time."""
         await connection.send_packed_command([b"".join(commands)], check_health=False)
         replies: list[Any] = []
         for _ in commands:
             try:
                 replies.append(await connection.read_response())
             except ReadOnlyError:
-                raise  # it became a replica: whoever is the primary now is found by connecting again
+                raise  # it became a replica; connecting again finds the primary
             except ResponseError as refused:
                 replies.append(refused)
         return replies

@@ -1,8 +1,8 @@
-"""A connection on which Redis tells of something, kept for as long as somebody listens.
+"""A connection on which Redis reports something, and which is reopened when it is lost.
 
-Theory of operation. A connection is opened and made ready by `begin`, and each reply on it is handed to `hear`. When it
-fails, `lost` is called, and another one is opened after a while, with backoff. A server that is silent is asked for a
-sign of life: of a host that is gone nothing is ever heard, and after a fail-over another one has what is published.
+Theory of operation. `begin` prepares a connection that was opened, and `hear` gets each reply. When the connection
+fails, `lost` is called, and another one is opened with backoff. A silent server is asked for a sign of life, because a
+host that is gone never reports its end, and after a fail-over messages are published on another server.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any, Final
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, backoff, drop, encode, end_task
+from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, backoff, drop, encode, end_task, shown
 
 logger = logging.getLogger("streamproxy")
 
-QUIET: Final = 2.0  # seconds after which a silent server is asked for a sign of life, which it has TIMEOUT for
-_TURN: Final = 1000  # clients and messages after which everything else has a turn
+QUIET: Final = 2.0  # seconds after which a silent server is asked for a sign of life; it has TIMEOUT to answer
+_TURN: Final = 1000  # units of work after which other tasks get a turn
 _PING: Final = encode(("PING",))
 
 
 class Subscription:
-    """One such connection. ``on_error`` is called once each time that it is lost or can't be had, for a counter.
+    """Such a connection. ``on_error`` is called each time that it is lost or can't be opened, for a counter.
 
-    ``hear`` returns how much work a reply was: 1, or the number of clients that it was for. Replies to PING come too.
-    ``refused`` gets what Redis says against a command, and returns whether the connection may go on. Raises as
+    ``hear`` gets each reply, those to PING too, and returns how much work it was: about 1 for each client it was for.
+    ``refused`` gets an error with which Redis replied, and returns whether to keep the connection. Raises as
     `Connector`.
     """
 
@@ -43,8 +43,9 @@ class Subscription:
         refused: Callable[[ResponseError], bool] = lambda refusal: False,
     ) -> None:
         self.connected = False
-        self.ever = False  # it was connected once
+        self.ever = False  # whether it was connected at least once
         self._connector = Connector(url)
+        self._where = shown(url)
         self._on_error = on_error
         self._begin = begin
         self._hear = hear
@@ -57,11 +58,11 @@ class Subscription:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Connect, and keep the connection from now on; do not wait for it."""
+        """Starts to connect, without waiting, and keeps the connection from now on."""
         self._task = asyncio.create_task(self._run(), name="redis events")
 
     def send(self, *words: Word) -> bool:
-        """Send a command, with others that come up in this turn of the loop; whether there is a connection for it."""
+        """Sends a command, together with others of this turn of the loop. Returns False if there is no connection."""
         if self._connection is None:
             return False
         self._commands.append(encode(words))
@@ -70,7 +71,7 @@ class Subscription:
         return True
 
     async def aclose(self) -> None:
-        """Close the connection."""
+        """Closes the connection."""
         if self._task is not None:
             await end_task(self._task)
         if self._sender is not None:
@@ -85,14 +86,17 @@ class Subscription:
                 async with asyncio.timeout(TIMEOUT):
                     connection = await self._connector.open()
                     self._commands.clear()
-                    self._connection = connection  # what is sent from now on goes out behind what `begin` sends
+                    self._connection = connection  # what is sent from now on goes out after what `begin` sends
                     await self._begin(connection)
+                if failures:
+                    logger.info("the subscription to Redis at %s is back", self._where)
                 failures = 0
                 self.connected = self.ever = True
                 await self._listen(connection)
             except (RedisError, OSError, TimeoutError) as error:
                 if not failures:
-                    logger.warning("events of Redis are lost: %s", error or type(error).__name__)
+                    reason = error or type(error).__name__
+                    logger.warning("the subscription to Redis at %s is lost: %s", self._where, reason)
                 failures += 1
                 self._on_error()
             finally:
@@ -122,12 +126,12 @@ class Subscription:
                 continue
             self._heard = True
             work += self._hear(reply)
-            if work >= _TURN:  # a reply that has come already is read without a turn of the loop
+            if work >= _TURN:  # replies that have arrived already are read without a turn of the loop
                 work = 0
                 await asyncio.sleep(0)
 
     async def _watch(self, limit: asyncio.Timeout) -> None:
-        """End the reading when the server gives no sign of life."""
+        """Ends the reading if the server gives no sign of life."""
         while True:
             self._heard = False
             await asyncio.sleep(QUIET)
@@ -139,11 +143,11 @@ class Subscription:
                     return
 
     async def _send(self) -> None:
-        """Send what has to be sent; what comes up meanwhile goes with the next write."""
+        """Sends the collected commands. Those that are added meanwhile go out with the next write."""
         try:
             while self._commands and (connection := self._connection) is not None:
                 commands, self._commands = self._commands, []
-                with contextlib.suppress(RedisError, OSError, TimeoutError):  # the reader finds it broken too
+                with contextlib.suppress(RedisError, OSError, TimeoutError):  # the reader notices the failure too
                     await connection.send_packed_command([b"".join(commands)], check_health=False)
         finally:
             self._sender = None

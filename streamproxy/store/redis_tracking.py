@@ -1,12 +1,12 @@
-"""Tells which keys change that were read over a link.
+"""Reports changes of keys that were read over a link.
 
-Theory of operation. Each server of the link remembers what is asked for there (CLIENT TRACKING): when a key changes
-that was read, its name is sent over a second connection to the same server, once, until it is read again. Reading a key
-and having it remembered is one step for Redis, so whoever reads again after each word of a change misses none.
+Theory of operation. Each server of the link remembers which keys were read there (CLIENT TRACKING). When such a key
+changes, its name is sent over a second connection to the same server, once until it is read again. For Redis, reading a
+key and remembering it is one step, so a reader that reads again after each report misses no change.
 
-Once both connections to a server are there, or a key may have another server, ``begun`` is called: whatever was read
-before may have changed. Where Redis refuses to track (a user without the right to), that anything may have changed is
-said a few times a second instead.
+When both connections to a server are open, or keys may have moved to other servers, ``begun`` is called: whatever was
+read before may have changed. If Redis refuses to track (the user lacks the right), ``changed`` is called for all keys
+twice a second instead.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from streamproxy.store.redis_subscription import Subscription
 
 logger = logging.getLogger("streamproxy")
 
-_POLL: Final = 0.5  # seconds between two looks where Redis does not track
+_POLL: Final = 0.5  # seconds between two reports if Redis does not track
 _CHANGES: Final = "__redis__:invalidate"
 
-# Takes the name of a key that has changed; None where any of them may have.
+# Takes the name of a key that has changed, or None if any key may have.
 Changed = Callable[[bytes | None], None]
 
 
 class Changes:
-    """Of all servers of a link. ``begun`` and ``changed`` are called from the loop, and must not wait."""
+    """The changes on all servers of a link. ``begun`` and ``changed`` are called from the loop and must not wait."""
 
     def __init__(self, link: Link, on_error: Callable[[], None], begun: Callable[[], None], changed: Changed) -> None:
         self._link = link
@@ -49,30 +49,30 @@ class Changes:
 
     @property
     def connected(self) -> bool:
-        """Whether every server can tell of changes."""
+        """Whether every server reports changes."""
         return bool(self._trackers) and all(tracker.connected for tracker in self._trackers.values())
 
     @property
     def ever(self) -> bool:
-        """Whether some server could once."""
+        """Whether a server has reported changes at least once."""
         self._ever = self._ever or any(tracker.ever for tracker in self._trackers.values())
         return self._ever
 
     def start(self) -> None:
-        """Listen from now on."""
+        """Starts to listen."""
         self._started = True
         for tracker in self._trackers.values():
             tracker.start()
 
     async def aclose(self) -> None:
-        """Close the connections that are listened to; the link's own stays."""
+        """Closes the listening connections. The link's own stays open."""
         if self._follow in self._link.on_servers:
             self._link.on_servers.remove(self._follow)
         await asyncio.gather(*(tracker.aclose() for tracker in self._trackers.values()))
         await asyncio.gather(*self._closing)
 
     def _follow(self) -> None:
-        """The servers of the link are others."""
+        """Follows a change of the link's servers."""
         servers = self._link.servers
         for server in servers:
             if server not in self._trackers:
@@ -88,7 +88,7 @@ class Changes:
 
 
 class _Tracker:
-    """Of one server."""
+    """The changes on one server."""
 
     def __init__(
         self, link: RedisLink, on_error: Callable[[], None], begun: Callable[[], None], changed: Changed
@@ -96,7 +96,7 @@ class _Tracker:
         self._link = link
         self._begun = begun
         self._changed = changed
-        self._listener = 0  # what Redis calls the connection that hears of changes; 0 while there is none
+        self._listener = 0  # the id of the listening connection in Redis; 0 while there is none
         self._poll: asyncio.TimerHandle | None = None
         self._subscription = Subscription(link.url, on_error, self._begin, self._hear, self._lost)
 
@@ -139,7 +139,7 @@ class _Tracker:
         self._listener = 0
 
     def _track(self) -> None:
-        """One of the two connections is new: begin to hear of changes, if both are there."""
+        """Turns tracking on if both connections are open, after one of them was opened."""
         if self._link.up and self._listener:
             self._link.send("CLIENT", "TRACKING", "OFF")
             self._link.send("CLIENT", "TRACKING", "ON", "REDIRECT", self._listener, done=self._tracks)

@@ -1,15 +1,17 @@
-"""The bytes of one kept stream, and where in them its events end.
+"""The bytes of one kept stream, and the positions in them at which its events end.
 
-Theory of operation. Bytes are appended to a tail. When the tail is large enough it becomes a segment, which never
-changes, and a new tail begins; of each the log keeps its offset in the stream and how many events had ended before its
-first byte. There is no object and no number for a single event: the place behind event N is found by counting again,
-from the beginning of the segment in which that event ends. The tail is not counted as it comes but when somebody asks,
-or it is full: it costs less to count many events at once.
+Theory of operation. Bytes are appended to a tail. When the tail is large enough, it becomes a segment, which never
+changes, and a new tail begins. For each of them the log keeps its offset in the stream and the number of events that
+had ended before its first byte. Nothing is kept for a single event: the position after event N is found by counting
+again, from the beginning of the segment in which that event ends.
 
-A segment should begin between two events, since counting can only begin there. Where no read ends between two, or an
-event is so long that its segment has to begin inside of it, the log has *lost count*: it begins another segment at the
-next event, in the middle of a read, and until then counting begins in an earlier one. The oldest segments are dropped
-when the log holds too much. A place that can no longer be found exactly is gone.
+A segment should begin between two events, because counting can only begin there. If no read ends between two events,
+or an event is so long that a segment has to begin inside it, the log has *lost count*. It then begins another segment
+at the next event, in the middle of a read; until then, counting begins in an earlier segment.
+
+The oldest segments are dropped when the log holds too much. A position is gone if an event after it was dropped. If
+only the event before it was dropped, the position is where the next segment begins: all that can be missing between the
+two are comments and other blocks that are no events.
 """
 
 from __future__ import annotations
@@ -31,15 +33,15 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 class PlaceGone(Exception):
-    """The bytes at this place are not kept any more."""
+    """The bytes at this position are no longer kept."""
 
 
 class EventCounter:
-    """Counts the events of a body as it passes. The format is that of its media type.
+    """Counts the events of a body as it passes. ``format`` depends on its media type.
 
-    ``events`` is their number, ``clean`` says whether the position is between two events, ``ids_from`` is the number of
-    events behind which the upstream is known to write ids of its own (None: it has written none). ``unfinished`` says
-    whether a body that is over has ended inside of an event, whose bytes come behind the last that was counted.
+    ``events`` is their number, and ``clean`` whether the position is between two events. ``ids_from`` is the number of
+    events after which the upstream is known to write ids of its own, or None if it has written none. ``unfinished`` is
+    whether a body that is over has ended inside an event, whose bytes follow the last counted event.
     """
 
     __slots__ = ("_lines", "_tracker", "clean", "events", "format", "ids_from", "unfinished")
@@ -53,10 +55,18 @@ class EventCounter:
         self.ids_from: int | None = None
         self.unfinished = False
 
-    def feed(self, chunk: bytes) -> None:
-        """Take note of the next bytes."""
+    def feed(self, chunk: bytes) -> int:
+        """Follows the next bytes. Returns how many events they are, if no more than counting was needed, otherwise 0.
+
+        Whoever passes the same bytes on need not parse them again then.
+        """
         tracker = self._tracker
         if tracker is not None:
+            whole = tracker.feed_whole(chunk)
+            if whole:
+                self.events += whole
+                self.clean = True
+                return whole
             tracker.feed(chunk)
             self.events = tracker.events
             self.clean = tracker.between_events
@@ -66,20 +76,21 @@ class EventCounter:
             self._lines.feed(chunk)
             self.events = self._lines.events
             self.clean = chunk[-1:] == b"\n"
+        return 0
 
     def feed_to_event(self, chunk: bytes) -> int:
-        """Take note of the next bytes up to where an event begins. Returns how many: all, if none does."""
+        """Follows the next bytes up to where an event begins, or all of them. Returns how many it followed."""
         if self._tracker is not None:
             at = self._tracker.feed_to_boundary(chunk)
             at = len(chunk) if at < 0 else at
-            self.feed(b"")  # what it says of the bytes that were fed just now
+            self.feed(b"")  # takes over what the tracker counted
         else:
             at = chunk.find(b"\n") + 1 or len(chunk)
             self.feed(chunk[:at])
         return at
 
     def finish(self) -> None:
-        """The body has ended, and nothing is fed any more: a last line without its end is an event too."""
+        """Handles the end of the body: a last line without its line end is an event too. Nothing is fed afterwards."""
         if self._tracker is not None:
             self.unfinished = self._tracker.inside_event
             self._tracker = None
@@ -90,10 +101,10 @@ class EventCounter:
 
 
 def find_place(format: Format, data: bytes, count: int, first: bool = True) -> int:
-    """The offset behind the first ``count`` events of ``data``, which begins between two events.
+    """Returns the offset after the first ``count`` events of ``data``, which begins between two events.
 
-    ``first`` says whether it is the beginning of the body, where a byte order mark counts for nothing. Returns the
-    length of ``data`` where it has fewer events.
+    It is the length of ``data`` if that has fewer events. ``first`` is whether ``data`` begins the body, where a byte
+    order mark is ignored.
     """
     if count <= 0:
         return 0
@@ -126,82 +137,76 @@ def _sse_place(data: bytes, count: int, first: bool) -> int:
 
 
 class SegmentLog:
-    """The kept bytes of one stream. ``start`` and ``end`` are the offsets of its oldest and next byte."""
+    """The kept bytes of one stream. ``start`` is the offset of the oldest kept byte, ``end`` that of the next byte."""
 
     __slots__ = (
-        *("_counted", "_counter", "_counts", "_lost", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
-        *("end", "start"),
+        *("_counts", "_lost", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
+        *("counter", "end", "start"),
     )
 
     def __init__(self, format: Format, max_bytes: int) -> None:
-        self._counter = EventCounter(format)
-        self._counted = 0  # bytes of the tail that the counter has seen
+        self.counter = EventCounter(format)
         self.start = 0
         self.end = 0
         self._max_bytes = max_bytes
         self._segment = min(SEGMENT, max(1, max_bytes // 8))
-        self._lost = False  # the tail begins inside of an event
+        self._lost = False  # the tail begins inside an event
         self._segments: list[bytes] = []
         self._tail = bytearray()
-        # Of each segment, and of the tail.
+        # For each segment, and for the tail: its offset, and the number of events before it.
         self._offsets = array("q", (0,))
         self._counts = array("q", (0,))
 
     @property
-    def counter(self) -> EventCounter:
-        """What was counted, up to the last byte."""
-        counter, tail = self._counter, self._tail
-        if self._counted < len(tail):
-            counter.feed(bytes(tail[self._counted :]))
-            self._counted = len(tail)
-        return counter
-
-    @property
     def size(self) -> int:
-        """How many bytes are kept."""
+        """The number of kept bytes."""
         return self.end - self.start
 
     @property
     def events(self) -> int:
-        """How many events the stream has had so far."""
+        """The number of events of the stream so far, kept or not."""
         return self.counter.events
 
-    def append(self, chunk: bytes) -> None:
-        """Keep the next bytes of the stream."""
-        if self._lost:
+    def append(self, chunk: bytes) -> int:
+        """Keeps the next bytes of the stream. Returns how many whole events they are; see `EventCounter.feed`."""
+        counter, lost = self.counter, self._lost
+        if lost:
             chunk = self._begin_at_event(chunk)
         held = len(self._tail)
-        if held >= self._segment and (self.counter.clean or held >= 4 * self._segment):
+        if held >= self._segment and (counter.clean or held >= 4 * self._segment):
             self._seal()
         self._tail += chunk
         self.end += len(chunk)
+        whole = counter.feed(chunk)
         if self.end - self.start > self._max_bytes:
             self._trim()
+        return 0 if lost else whole
 
     def finish(self) -> None:
-        """The stream has ended; give back what the tail has to spare."""
+        """Handles the end of the stream, and frees what the tail has allocated in advance."""
         self.counter.finish()
         self._seal()
 
     def shrink(self) -> None:
-        """Drop all but the newest bytes."""
+        """Drops all but the newest bytes."""
         kept = len(self._segments)
         del self._segments[:], self._offsets[:kept], self._counts[:kept]
         self.start = self._offsets[0]
 
     def clear(self) -> None:
-        """Drop all that is kept; what comes from now on is kept again."""
+        """Drops everything. What is appended from now on is kept again."""
         self._seal()
         self.shrink()
 
     def place(self, events: int) -> int:
-        """The offset behind this many events. Raises PlaceGone, also when the stream has not come as far."""
+        """Returns the offset after this many events. Raises PlaceGone, also if the stream has not come as far."""
         if events > self.events:
             raise PlaceGone
         first = self._first_segment(events)
-        if events == 0:
-            return 0
+        begin = self._offsets[first]
         rest = events - self._counts[first]
+        if rest == 0:
+            return begin
         data = b""
         # An event that began in this segment may end in a later one.
         for number in range(first, len(self._offsets)):
@@ -210,18 +215,17 @@ class SegmentLog:
             following = number + 1
             if following == len(self._offsets) or self._counts[following] >= events:
                 break
-        begin = self._offsets[first]
         return begin + find_place(self.counter.format, data, rest, begin == 0)
 
     def first_place(self) -> tuple[int, int] | None:
-        """The offset from which on every event is kept, and how many come before it; None for not one."""
+        """Returns the offset from which on every event is kept, and how many come before it. None if no event is."""
         for offset, count in zip(self._offsets, self._counts, strict=True):
             if count != _INSIDE_EVENT:
                 return offset, count
         return None
 
     def read(self, offset: int) -> bytes:
-        """Bytes from ``offset`` on, as far as one segment goes; empty at the end. Raises PlaceGone."""
+        """Returns bytes from ``offset`` on, at most to the end of a segment; empty at the end. Raises PlaceGone."""
         if offset < self.start:
             raise PlaceGone
         number = bisect_right(self._offsets, offset) - 1
@@ -232,7 +236,7 @@ class SegmentLog:
         return segment[behind:] if behind else segment
 
     def read_range(self, offset: int, until: int) -> bytes:
-        """The bytes between two offsets. Raises PlaceGone."""
+        """Returns the bytes between two offsets. Raises PlaceGone."""
         pieces = []
         while offset < until:
             piece = self.read(offset)
@@ -241,37 +245,36 @@ class SegmentLog:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _first_segment(self, events: int) -> int:
-        """The segment in which that event ends, or an earlier one if counting can't begin there."""
-        if events == 0:
-            if self.start == 0:
-                return 0
-            raise PlaceGone
+        """Returns the segment in which that event ends, or an earlier one if counting can't begin there.
+
+        If the event is dropped and all after it are kept, it is the segment that begins with the next one.
+        """
         for number in range(len(self._counts) - 1, -1, -1):
             if _INSIDE_EVENT < self._counts[number] < events:
+                return number
+        for number, count in enumerate(self._counts):
+            if count == events:
                 return number
         raise PlaceGone
 
     def _begin_at_event(self, chunk: bytes) -> bytes:
-        """Keep the bytes up to the next event, and begin a segment there. Returns the others."""
+        """Keeps the bytes up to the next event, and begins a segment there. Returns the remaining bytes."""
         at = self.counter.feed_to_event(chunk)
         self._tail += chunk[:at]
-        self._counted += at
         self.end += at
         if at < len(chunk) or self.counter.clean:
             self._seal(begins=True)
         return chunk[at:]
 
     def _seal(self, begins: bool = False) -> None:
-        """Make the tail a segment. ``begins`` is whether an event is known to begin here."""
-        counter = self.counter
-        self._lost = not (begins or counter.clean)
+        """Makes the tail a segment. ``begins`` is whether an event is known to begin here."""
+        self._lost = not (begins or self.counter.clean)
         if self._tail:
             self._segments.append(bytes(self._tail))
             self._tail = bytearray()
-            self._counted = 0
             self._offsets.append(self.end)
             self._counts.append(0)
-        self._counts[-1] = _INSIDE_EVENT if self._lost else counter.events
+        self._counts[-1] = _INSIDE_EVENT if self._lost else self.counter.events
 
     def _trim(self) -> None:
         drop = 0
@@ -279,5 +282,5 @@ class SegmentLog:
             drop += 1
         del self._segments[:drop], self._offsets[:drop], self._counts[:drop]
         self.start = self._offsets[0]
-        if self.size > self._max_bytes:  # one read, or one event, is larger than all that may be kept
+        if self.size > self._max_bytes:  # a single read or event is larger than everything that may be kept
             self.clear()

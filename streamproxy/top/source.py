@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self, cast
@@ -136,6 +137,8 @@ def _reason(error: Exception) -> str:
     """Returns the operating system's message if there is one, since the client's says less."""
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, socket.gaierror):  # its numbers are not those of the operating system
+            return str(cause.strerror)
         if isinstance(cause, OSError) and cause.errno:
             return os.strerror(cause.errno)
         cause = cause.__cause__ or cause.__context__

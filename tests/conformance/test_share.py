@@ -80,9 +80,14 @@ async def test_other_paths_queries_and_owners_have_streams_of_their_own(
         client = await dial(proxy.url)
         await client.request(target, headers=headers)
         await upstream.request(number)
-    foreign = await dial(proxy.url)
-    await foreign.request("/a", headers=[("Last-Event-ID", "7")])
-    assert (await upstream.request(len(asks))).get("last-event-id") == b"7"
+    # Those that come back with an id of the upstream's get what followed it, and not another's next event.
+    for number in range(2):
+        foreign = await dial(proxy.url)
+        await foreign.request("/a", headers=[("Last-Event-ID", "7")])
+        assert (await upstream.request(len(asks) + 2 * number)).get("last-event-id") == b"7"
+        foreign = await dial(proxy.url)
+        await foreign.request("/a?last_event_id=7")
+        assert (await upstream.request(len(asks) + 2 * number + 1)).target == b"/a?last_event_id=7"
 
 
 async def test_who_joins_inside_an_event_starts_with_the_next_one(

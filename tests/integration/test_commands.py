@@ -9,6 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from streamproxy.cli import cli
 from tests.conftest import Connect
 from tests.doubles.client import fetch
 from tests.integration.conftest import RunProxy
@@ -88,6 +92,20 @@ async def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
     status, output = await command(["run", "--lissten", "x"], tmp_path)
     assert status == 2
     assert "--listen" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "a.yaml"], "Got unexpected extra argument (a.yaml): write -c a.yaml"),
+        (["check", "a.yml"], "Got unexpected extra argument (a.yml): write -c a.yml"),
+        (["a.yaml"], "'a.yaml' is no command: write streamproxy run -c a.yaml"),
+    ],
+)
+def test_a_file_without_its_option_is_answered_by_the_option(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 2
+    assert said in result.output
 
 
 async def test_schema_is_a_json_schema_that_knows_routes(tmp_path: Path) -> None:

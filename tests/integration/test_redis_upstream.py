@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from tests.conftest import Connect
@@ -15,6 +16,8 @@ from tests.doubles.stack import RunningStack, running_stack
 from tests.doubles.until import until
 from tests.integration.proxy import configuration, running
 from tests.integration.redis import RedisServer
+
+SECRET = "a secret that is long enough for HS256"
 
 
 def events(leaks: LeakCheck, redis: RedisServer, channel: str, keys: dict[str, Any] | None = None, **route: Any) -> Any:
@@ -110,9 +113,11 @@ async def test_a_key_of_another_type_is_404_for_whoever_names_it_and_no_error_of
 
 async def test_each_principal_has_a_channel_of_its_own(leaks: LeakCheck, redis: RedisServer, dial: Connect) -> None:
     tokens = [{"name": "ann", "token": "t1"}, {"name": "bob", "token": "t2"}]
-    async with events(leaks, redis, "user:{principal}", auth={"bearer": {"tokens": tokens}}) as proxy:
+    auth = {"bearer": {"tokens": tokens}, "jwt": {"secret": SECRET}}
+    async with events(leaks, redis, "user:{principal}", auth=auth) as proxy:
         clients = []
-        for token in ("t1", "t2"):
+        # The issuer of signed tokens can't give anybody the channel of a token's name.
+        for token in ("t1", "t2", jwt.encode({"sub": "ann"}, SECRET, algorithm="HS256")):
             headers = [("Authorization", f"Bearer {token}")]
 
             async def begun(headers: list[tuple[str, str]] = headers) -> Any:
@@ -121,10 +126,11 @@ async def test_each_principal_has_a_channel_of_its_own(leaks: LeakCheck, redis: 
                 return client if (await client.read_head()).status == 200 else None
 
             clients.append(await until(begun, "the events"))
-        for name in ("bob", "ann"):
+        for name in ("bob", "jwt:ann", "ann"):
             assert await redis.command("PUBLISH", f"user:{name}", name) == 1
         assert await clients[0].read_body_until(b"\n\n") == b"data: ann\n\n"
         assert await clients[1].read_body_until(b"\n\n") == b"data: bob\n\n"
+        assert await clients[2].read_body_until(b"\n\n") == b"data: jwt:ann\n\n"
         stranger = await dial(proxy.url)
         assert (await stranger.get("/")).status == 401
 

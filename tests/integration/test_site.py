@@ -69,7 +69,10 @@ def test_every_link_and_anchor_leads_somewhere(built: Path) -> None:
 
 def test_no_page_asks_another_server_for_anything(built: Path) -> None:
     for path in built.rglob("*.html"):
-        assert {file for file in Page(path).loaded if urlsplit(file).netloc} == set(), path
+        page = Page(path)
+        assert {file for file in page.loaded if urlsplit(file).netloc} == set(), path
+        assert 'data-md-component="source"' not in path.read_text()  # its script asks GitHub for stars and releases
+        assert site.source() in page.links
 
 
 def test_the_search_finds_every_page(built: Path) -> None:

@@ -158,10 +158,12 @@ async def test_delete_of_an_unknown_id_is_404(client: httpx2.AsyncClient) -> Non
         {"origin": "http://[bad"},
         {"origin": "http://admin.example:9090", "sec-fetch-site": "cross-site"},
         {"sec-fetch-site": "same-site"},
+        [("origin", "http://admin.example:9090"), ("origin", "http://evil.example")],
+        [("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")],
     ],
 )
 async def test_another_origin_cannot_end_a_stream(
-    proxy: Proxy, client: httpx2.AsyncClient, headers: dict[str, str]
+    proxy: Proxy, client: httpx2.AsyncClient, headers: dict[str, str] | list[tuple[str, str]]
 ) -> None:
     exchange = proxy.enter("id-1")
     exchange.task = asyncio.current_task()

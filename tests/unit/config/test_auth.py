@@ -92,7 +92,10 @@ def test_origins_are_compared_as_browsers_write_them(origin: str, normal: str) -
         ("auth: {bearer: {tokens: [a]}, from: [cookie]}", "auth.from[0]: "),
         ("auth: {bearer: {tokens: [a]}, from: []}", "auth.from: must not be empty"),
         ("auth: {bearer: {tokens: [a]}, from: [{query: a, cookie: b}]}", "auth.from[0]: must be {query: NAME} or"),
-        ("auth: {bearer: {tokens: [a]}, from: [{query: 'a b'}]}", "auth.from[0]: is not the name of a parameter"),
+        (
+            "auth: {bearer: {tokens: [a]}, from: [{query: 'a b'}]}",
+            "auth.from[0].query: 'a b' is not the name of a parameter",
+        ),
         ("auth: {jwt: {}}", "auth.jwt: needs jwks_file, jwks_url or secret"),
         (f"auth: {{jwt: {{secret: {SECRET}, algorithms: [none]}}}}", "auth.jwt.algorithms[0]: "),
         (f"auth: {{jwt: {{secret: {SECRET}, algorithms: [RS256]}}}}", "auth.jwt: has a secret, and no HS algorithm"),

@@ -163,8 +163,12 @@ def test_a_duplicate_key_hides_no_mistake_in_the_first() -> None:
             "4:28: routes[0].request_headers.set: names one header twice, in different case",
         ),
         ("name: {a: b}", "4:11: routes[0].name: must be text"),
-        ("rewrite: [a]", "4:14: routes[0].rewrite: must be a mapping with the keys strip_prefix, add_prefix"),
-        ("headers: x", "4:14: routes[0].headers: 'x' must be a mapping"),
+        (
+            "rewrite: [a]",
+            "4:14: routes[0].rewrite: must be a mapping with the keys strip_prefix, add_prefix; "
+            "write {strip_prefix: /prefix}",
+        ),
+        ("headers: x", "4:14: routes[0].headers: 'x' must be a mapping; write {x-name: value}"),
         ("headers: {a: }", "4:17: routes[0].headers.a: must be text; write \"\" for an empty one"),
         (
             "name: ''",
@@ -237,6 +241,15 @@ def test_a_reference_that_stands_for_nothing_is_reported_at_its_line(tmp_path: P
         f"f.yaml:7:12: {where}.b: {bad}",
         f"f.yaml:8:12: {where}.c: {bad}",
     ]
+
+
+@pytest.mark.parametrize(
+    "auth",
+    ["{bearer: {tokens: [{file: '${NOT_SET}'}]}}", "{jwt: {jwks_file: '${NOT_SET}'}}", "{jwt: {secret: '${NOT_SET}'}}"],
+)
+def test_a_value_that_is_not_there_is_one_problem_and_not_its_sections_too(auth: str) -> None:
+    (said,) = problems(in_route(f"auth: {auth}"))
+    assert "the variable NOT_SET is not set" in said
 
 
 def test_all_errors_of_a_file_come_at_once_in_its_order() -> None:

@@ -5,14 +5,20 @@ The mistakes of a start (a port that is taken, a socket in no directory) are in 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+import re
+from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
-from streamproxy.config import parse_config
+from streamproxy.config import Config, parse_config
 from streamproxy.config.advice import advice
+from streamproxy.config.examples import EXAMPLES
+from streamproxy.config.foreign import _FAMILIAR
 from streamproxy.errors import ConfigError
 from tests.unit.config.test_errors import in_route
+from tests.unit.config.test_examples import all_keys
 
 MIGRATING = "docs/migrating.md has the same in streamproxy's form"
 
@@ -57,6 +63,19 @@ MISTAKES = {
     "Caddy's JSON": Mistake('{"apps": {"http": {}}}', "1:1", "this is a Caddy configuration in JSON"),
     "a compose file": Mistake("services:\n  proxy: {image: x}\n", "1:1", "this is a compose file"),
     "TOML": Mistake('[server]\nlisten = "127.0.0.1:8080"\n', "1:1", "this is TOML"),
+    "nginx's location alone": Mistake("location /v1/ {\n  proxy_pass http://a;\n}\n", "1:1", "this is an nginx config"),
+    "a site of a Caddyfile, with tabs": Mistake('llm.example {\n\trespond "hi"\n}\n', "1:1", "this is a Caddyfile"),
+    "Envoy's routes alone": Mistake("name: r\nvirtual_hosts: []\n", "1:1", "this is an Envoy configuration"),
+    "LiteLLM's settings alone": Mistake("general_settings: {}\n", "1:1", "this is a LiteLLM configuration"),
+    "Apache's file": Mistake(
+        "<VirtualHost *:80>\n  ProxyPass / http://a/\n</VirtualHost>\n",
+        "1:1",
+        "this is an Apache configuration; the smallest file of streamproxy is routes: [{path: /*, upstream: http",
+    ),
+    "Kong's file": Mistake('_format_version: "3.0"\nservices: []\n', "1:1", "this is a Kong configuration"),
+    "manifests": Mistake("apiVersion: v1\n---\napiVersion: v1\n", "1:1", "this is a Kubernetes manifest"),
+    "a unit of systemd": Mistake("[Unit]\nDescription=x\n", "1:1", "this is a systemd unit"),
+    "Prometheus's file": Mistake("scrape_configs: []\n", "1:1", "this is a Prometheus configuration"),
     "nothing": Mistake("", "1:1", "the file is empty: at least routes is needed"),
     "a broken file of ours with a line of nginx's": Mistake(
         "routes:\n  - path: /*\n    upstream: http://a\n    response_headers: [\n  server {\n",
@@ -67,6 +86,12 @@ MISTAKES = {
     "tabs": Mistake("routes:\n\t- path: /*\n", "2:1", "YAML is indented with spaces, never with tabs"),
     "no space after a colon": Mistake(
         "routes:\n  - path:/*\n    upstream: http://a\n", "3:13", "the colon after a key is followed by a space"
+    ),
+    "a key that is too deep": Mistake(
+        "routes:\n- path: /*\n   upstream: http://a\n", "3:12", "the keys of one mapping begin in the same column"
+    ),
+    "a key that is not deep enough": Mistake(
+        "routes:\n  - path: /*\n   upstream: http://a\n", "3:4", "the keys of one mapping begin in the same column"
     ),
     "a star alone": Mistake(at("*"), "2:12", 'a value that begins with * is quoted: "*…"'),
     "an at sign": Mistake(to("@vllm"), "3:15", 'a value that begins with @ is quoted: "@…"'),
@@ -101,6 +126,26 @@ MISTAKES = {
     "servers": Mistake(upstream("{servers: [http://a]}"), "1:17 upstreams.a.servers", "write endpoints: [http://host"),
     "lb_policy": Mistake(upstream("{endpoints: http://a, lb_policy: x}"), "1:38", "write balance: least_streams"),
     "ssl_certificate": Mistake(served("server: {ssl_certificate: /a}"), "1:10", "write tls: {cert: FILE, key: FILE}"),
+    "a field in place of set": Mistake(
+        in_route("request_headers: {Authorization: x}"), "4:23", "unknown key; write set: {Name: value}"
+    ),
+    "admin: off": Mistake(served("admin: off"), "1:8 admin", "write {listen: 127.0.0.1:9090} or {listen: off}"),
+    "log: debug": Mistake(served("log: debug"), "1:6 log", "write {level: info}"),
+    "a rate alone": Mistake(in_route("limits: {requests: 100/1m}"), "4:24", "write {rate: 100/1m}"),
+    "a token alone": Mistake(in_route("auth: abc"), "4:11 routes[0].auth", "write {bearer: {tokens: [TOKEN]}}"),
+    "a star for origins": Mistake(in_route('cors: "*"'), "4:11", "write {origins: [https://app.example]}"),
+    "upstreams as a list": Mistake(served("upstreams: [{name: a}]"), "1:12", "write {NAME: {endpoints: [http://host"),
+    "URLs in a list": Mistake(
+        to("[http://a:1, http://b:2]"), "3:15", "must be one upstream, with all its endpoints, or shares by weight"
+    ),
+    "weights by name": Mistake(to("{a: 95, b: 5}"), "3:15 routes[0].upstream.shares", "is missing: the upstreams with"),
+    "a share without its name": Mistake(to("[{weight: 5}]"), "3:16 routes[0].upstream[0].name", "is missing: a name"),
+    "a misspelt weight": Mistake(to("[{name: http://a, wieght: 5}]"), "3:33", "did you mean 'weight'?"),
+    "a metric that is missing": Mistake(
+        upstream("{endpoints: http://a, load: {source: {path: /m}}}"),
+        "1:53 upstreams.a.load.source.running",
+        "is missing: the metric of running requests",
+    ),
     "a misspelt limit": Mistake(in_route("limits: {max_stream: 3}"), "4:14", "did you mean 'max_streams'?"),
     # Values.
     "a time-out as one value": Mistake(
@@ -115,6 +160,10 @@ MISTAKES = {
     "workers: auto": Mistake(served("server: {workers: auto}"), "1:19", "is not a whole number: write 1, 2 and so on"),
     "a port alone": Mistake(served("server: {listen: 8080}"), "1:18", "127.0.0.1:8080 is this machine alone"),
     "a colon and a port": Mistake(served('server: {listen: ":8080"}'), "1:18", "0.0.0.0:8080 every address of it"),
+    "a star and a port": Mistake(served('server: {listen: "*:80"}'), "1:18", "0.0.0.0:80 every address of it"),
+    "a status alone": Mistake(in_route("retry: {on: 502}"), "4:17", "must be a list, in brackets"),
+    "a star for methods": Mistake(in_route('methods: "*"'), "4:14", "leave methods out for all of them"),
+    "a socket as upstream": Mistake(to("unix:/run/a.sock"), "3:15", "{endpoints: [{url: http://host, socket: /path}]}"),
     "a port too high": Mistake(served("server: {listen: 0.0.0.0:80800}"), "1:18", "a port is at most 65535"),
     "a URL to listen on": Mistake(
         served("server: {listen: http://0.0.0.0:8080}"), "1:18", "write host:port, [v6]:port"
@@ -194,6 +243,10 @@ def test_a_mistake_is_answered_by_what_to_change(mistake: Mistake) -> None:
             "admin.listen: whoever reaches 0.0.0.0:9090 sees all streams and can stop them: set admin.token",
         ),
         (
+            at("/v1/"),
+            "routes./v1/.path: /v1/ is this one path alone; a prefix is written /v1/*",
+        ),
+        (
             in_route('request_headers: {set: {Authorization: "Bearer $OPENAI_API_KEY"}}'),
             "$OPENAI_API_KEY is sent as it stands; a variable is written ${OPENAI_API_KEY}",
         ),
@@ -213,10 +266,69 @@ def test_what_is_allowed_and_hardly_meant_is_said(text: str, sentence: str) -> N
         served('admin: {listen: 0.0.0.0:9090, token: "abc"}'),
         served("admin: {listen: unix:/run/a.sock}"),
         in_route('request_headers: {set: {X-Price: "5 $"}}'),
+        at("[/, /v1/*]"),
     ],
 )
 def test_what_is_meant_gets_no_advice(text: str) -> None:
     assert list(advice(parse_config(text, name="f.yaml"))) == []
+
+
+def written(section: str, line: str) -> str:
+    """A file with these keys in a section, which is dotted and without the numbers of routes and names of upstreams."""
+    line = line.replace("http://host:port", "http://host:80").replace("NAME", "a").replace("FILE", "/nope")
+    top, *inner = section.split(".")
+    keys: dict[str, Any] = yaml.safe_load(line)
+    for key in reversed(inner):
+        keys = {key: keys}
+    route: dict[str, Any] = {"path": "/*", "upstream": "http://a", "protocol": "openai"}
+    data: dict[str, Any] = {"upstreams": {"a": {"endpoints": "http://b"}}}
+    if top == "routes" or "limits" in keys:
+        route |= keys
+    elif top == "upstreams":
+        data["upstreams"]["a"] = keys if "redis" in keys else data["upstreams"]["a"] | keys
+    else:
+        data |= {top: keys} if top and not keys.keys() & Config.model_fields.keys() else keys
+    return json.dumps(data | {"routes": [route]})
+
+
+@pytest.mark.parametrize("section", EXAMPLES)
+def test_the_example_of_a_section_is_accepted(section: str) -> None:
+    for example in EXAMPLES[section].split(" or "):
+        outer, _, key = section.rpartition(".")
+        line = f"{key}: {example}"
+        assert parse_config(written("" if section == "upstreams" else outer, line), name="f.yaml").routes
+
+
+INSTEAD = [
+    (section, match[1])
+    for section, keys in _FAMILIAR.items()
+    for line in dict.fromkeys(keys.values())
+    if (match := re.match(r"write ([a-z0-9_]+: .*?)( for a prefix.*| at the route|, or the name.*)?$", line))
+]
+
+
+@pytest.mark.parametrize(("section", "line"), INSTEAD)
+def test_what_is_to_be_written_instead_is_accepted(section: str, line: str) -> None:
+    try:
+        parse_config(written(section, line), name="f.yaml", environ={"a": "token"})
+    except ConfigError as refused:
+        assert [problem for problem in refused.problems if "cannot be read" not in str(problem)] == []  # noqa: PT017
+
+
+@pytest.mark.parametrize("shape", [{"a": "1"}, ["x"], [{"a": "1"}], [["x"]], "x", None], ids=str)
+def test_anything_in_the_place_of_anything_is_a_mistake_or_a_configuration(shape: Any) -> None:
+    for key in all_keys(Config):
+        value = shape
+        parts = key.split(".")
+        for part in reversed(parts):
+            value = [value] if part == "*" and parts[0] == "routes" else {"a" if part == "*" else part: value}
+        data: Any = {"routes": [{"path": "/*", "upstream": "http://a"}]} | value
+        if key.startswith("routes.*."):
+            data["routes"][0] = {"path": "/*", "upstream": "http://a"} | data["routes"][0]
+        try:
+            parse_config(json.dumps(data), name="f.yaml")
+        except ConfigError as refused:
+            assert refused.problems, key  # noqa: PT017
 
 
 def test_a_secret_that_looks_like_a_variable_is_not_repeated() -> None:

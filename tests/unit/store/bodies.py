@@ -38,6 +38,15 @@ def cuts(draw: st.DrawFn, whole: bytes) -> list[bytes]:
     return [whole[a:b] for a, b in zip([0, *places], [*places, len(whole)], strict=True)]
 
 
+def joined(*pieces: bytes) -> bytes:
+    """Pieces of one body as a client has them, with CR for each CR LF.
+
+    A client that was cut between a CR and its LF has had the event, and may not get the LF. An LF that does follow
+    belongs to a blank line of its own.
+    """
+    return b"".join(piece.replace(b"\r\n", b"\r") for piece in pieces)
+
+
 def lines_of_events(rest: bytes) -> list[bytes]:
     """Behind the last event: the lines of one that has no blank line, without comments."""
     last: list[bytes] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import Any, cast
 
 import pytest
@@ -64,6 +65,26 @@ class Sparing:
                 else:
                     writer.write(b"+OK\r\n")
         writer.close()
+
+
+async def test_a_lost_subscription_is_reported_with_its_redis_and_without_the_password(
+    leaks: LeakCheck, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis = Sparing()
+    redis.pong.set()
+    async with await asyncio.start_server(redis.serve, "127.0.0.1", 0) as server:
+        where = f"127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        events = PubSubEvents(f"redis://:hunter2@{where}", lambda: None)
+        with caplog.at_level(logging.INFO, "streamproxy"):
+            events.start()
+            await until(lambda: events.connected)
+            assert caplog.messages == []
+            redis.writers[-1].close()
+            await until(lambda: len(caplog.messages) == 2)
+        assert caplog.messages[0].startswith(f"the subscription to Redis at redis://{where} is lost: ")
+        assert caplog.messages[1] == f"the subscription to Redis at redis://{where} is back"
+        assert "hunter2" not in caplog.text
+        await events.aclose()
 
 
 async def test_a_client_that_comes_while_the_connection_is_made_is_subscribed_too(leaks: LeakCheck) -> None:

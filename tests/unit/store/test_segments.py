@@ -50,12 +50,16 @@ def test_every_place_that_is_kept_is_read_from_byte_for_byte(
         assert log.size <= max_bytes
     assert log.events == events_of(format, whole)
     for events in range(log.events + 1):
+        kept = log.first_place()
         try:
             offset = log.place(events)
         except PlaceGone:
             assert log.start > 0
+            assert kept is None or kept[1] > events  # nothing is gone whose events are all there
         else:
-            assert offset == find_place(format, whole, events)
+            exact = find_place(format, whole, events)
+            assert kept is not None
+            assert offset == max(exact, kept[0])
             assert read_all(log, offset) == whole[offset:]
             # What comes before the place has exactly that many events, and none is cut in two by it.
             assert events_of(format, whole[:offset]) == events
@@ -104,7 +108,9 @@ def test_after_a_clear_only_what_came_since_is_there(case: tuple[Format, bytes, 
             offset = log.place(events)
         except PlaceGone:
             continue
-        assert offset == find_place(format, whole, events)
+        kept = log.first_place()
+        assert kept is not None
+        assert offset == max(find_place(format, whole, events), kept[0])
 
 
 def test_a_long_stream_loses_its_oldest_events_and_keeps_its_bound() -> None:
@@ -119,6 +125,33 @@ def test_a_long_stream_loses_its_oldest_events_and_keeps_its_bound() -> None:
         log.place(7000)
     assert read_all(log, log.place(7700)) == event * 2300
     assert log.size > 200 * 1024
+
+
+@pytest.mark.parametrize(("format", "event"), [("sse", b"data: %04d\n\n"), ("ndjson", b"%04d\n")])
+def test_the_place_before_the_oldest_kept_event_is_kept(format: Format, event: bytes) -> None:
+    log = SegmentLog(format, 1000)
+    whole = b"".join(event % number for number in range(500))
+    for number in range(500):
+        log.append(event % number)
+    oldest = events_of(format, whole[: log.start])
+    assert oldest > 0
+    assert read_all(log, log.place(oldest)) == whole[log.start :]
+    with pytest.raises(PlaceGone):
+        log.place(oldest - 1)
+
+
+def test_a_place_is_kept_when_all_that_was_dropped_is_no_event() -> None:
+    log = SegmentLog("sse", 1000)
+    log.append(b": " + b"x" * 990 + b"\n\n")
+    log.append(b"data: 1\n\n")
+    assert log.start > 0
+    assert read_all(log, log.place(0)) == b"data: 1\n\n"
+    log.clear()
+    assert read_all(log, log.place(1)) == b""
+    log.append(b"data: 2\n\n")
+    assert read_all(log, log.place(1)) == b"data: 2\n\n"
+    with pytest.raises(PlaceGone):
+        log.place(0)
 
 
 def test_a_place_inside_an_event_longer_than_a_segment_is_found() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import socket
 
 import pytest
 from hypothesis import given
@@ -16,7 +18,7 @@ from streamproxy.top.keys import SEQUENCES, split
 from streamproxy.top.model import Top
 from streamproxy.top.plain import summary, table
 from streamproxy.top.screen import render
-from streamproxy.top.source import Admin, parse_admin, parse_interval
+from streamproxy.top.source import Admin, _reason, parse_admin, parse_interval
 from tests.unit.admin.proxy import Before, SeenProxy
 from tests.unit.top.updates import a_proxy, update_of
 
@@ -195,6 +197,13 @@ def test_an_admin_listener_is_named_as_the_program_prints_it(given_text: str, ex
 def test_what_is_no_admin_listener_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"write http://host:port"):
         parse_admin(wrong)
+
+
+def test_a_name_that_is_not_known_is_called_so() -> None:
+    error = OSError("connection failed")
+    error.__cause__ = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    assert _reason(error) == "Name or service not known"
+    assert _reason(ConnectionRefusedError(errno.ECONNREFUSED, "no")) == "Connection refused"
 
 
 def test_an_interval_is_a_duration_within_bounds() -> None:
