@@ -301,7 +301,7 @@ def _said(error: ExchangeError) -> str:
 
 def _model_of(call: Call) -> str | None:
     """Returns the model named by the request's body, if it was read."""
-    return call.peeked.hints.model if call.peeked is not None else None
+    return call.peeked.model if call.peeked is not None else None
 
 
 def _settings(section: Section, *, skip_defaults: bool = False) -> str:

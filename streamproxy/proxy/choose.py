@@ -90,7 +90,7 @@ class ModelChooser(Chooser):
         most = None if None in limits else max(limit for limit in limits if limit is not None)
         downstream.open(body_limit=most, read_ahead=plans[0].buffer)
         await peek(call, PeekPlan(max(one.limit for one in fitting), members=True))
-        model = call.peeked.hints.model if call.peeked is not None else None
+        model = call.peeked.model if call.peeked is not None else None
         for one in fitting:
             if one.takes(model, call.exchange.request_bytes):
                 downstream.transform_response_headers = None

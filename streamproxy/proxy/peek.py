@@ -46,8 +46,8 @@ async def peek(call: Call, plan: PeekPlan) -> None:
         raise BadRequest("The request's JSON body has two model keys")
     if scanner.verdict == "done":
         call.peeked = peeked = Peeked(scanner.members)
-        if peeked.hints.model:
-            call.exchange.model = peeked.hints.model[:LONGEST_NAME]
+        if peeked.model:
+            call.exchange.model = peeked.model[:LONGEST_NAME]
 
 
 async def _scan(body: RequestBody, scanner: MemberScanner, limit: int) -> None:
