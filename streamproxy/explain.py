@@ -185,7 +185,9 @@ class _Explainer:
             if not opened:
                 call.downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
                 if plan.peek is not None:
-                    await peek(call, plan.peek)
+                    peeking = peek(call, plan.peek)
+                    if peeking is not None:
+                        await peeking
         except ExchangeError as error:
             refusal = error
             yield "refused: " + _said(error)
