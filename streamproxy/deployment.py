@@ -117,7 +117,7 @@ class Deployment:
         self.routes = [self._route(route) for route in config.routes]
         for number, (chooser, _) in enumerate(self.candidates):
             if chooser is not None:
-                chooser.candidates = [candidate for _, candidate in self.candidates[number:]]
+                chooser.choose_among([candidate for _, candidate in self.candidates[number:]])
         self.not_found = Handler(self._no_route(), ledger)
 
     def _route(self, route: model.Route) -> Route:

@@ -185,7 +185,9 @@ class _Explainer:
             if not opened:
                 call.downstream.open(body_limit=plan.max_request_body, read_ahead=plan.buffer)
                 if plan.peek is not None:
-                    await peek(call, plan.peek)
+                    peeking = peek(call, plan.peek)
+                    if peeking is not None:
+                        await peeking
         except ExchangeError as error:
             refusal = error
             yield "refused: " + _said(error)
@@ -301,7 +303,7 @@ def _said(error: ExchangeError) -> str:
 
 def _model_of(call: Call) -> str | None:
     """Returns the model named by the request's body, if it was read."""
-    return call.peeked.hints.model if call.peeked is not None else None
+    return call.peeked.model if call.peeked is not None else None
 
 
 def _settings(section: Section, *, skip_defaults: bool = False) -> str:

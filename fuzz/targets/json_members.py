@@ -10,7 +10,8 @@ import json
 from typing import Any
 
 from fuzz.reads import bytes_of, reads_of
-from streamproxy.formats.json_scan import DEPTH, Member, MemberScanner
+from streamproxy.formats.json_members import Member, Wanted
+from streamproxy.formats.json_scan import DEPTH, MemberScanner
 
 DICTIONARY = (
     b'{"model":"a"}', b'"stream":true', b'"model"', b'"MODEL"', b'"\\u006dodel"', b"[[", b"]]", b"{}", b"null",
@@ -42,7 +43,7 @@ def reference(data: bytes) -> Pairs | None:
 
 
 def scan(reads: list[bytes], unique: tuple[bytes, ...], keep: int) -> tuple[str, dict[bytes, Member]]:
-    scanner = MemberScanner(_WANTED, unique=unique, keep=keep)
+    scanner = MemberScanner(Wanted(_WANTED, unique=unique, keep=keep))
     for read in reads:
         if not scanner.feed(read):
             break

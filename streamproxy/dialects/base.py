@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from streamproxy.errors import ExchangeError
 from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.sse import Shape
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import EVENT_STREAM
-
-
-class RequestHints(NamedTuple):
-    """What a request's JSON body says at its top level; None for what it does not say."""
-
-    model: str | None = None
-    stream: bool | None = None
 
 
 class Dialect:

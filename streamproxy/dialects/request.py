@@ -10,19 +10,22 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from streamproxy.dialects.base import RequestHints
-from streamproxy.formats.json_scan import Member, MemberScanner
+from streamproxy.formats.json_members import Member, Wanted
+from streamproxy.formats.json_scan import MemberScanner
 
 Members = Mapping[bytes, Member]
 
-_HINTS: Final = frozenset({b"model", b"stream", b"stream_options"})
-_STREAM: Final = frozenset({b"stream"})
-_CONVERSATION: Final = frozenset({b"messages", b"contents", b"input", b"prompt", b"system"})
-_UNIQUE: Final = frozenset({b"model"})
+_OPTIONS: Final = (b"model", b"stream", b"stream_options")
+_CONVERSATION: Final = (b"messages", b"contents", b"input", b"prompt", b"system")
+_REQUEST: Final = Wanted(_OPTIONS, unique=[b"model"])
+_REQUEST_WITH_CONVERSATION: Final = Wanted(_OPTIONS + _CONVERSATION, unique=[b"model"])
+_STREAM: Final = Wanted([b"stream"])
+_ROLE: Final = Wanted([b"role"], element=True)
 _ASK: Final = b',"stream_options":{"include_usage":true}'
 _MESSAGES: Final = 64  # that are looked at for the first of a user
 _WINDOW: Final = 4096
 _BLANK: Final = b" \t\r\n"
+_BACKSLASH: Final = 0x5C
 
 
 class Edit(NamedTuple):
@@ -36,16 +39,26 @@ class Edit(NamedTuple):
 class Peeked:
     """What was read ahead of a request's JSON body: where its members stand, and what they say.
 
+    ``model`` is the name of the model; None for one that is no string, or longer than the scanner keeps. ``stream`` is
+    whether a stream is wanted; None if the body does not say it.
     ``rewrite`` edits a body, and may be called again for another upstream: each time the edits are those of the body
     as it came.
     """
 
-    __slots__ = ("_undo", "hints", "members")
+    __slots__ = ("_undo", "members", "model", "stream")
 
     def __init__(self, members: Members) -> None:
         self.members = members
-        self.hints = hints_of(members)
+        model, stream = members.get(b"model"), members.get(b"stream")
+        wish = None if stream is None else stream.value
+        self.model = None if model is None else _string(model.value)
+        self.stream = True if wish == b"true" else False if wish == b"false" else None
         self._undo: list[Edit] = []
+
+    @property
+    def edited(self) -> bool:
+        """Whether the result of the last `rewrite` is not the body as it came."""
+        return bool(self._undo)
 
     def rewrite(self, body: bytes, edits: Iterable[Edit | None]) -> bytes:
         """``body``, which may be the result of an earlier call, with these edits alone."""
@@ -66,16 +79,7 @@ def stream_scanner() -> MemberScanner:
 
 def request_scanner(conversation: bool = False) -> MemberScanner:
     """A scanner for request bodies; ``conversation``: for `prefix_of` too. Two ``model`` keys are its ``duplicate``."""
-    return MemberScanner(_HINTS | _CONVERSATION if conversation else _HINTS, unique=_UNIQUE)
-
-
-def hints_of(members: Members) -> RequestHints:
-    """The model and the wish to stream. A model that is no string, or longer than the scanner keeps, is none."""
-    model = members.get(b"model")
-    stream = members.get(b"stream")
-    name = None if model is None else _string(model.value)
-    wish = None if stream is None else stream.value
-    return RequestHints(name, True if wish == b"true" else False if wish == b"false" else None)
+    return MemberScanner(_REQUEST_WITH_CONVERSATION if conversation else _REQUEST)
 
 
 def model_edit(members: Members, model: str) -> Edit | None:
@@ -134,7 +138,7 @@ def _through_user(body: bytes, array: Member) -> int | None:
         position = _skip(body, position, _BLANK + b",")
         if body[position : position + 1] != b"{":
             break
-        scanner = MemberScanner([b"role"], element=True)
+        scanner = MemberScanner(_ROLE)
         start = position
         while position < array.end and scanner.feed(body[position : position + _WINDOW]):
             position += _WINDOW
@@ -161,7 +165,7 @@ def _bytes(body: bytes, members: Members, key: bytes) -> bytes:
 def _string(value: bytes | None) -> str | None:
     if value is None or value[:1] != b'"':
         return None
-    if value.isascii() and value.find(b"\\") < 0:
+    if value.isascii() and _BACKSLASH not in value:
         text = value[1:-1].decode("ascii")
         if text.isprintable():  # the usual name; a control character is no JSON
             return text

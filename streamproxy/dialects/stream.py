@@ -20,9 +20,31 @@ from streamproxy.dialects.reading.values import decode
 from streamproxy.errors import ExchangeError, ResponseIncomplete
 from streamproxy.formats.events import LIMIT, EventInspector, LineInspector
 from streamproxy.formats.inspector import Inspector
+from streamproxy.formats.json_members import Wanted
 from streamproxy.formats.json_scan import MemberScanner
 
 _NO_MARKER: Final = "The upstream ended its stream without the end marker of its API"
+_ANSWER: Final = Wanted(
+    {
+        b"choices",
+        b"candidates",
+        b"done",
+        b"done_reason",
+        b"eval_count",
+        b"incomplete_details",
+        b"message",
+        b"model",
+        b"modelVersion",
+        b"object",
+        b"prompt_eval_count",
+        b"status",
+        b"stop_reason",
+        b"type",
+        b"usage",
+        b"usageMetadata",
+    },
+    keep=64 << 10,
+)
 
 
 class LlmEvents(EventInspector):
@@ -110,30 +132,9 @@ class LlmAnswer(Inspector):
 
     __slots__ = ("_scanner", "_size")
 
-    _WANTED: Final = frozenset(
-        {
-            b"choices",
-            b"candidates",
-            b"done",
-            b"done_reason",
-            b"eval_count",
-            b"incomplete_details",
-            b"message",
-            b"model",
-            b"modelVersion",
-            b"object",
-            b"prompt_eval_count",
-            b"status",
-            b"stop_reason",
-            b"type",
-            b"usage",
-            b"usageMetadata",
-        }
-    )
-
     def __init__(self) -> None:
         super().__init__()
-        self._scanner = MemberScanner(self._WANTED, keep=64 << 10)
+        self._scanner = MemberScanner(_ANSWER)
         self._size = 0
 
     def feed(self, chunk: bytes) -> None:

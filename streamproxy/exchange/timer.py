@@ -223,7 +223,7 @@ class Timer(Deadlines):
 
     def adopt(self, limits: TimeLimits) -> None:
         """Continues with other limits, with its own timer."""
-        if limits == self.limits:
+        if limits is self.limits or limits == self.limits:  # comparing the fields costs
             return
         self.limits = limits
         self._shared.young.pop(self, None)

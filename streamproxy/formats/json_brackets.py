@@ -6,6 +6,7 @@ the whole of it at once.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 ALLOWED: Final = b" \t\r\n,:0123456789+-.eEtrufalsn"  # between strings and brackets
@@ -16,6 +17,8 @@ _PAIRS: Final = 8  # times that pairs of brackets are taken out
 _LONGEST_UNIT: Final = 64  # brackets of an element whose like are taken out at once
 HIDDEN: Final = _LONGEST_UNIT // 2 + 2 * (_PAIRS + 1)  # levels of brackets that may have been taken out
 _QUOTE: Final = 0x22
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
+_SHORT: Final = 64  # bytes; to look at so many costs less than a regular expression
 
 
 def outside(text: bytes, quotes: int) -> bytes | None:
@@ -69,3 +72,21 @@ def _first_unit(brackets: bytes) -> bytes:
                 unit = brackets[begin : position + 1]
                 return unit if len(unit) <= _LONGEST_UNIT and not _pairs_removed(unit) else b""
     return b""
+
+
+def position_behind(text: bytes, count: int) -> int:
+    """Returns the position behind bracket number ``count`` of ``text``."""
+    position = 0
+    if len(text) <= _SHORT:
+        while count:
+            byte = text[position]
+            position += 1
+            if byte >= 0x5B and (byte == 0x7D or byte == 0x5D or byte == 0x7B or byte == 0x5B):
+                count -= 1
+        return position
+    for match in _BRACKET.finditer(text):
+        count -= 1
+        position = match.end()
+        if not count:
+            break
+    return position

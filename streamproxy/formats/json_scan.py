@@ -5,7 +5,8 @@ the colon, before or inside a value, after a value, after the object. The top le
 values are skipped: brackets are matched by kind and strings are stepped over. Between them only white space, commas,
 colons, numbers and the letters of the literals may occur, so that JSON dialects with comments or other quotes are never
 misread. A chunk may end anywhere. Kept across chunks are an unfinished key, wanted values up to ``keep`` bytes, and the
-open brackets.
+open brackets. What a body begins with is read at once by `json_members`, as far as that goes, and only the rest by
+steps.
 
 ``find``, ``translate``, ``count`` and a few regular expressions do the work, with one step for each string or for many
 short ones, and not for each byte.
@@ -18,15 +19,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
-from streamproxy.formats.json_brackets import ALLOWED, HIDDEN, outside, without_pairs
+from streamproxy.formats.json_brackets import ALLOWED, HIDDEN, outside, position_behind, without_pairs
+from streamproxy.formats.json_members import (
+    LONGEST_KEY,
+    LONGEST_SCALAR,
+    SCALAR,
+    LeadingMembers,
+    Member,
+    Wanted,
+    stack_of,
+    string_end,
+)
 
 Verdict = Literal["more", "done", "not_json", "duplicate"]
 
 DEPTH: Final = 500  # nested brackets; parsers have similar limits
-_LONGEST_KEY: Final = 1024  # bytes; no wanted key is longer
 
 # The states. Each is a constant of its own, which the compiled code has no need to look up.
 _BEFORE: Final = 0
@@ -41,57 +50,40 @@ _SCALAR: Final = 8
 _COMMA: Final = 9
 _BEHIND: Final = 10
 
+_LEAST_AT_ONCE: Final = 8  # bytes; a shorter beginning has no whole member
 _SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _LAST_SPACE: Final = 0x20
 _SCALAR_RUN: Final = re.compile(rb"[-+.0-9A-Za-z]*")
-_SCALAR_WHOLE: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?|true|false|null")
-_BRACKET: Final = re.compile(rb"[\[\]{}]")
 _COMMON: Final = frozenset({b":", b",", b": ", b", "})
 # Where strings are short, a window of text is looked at as one: without its strings its brackets are what is left.
 _SHORT: Final = 64
 _ENOUGH: Final = 8  # consecutive short strings before this is tried
 _LEAST: Final = 256  # bytes of a window
 _GROWTH: Final = 3  # a window's size, as a multiple of what has been read before it
-_STRING_REST: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_ESCAPES: Final = 8  # escaped quotes in a string, behind which it is read by that expression
-_LONGEST_SCALAR: Final = 64  # bytes that are checked; a longer number is skipped
 _CLOSES: Final = {0x5D: 0x5B, 0x7D: 0x7B}
 _QUOTE: Final = 0x22
 _BACKSLASH: Final = 0x5C
 _BOM: Final = b"\xef\xbb\xbf"
 
 
-class Member(NamedTuple):
-    """The position of a member's value in the body, and its bytes; None if there are more than are kept."""
-
-    start: int
-    end: int
-    value: bytes | None
-
-
 class MemberScanner:
     """Finds the wanted members of a body that arrives in chunks.
 
     ``verdict`` is ``more`` until the outcome is known: ``done``, ``not_json`` if the body is not a JSON object, or
-    ``duplicate``. Of several members with the same name that is not unique, the last counts. While a unique name is
-    wanted, the body is read to its end; otherwise only up to the last wanted member. With ``element``, the object is
-    part of a longer text: the verdict is ``done`` at its closing bracket, and ``end`` is the position after it.
+    ``duplicate``. Where an element is wanted, the verdict is ``done`` at its closing bracket, and ``end`` is the
+    position after it.
     """
 
     __slots__ = (
         "_capture",
-        "_element",
         "_escaped",
         "_in_string",
-        "_keep",
         "_key",
         "_offset",
         "_place",
         "_seen",
         "_stack",
         "_start",
-        "_to_end",
-        "_unique",
         "_value",
         "_wanted",
         "end",
@@ -99,32 +91,26 @@ class MemberScanner:
         "verdict",
     )
 
-    def __init__(
-        self, wanted: Iterable[bytes], *, unique: Iterable[bytes] = (), keep: int = 4096, element: bool = False
-    ) -> None:
+    def __init__(self, wanted: Wanted) -> None:
         self.verdict: Verdict = "more"
         self.members: dict[bytes, Member] = {}
         self.end = 0
-        self._wanted = frozenset(wanted)
-        self._unique = frozenset([name.lower() for name in unique])
-        self._element = element
-        self._to_end = element or bool(self._unique)
-        self._keep = keep
+        self._wanted = wanted
         self._seen: set[bytes] = set()
         self._place = _BEFORE
         self._offset = 0  # the position of the chunk in the body
         self._key = b""
         self._start = 0  # the position of the value in the body
         self._capture = False
-        self._value = bytearray()
+        self._value: bytearray  # its bytes so far, if they are kept
         self._in_string = False
         self._escaped = False
-        self._stack = bytearray()
+        self._stack: bytearray  # the open brackets of a nested value
 
     def feed(self, chunk: bytes) -> bool:
         """Takes the next bytes of the body. Returns whether more are wanted."""
-        position = 0
         end = len(chunk)
+        position = self._begin(chunk) if end > _LEAST_AT_ONCE and not self._offset else 0
         while position < end and self.verdict == "more":
             place = self._place
             if place == _NESTED:
@@ -145,6 +131,26 @@ class MemberScanner:
         if self.verdict == "more":
             self.verdict = "done" if self._place == _BEHIND else "not_json"
         return self.verdict
+
+    def _begin(self, chunk: bytes) -> int:
+        """Reads the members at the beginning of the body at once. Returns the position from which to go on by steps."""
+        leading, wanted = LeadingMembers(chunk), self._wanted
+        position = leading.read(wanted, self.members, self._seen)
+        if leading.closed:
+            self._place = _BEHIND
+        elif leading.brackets:
+            self._key = leading.key
+            self._begin_value(chunk[leading.start], leading.start)
+            self._take(chunk, leading.start + 1, position)
+            self._stack = stack_of(leading.brackets)
+        elif position:
+            self._place = _KEY
+        if leading.closed and wanted.element:
+            self.end = position
+            self.verdict = "done"
+        elif position and not wanted.to_end and len(self.members) == len(wanted.names):
+            self.verdict = "done"
+        return position
 
     def _between(self, chunk: bytes, position: int) -> int:
         """Handles a position where white space and one structural character are expected."""
@@ -179,7 +185,7 @@ class MemberScanner:
             self._place = _KEY
         elif place in (_COMMA, _FIRST_KEY) and byte == 0x7D:
             self._place = _BEHIND
-            if self._element:
+            if self._wanted.element:
                 self.end = self._offset + position + 1
                 self.verdict = "done"
         elif place == _BEFORE and byte == 0x7B:
@@ -188,17 +194,16 @@ class MemberScanner:
             self._fail(position)
 
     def _begin_value(self, byte: int, at: int) -> None:
-        self._capture = self._key in self._wanted
+        self._capture = self._key in self._wanted.names
         self._start = at
-        self._value.clear()
+        self._value = bytearray()
         self._escaped = False
         if byte == _QUOTE:
             self._place = _STRING
         elif byte in (0x5B, 0x7B):
             self._place = _NESTED
             self._in_string = False
-            self._stack.clear()
-            self._stack.append(byte)
+            self._stack = bytearray((byte,))
         else:
             self._place = _SCALAR
             return
@@ -207,20 +212,20 @@ class MemberScanner:
 
     def _in_key(self, chunk: bytes, position: int) -> int:
         end = self._string_end(chunk, position)
-        if end >= 0 and not self._key and end - position <= _LONGEST_KEY:
+        if end >= 0 and not self._key and end - position <= LONGEST_KEY:
             self._key = chunk[position : end - 1]
         else:
-            self._key += chunk[position : len(chunk) if end < 0 else end - 1][: _LONGEST_KEY - len(self._key)]
+            self._key += chunk[position : len(chunk) if end < 0 else end - 1][: LONGEST_KEY - len(self._key)]
             if end < 0:
                 return len(chunk)
         if self._key.find(b"\\") >= 0:
             try:
                 self._key = json.loads(b'"' + self._key + b'"').encode("utf-8", "surrogatepass")
             except ValueError:
-                if len(self._key) < _LONGEST_KEY:
+                if len(self._key) < LONGEST_KEY:
                     return self._fail(position)
         folded = self._key.lower()
-        if folded in self._unique:
+        if folded in self._wanted.unique:
             if folded in self._seen:
                 self.verdict = "duplicate"
             self._seen.add(folded)
@@ -240,39 +245,21 @@ class MemberScanner:
         if self._escaped:
             self._escaped = False
             position += 1
-        escapes = 0
-        while True:
-            quote = chunk.find(b'"', position)
-            if escapes > _ESCAPES:
-                match = _STRING_REST.match(chunk, position)
-                quote = match.end() - 1 if match is not None else -1
-                if quote >= 0:
-                    return quote + 1
-            if quote < 0:
-                if chunk[-1] == _BACKSLASH and position < len(chunk):
-                    rest = chunk[position:]
-                    self._escaped = (len(rest) - len(rest.rstrip(b"\\"))) % 2 == 1
-                return -1
-            if quote == position or chunk[quote - 1] != _BACKSLASH:
-                return quote + 1
-            if quote - 1 == position or chunk[quote - 2] != _BACKSLASH:
-                position = quote + 1  # the usual case: one backslash, which escapes this quote
-                escapes += 1
-                continue
-            text = chunk[position:quote]
-            if (len(text) - len(text.rstrip(b"\\"))) % 2 == 0:
-                return quote + 1
-            position = quote + 1
+        end = string_end(chunk, position)
+        if end < 0 and position < len(chunk) and chunk[-1] == _BACKSLASH:
+            rest = chunk[position:]
+            self._escaped = (len(rest) - len(rest.rstrip(b"\\"))) % 2 == 1
+        return end
 
     def _scalar(self, chunk: bytes, position: int) -> int:
         match = _SCALAR_RUN.match(chunk, position)
         end = match.end() if match is not None else position
-        room = max(self._keep, _LONGEST_SCALAR) + 1 - len(self._value)
+        room = max(self._wanted.keep, LONGEST_SCALAR) + 1 - len(self._value)
         self._value += chunk[position : min(end, position + room)]
         if end == len(chunk):
             return end
         length = self._offset + end - self._start
-        if length <= _LONGEST_SCALAR and _SCALAR_WHOLE.fullmatch(self._value) is None:
+        if length <= LONGEST_SCALAR and SCALAR.fullmatch(self._value) is None:
             return self._fail(position)
         return self._end_value(end)
 
@@ -360,44 +347,26 @@ class MemberScanner:
             elif (byte == 0x7D or byte == 0x5D) and stack[-1] == _CLOSES[byte]:
                 stack.pop()
                 if not stack:
-                    return _position_behind(between, count)
+                    return position_behind(between, count)
             else:
                 return -1
         return 0
 
     def _take(self, chunk: bytes, start: int, end: int) -> None:
         if self._capture:
-            room = self._keep + 1 - len(self._value)
+            room = self._wanted.keep + 1 - len(self._value)
             self._value += chunk[start : min(end, start + room)]
 
     def _end_value(self, end: int) -> int:
         self._place = _COMMA
         if self._capture:
             at = self._offset + end
-            short = at - self._start <= self._keep
+            short = at - self._start <= self._wanted.keep
             self.members[self._key] = Member(self._start, at, bytes(self._value) if short else None)
-            if not self._to_end and len(self.members) == len(self._wanted):
+            if not self._wanted.to_end and len(self.members) == len(self._wanted.names):
                 self.verdict = "done"
         return end
 
     def _fail(self, position: int) -> int:
         self.verdict = "not_json"
         return position
-
-
-def _position_behind(between: bytes, count: int) -> int:
-    """Returns the position after bracket number ``count``."""
-    position = 0
-    if len(between) <= _SHORT:  # a regular expression costs more than so many bytes
-        while count:
-            byte = between[position]
-            position += 1
-            if byte >= 0x5B and (byte == 0x7D or byte == 0x5D or byte == 0x7B or byte == 0x5B):
-                count -= 1
-        return position
-    for match in _BRACKET.finditer(between):
-        count -= 1
-        position = match.end()
-        if not count:
-            break
-    return position

@@ -61,7 +61,7 @@ class RequestPlan:
 
 def _asks_for_stream(dialect: Dialect, call: Call) -> bool:
     target, peeked = call.downstream.target, call.peeked
-    stream = peeked.hints.stream if peeked is not None else None
+    stream = peeked.stream if peeked is not None else None
     return dialect.for_path(target.path).asks_for_stream(target.path, target.query, stream)
 
 
@@ -249,7 +249,9 @@ class UpstreamOrigin(Origin):
     def _rewrite(self, call: Call, peeked: Peeked) -> None:
         """Edit the request's body for this upstream, and its length."""
         downstream, plan = call.downstream, self._plan
-        body, model = downstream.body, plan.models.get(peeked.hints.model or "")
+        if not plan.models and not plan.ask_usage and not peeked.edited:
+            return
+        body, model = downstream.body, plan.models.get(peeked.model or "")
         data = body.whole() if body is not None else None
         if body is None or data is None:
             return

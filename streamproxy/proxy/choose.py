@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from streamproxy.errors import BadRequest, Denied, NoModel
+from streamproxy.errors import Denied, NoModel
 from streamproxy.exchange.call import Call
 from streamproxy.observe.series import NO_ROUTE
 from streamproxy.origins.resume import ResumeOrigin
@@ -52,6 +52,7 @@ class Candidate:
         self.models = models
         self.limit = limit
         self.kept = kept
+        self.peek = PeekPlan(limit, members=True)
 
     def takes(self, model: str | None, size: int) -> bool:
         """Whether it takes a request that names this model, in a body of ``size`` bytes."""
@@ -59,65 +60,92 @@ class Candidate:
 
 
 class ModelChooser(Chooser):
-    """Chooses among the routes in ``candidates``, which begin with the one whose requests come here."""
+    """Chooses among several routes, which begin with the one whose requests come here."""
 
     def __init__(self) -> None:
-        self.candidates: Sequence[Candidate] = ()
+        self._candidates: list[Candidate] = []
+        self._some_keep = False  # whether any of them keeps streams
+
+    def choose_among(self, candidates: Sequence[Candidate]) -> None:
+        """Sets the routes, in order."""
+        self._candidates = list(candidates)
+        self._some_keep = any(one.kept is not None for one in candidates)
 
     async def choose(self, call: Call) -> RoutePlan:
         downstream = call.downstream
-        fitting = self._fitting(call)
-        origin = first(downstream.headers, b"origin")
+        path = matched_path(downstream.target)
+        fitting = self._fitting(call, path)
         cors = fitting[0].plan.cors
         if is_preflight(downstream.method, downstream.headers):
             for one in fitting:
                 if one.plan.cors is not None:
-                    return self._chosen(call, one)
+                    return _chosen(call, one, path)
         elif cors is not None:
+            origin = first(downstream.headers, b"origin")
             downstream.transform_response_headers = partial(cors.transform_response_headers, origin)
         for one in fitting:
             if one.plan.auth is not None and one.plan.auth.waits:
                 await prepare_auth(one.plan.auth, call)
         _authenticate(call, fitting)
-        back = await _come_back(call, fitting)
+        back = await _come_back(call, fitting) if self._some_keep else None
         if back is not None:
             downstream.transform_response_headers = None
-            chosen = self._chosen(call, back)
-            downstream.open(body_limit=chosen.max_request_body, read_ahead=chosen.buffer)
-            return chosen
-        plans = [one.plan for one in fitting]
-        limits = [plan.max_request_body for plan in plans]
-        most = None if None in limits else max(limit for limit in limits if limit is not None)
-        downstream.open(body_limit=most, read_ahead=plans[0].buffer)
-        await peek(call, PeekPlan(max(one.limit for one in fitting), members=True))
-        model = call.peeked.hints.model if call.peeked is not None else None
-        for one in fitting:
-            if one.takes(model, call.exchange.request_bytes):
-                downstream.transform_response_headers = None
-                chosen = self._chosen(call, one)
-                downstream.limit_body(chosen.max_request_body)
-                return chosen
-        call.exchange.route = call.exchange.upstream = NO_ROUTE
-        raise NoModel()
+            plan = _chosen(call, back, path)
+            downstream.open(plan.max_request_body, plan.buffer)
+            return plan
+        most, widest = _limits(fitting)
+        downstream.open(most, fitting[0].plan.buffer)
+        peeking = peek(call, widest)
+        if peeking is not None:
+            await peeking
+        plan = _by_model(call, fitting, path)
+        downstream.transform_response_headers = None
+        if plan.max_request_body != most:
+            downstream.limit_body(plan.max_request_body)
+        return plan
 
-    def _fitting(self, call: Call) -> list[Candidate]:
-        """The routes that the head fits, down to the first that asks for no model."""
+    def _fitting(self, call: Call, path: bytes) -> list[Candidate]:
+        """The routes that the head fits, down to the first that asks for no model. It fits the first of all."""
         target, scope = call.downstream.target, call.downstream.scope
-        path = matched_path(target)
         fitting: list[Candidate] = []
-        for one in self.candidates:
-            if one.route.takes(target, path, scope):
+        for one in self._candidates:
+            if not fitting or one.route.takes(target, path, scope):
                 fitting.append(one)
                 if one.models is None:
                     break
         return fitting
 
-    def _chosen(self, call: Call, one: Candidate) -> RoutePlan:
-        exchange, plan, target = call.exchange, one.plan, call.downstream.target
-        exchange.route, exchange.upstream = plan.name, plan.upstream
-        call.timer.adopt(plan.limits)
-        one.route.takes(target, matched_path(target), call.downstream.scope)  # whether the path climbs is its own
-        return plan
+
+def _limits(fitting: list[Candidate]) -> tuple[int | None, PeekPlan]:
+    """The most bytes of a body that any of these routes takes, and how that one reads ahead that reads furthest."""
+    most = fitting[0].plan.max_request_body
+    widest = fitting[0].peek
+    for one in fitting:
+        limit = one.plan.max_request_body
+        if most is not None and (limit is None or limit > most):
+            most = limit
+        if one.limit > widest.limit:
+            widest = one.peek
+    return most, widest
+
+
+def _by_model(call: Call, fitting: list[Candidate], path: bytes) -> RoutePlan:
+    """The plan of the first of these routes that takes the body's model. Raises NoModel where none does."""
+    model = call.peeked.model if call.peeked is not None else None
+    for one in fitting:
+        if one.takes(model, call.exchange.request_bytes):
+            return _chosen(call, one, path)
+    call.exchange.route = call.exchange.upstream = NO_ROUTE
+    raise NoModel()
+
+
+def _chosen(call: Call, one: Candidate, path: bytes) -> RoutePlan:
+    """The plan of the route that serves, with which the call goes on."""
+    exchange, plan = call.exchange, one.plan
+    exchange.route, exchange.upstream = plan.name, plan.upstream
+    call.timer.adopt(plan.limits)
+    one.route.note_climb(call.downstream.target, path)
+    return plan
 
 
 async def _come_back(call: Call, fitting: Sequence[Candidate]) -> Candidate | None:
@@ -158,4 +186,3 @@ def _authenticate(call: Call, fitting: Sequence[Candidate]) -> None:
             return
     if denied is not None:
         raise denied
-    raise BadRequest()  # no route fits: the head has changed under way

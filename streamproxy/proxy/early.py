@@ -56,7 +56,7 @@ def wants_events(call: Call, dialect: Dialect) -> bool:
     if accepts_event_stream(downstream.fields.noted.get(b"accept", b"")):
         return True
     target = downstream.target
-    return dialect.asks_for_events(target.path, target.query, call.peeked.hints.stream if call.peeked else None)
+    return dialect.asks_for_events(target.path, target.query, call.peeked.stream if call.peeked else None)
 
 
 class EarlyHead:

@@ -96,7 +96,9 @@ class Handler:
                     if place is not None and plan.admission is not None:
                         await plan.admission.wait(place, exchange)
                     if plan.peek is not None and self._chooser is None and plan.early is None:
-                        await peek(call, plan.peek)
+                        peeking = peek(call, plan.peek)
+                        if peeking is not None:
+                            await peeking
                     if early is not None:
                         early.opening = plan.origin
                     response = await plan.origin.open(call)
@@ -184,7 +186,9 @@ async def _early(plan: RoutePlan, early: EarlyPlan, call: Call, peeks: bool) -> 
     is refused.
     """
     if peeks and plan.peek is not None:
-        await peek(call, plan.peek)
+        peeking = peek(call, plan.peek)
+        if peeking is not None:
+            await peeking
     dialect = plan.dialect.for_path(call.downstream.target.path)
     return EarlyHead(call, early, dialect) if wants_events(call, dialect) else None
 

@@ -6,7 +6,9 @@ limit of the route, and is sent first later. A body that can't be read here (lar
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from streamproxy.dialects.request import Peeked, request_scanner, stream_scanner
 from streamproxy.errors import BadRequest
@@ -32,48 +34,60 @@ class PeekPlan:
     always: bool = False
 
 
-async def peek(call: Call, plan: PeekPlan) -> None:
+def peek(call: Call, plan: PeekPlan) -> Coroutine[Any, Any, None] | None:
     """Read ahead in the body and set ``call.peeked``, or leave it None where the body says nothing.
 
-    Raises BadRequest for a body with two ``model`` keys, and whatever reading a body raises.
+    Returns what to await, or None where nothing has to be waited for. Raises BadRequest for a body with two ``model``
+    keys, and whatever reading a body raises.
     """
     body = call.downstream.body
     if body is None or not _readable(call, plan):
+        return None
+    data = body.whole()
+    if data is None:
+        return _read_on(call, body, plan)
+    if len(data) <= plan.limit:
+        scanner = _scanner(plan)
+        scanner.feed(data)
+        scanner.finish()
+        _take_note(call, scanner)
+    return None
+
+
+async def _read_on(call: Call, body: RequestBody, plan: PeekPlan) -> None:
+    """`peek` for a body that has not arrived as a whole."""
+    length = call.downstream.fields.noted.get(b"content-length", b"")
+    if length.isdigit() and int(length) > plan.limit:
         return
-    scanner = request_scanner() if plan.members else stream_scanner()
-    await _scan(body, scanner, plan.limit)
+    scanner = _scanner(plan)
+    more = True
+    while more and not body.ended and body.held <= plan.limit:
+        chunk = await body.read_ahead()
+        more = chunk is None or scanner.feed(chunk)
+    if more and body.ended and body.held <= plan.limit:
+        scanner.finish()
+    _take_note(call, scanner)
+
+
+def _scanner(plan: PeekPlan) -> MemberScanner:
+    return request_scanner() if plan.members else stream_scanner()
+
+
+def _take_note(call: Call, scanner: MemberScanner) -> None:
     if scanner.verdict == "duplicate":
         raise BadRequest("The request's JSON body has two model keys")
     if scanner.verdict == "done":
         call.peeked = peeked = Peeked(scanner.members)
-        if peeked.hints.model:
-            call.exchange.model = peeked.hints.model[:LONGEST_NAME]
-
-
-async def _scan(body: RequestBody, scanner: MemberScanner, limit: int) -> None:
-    data = body.whole()
-    if data is not None:
-        if len(data) <= limit:
-            scanner.feed(data)
-            scanner.finish()
-        return
-    while not body.ended and body.held <= limit:
-        chunk = await body.read_ahead()
-        if chunk is not None and not scanner.feed(chunk):
-            return
-    if body.ended and body.held <= limit:
-        scanner.finish()
+        if peeked.model:
+            call.exchange.model = peeked.model[:LONGEST_NAME]
 
 
 def _readable(call: Call, plan: PeekPlan) -> bool:
-    headers, noted = call.downstream.headers, call.downstream.fields.noted
-    length = noted.get(b"content-length", b"")
-    if length.isdigit() and int(length) > plan.limit:
-        return False
+    headers = call.downstream.headers
     if (first(headers, b"content-encoding") or b"identity").lower() != b"identity":
         return False
     if plan.members:
         return True
-    accepted = noted.get(b"accept-encoding", b"identity")
+    accepted = call.downstream.fields.noted.get(b"accept-encoding", b"identity")
     matters = plan.always or accepted != b"identity"
     return matters and media_type(first(headers, b"content-type") or b"") == b"application/json"

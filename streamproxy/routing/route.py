@@ -42,6 +42,11 @@ class Route(BaseRoute):
             target.climbs = matcher.climbs(path)
         return True
 
+    def note_climb(self, target: Target, path: bytes) -> None:
+        """Sets whether a target that the route takes climbs, after other routes have looked at it."""
+        if _DOT in path:
+            target.climbs = self.matcher.climbs(path)
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http":
             return Match.NONE, {}

@@ -7,9 +7,10 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from streamproxy.formats.json_members import LeadingMembers, Member, Wanted
 from streamproxy.formats.json_scan import DEPTH, MemberScanner
 from tests.unit.formats.splits import splits
 
@@ -55,7 +56,7 @@ def bodies(draw: st.DrawFn) -> bytes:
 
 
 def scan(chunks: list[bytes], **options: Any) -> MemberScanner:
-    scanner = MemberScanner(WANTED, unique=[b"model"], **{"keep": 1 << 20, **options})
+    scanner = MemberScanner(Wanted(WANTED, **{"unique": [b"model"], "keep": 1 << 20, **options}))
     for chunk in chunks:
         scanner.feed(chunk)
     scanner.finish()
@@ -67,6 +68,7 @@ def test_finds_what_the_parser_finds_under_any_split(data: st.DataObject, body: 
     parsed = json.loads(body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogatepass"))
     scanner = scan(data.draw(splits(body)))
     assert scanner.verdict == "done"
+    assert scanner.members == scan([body]).members
     assert set(scanner.members) == {key.encode() for key in parsed if key in ("model", "stream", "messages")}
     for key, member in scanner.members.items():
         assert member.value == body[member.start : member.end]
@@ -80,6 +82,87 @@ def test_a_damaged_body_has_one_outcome_under_any_split(
     broken = body[:at] + damage + body[at + len(damage) :]
     whole, split = scan([broken]), scan(data.draw(splits(broken)))
     assert (whole.verdict, whole.members) == (split.verdict, split.members)
+
+
+@given(bodies(), st.binary(max_size=3), st.integers(0, 200), st.integers(0, 60), st.booleans())
+def test_what_is_read_at_once_is_what_steps_read(body: bytes, damage: bytes, at: int, keep: int, unique: bool) -> None:
+    options: dict[str, Any] = {"keep": keep, "unique": [b"model"] if unique else []}
+    for whole in (body, body[:at] + damage + body[at + len(damage) :]):
+        at_once, by_bytes = scan([whole], **options), scan([whole[i : i + 1] for i in range(len(whole))], **options)
+        assert (at_once.verdict, at_once.members) == (by_bytes.verdict, by_bytes.members)
+
+
+def leading(body: bytes) -> tuple[bytes, bool, dict[bytes, Member]]:
+    """What of a body is read at once, whether to its end, and which members were found in it."""
+    reader, members = LeadingMembers(body), dict[bytes, Member]()
+    return body[: reader.read(Wanted(WANTED, unique=[b"model"]), members, set())], reader.closed, members
+
+
+USUAL = st.one_of(
+    TEXTS,
+    st.booleans(),
+    st.integers(-99, 99),
+    st.lists(st.dictionaries(st.sampled_from(["a", "b"]), TEXTS), max_size=2),
+)
+
+
+@given(st.dictionaries(st.sampled_from(["model", "stream", "messages", "x", "é"]), USUAL), STYLES)
+def test_a_usual_body_is_read_at_once(body: dict[str, Any], style: tuple[str, str]) -> None:
+    text = json.dumps(body, separators=style, ensure_ascii=False).encode()
+    assume(text.count(b'"') < 500)
+    read, closed, members = leading(text)
+    assert (read, closed) == ((text, True) if body else (b"", False))
+    assert {key.decode(): json.loads(member.value or b"") for key, member in members.items()} == {
+        key: value for key, value in body.items() if key.encode() in WANTED
+    }
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"",
+        b'"messages"',
+        b'"messages":',
+        b'"messages":"m',
+        b'"messages":"m"',
+        b'"messages":1',
+        b'"messages":01}',
+        b'"messages":[1}}',
+        b'"messages":["m"/**/]}',
+        b'"messages" "m"}',
+        b'"messages":"m";',
+        b'"messag\\u0065s":"m"}',
+        b'"' + b"x" * 1025 + b'":1}',
+        b'"messages":' + b" " * 65 + b"1}",
+        b'"messages":' + b"[" * 41 + b"]" * 41 + b"}",
+        b'"MODEL":1}',
+        b"}",
+    ],
+)
+def test_what_is_read_at_once_ends_behind_a_comma(rest: bytes) -> None:
+    begun = b'{"stream": true, "x": {"a": ["\\"", "\\\\", {}]}, "model":"m",'
+    read, closed, members = leading(begun + rest)
+    assert (read, closed, list(members)) == (begun, False, [b"stream", b"model"])
+
+
+@pytest.mark.parametrize(
+    ("begun", "rest"),
+    [
+        (b'{"messages":[', b""),
+        (b'{"messages":[1', b""),
+        (b'{"messages":["m", ', b'"n'),
+        (b'{"model":"m","messages":["m"', b""),
+        (b'{"messages":["m",' + b" " * 63, b' "n"]}'),
+        (b'{"messages":[{"a":[[{"b":"c"}]]', b""),
+        (b'{"messages":[' + b'"",' * 254, b'"",' * 254 + b"1]}"),
+    ],
+)
+def test_what_is_read_at_once_may_end_inside_of_a_value(begun: bytes, rest: bytes) -> None:
+    read, closed, members = leading(begun + rest)
+    assert (read, closed, b"messages" in members) == (begun, False, False)
+    scanner = scan([begun + rest, b'"x"]}]]}]}'])
+    by_bytes = scan([bytes([byte]) for byte in begun + rest + b'"x"]}]]}]}'])
+    assert (scanner.verdict, scanner.members) == (by_bytes.verdict, by_bytes.members)
 
 
 @given(VALUES, st.integers(5, 60), STYLES, st.binary(max_size=3), st.floats(0, 1))
@@ -193,7 +276,7 @@ def test_what_is_no_json_object_is_said_to_be_none(body: bytes) -> None:
 
 
 def test_where_no_name_is_unique_it_reads_no_further_than_it_must() -> None:
-    scanner = MemberScanner([b"stream"])
+    scanner = MemberScanner(Wanted([b"stream"]))
     assert scanner.feed(b'{"model":"a",')
     assert not scanner.feed(b'"stream":true,"messages":[')
     assert scanner.members[b"stream"].value == b"true"
@@ -257,7 +340,7 @@ def test_a_bomb_costs_time_in_proportion_to_its_length(body: bytes, step: int) -
 @given(st.data(), VALUES)
 def test_an_object_inside_something_longer_ends_at_its_bracket(data: st.DataObject, value: Any) -> None:
     element = json.dumps({"a": value, "role": "user"}).encode()
-    scanner = MemberScanner([b"role"], element=True)
+    scanner = MemberScanner(Wanted([b"role"], element=True))
     for chunk in data.draw(splits(element + b', {"role": "assistant"}]')):
         if not scanner.feed(chunk):
             break
