@@ -113,6 +113,11 @@ class Http2Head:
         return size
 
 
+def fields_size(fields: Iterable[tuple[bytes, bytes]]) -> int:
+    """Returns the size of a list of fields in bytes, as RFC 9113 section 6.5.2 counts it."""
+    return sum([len(name) + len(value) + _FIELD_OVERHEAD for name, value in fields])
+
+
 def _checked_method(method: bytes) -> str:
     """Raises BadRequest or MethodRefused."""
     if TOKEN.fullmatch(method) is None:
