@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import uuid
 from functools import lru_cache
+from typing import Final
 from urllib.parse import urlsplit
 
 from opentelemetry.metrics import NoOpMeterProvider
@@ -41,6 +42,8 @@ from streamproxy.observe.series import METHODS, NO_ROUTE
 from streamproxy.version import __version__
 from streamproxy.wire.hosts import DEFAULT_PORTS
 from streamproxy.wire.trace import Trace, parse_tracestate
+
+_LONGEST_KEPT: Final = 256  # characters of an authority whose parts are remembered; clients choose theirs
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.37.0"
 _SCOPE = InstrumentationScope("streamproxy", __version__, _SCHEMA)
@@ -219,9 +222,17 @@ def _end_of(exchange: Exchange) -> Attributes:
     return attributes
 
 
-@lru_cache(maxsize=1024)
 def _address(scheme: str, authority: str) -> Attributes:
     """Returns the host and port of an authority; nothing if it is malformed."""
+    return _kept_address(scheme, authority) if len(authority) <= _LONGEST_KEPT else _read_address(scheme, authority)
+
+
+@lru_cache(maxsize=1024)
+def _kept_address(scheme: str, authority: str) -> Attributes:
+    return _read_address(scheme, authority)
+
+
+def _read_address(scheme: str, authority: str) -> Attributes:
     try:
         parts = urlsplit(f"//{authority}")
         host, port = parts.hostname, parts.port or DEFAULT_PORTS.get(scheme)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from streamproxy.wire.forwarded import Network, is_trusted
-from streamproxy.wire.proxy_protocol import Announced, BadProxyHeader, ProxyHeader
+from streamproxy.wire.proxy_protocol import Announced, ProxyHeader
 
 _AGAIN = 0.1  # seconds until an accept is tried again after it failed for lack of descriptors
 
@@ -23,7 +23,8 @@ async def read_announcement(
 ) -> Announced | None:
     """Reads the header of a connection from one of ``networks``; other connections may not have one.
 
-    Raises BadProxyHeader, OSError, or TimeoutError after ``patience`` seconds. No byte after the header is read.
+    Raises BadProxyHeader, OSError (a connection that ends first, as a health check's, is one), or TimeoutError after
+    ``patience`` seconds. No byte after the header is read.
     """
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return None
@@ -35,7 +36,7 @@ async def read_announcement(
         while header.announced is None:
             data = await loop.sock_recv(connection, header.wanted)
             if not data:
-                raise BadProxyHeader("the connection ended within its PROXY header")
+                raise ConnectionResetError("the connection ended within its PROXY header")
             header.feed(data)
     return header.announced
 

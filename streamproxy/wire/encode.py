@@ -22,6 +22,7 @@ _REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]+")
 # Fields of the framing and the connection, which only the server writes.
 _SPECIAL: Final = frozenset({b"connection", b"content-length", b"keep-alive", b"transfer-encoding"})
 _MOST_NAMES: Final = 1024
+_LONGEST_NAME: Final = 64  # a peer chooses names, and one may be as large as a head
 _plain_names: Final[dict[bytes, bytes]] = {}  # valid names, and the beginning of their lines
 
 
@@ -130,6 +131,8 @@ def _checked_name(name: bytes) -> bytes | None:
     if TOKEN.fullmatch(lower) is None:
         raise ValueError(f"{name!r} is not a header's name")
     begin = lower + b": "
-    if len(_plain_names) < _MOST_NAMES:
+    if len(name) <= _LONGEST_NAME:
+        if len(_plain_names) >= _MOST_NAMES:
+            _plain_names.clear()
         _plain_names[name] = begin
     return begin

@@ -80,6 +80,21 @@ async def test_a_request_that_is_a_bomb_is_refused_and_costs_little(serve: Serve
         assert "Traceback" not in proxy.process.output
 
 
+async def test_thousands_of_small_heads_that_expand_cost_little(serve: Serve, tmp_path: Path) -> None:
+    """Each names a field of 4,000 bytes sixty times by a byte, so that 16 KiB in one write become 60 MiB."""
+    upstream = await serve(answering(response(b"ok")))
+    async with running(configuration(upstream.url), tmp_path) as proxy:
+        assert (await fetch(proxy.url)).body == b"ok"
+        async with bounded(proxy, 2 * COST), aclosing(await connect_h2(proxy.url)) as client:
+            large = [("x-b", "x" * 3900)]
+            assert (await client.response(await client.request(headers=large))).status == 200
+            heads = [client.head(client.fields(headers=large * 60)) for _ in range(250)]
+            client.send(*(frame for head in heads for frame in head))
+            for head in heads:
+                assert (await client.response(head[0].stream_id)).status == 431
+        assert len(upstream.requests) == 2
+
+
 async def sending(conn: Conn, data: bytes) -> None:
     await conn.read_request()
     await conn.send(data)

@@ -41,6 +41,11 @@ async def early_hints(up: Frames, stream: int) -> None:
         await up.send(up.head(stream, [(b":status", b"103"), (b"link", b"x" * 1000)]))
 
 
+async def hints_that_expand(up: Frames, stream: int) -> None:
+    fields = [(b":status", b"103"), *[(b"x-b", b"x" * 3900)] * 15]  # a byte for each, once the first is known
+    await up.send(*[up.head(stream, fields) for _ in range(3000)])
+
+
 async def a_body_without_a_head(up: Frames, stream: int) -> None:
     await up.send(DataFrame(stream, b"x"))
 
@@ -60,7 +65,7 @@ async def data_behind_trailers(up: Frames, stream: int) -> None:
 
 # What the client of each gets: a status of the proxy's, or 200 and a body that does not end.
 HOSTILE: dict[Callable[[Frames, int], Awaitable[None]], int] = {
-    bomb: 502, continuations: 502, early_hints: 502, a_body_without_a_head: 502,
+    bomb: 502, continuations: 502, early_hints: 502, hints_that_expand: 502, a_body_without_a_head: 502,
     more_than_the_window: 200, more_than_the_length: 200, data_behind_trailers: 200,
 }  # fmt: skip
 

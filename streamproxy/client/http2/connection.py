@@ -116,9 +116,8 @@ class Http2Connection(StreamTable):
             return
         self._liveness.last_read = now = self._loop.time()
         try:
-            frames = self._gate.feed(data, now)
-            if frames:
-                self._take_events(self._session.feed(frames))
+            for part in self._gate.parts(self._gate.feed(data, now)):
+                self._take_events(self._session.feed(part))
         except SessionFailed as error:
             self._fail(error)
             return

@@ -23,6 +23,7 @@ from streamproxy.wire.proxy_protocol import Announced, BadProxyHeader
 
 logger = logging.getLogger("streamproxy.server")
 
+_QUIET = 60.0  # seconds without another line of the log about connections without a PROXY header
 TLS_GOODBYE = 1.0  # seconds for a client to respond to the end of its TLS connection
 
 
@@ -198,6 +199,7 @@ class _Server(uvicorn.Server):
             }
         self._accepting = False
         self._draining = False
+        self._quiet_until = 0.0
         self._reopening: asyncio.Task[None] | None = None
         self._connections = _Connections(settings.max_connections, self._close_servers, self._reopen)
         self.server_state.connections = self._connections
@@ -275,11 +277,23 @@ class _Server(uvicorn.Server):
         try:
             newcomer.announced = await read_announcement(connection, self._announcing, self._patience)
             await asyncio.get_running_loop().connect_accepted_socket(lambda: newcomer, connection, **self._tls)
-        except (OSError, BadProxyHeader):  # TimeoutError and SSLError are OSErrors
+        except BadProxyHeader as error:
+            self._tell_no_header(connection, error)
+            connection.close()
+        except OSError:  # TimeoutError and SSLError too
             connection.close()
         except BaseException:
             connection.close()
             raise
+
+    def _tell_no_header(self, connection: socket.socket, error: BadProxyHeader) -> None:
+        """Says in the log, now and then, why connections end that nothing else tells of."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _QUIET
+            with contextlib.suppress(OSError):
+                peer = connection.getpeername()[0]
+                logger.warning("closed a connection from %s, which is in server.proxy_protocol: %s", peer, error)
 
     def _close_servers(self) -> None:
         self._accepting = False

@@ -133,9 +133,9 @@ class Http2Protocol(StreamTable):
             return
         now = self.loop.time()
         try:
-            frames = self._gate.feed(data, now)
-            events = self.session.feed(frames) if frames else []
-            started = self._take_events(events, now)
+            started: Opened = []
+            for part in self._gate.parts(self._gate.feed(data, now)):
+                self._take_events(self.session.feed(part), now, started)
         except SessionFailed as error:
             self._fail(error.code)
             return
@@ -171,9 +171,8 @@ class Http2Protocol(StreamTable):
 
     # Events.
 
-    def _take_events(self, events: list[Any], now: float) -> Opened:
-        """Do what the session's events say. Returns the streams that they opened. Raises SessionFailed on a flood."""
-        opened: Opened = []
+    def _take_events(self, events: list[Any], now: float, opened: Opened) -> None:
+        """Do what the session's events say; ``opened`` gets the streams that they open. Raises SessionFailed."""
         for event in events:
             kind = type(event)
             if kind is RequestReceived:
@@ -191,7 +190,6 @@ class Http2Protocol(StreamTable):
                 self._trailers(event.stream_id, event.headers)
             elif kind is ConnectionClosed:
                 self._end()
-        return opened
 
     # Writing.
 
@@ -207,7 +205,7 @@ class Http2Protocol(StreamTable):
             events = session.events()
             if events:
                 try:
-                    self._take_events(events, self.loop.time())
+                    self._take_events(events, self.loop.time(), [])
                 except SessionFailed as error:
                     self._fail(error.code)
                     return

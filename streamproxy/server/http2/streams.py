@@ -23,7 +23,7 @@ from streamproxy.server.http2.limits import MAX_STREAMS, Http2Limits
 from streamproxy.server.http2.scope import request_scope
 from streamproxy.server.http2.stream import Http2Stream, StreamOwner
 from streamproxy.wire.http2.frames import FrameGate
-from streamproxy.wire.http2.head import Http2Head, response_fields
+from streamproxy.wire.http2.head import Http2Head, fields_size, response_fields
 from streamproxy.wire.http2.session import INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, server_session
 
 Opened = list[tuple[Http2Stream, dict[str, Any]]]  # streams whose application is to start, with their scopes
@@ -84,9 +84,15 @@ class StreamTable(StreamOwner):
 
     def _trailers(self, number: int, fields: Any) -> None:
         stream = self._streams.get(number)
-        if stream is not None and stream.live:
-            stream.behind_body = list(fields)
-            stream.feed(b"", True)
+        if stream is None or not stream.live:
+            return
+        limits = self.limits
+        # As behind chunks, and for the stream that holds them: the session's own limits are those of a head to refuse.
+        if len(fields) > limits.max_fields or fields_size(fields) > limits.max_header_size:
+            self.session.reset(number, PROTOCOL_ERROR)
+            return
+        stream.behind_body = list(fields)
+        stream.feed(b"", True)
 
     def _left_stream(self, number: int) -> None:
         """The client has reset a stream."""

@@ -14,6 +14,8 @@ Frames without content cost more to handle than to send, so they are counted her
 - RST_STREAM uses another credit (CVE-2023-44487). So does, through `FrameGate.broken_stream`, a reset by us that the
   client provoked (CVE-2025-8671). Trusted proxies forward the cancellations of many clients and have no such limit.
 - The header block of a request is limited in size and in its number of CONTINUATION frames.
+- A block of a hundred bytes can name fields of 256 KiB (RFC 7541), and a read has thousands of blocks. So a read with
+  many is handed on in parts (`FrameGate.parts`), each to be dealt with before the fields of the next are made.
 
 The session silently discards frames on streams that have ended, as RFC 9113 section 5.1 permits. It would discard the
 request of a client that goes back to a stream below one that it has opened, which section 5.1.1 forbids; so such
@@ -44,6 +46,8 @@ _MOST_GAPS: Final = 16
 _IDLE_BURST: Final = 1000  # frames that move no request
 _IDLE_RATE: Final = 100.0  # of them per second
 NOTHING: Final = -1.0
+
+_MOST_HEADS: Final = 16  # of one part
 
 RESET_BURST: Final = 1000
 RESET_RATE: Final = 33.0  # per second
@@ -89,6 +93,7 @@ class FrameGate:
         "_data_left",
         "_data_stream",
         "_gaps",
+        "_heads",
         "_highest",
         "_idle",
         "_in_block",
@@ -121,12 +126,14 @@ class FrameGate:
         self._data_flags = 0
         self._data_stream = b""
         self._in_block = False  # a header block is incomplete
+        self._heads = 0  # HEADERS frames of the last read
         self.since = now
         self._block = 0
         self._continuations = 0
 
     def feed(self, data: bytes, now: float) -> bytes:
         """Returns the frames that are now complete. Raises SessionFailed on a flood."""
+        self._heads = 0
         tail = self._tail
         if tail or not self._open:
             tail += data
@@ -154,6 +161,24 @@ class FrameGate:
         if at >= end:
             return data if not first else first + data[start:]
         return first + self._cut(data, start, at, now)
+
+    def parts(self, frames: bytes) -> list[bytes]:
+        """Returns what `feed` has just returned, in parts of whole frames with few header blocks each."""
+        if self._heads <= _MOST_HEADS:
+            return [frames] if frames else []
+        parts: list[bytes] = []
+        start = heads = 0
+        at = len(PREFACE) if frames.startswith(PREFACE) else 0
+        end = len(frames)
+        while at + 9 <= end:
+            if frames[at + 3] == _HEADERS:
+                if heads == _MOST_HEADS:
+                    parts.append(frames[start:at])
+                    start, heads = at, 0
+                heads += 1
+            at += 9 + (frames[at] << 16 | frames[at + 1] << 8 | frames[at + 2])
+        parts.append(frames[start:])
+        return parts
 
     def _go_on(self, data: bytes) -> bytes:
         """Passes the next part of a split DATA frame."""
@@ -202,6 +227,7 @@ class FrameGate:
             elif not flags & _END_STREAM:
                 self._draw(now)
         elif kind == _HEADERS:
+            self._heads += 1
             self._block = size
             self._continuations = 0
             if self._opens:

@@ -37,6 +37,7 @@ _LONGEST_TARGET: Final = 512
 _targets: Final[dict[bytes, tuple[bytes, str, bytes, bytes]]] = {}
 
 _MOST_NAMES: Final = 1024
+_LONGEST_NAME: Final = 64  # a peer chooses names, and one may be as large as a head
 _plain_names: Final[dict[bytes, bytes]] = {}  # valid names, in lower case
 
 
@@ -111,6 +112,11 @@ class Http2Head:
         if not host or not is_host(host):
             raise BadRequest("The request is refused: Host is missing, or is not a host")
         return size
+
+
+def fields_size(fields: Iterable[tuple[bytes, bytes]]) -> int:
+    """Returns the size of a list of fields in bytes, as RFC 9113 section 6.5.2 counts it."""
+    return sum([len(name) + len(value) + _FIELD_OVERHEAD for name, value in fields])
 
 
 def _checked_method(method: bytes) -> str:
@@ -244,6 +250,8 @@ def _checked(name: bytes) -> bytes | None:
         return None
     if TOKEN.fullmatch(lower) is None:
         raise ValueError(f"{name!r} is not a header's name")
-    if len(_plain_names) < _MOST_NAMES:
+    if len(name) <= _LONGEST_NAME:
+        if len(_plain_names) >= _MOST_NAMES:
+            _plain_names.clear()
         _plain_names[name] = lower
     return lower

@@ -142,6 +142,19 @@ async def test_a_connection_without_a_header_is_closed(begin: bytes, engine: Sta
     assert data == b""
 
 
+async def test_the_log_says_once_why_connections_without_a_header_end(
+    engine: StartEngine, dial: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = await engine(LOOPBACK)
+    (await dial(url)).close()  # a health check
+    for _ in range(3):
+        client = await dial(url)
+        await client.send(GET)
+        await client.read_all()
+    said = [record.getMessage() for record in caplog.records if record.name == "streamproxy.server"]
+    assert said == ["closed a connection from 127.0.0.1, which is in server.proxy_protocol: no PROXY header"]
+
+
 async def test_a_header_that_does_not_end_in_time_closes_the_connection(engine: StartEngine, dial: Connect) -> None:
     client = await dial(await engine(LOOPBACK, head_timeout=0.2))
     await client.send(V1[:20])

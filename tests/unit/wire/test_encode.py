@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable
+
 import pytest
 
 from streamproxy.wire.encode import field_section, informational_head, request_head, response_head
+from streamproxy.wire.headers import Headers
+from streamproxy.wire.http2.head import request_fields
 
 
 def test_a_request_head_is_its_lines() -> None:
@@ -74,3 +79,23 @@ def test_an_informational_head_is_whole() -> None:
     for status in (100, 101, 200):
         with pytest.raises(ValueError, match="informational"):
             informational_head(status, [])
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda headers: response_head(200, headers),
+        lambda headers: request_fields("GET", b"http", b"/", headers),
+    ],
+    ids=["a response", "a request over HTTP/2"],
+)
+def test_names_that_a_peer_makes_up_leave_nothing(encode: Callable[[Headers], object]) -> None:
+    encode([(b"x-first", b"")])
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            encode([(b"x-%d-%b" % (number, b"n" * 10_000), b"")])
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < 100_000

@@ -88,6 +88,22 @@ def test_whatever_the_cuts_whole_frames_that_say_the_same_come_out(frames: list[
     assert made.since == NOTHING
 
 
+@given(st.lists(FRAMES, max_size=80))
+def test_the_parts_of_a_read_are_whole_frames_with_few_heads_each(frames: list[Frame]) -> None:
+    made = FrameGate(1 << 20, 100, 0.0)
+    read = made.feed(PREFACE + b"".join(frame.serialize() for frame in frames), 0.0)
+    parts = made.parts(read)
+    assert b"".join(parts) == read
+    heads = [sum(type(frame) is HeadersFrame for frame in parse(part.removeprefix(PREFACE))) for part in parts]
+    assert max(heads) <= 16
+    assert len(parts) == max(1, -(-sum(heads) // 16))
+
+
+def test_nothing_has_no_parts() -> None:
+    made = gate()
+    assert made.parts(made.feed(b"\0\0", 0.0)) == []
+
+
 def test_the_data_of_a_frame_that_is_cut_passes_at_once() -> None:
     made = gate()
     whole = DataFrame(1, b"abcdef", flags=["END_STREAM"]).serialize()

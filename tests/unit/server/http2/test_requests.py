@@ -168,6 +168,34 @@ async def test_request_trailers_are_kept(start: Start, h2: Connect) -> None:
     assert kept == [[(b"x-sum", b"1")]]
 
 
+@pytest.mark.parametrize("fields", [[(b"x-a", b"1")] * 101, [(b"x-a", b"v" * 3900)] * 3], ids=["many", "large"])
+async def test_request_trailers_have_the_limits_of_a_head(
+    fields: list[tuple[bytes, bytes]], start: Start, h2: Connect
+) -> None:
+    faults: list[Any] = []
+    begun, gone = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET":
+            await hello(scope, receive, send)
+            return
+        begun.set()
+        extension = scope["extensions"]["streamproxy.connection"]
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        faults.append((extension.fault.status, extension.request_trailers))
+        gone.set()
+
+    client = await h2((await start(app, max_header_size=8192)).url)
+    stream = await client.request("POST", "/", end=False)
+    await begun.wait()
+    client.send(*client.head(fields, stream=stream))
+    assert (await client.response(stream)).reset == 1
+    await gone.wait()
+    assert faults == [(400, [])]
+    assert (await client.response(await client.request())).status == 200  # the connection goes on
+
+
 async def test_expect_is_answered_when_the_body_is_wanted(start: Start, h2: Connect) -> None:
     client = await h2((await start(hello)).url)
     stream = await client.request("POST", "/", [("expect", "100-continue")], end=False)
