@@ -16,6 +16,9 @@ TOGETHER := --no-print-directory --jobs=5 $(if $(filter output-sync,$(.FEATURES)
 DIST := $(CURDIR)/dist
 EXTRAS := hypercorn,jwt,otel,redis,top
 
+# Many images set this. Each of the hundreds of programs that the tests start would then compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # What hypothesis tries: few examples, so that a run stays short. PROFILE=tests tries many.
 PROFILE ?= check
 

@@ -13,6 +13,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from typing import Final, NamedTuple
 
 from streamproxy.upstream.affinity import key_of
@@ -50,6 +51,12 @@ def body(user: int, turn: int) -> bytes:
     return json.dumps({"model": "m", "messages": [{"role": "system", "content": "You help."}, *said]}).encode()
 
 
+@cache
+def key(user: int, turn: int) -> bytes | None:
+    """The key of that request; it is the same in every run."""
+    return key_of(body(user, turn), LIMIT)
+
+
 def run(balancer: PrefixHash | LeastStreams, seed: int, pause: float) -> Stayed:
     """All the chats, with one balancer. ``pause`` is the mean of the seconds in which a user reads and writes."""
     rng = random.Random(seed)
@@ -68,7 +75,7 @@ def run(balancer: PrefixHash | LeastStreams, seed: int, pause: float) -> Stayed:
             if turns[user] < TURNS:
                 heapq.heappush(events, (now + rng.expovariate(1 / pause), next(numbers), user, None))
             continue
-        picked = balancer.pick(endpoints, key_of(body(user, turns[user]), LIMIT))
+        picked = balancer.pick(endpoints, key(user, turns[user]))
         picked.streams += 1
         requests[picked.url] += 1
         stayed += picked.url == last[user]

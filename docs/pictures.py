@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tests.doubles.client import connect
-from tests.integration.browser import Browser, browser
+from tests.integration.browser import Browser, running_browser, window
 from tests.integration.process import Process
 
 DOCS = Path(__file__).parent
@@ -44,7 +44,8 @@ async def pictures() -> dict[str, bytes]:
             for target in STREAMS:
                 client = await stack.enter_async_context(await connect(url))
                 await client.request(target)
-            page = await stack.enter_async_context(browser(Path(name)))
+            running = stack.enter_context(running_browser(Path(name)))
+            page = await stack.enter_async_context(window(running))
             await page.devtools("Emulation.setDeviceMetricsOverride", **SIZE)
             await page.open(admin)
             await page.evaluate(SHOWN)

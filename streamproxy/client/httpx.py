@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-import httpx2
-
 from streamproxy.client.base import Client
 from streamproxy.client.foreign import OURS, ForeignClient
 from streamproxy.errors import NotImplementedHere
@@ -185,6 +183,8 @@ def build_httpx(
     connections, and the seconds that one may be idle. ``socket`` is the path of a Unix socket, and ``proxy`` the URL of
     an egress HTTP or SOCKS proxy. The environment is not read.
     """
+    import httpx2  # on first use: few upstreams need it, and every command would wait for it
+
     transport = httpx2.AsyncHTTPTransport(
         verify=verify or False,  # http verifies nothing, so no CA certificates are loaded
         trust_env=False,

@@ -32,10 +32,11 @@ from streamproxy.process.channel import (
 logger = logging.getLogger("streamproxy.server")
 
 # A worker uses the module path of this process; `-m` would add the working directory. A signal for the whole process
-# group may arrive while it imports modules; the supervisor then ends it.
+# group may arrive while it imports modules; the supervisor then ends it. The garbage collector: see `__main__`.
 _START = (
-    "import json, sys; from signal import *; signal(SIGTERM, SIG_IGN); signal(SIGINT, SIG_IGN);"
-    " sys.path[:] = json.loads(sys.argv[1]); from streamproxy.process.worker import main; main()"
+    "import gc, json, sys; from signal import *; signal(SIGTERM, SIG_IGN); signal(SIGINT, SIG_IGN); gc.disable();"
+    " sys.path[:] = json.loads(sys.argv[1]); from streamproxy.process.worker import main;"
+    " gc.freeze(); gc.enable(); main()"
 )
 
 LONGEST_PAUSE = 30.0  # the maximum seconds before a worker that keeps dying is started again

@@ -10,7 +10,7 @@ import pytest
 from streamproxy.upstream import prober
 from tests.conformance.conftest import StartStack
 from tests.conformance.pool import Backend, pool, up
-from tests.doubles.client import fetch
+from tests.doubles.client import connect
 from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
 
@@ -27,11 +27,12 @@ SOURCES: dict[str, Callable[[str], Ask]] = {
 
 
 async def homes(proxy: RunningStack, ask: Callable[[str], Ask]) -> dict[str, str]:
-    """The backend that answers each key; they ask one after the other."""
+    """The backend that answers each key; they ask one after the other, as behind a proxy that keeps its connection."""
     found = {}
-    for key in KEYS:
-        target, headers = ask(key)
-        found[key] = (await fetch(f"{proxy.url}{target}", headers=headers)).body.decode()
+    async with await connect(proxy.url) as client:
+        for key in KEYS:
+            target, headers = ask(key)
+            found[key] = (await client.get(target, headers=headers)).body.decode()
     return found
 
 
@@ -40,7 +41,7 @@ async def test_every_key_stays_and_only_a_leavers_keys_move(
     stack: StartStack, backends: Any, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prober, "first_delay", lambda interval, uniform: 0.0)
-    monkeypatch.setattr(prober, "next_delay", lambda interval, uniform: 0.02)
+    monkeypatch.setattr(prober, "next_delay", lambda interval, uniform: 0.1)
     monkeypatch.setattr("streamproxy.upstream.endpoint.SLOW_START", 0.001)  # who comes back has its whole share
     everyone: list[Backend] = await backends("a", "b", "c")
     leaver, ask = everyone[1], SOURCES[source]

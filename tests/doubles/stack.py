@@ -9,9 +9,11 @@ import asyncio
 import json
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpx
@@ -115,6 +117,17 @@ def route(upstream: str, **keys: Any) -> Config:
     return {"path": "/*", "upstream": upstream, **keys}
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """The context that each client of httpx would make for itself, which takes longer than a test."""
+    return httpx.create_ssl_context()
+
+
+def users_client() -> httpx.AsyncClient:
+    """A client as a program that embeds the proxy makes it, without limits of its own."""
+    return httpx.AsyncClient(verify=_certificates(), timeout=None, limits=httpx.Limits(max_connections=None))
+
+
 @asynccontextmanager
 async def running_stack(
     routes: str | Sequence[Config], *, client_kind: str, server_kind: str, leaks: LeakCheck, **sections: Any
@@ -134,7 +147,7 @@ async def running_stack(
     config = parse_config(
         json.dumps({"routes": listed, "upstreams": upstreams, "log": {"access": "off"}, **sections}), name="test"
     )
-    own = httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None)) if client_kind == "user" else None
+    own = users_client() if client_kind == "user" else None
     app = create_app(config, client=own)
     logging.getLogger("streamproxy").propagate = True  # so that pytest sees what is logged
     ended: list[Any] = []

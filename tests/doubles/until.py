@@ -19,6 +19,8 @@ from typing import Any, TypeVar, overload
 PATIENCE = 60.0  # seconds
 STEP = 0.002  # seconds
 TURNS = 20  # turns of the event loop that are tried first, without a pause
+REST = 4  # times as long as a look took, up to `LONGEST`: one that is dear leaves the machine to what is waited for
+LONGEST = 0.1  # seconds
 
 T = TypeVar("T")
 
@@ -40,15 +42,19 @@ async def until(
     """
     value: Any = None
     turns = 0
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout):
             while True:
+                began = loop.time()
                 seen = look()
                 value = await seen if inspect.isawaitable(seen) else seen
                 if holds(value):
                     return value
                 turns += 1
-                await asyncio.sleep(0 if turns < TURNS else STEP)
+                took = loop.time() - began
+                quick = turns < TURNS and took < STEP
+                await asyncio.sleep(0 if quick else min(max(STEP, REST * took), LONGEST))
     except TimeoutError:
         raise AssertionError(_complaint(what, timeout, value)) from None
 

@@ -98,8 +98,7 @@ class Upstream:
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._change = asyncio.Condition()
-        self._notices: set[asyncio.Task[None]] = set()
+        self._change = asyncio.Event()  # a new one for each change
         self._fronts: list[Front] = []
 
     @property
@@ -147,7 +146,7 @@ class Upstream:
             os.unlink(self.path)
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._notices, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for conn in self.connections:
             await conn.aclose()
         for front in self._fronts:
@@ -170,8 +169,9 @@ class Upstream:
         return self.requests[number]
 
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
-        async with guarded(f"{what} at the upstream"), self._change:
-            await self._change.wait_for(condition)
+        async with guarded(f"{what} at the upstream"):
+            while not condition():
+                await self._change.wait()
 
     def _accepted(self) -> asyncio.Protocol:
         if not self.http2:
@@ -190,13 +190,8 @@ class Upstream:
         self._changed()
 
     def _changed(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._notify())
-        self._notices.add(task)
-        task.add_done_callback(self._notices.discard)
-
-    async def _notify(self) -> None:
-        async with self._change:
-            self._change.notify_all()
+        self._change.set()
+        self._change = asyncio.Event()
 
     async def _run(self, script: Script, conn: Conn) -> None:
         try:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Coroutine, Generator
 from typing import Any
 
-import httpx
 import pytest
 
 from streamproxy.app import Application, create_app
@@ -16,7 +15,7 @@ from streamproxy.errors import StoppedByOperator
 from streamproxy.upstream.retry import Budget
 from tests.conftest import Serve
 from tests.doubles.leaks import LeakCheck
-from tests.doubles.stack import CLIENTS
+from tests.doubles.stack import CLIENTS, users_client
 from tests.doubles.upstream import Conn, Upstream, stream_head
 
 
@@ -133,7 +132,7 @@ async def test_a_cancellation_at_any_await_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(Upstream, "http2", kind == "h2")
     upstream: Upstream = await serve(answer)
-    own = httpx.AsyncClient() if kind == "user" else None
+    own = users_client() if kind == "user" else None
     config = {
         "log": {"access": "off"},
         "routes": [{"path": "/*", "upstream": "up"}],

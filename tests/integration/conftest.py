@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.parts import require
-from tests.integration.browser import Browser, browser
+from tests.integration.browser import Browser, RunningBrowser, running_browser, window
 from tests.integration.nginx import Nginx, nginx
 from tests.integration.proxy import Config, RunningProxy, running
 from tests.integration.redis import RedisServer, redis_server
@@ -58,11 +58,18 @@ async def run_nginx(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[RunNginx]
         yield start
 
 
+@pytest.fixture(scope="session")
+def running_chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBrowser]:
+    """A headless browser for all tests, with a fresh profile."""
+    with running_browser(tmp_path_factory.mktemp("chromium")) as running:
+        yield running
+
+
 @pytest.fixture
-async def chromium(leaks: LeakCheck, tmp_path: Path) -> AsyncIterator[Browser]:
-    """A headless browser window with a fresh profile."""
-    async with browser(tmp_path) as window:
-        yield window
+async def chromium(running_chromium: RunningBrowser, leaks: LeakCheck) -> AsyncIterator[Browser]:
+    """A window of the browser."""
+    async with window(running_chromium) as page:
+        yield page
 
 
 @pytest.fixture

@@ -80,7 +80,8 @@ class Process:
     def _find(self, pattern: str) -> re.Match[str] | None:
         return next((found for line in self.lines if (found := re.search(pattern, line))), None)
 
-    def _wait_line(self, pattern: str) -> re.Match[str]:
+    def wait_line(self, pattern: str) -> re.Match[str]:
+        """`line` for code that runs without an event loop."""
         with self._change:
             self._change.wait_for(lambda: self._over or self._find(pattern) is not None, GUARD)
             found = self._find(pattern)
@@ -90,7 +91,7 @@ class Process:
 
     async def line(self, pattern: str) -> re.Match[str]:
         """The first line of output that matches, waited for."""
-        return await asyncio.to_thread(self._wait_line, pattern)
+        return await asyncio.to_thread(self.wait_line, pattern)
 
     def signal(self, number: signal.Signals) -> None:
         self.child.send_signal(number)

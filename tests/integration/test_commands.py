@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
 
-from streamproxy.cli import cli
+from streamproxy.cli import cli, main
 from tests.conftest import Connect
 from tests.doubles.client import fetch
 from tests.integration.conftest import RunProxy
@@ -22,16 +25,36 @@ from tests.integration.proxy import configuration, write_configuration
 GOOD = configuration("http://127.0.0.1:9")
 
 
-async def command(arguments: Sequence[str], cwd: Path) -> tuple[int, str]:
+async def program(arguments: Sequence[str], cwd: Path) -> tuple[int, str]:
     """Run the program to its end; its exit status and output."""
     with Process([sys.executable, "-m", "streamproxy", *arguments], cwd=cwd) as process:
         status = await process.exited()
     return status, process.output
 
 
+async def command(arguments: Sequence[str], cwd: Path) -> tuple[int, str]:
+    """The same of a command that opens nothing, in this process: most of what the program takes is its start."""
+    return await asyncio.to_thread(_run_here, arguments, cwd)
+
+
+def _run_here(arguments: Sequence[str], cwd: Path) -> tuple[int, str]:
+    output = io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+        patch.object(sys, "argv", ["streamproxy", *arguments]),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    status = ended.value.code or 0
+    assert isinstance(status, int)
+    return status, output.getvalue().rstrip("\n")
+
+
 async def test_check_counts_routes_and_upstreams(tmp_path: Path) -> None:
     file = write_configuration(tmp_path, GOOD)
-    assert await command(["check", "-c", str(file)], tmp_path) == (0, "ok: 1 routes, 1 upstreams")
+    assert await program(["check", "-c", str(file)], tmp_path) == (0, "ok: 1 routes, 1 upstreams")
 
 
 async def test_check_finds_the_file_in_the_working_folder(tmp_path: Path) -> None:
@@ -66,7 +89,7 @@ async def test_check_and_run_refuse_broken_files_of_keys_and_tokens_in_the_same_
 
 
 async def test_run_with_a_missing_file_exits_with_2_and_names_it(tmp_path: Path) -> None:
-    status, output = await command(["run", "-c", "nowhere.yaml"], tmp_path)
+    status, output = await program(["run", "-c", "nowhere.yaml"], tmp_path)
     assert status == 2
     assert "nowhere.yaml" in output
     assert "Traceback" not in output
@@ -82,14 +105,14 @@ async def test_run_on_a_port_in_use_exits_with_1_and_names_it(tmp_path: Path) ->
     file = write_configuration(tmp_path, GOOD)
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        status, output = await command(["run", "-c", str(file), "--listen", address], tmp_path)
+        status, output = await program(["run", "-c", str(file), "--listen", address], tmp_path)
     assert status == 1
     assert address in output
     assert "Traceback" not in output
 
 
 async def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
-    status, output = await command(["run", "--lissten", "x"], tmp_path)
+    status, output = await program(["run", "--lissten", "x"], tmp_path)
     assert status == 2
     assert "--listen" in output
 
@@ -115,7 +138,7 @@ async def test_schema_is_a_json_schema_that_knows_routes(tmp_path: Path) -> None
 
 
 async def test_version_is_one_line(tmp_path: Path) -> None:
-    status, output = await command(["--version"], tmp_path)
+    status, output = await program(["--version"], tmp_path)
     assert status == 0
     assert output.startswith("streamproxy ")
     assert "\n" not in output
@@ -191,27 +214,27 @@ async def test_the_demo_streams_without_a_file_or_a_key(tmp_path: Path, dial: Co
 
 
 async def test_the_demo_without_its_admin_listener_says_what_it_needs(tmp_path: Path) -> None:
-    status, output = await command(["demo", "--listen", "127.0.0.1:0", "--admin", "off"], tmp_path)
+    status, output = await program(["demo", "--listen", "127.0.0.1:0", "--admin", "off"], tmp_path)
     assert status == 1
     assert "--admin" in output
 
 
 async def test_health_says_whether_a_proxy_lives_and_whether_it_is_ready(run_proxy: RunProxy, tmp_path: Path) -> None:
     proxy = await run_proxy(GOOD)
-    assert await command(["health", "--admin", proxy.admin], tmp_path) == (0, "ok")
-    status, output = await command(["health", "--ready", "--admin", proxy.admin.removeprefix("http://")], tmp_path)
+    assert await program(["health", "--admin", proxy.admin], tmp_path) == (0, "ok")
+    status, output = await program(["health", "--ready", "--admin", proxy.admin.removeprefix("http://")], tmp_path)
     assert status == 0
     assert '"ready":true' in output
 
 
 async def test_health_of_a_proxy_that_is_not_there_is_an_error_in_one_line(tmp_path: Path) -> None:
-    status, output = await command(["health", "--admin", f"unix:{tmp_path}/none.sock"], tmp_path)
+    status, output = await program(["health", "--admin", f"unix:{tmp_path}/none.sock"], tmp_path)
     assert (status, len(output.splitlines())) == (1, 1)
     assert "does not answer" in output
 
 
 async def test_health_refuses_what_is_no_address(tmp_path: Path) -> None:
-    status, output = await command(["health", "--admin", "nowhere"], tmp_path)
+    status, output = await program(["health", "--admin", "nowhere"], tmp_path)
     assert status == 2
     assert "is not an admin listener" in output
 

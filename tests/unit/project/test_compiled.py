@@ -90,10 +90,13 @@ def test_a_wait_elsewhere_is_none() -> None:
 
 
 def wheel(directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Build a wheel of this checkout, with these variables and no others of ours."""
+    """Build a wheel of this checkout, with these variables and no others of ours.
+
+    The build backend does it here; `make dist` has the tools do it, each time in an environment of its own.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "STREAMPROXY"))}
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(directory), str(ROOT)]
-    return subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(directory)]
+    return subprocess.run(command, cwd=ROOT, env=kept | environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module", params=[{}, {"STREAMPROXY_COMPILE": "0"}], ids=["unset", "0"])

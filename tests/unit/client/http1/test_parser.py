@@ -15,9 +15,16 @@ from streamproxy.errors import BadResponse, ResponseIncomplete
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.times import FOREVER
 
-TOKEN = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789!#$%&'*+-.^_`|~", min_size=1, max_size=12)
+
+def spelled(letters: bytes, min_size: int, max_size: int) -> st.SearchStrategy[bytes]:
+    """Words of these bytes: each is drawn at once, which takes a fraction of the time that its letters would."""
+    table = bytes(letters[number % len(letters)] for number in range(256))
+    return st.binary(min_size=min_size, max_size=max_size).map(lambda raw: raw.translate(table))
+
+
+TOKEN = spelled(b"abcdefghijklmnopqrstuvwxyzABCXYZ0123456789!#$%&'*+-.^_`|~", 1, 12)
 VISIBLE = bytes(range(0x21, 0x7F)) + bytes(range(0x80, 0x100))
-VALUE = st.lists(st.binary(min_size=1, max_size=8).map(lambda raw: bytes(VISIBLE[byte % len(VISIBLE)] for byte in raw)))
+VALUE = spelled(VISIBLE + b" " * 16, 0, 24).map(lambda value: value.strip(b" "))
 SPACE = st.sampled_from([b"", b" ", b"\t", b"  "])
 FRAMES = (b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"proxy-connection", b"keep-alive")
 
@@ -35,8 +42,8 @@ class Outcome(NamedTuple):
 def fields(draw: st.DrawFn) -> list[bytes]:
     """Field lines that say nothing of framing."""
     return [
-        name + b":" + draw(SPACE) + b" ".join(draw(VALUE)) + draw(SPACE) + b"\r\n"
-        for name in draw(st.lists(TOKEN.map(str.encode), max_size=5))
+        name + b":" + draw(SPACE) + draw(VALUE) + draw(SPACE) + b"\r\n"
+        for name in draw(st.lists(TOKEN, max_size=5))
         if name.lower() not in FRAMES
     ]
 
