@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from streamproxy.formats.json_brackets import ALLOWED
+from streamproxy.version import COMPILED
 
 LONGEST_KEY: Final = 1024  # bytes; no wanted key is longer
 LONGEST_SCALAR: Final = 64  # bytes that are checked; a longer number is skipped
@@ -21,7 +22,7 @@ SCALAR: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+
 
 _STRINGS: Final = 256  # that are read; where strings are many and short, windows of them cost less
 _LONGEST_TEXT: Final = 64  # bytes between two strings; a longer text costs less as a whole. At most a scalar's limit.
-_NEAR: Final = 16  # bytes of a string that are looked at one by one
+_NEAR: Final = 16 if COMPILED else 0  # bytes of a string that are looked at one by one; otherwise a call costs less
 _STRING_REST: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _ESCAPES: Final = 8  # escaped quotes in a string, behind which it is read by that expression
 _DEEPEST: Final = 1 << 40  # 40 nested brackets
