@@ -12,7 +12,7 @@ their own, which end without touching the stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +31,7 @@ from streamproxy.exchange.call import Call
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.tally import Tally
 from streamproxy.formats.inspector import Inspector
-from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.origins.base import Origin, OriginResponse, OwnResponse
 from streamproxy.origins.owner import owner_by, owner_of
 from streamproxy.origins.reader import Reader, judge_of
 from streamproxy.store.base import KeptStream, StopReason, StreamHead, StreamStore
@@ -73,7 +73,7 @@ class NothingToSend(ChunkSource):
         return None
 
 
-class EmptyResponse(OriginResponse):
+class EmptyResponse(OwnResponse):
     """204: the stream has ended and there is nothing after the cursor, or it was stopped. Or the answer to HEAD."""
 
     __slots__ = ()
@@ -86,7 +86,7 @@ class EmptyResponse(OriginResponse):
         """There is nothing to let go of."""
 
 
-class ReplayedResponse(OriginResponse):
+class ReplayedResponse(OwnResponse):
     """A stream from a cursor on."""
 
     __slots__ = ("_media", "_stored")
@@ -104,7 +104,7 @@ class ReplayedResponse(OriginResponse):
         self._stored.close()
 
 
-class KeptResponse(OriginResponse):
+class KeptResponse(OwnResponse):
     """A response that another origin has opened, read through the store."""
 
     __slots__ = ("_exchange", "_inner", "_reader", "_stored", "_stream", "_throttled")
@@ -113,6 +113,7 @@ class KeptResponse(OriginResponse):
         super().__init__(inner.status, inner.fields, body)
         self.reason = inner.reason
         self.version = inner.version
+        self.on_client_left = body.abandon
         self._exchange = exchange
         self._inner = inner
         self._stream = stream
@@ -124,9 +125,6 @@ class KeptResponse(OriginResponse):
         """Begin to read the upstream. ``judge`` tells whether a stream that ended in good order is complete."""
         self._throttled = plan.throttled
         self._reader = Reader(self._inner.body, self._stream, plan.buffer, self._exchange, judge, plan.max_events)
-
-    def on_client_left(self) -> Callable[[], None] | None:
-        return self._stored.abandon
 
     async def aclose(self, fault: BaseException | None) -> None:
         if self._throttled is not None and isinstance(fault, EventLimitReached):

@@ -44,7 +44,7 @@ logger = logging.getLogger("streamproxy.proxy")
 
 
 class Relay(Keepalives):
-    """Carries one response. ``run`` sends it to its end, or raises why it could not."""
+    """Carries one response: ``run``, which sets all attributes, sends it to its end, or raises why it could not."""
 
     __slots__ = (
         "_blocked",
@@ -58,15 +58,29 @@ class Relay(Keepalives):
         "_source",
     )
 
-    def __init__(self, call: Call, response: OriginResponse, plan: RelayPlan, dialect: Dialect) -> None:
-        self._exchange = call.exchange
-        self._downstream = call.downstream
-        self._timer = call.timer
+    def run(
+        self,
+        call: Call,
+        response: OriginResponse,
+        fields: ResponseFields,
+        plan: RelayPlan,
+        dialect: Dialect,
+        early: EarlyHead | None,
+    ) -> Coroutine[Any, Any, None] | None:
+        """Send the head with ``fields``, unless an ``early`` one has gone out; returns the coroutine that sends every
+        chunk as it comes, and the end. None where all of that is done, for a body that was complete.
+
+        It raises the ExchangeError of an upstream that does not finish, and OSError when a send finds that the client
+        has left. Whatever it raises is for `fail`.
+        """
+        self._exchange = exchange = call.exchange
+        self._downstream = downstream = call.downstream
+        self._timer = timer = call.timer
         self._response = response
         self._source = response.body
         self._plan = plan
         self._dialect = dialect
-        self._direct = call.downstream.direct
+        self._direct = downstream.direct
         self._inspector = None
         self._events = False
         self._media = b""
@@ -78,24 +92,16 @@ class Relay(Keepalives):
         self._max_events = plan.max_events
         self._missing: ExchangeError | None = None  # why the body is incomplete, though it has ended
         self._over = False  # the next event would be more than the route lets through
-
-    def run(self, fields: ResponseFields, early: EarlyHead | None = None) -> Coroutine[Any, Any, None] | None:
-        """Send the head, unless an ``early`` one has gone out; returns the coroutine that sends every chunk as it
-        comes, and the end. None where all of that is done, for a body that was complete.
-
-        It raises the ExchangeError of an upstream that does not finish, and OSError when a send finds that the client
-        has left. Whatever it raises is for `fail`.
-        """
-        response, exchange = self._response, self._exchange
         self._classify(response.status, fields)
         exchange.phase = "body"
-        self._timer.waits_for(CHUNK, exchange.head_at)
+        timer.waits = CHUNK  # as `waits_for`, whose call costs
+        timer.since = exchange.head_at
         if early is not None and early.sent:
             self._bom = BomFilter()
-            if self._timer.keepalive_since != FOREVER:
-                self._timer.keepalive_since = early.last_at
+            if timer.keepalive_since != FOREVER:
+                timer.keepalive_since = early.last_at
             return self._run(early.settle())
-        begun = self._downstream.begin(response.status, fields.kept, response.complete, response.reason)
+        begun = downstream.begin(response.status, fields.kept, response.complete, response.reason)
         whole = self._whole() if begun is None and response.complete else b""
         if not whole:
             return self._run(begun)
