@@ -143,7 +143,8 @@ class Handler:
         """The call of a request, with what is known of it before anything is done."""
         plan = self._plan
         fields = RequestFields(scope["headers"])
-        request_id = fields.noted.get(b"x-request-id")
+        noted = fields.noted
+        request_id = noted.get(b"x-request-id")
         exchange = Exchange(
             request_id.decode() if request_id and sane_request_id(request_id) else new_request_id(),
             plan.name,
@@ -165,8 +166,8 @@ class Handler:
                 exchange.client = original_client(chain, peer, plan.trusted)
         if plan.tracer is not None:
             plan.tracer.begin(exchange, downstream.headers, downstream.scheme)
-        elif traceparent := fields.noted.get(b"traceparent"):
-            parent = parse_traceparent(traceparent)
+        elif b"traceparent" in noted:
+            parent = parse_traceparent(noted[b"traceparent"])
             exchange.trace_id = parent.trace_id if parent is not None else ""
         call = Call()
         call.exchange = exchange

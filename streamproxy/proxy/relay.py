@@ -92,7 +92,8 @@ class Relay(Keepalives):
                 timer.keepalive_since = early.last_at
             return self._run(early.settle())
         begun = downstream.begin(response.status, fields.kept, response.complete, response.reason)
-        whole = self._whole() if begun is None and response.complete else b""
+        at_once = begun is None and response.complete and plan.max_events is None
+        whole = self._source.rest() if at_once else b""
         if readable:
             if whole and not self._reads:
                 exchange.events = dialect.count_events(self._media, whole)
