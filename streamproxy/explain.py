@@ -20,7 +20,7 @@ from streamproxy.deployment import Deployment
 from streamproxy.errors import ExchangeError, NoModel, NotImplementedHere
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.ledger import Ledger
-from streamproxy.exchange.target import Target
+from streamproxy.exchange.target import Target, make_target
 from streamproxy.origins.base import Origin
 from streamproxy.origins.redis import EventsOrigin
 from streamproxy.origins.upstream import UpstreamRequest
@@ -86,7 +86,7 @@ def _split(url: str) -> tuple[str, str, Target]:
         raise ValueError(f"{url!r} is neither a URL nor a path that begins with a slash")
     path, question, query = rest.encode().partition(b"?")
     host = parts.netloc.rpartition("@")[2] if "://" in url else ""
-    return parts.scheme or "http", host or "localhost", Target(path, query if question else None)
+    return parts.scheme or "http", host or "localhost", make_target(path, query if question else None)
 
 
 class Explanation(NamedTuple):

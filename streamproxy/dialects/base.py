@@ -40,6 +40,13 @@ class Dialect:
         """`error_event` for a stream of the bare media type ``media``; empty where none can be said in it."""
         return self.error_event(error, request_id) if media == EVENT_STREAM else b""
 
+    def count_events(self, media: bytes, body: bytes) -> int:
+        """The number of events in a body that is all there, if no more than that is understood of it.
+
+        ``media`` is as for `inspector`. 0 where an inspector has to count them.
+        """
+        return 0
+
     def inspector(self, status: int, media: bytes, has_length: bool = False) -> Inspector | None:
         """What follows the body of a response; None for a body that says nothing.
 

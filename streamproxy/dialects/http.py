@@ -14,7 +14,7 @@ from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ExchangeError
 from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.ndjson import LineCounter
-from streamproxy.formats.sse import SseTracker
+from streamproxy.formats.sse import SseTracker, count_whole
 from streamproxy.wire.headers import VIA, Headers
 from streamproxy.wire.media import EVENT_STREAM, NDJSON
 
@@ -28,6 +28,9 @@ class HttpDialect(Dialect):
     def error_event(self, error: ExchangeError, request_id: str) -> bytes:
         problem = _problem(error, request_id) | {"code": error.error}
         return b"event: error\ndata: " + json.dumps(problem).encode() + b"\n\n"
+
+    def count_events(self, media: bytes, body: bytes) -> int:
+        return count_whole(body) if media == EVENT_STREAM else 0
 
     def inspector(self, status: int, media: bytes, has_length: bool = False) -> Inspector | None:
         if media == EVENT_STREAM:

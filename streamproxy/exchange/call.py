@@ -11,17 +11,20 @@ from streamproxy.exchange.timer import Timer
 
 
 class Call:
-    """The three parts of a request, and all that the code serving it receives."""
+    """The three parts of a request, and all that the code serving it receives.
+
+    ``peeked`` is what was read ahead of a JSON body. ``on_connected`` is called when there is a connection for the
+    request, and ``on_close`` at its end. There is no `__init__`, whose call would cost more than all the rest.
+    """
 
     __slots__ = ("downstream", "exchange", "on_close", "on_connected", "peeked", "timer")
 
-    def __init__(self, exchange: Exchange, downstream: Downstream, timer: Timer) -> None:
-        self.exchange = exchange
-        self.downstream = downstream
-        self.timer = timer
-        self.peeked: Peeked | None = None  # what was read ahead of a JSON body
-        self.on_close: Callable[[], None] | None = None
-        self.on_connected: Callable[[], None] | None = None  # called when there is a connection for the request
+    exchange: Exchange
+    downstream: Downstream
+    timer: Timer
+    peeked: Peeked | None
+    on_close: Callable[[], None] | None
+    on_connected: Callable[[], None] | None
 
     def close(self) -> None:
         """Stops the timer, and stops listening to the client."""

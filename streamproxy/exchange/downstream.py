@@ -37,20 +37,16 @@ class Downstream:
 
     ``gone`` is set if the client has left and the exchange continues without it (``on_disconnect: continue``).
     Otherwise a disconnect interrupts the exchange with ClientDisconnected. ``connection`` is the connection of our own
-    server; ``direct`` is the same, but only if no middleware is in between. ``takes_informational`` is whether any 1xx
-    response would reach the client. ``wants_websocket`` is whether the request is a WebSocket handshake (RFC 6455
-    section 4.1) that `upgrade` can answer.
+    server; ``direct`` is the same, but only if no middleware is in between.
     """
 
     __slots__ = (
-        "_early_hints",
         "_exchange",
         "_hints",
         "_reader",
         "_receive",
         "_send",
         "_timer",
-        "_trailers",
         "body",
         "connection",
         "continue_on_disconnect",
@@ -64,11 +60,9 @@ class Downstream:
         "scheme",
         "scope",
         "started",
-        "takes_informational",
         "target",
         "transform_response_headers",
         "version",
-        "wants_websocket",
         "websocket_key",
         "write",
     )
@@ -99,11 +93,7 @@ class Downstream:
         self._timer = timer
         extensions = scope.get("extensions")
         connection: DownstreamConnection | None = extensions.get(CONNECTION) if extensions else None
-        self._trailers = self._early_hints = False
         self._hints: asyncio.Task[None] | None = None  # sends the early hints, before the head
-        if connection is None and extensions:
-            self._trailers = "http.response.trailers" in extensions
-            self._early_hints = "http.response.early_hint" in extensions
         # ``write`` takes a chunk and whether more will follow, and returns an awaitable or None. It saves a message and
         # a coroutine per chunk if the server provides it and no middleware wraps its send.
         self._send: Send | None = send
@@ -116,15 +106,14 @@ class Downstream:
         else:
             self.write = partial(_write, send)
         self.connection = connection
-        if self.direct is not None:
-            self.takes_informational = True
-            self.wants_websocket = self.direct.wants_websocket
-        else:
-            self.takes_informational = self._early_hints
-            self.wants_websocket = False
         self._reader: _Reader | None = None
 
     # The request.
+
+    @property
+    def wants_websocket(self) -> bool:
+        """Whether the request is a WebSocket handshake (RFC 6455 section 4.1) that `upgrade` can answer."""
+        return self.direct is not None and self.direct.wants_websocket
 
     def expect_disconnect(self) -> None:
         """Listens for a disconnect before `open`, if the server reports it through a callback."""
@@ -219,7 +208,16 @@ class Downstream:
         """Whether trailer fields would reach the client."""
         if self.direct is not None:
             return self.direct.takes_trailers
-        return self._trailers and self.fields.te_trailers
+        return self._offers("http.response.trailers") and self.fields.te_trailers
+
+    @property
+    def takes_informational(self) -> bool:
+        """Whether any 1xx response would reach the client."""
+        return self.direct is not None or self._offers("http.response.early_hint")
+
+    def _offers(self, extension: str) -> bool:
+        """Whether the server has an extension of ASGI. Where ours is wrapped, the messages of none may pass."""
+        return self.connection is None and extension in (self.scope.get("extensions") or ())
 
     def hold(self, size: int) -> None:
         """Limits the bytes that the server holds for the client to about ``size``, if the server supports it."""
@@ -236,7 +234,7 @@ class Downstream:
             if not self.direct.disconnected:
                 with contextlib.suppress(ValueError):  # a field that the client's protocol cannot carry
                     self.direct.informational(status, headers)
-        elif status == 103 and self._early_hints and not self.started and self._send is not None:
+        elif status == 103 and self.takes_informational and not self.started and self._send is not None:
             links = [value for name, value in headers if name == b"link"]
             message: Message = {"type": "http.response.early_hint", "links": links}
             self._hints = asyncio.get_running_loop().create_task(_send_behind(self._hints, self._send, message))
@@ -252,7 +250,7 @@ class Downstream:
         self._exchange.status = status
         if self._send is not None:
             message: Message = {"type": "http.response.start", "status": status, "headers": headers}
-            if self._trailers:
+            if self._offers("http.response.trailers"):
                 message["trailers"] = self.takes_trailers
             return self._send(message) if self._hints is None else _send_behind(self._hints, self._send, message)
         assert self.connection is not None
@@ -278,7 +276,7 @@ class Downstream:
         direct = self.direct
         if direct is not None:
             return direct.finish(trailers) if trailers else self.write(b"", False)
-        if self._send is not None and self._trailers and self.takes_trailers:
+        if self._send is not None and self.takes_trailers:
             return _finish(self._send, trailers)
         return self.write(b"", False)
 

@@ -218,9 +218,8 @@ class Exchange:
             return self.queued + max(0.0, now - self.queued_at)
         return self.queued
 
-    @property
     def ttfb(self) -> float | None:
-        """Seconds from having read the whole request to the first byte of the response body.
+        """Returns the seconds from having read the whole request to the first byte of the response body.
 
         None before that byte. If an exchange ends without one, the seconds until its end. 0.0 if the upstream responded
         before the request was complete.
@@ -238,9 +237,8 @@ class Exchange:
             return 0.0
         return max(0.0, now - self.request_read_at)
 
-    @property
     def upstream_ttfb(self) -> float | None:
-        """Seconds from having sent the whole request upstream to the response head, for the last attempt.
+        """Returns the seconds from having sent the whole request upstream to the response head, for the last attempt.
 
         None before the head. If an exchange ends without one, the seconds until its end. 0.0 as in `ttfb`.
         """
@@ -257,9 +255,8 @@ class Exchange:
             return 0.0
         return max(0.0, now - self.sent_at)
 
-    @property
     def first_event(self) -> float | None:
-        """Seconds from having read the whole request to the first event with content; as `ttfb`."""
+        """Returns the seconds from having read the whole request to the first event with content; as `ttfb`."""
         came, read = self.first_event_at, self.request_read_at
         if not came:
             came = self.ended_at

@@ -165,6 +165,11 @@ def blocks_of(data: bytes) -> Iterator[tuple[int, int]]:
         line = end
 
 
+def count_whole(body: bytes) -> int:
+    """Returns the number of events in a whole body in its usual form, or 0 if a tracker must count them."""
+    return whole_events(body, True) if body[-2:] == b"\n\n" and _CR not in body else 0
+
+
 def whole_events(chunk: bytes, ids: bool = False) -> int:
     """Returns the number of events in a chunk of whole blocks with LF line ends, or 0 if the chunk must be parsed.
 

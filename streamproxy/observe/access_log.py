@@ -88,8 +88,8 @@ def record(exchange: Exchange, now: float, *, live: bool = False) -> Record:
         "upstream": exchange.upstream or None,
         "endpoint": exchange.endpoint or None,
         "status": (exchange.status or None) if live else exchange.final_status,
-        "ttfb_ms": _milliseconds(exchange.ttfb),
-        "upstream_ttfb_ms": _milliseconds(exchange.upstream_ttfb),
+        "ttfb_ms": _milliseconds(exchange.ttfb()),
+        "upstream_ttfb_ms": _milliseconds(exchange.upstream_ttfb()),
         "duration_ms": _milliseconds(now - exchange.started_at),
         "request_bytes": exchange.request_bytes,
         "response_bytes": exchange.response_bytes,
@@ -114,7 +114,7 @@ def _optional(exchange: Exchange) -> Record:
         _well_formed(exchange.principal) or None,
         exchange.stream or None,
         _well_formed(exchange.model) or None,
-        _milliseconds(exchange.first_event),
+        _milliseconds(exchange.first_event()),
         usage.input if usage is not None else None,
         usage.output if usage is not None else None,
         usage.cache_read if usage is not None else None,
@@ -176,7 +176,7 @@ def json_line(exchange: Exchange, now: float) -> str:
         f'{{"time":"{timestamp(x.started_wall)}","request_id":{_quote(x.request_id)},"client":{_text(x.client)},'
         f'"method":{_quote(x.method)},"path":{_quote(path)},{_where(x.route, x.upstream, x.endpoint)},'
         f'"status":{x.status or CLIENT_LEFT},'
-        f'"ttfb_ms":{_number(x.ttfb)},"upstream_ttfb_ms":{_number(x.upstream_ttfb)},'
+        f'"ttfb_ms":{_number(x.ttfb())},"upstream_ttfb_ms":{_number(x.upstream_ttfb())},'
         f'"duration_ms":{(now - x.started_at) * 1000:.3f},"request_bytes":{x.request_bytes},'
         f'"response_bytes":{x.response_bytes},"chunks":{x.chunks},"events":{x.events},"keepalives":{x.keepalives},'
         f'"end":"{"complete" if error is None else error.end}","phase":"{x.phase}",'

@@ -109,7 +109,7 @@ def _ending(number: int, now: float, exchange: Exchange) -> Ending:
         now,
         exchange.started_wall,
         now - exchange.started_at,
-        exchange.ttfb,
+        exchange.ttfb(),
         exchange.id,
         exchange.client,
         exchange.principal,
@@ -125,7 +125,7 @@ def _ending(number: int, now: float, exchange: Exchange) -> Ending:
         exchange.phase,
         error.error if error is not None else "",
         exchange.model,
-        exchange.first_event,
+        exchange.first_event(),
         exchange.usage,
     )
 

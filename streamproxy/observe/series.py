@@ -116,11 +116,12 @@ class Series:
             self.retries += exchange.retries
         if exchange.queued and not exchange.queued_at:
             self.queue.observe(exchange.queued)
-        if (seconds := exchange.upstream_ttfb) is not None:
+        if (seconds := exchange.upstream_ttfb()) is not None:
             self.upstream_ttfb.noted.append(seconds)
-        if (seconds := exchange.ttfb) is not None:
+        if (seconds := exchange.ttfb()) is not None:
             self.ttfb.noted.append(seconds)
-        self.chunk_gap.sum += exchange.gap_sum
+        if exchange.gap_sum:  # to read a sum costs more than to see that nothing is added
+            self.chunk_gap.sum += exchange.gap_sum
 
     def merge(self, other: Series) -> None:
         """Adds another object's numbers."""
@@ -176,7 +177,7 @@ class GenAi:
             self._count("reasoning", usage.reasoning)
 
     def _add(self, exchange: Exchange) -> None:
-        if (seconds := exchange.first_event) is not None:
+        if (seconds := exchange.first_event()) is not None:
             self.first_chunk.observe(seconds)
         self.output_chunk.sum += exchange.gap_sum - exchange.gap_sum_before
 

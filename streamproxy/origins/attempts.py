@@ -169,9 +169,9 @@ class _Attempts:
         assert self._request is not None
         self._progress.begin()
         exchange.attempts += 1
-        attempt = UpstreamResponse(self._endpoint, upstream.roster, exchange)
+        attempt = UpstreamResponse()
         request, content = self._request, body.attempt() if body is not None else None
-        stream = attempt.begin(request.method, request.headers, request.extensions, content)
+        stream = attempt.begin(self._endpoint, upstream.roster, exchange, request.headers, request.extensions, content)
         fault: BaseException | None = None
         try:
             response = await stream.__aenter__()

@@ -25,23 +25,20 @@ class OriginResponse:
 
     ``reason`` is the upstream's reason phrase, empty for the usual one; ``version`` that of HTTP in which the message
     came. ``complete`` says that the whole body is there already, so that reading it waits for nothing. ``tunnel`` is
-    the upstream's end of a tunnel, behind a 101 that is right; it lives until `aclose`.
+    the upstream's end of a tunnel, behind a 101 that is right; it lives until `aclose`. ``on_client_left`` is what to
+    call when the client leaves and the response is to be read on; None where that breaks it off.
     """
 
-    __slots__ = ("body", "complete", "fields", "reason", "status", "tunnel", "version")
+    __slots__ = ("body", "complete", "fields", "on_client_left", "reason", "status", "tunnel", "version")
 
-    def __init__(self, status: int, fields: ResponseFields, body: ChunkSource) -> None:
-        self.status = status
-        self.reason = b""
-        self.version = "1.1"
-        self.fields = fields
-        self.body = body
-        self.complete = False
-        self.tunnel: ByteStream | None = None
-
-    def on_client_left(self) -> Callable[[], None] | None:
-        """What to call when the client leaves and the response is to be read on; None where that breaks it off."""
-        return None
+    status: int
+    reason: bytes
+    version: str
+    fields: ResponseFields
+    body: ChunkSource
+    complete: bool
+    tunnel: ByteStream | None
+    on_client_left: Callable[[], None] | None
 
     def inspector(self) -> Inspector | None:
         """What follows the body in place of an inspector of the dialect; None where that is what it takes."""
@@ -57,6 +54,23 @@ class OriginResponse:
         A body that was not read to its end is broken off.
         """
         raise NotImplementedError
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class OwnResponse(OriginResponse):
+    """A response that an origin makes itself, perhaps of another one."""
+
+    __slots__ = ()
+
+    def __init__(self, status: int, fields: ResponseFields, body: ChunkSource) -> None:
+        self.status = status
+        self.reason = b""
+        self.version = "1.1"
+        self.fields = fields
+        self.body = body
+        self.complete = False
+        self.tunnel = None
+        self.on_client_left = None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -20,7 +20,7 @@ from streamproxy.errors import BodyTooLarge, ExchangeAborted
 from streamproxy.exchange.body import Receive
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
-from streamproxy.exchange.target import Target
+from streamproxy.exchange.target import Target, make_target
 from streamproxy.origins.base import Origin, OriginResponse
 
 MOST: Final = 1000  # copies of one route at once
@@ -174,7 +174,7 @@ class MirrorOrigin(Origin):
             "client": downstream.scope.get("client"),
             "extensions": {CONNECTION: copy},
         }
-        target = Target(path, query)
+        target = make_target(path, query)
         target.climbs = downstream.target.climbs
         task = asyncio.get_running_loop().create_task(_run(self._serve(target, scope, copy.receive, copy.send)))
         copy.task = task

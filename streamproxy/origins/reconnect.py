@@ -28,7 +28,7 @@ from streamproxy.errors import BadResponse, ExchangeError, ResponseIncomplete, U
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.timer import CHUNK
 from streamproxy.formats.sse import blocks_of
-from streamproxy.origins.base import Origin, OriginResponse, is_event_stream
+from streamproxy.origins.base import Origin, OriginResponse, OwnResponse, is_event_stream
 from streamproxy.wire.headers import RequestFields
 
 _LONGEST: Final = 1 << 20  # bytes of an unfinished event that are held
@@ -297,7 +297,7 @@ class ReconnectedBody(ChunkSource):
             self._ended = True
 
 
-class ReconnectedResponse(OriginResponse):
+class ReconnectedResponse(OwnResponse):
     """A response whose body is asked for again when it breaks."""
 
     __slots__ = ("_events",)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from streamproxy.errors import LimitReached, MethodRefused
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.timer import HEAD
-from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.origins.base import Origin, OriginResponse, OwnResponse
 from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import last_event_ids
 from streamproxy.store.events import ChannelRequest, ChannelTemplate
@@ -30,7 +30,7 @@ class EventsPlan:
     buffer: int
 
 
-class EventsResponse(OriginResponse):
+class EventsResponse(OwnResponse):
     """The events of one client. It has no good end."""
 
     __slots__ = ("_stored",)

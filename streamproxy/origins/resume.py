@@ -12,7 +12,7 @@ their own, which end without touching the stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +32,7 @@ from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.tally import Tally
 from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.sse import SseTracker
-from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.origins.base import Origin, OriginResponse, OwnResponse
 from streamproxy.origins.owner import owner_by, owner_of
 from streamproxy.origins.reader import Reader, judge_of
 from streamproxy.store.base import KeptStream, StopReason, StreamHead, StreamStore
@@ -74,7 +74,7 @@ class NothingToSend(ChunkSource):
         return None
 
 
-class EmptyResponse(OriginResponse):
+class EmptyResponse(OwnResponse):
     """204: the stream has ended and there is nothing after the cursor, or it was stopped. Or the answer to HEAD."""
 
     __slots__ = ()
@@ -87,7 +87,7 @@ class EmptyResponse(OriginResponse):
         """There is nothing to let go of."""
 
 
-class ReplayedResponse(OriginResponse):
+class ReplayedResponse(OwnResponse):
     """A stream from a cursor on."""
 
     __slots__ = ("_media", "_stored")
@@ -127,7 +127,7 @@ class KeptTracker(SseTracker):
             SseTracker.feed(self, chunk)
 
 
-class KeptResponse(OriginResponse):
+class KeptResponse(OwnResponse):
     """A response that another origin has opened, read through the store.
 
     ``tracker`` counts its events where nothing else is read in them.
@@ -147,6 +147,7 @@ class KeptResponse(OriginResponse):
         self._tracker = tracker
         self.reason = inner.reason
         self.version = inner.version
+        self.on_client_left = body.abandon
         self._exchange = exchange
         self._inner = inner
         self._stream = stream
@@ -161,9 +162,6 @@ class KeptResponse(OriginResponse):
 
     def inspector(self) -> Inspector | None:
         return self._tracker
-
-    def on_client_left(self) -> Callable[[], None] | None:
-        return self._stored.abandon
 
     async def aclose(self, fault: BaseException | None) -> None:
         if self._throttled is not None and isinstance(fault, EventLimitReached):

@@ -11,13 +11,13 @@ is the stream's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 
 from streamproxy.errors import ResponseIncomplete
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.timer import HEAD
 from streamproxy.formats.inspector import Inspector
-from streamproxy.origins.base import Origin, OriginResponse, is_event_stream
+from streamproxy.origins.base import Origin, OriginResponse, OwnResponse, is_event_stream
 from streamproxy.origins.owner import owner_of
 from streamproxy.origins.reader import Reader, judge_of
 from streamproxy.origins.shared_stream import CURSOR, SharedBody, SharedInspector, SharedStream, SharePlan
@@ -26,7 +26,7 @@ from streamproxy.wire.headers import Headers
 from streamproxy.wire.response_fields import ResponseFields
 
 
-class OpenedResponse(OriginResponse):
+class OpenedResponse(OwnResponse):
     """The response of the first client, whose exchange stands for the stream."""
 
     __slots__ = ("_body", "_inner", "_reader", "_stream")
@@ -35,13 +35,11 @@ class OpenedResponse(OriginResponse):
         super().__init__(inner.status, inner.fields, body)
         self.reason = inner.reason
         self.version = inner.version
+        self.on_client_left = body.abandon
         self._inner = inner
         self._stream = stream
         self._body = body
         self._reader = Reader(inner.body, stream, max(1, stream.plan.buffer // 2), stream.exchange, judge)
-
-    def on_client_left(self) -> Callable[[], None] | None:
-        return self._body.abandon
 
     def inspector(self) -> Inspector | None:
         sees_more = self._stream.plan.dialect.reads_answers
@@ -59,7 +57,7 @@ class OpenedResponse(OriginResponse):
             raise failure
 
 
-class JoinedResponse(OriginResponse):
+class JoinedResponse(OwnResponse):
     """The response of a client that reads a stream of another."""
 
     __slots__ = ("_body", "_stream")

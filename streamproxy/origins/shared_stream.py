@@ -258,7 +258,7 @@ class SharedStream(Recipient):
         self.opened = True
         self.fields = list(response.fields.kept)
         self.version = response.version
-        self.on_left = response.on_client_left()
+        self.on_left = response.on_client_left
         self.cursor = next((value.partition(b"/")[0] for name, value in self.fields if name == CURSOR), b"")
         body = SharedBody(self, _FOLLOWS, 0)
         self.bodies[body] = None

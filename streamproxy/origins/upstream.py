@@ -79,29 +79,32 @@ class UpstreamRequest:
 class UpstreamResponse(OriginResponse):
     """One attempt at one endpoint, and its response.
 
-    ``roster`` hears how the attempt went; it is None where there is one endpoint for ever.
+    ``roster`` hears how the attempt went; it is None where there is one endpoint for ever. `begin` and `opened` set
+    the attributes.
     """
 
     __slots__ = ("_endpoint", "_exchange", "_roster", "_stream", "alarm")
 
-    def __init__(self, endpoint: Endpoint, roster: Roster | None, exchange: Exchange) -> None:
-        # What the base has is set by `opened`.
+    def begin(
+        self,
+        endpoint: Endpoint,
+        roster: Roster | None,
+        exchange: Exchange,
+        headers: Headers,
+        extensions: dict[str, Any],
+        content: Any,
+    ) -> AbstractAsyncContextManager[Response]:
+        """Take a place at the endpoint. Returns the request to enter; then `opened` or `failed` has to be called."""
         self._endpoint = endpoint
         self._roster = roster
         self._exchange = exchange
         self._stream: AbstractAsyncContextManager[Response] | None = None
         self.alarm: asyncio.TimerHandle | None = None  # stopped when the response is let go of
-
-    def begin(
-        self, method: str, headers: Headers, extensions: dict[str, Any], content: Any
-    ) -> AbstractAsyncContextManager[Response]:
-        """Take a place at the endpoint. Returns the request to enter; then `opened` or `failed` has to be called."""
-        endpoint = self._endpoint
-        self._exchange.endpoint = endpoint.url
+        url = exchange.endpoint = endpoint.url
         endpoint.streams += 1
         try:
             self._stream = stream = endpoint.client.stream(
-                method, endpoint.url, headers=headers, content=content, extensions=extensions
+                exchange.method, url, headers=headers, content=content, extensions=extensions
             )
         except BaseException as error:
             self.failed(error)
@@ -125,7 +128,7 @@ class UpstreamResponse(OriginResponse):
         self.fields = ResponseFields(response.raw)
         self.body = response.source
         self.complete = response.complete
-        self.tunnel = None
+        self.tunnel = self.on_client_left = None
         if self._roster is not None:
             if self._roster.sessions is not None:
                 self._roster.sessions.learn(response.raw, self._endpoint)
@@ -153,7 +156,10 @@ class UpstreamResponse(OriginResponse):
         self.tunnel = response.detach()
 
     def end(self) -> Awaitable[Any] | None:
-        self._leave(None)
+        if self._roster is None and self.alarm is None:
+            self._endpoint.streams -= 1
+        else:
+            self._leave(None)
         if self.body.release():
             return None
         assert self._stream is not None
@@ -205,9 +211,9 @@ class UpstreamOrigin(Origin):
         headers, extensions = self._headers(call, endpoint.authority), self._extensions(call)
         exchange.phase = "connect"
         key, body = downstream.websocket_key, downstream.body
-        attempt = UpstreamResponse(endpoint, upstream.roster, exchange)
+        attempt = UpstreamResponse()
         content = body.attempt() if body is not None else None
-        stream = attempt.begin(downstream.method, headers, extensions, content)
+        stream = attempt.begin(endpoint, upstream.roster, exchange, headers, extensions, content)
         try:
             response = await stream.__aenter__()
         except BaseException as error:
@@ -238,7 +244,7 @@ class UpstreamOrigin(Origin):
         extensions["progress"] = call.timer.progress
         if call.on_connected is not None:
             extensions["progress"] = partial(_progress, call)
-        if downstream.takes_informational:
+        if downstream.direct is not None or downstream.takes_informational:  # a property costs more than a slot
             extensions["informational"] = downstream.informational
         if plan.trailers and downstream.direct is not None:
             extensions["trailers"] = downstream.request_trailers

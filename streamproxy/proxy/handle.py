@@ -67,7 +67,7 @@ class Handler:
 
     async def handle(self, target: Target, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, to its one end."""
-        plan = self._plan
+        plan, chooser = self._plan, self._chooser
         call = self.begin(target, scope, receive, send)
         exchange, downstream = call.exchange, call.downstream
         place = response = relay = charged = early = None
@@ -76,13 +76,13 @@ class Handler:
         try:
             # Nothing waits in a handler of exceptions: compiled code may not.
             try:
-                if self._chooser is not None:
-                    plan = await self._chooser.choose(call)
-                if plan.auth is not None and plan.auth.waits and self._chooser is None:
+                if chooser is not None:
+                    plan = await chooser.choose(call)
+                if plan.auth is not None and plan.auth.waits and chooser is None:
                     await prepare_auth(plan.auth, call)
                 answer = answer_here(plan, call, self._ledger.draining)
                 if answer is None:
-                    if self._chooser is None:
+                    if chooser is None:
                         downstream.open(plan.max_request_body, plan.buffer)
                     if plan.limited and not plan.origin.replays(call):
                         if plan.quota is not None:
@@ -92,10 +92,10 @@ class Handler:
                         if plan.admission is not None:
                             place = _place(plan, plan.admission, call)
                     if plan.early is not None and not plan.origin.replays(call):  # whose 404 or 410 is a status
-                        early = await _early(plan, plan.early, call, self._chooser is None)
+                        early = await _early(plan, plan.early, call, chooser is None)
                     if place is not None and plan.admission is not None:
                         await plan.admission.wait(place, exchange)
-                    if plan.peek is not None and self._chooser is None and plan.early is None:
+                    if plan.peek is not None and chooser is None and plan.early is None:
                         peeking = peek(call, plan.peek)
                         if peeking is not None:
                             await peeking
@@ -107,12 +107,13 @@ class Handler:
                         response = await _fitting(early, unfit)
                     elif early is not None:
                         early.stop()
+                    fields = _prepare(plan, call, response, place)
                     if response.tunnel is not None and plan.tunnel is not None:
-                        fields = _prepare(plan, call, response, place)
                         await Tunnel(call, response.tunnel, plan.tunnel).run(fields.kept)
                     else:
-                        relay = Relay(call, response, plan.relay, plan.dialect.for_path(target.path))
-                        running = relay.run(_prepare(plan, call, response, place), early)
+                        dialect = plan.dialect.for_path(target.path)
+                        relay = Relay()
+                        running = relay.run(call, response, fields, plan.relay, dialect, early)
                         if running is not None:
                             await running
                     finished, response = response, None
@@ -144,7 +145,8 @@ class Handler:
         """The call of a request, with what is known of it before anything is done."""
         plan = self._plan
         fields = RequestFields(scope["headers"])
-        request_id = fields.noted.get(b"x-request-id")
+        noted = fields.noted
+        request_id = noted.get(b"x-request-id")
         exchange = Exchange(
             request_id.decode() if request_id and sane_request_id(request_id) else new_request_id(),
             plan.name,
@@ -166,10 +168,15 @@ class Handler:
                 exchange.client = original_client(chain, peer, plan.trusted)
         if plan.tracer is not None:
             plan.tracer.begin(exchange, downstream.headers, downstream.scheme)
-        elif traceparent := fields.noted.get(b"traceparent"):
-            parent = parse_traceparent(traceparent)
+        elif b"traceparent" in noted:
+            parent = parse_traceparent(noted[b"traceparent"])
             exchange.trace_id = parent.trace_id if parent is not None else ""
-        return Call(exchange, downstream, timer)
+        call = Call()
+        call.exchange = exchange
+        call.downstream = downstream
+        call.timer = timer
+        call.peeked = call.on_close = call.on_connected = None
+        return call
 
 
 def _place(plan: RoutePlan, admission: Admission, call: Call) -> Ticket:
@@ -230,12 +237,14 @@ def _prepare(plan: RoutePlan, call: Call, response: OriginResponse, place: Ticke
     fields.pass_on(exchange.request_id.encode(), date, response.version)
     if plan.response_edit is not NO_EDIT:
         fields = ResponseFields(plan.response_edit.apply(fields.kept))
-    downstream.on_gone = response.on_client_left()
-    downstream.continue_on_disconnect = plan.continue_on_disconnect or downstream.on_gone is not None
-    if downstream.on_gone is not None:
+    downstream.continue_on_disconnect = plan.continue_on_disconnect
+    read_on = response.on_client_left
+    if read_on is not None:
+        downstream.continue_on_disconnect = True
+        downstream.on_gone = read_on
         call.timer.on_blocked = downstream.cut
         if plan.admission is not None and place is not None:
-            downstream.on_gone = partial(_goes_on, downstream.on_gone, plan.admission, place)
+            downstream.on_gone = partial(_goes_on, read_on, plan.admission, place)
     if downstream.connection is not None:
         downstream.connection.set_write_limit(plan.buffer // 2)  # the other half is the upstream connection's
     return fields

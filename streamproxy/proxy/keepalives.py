@@ -22,6 +22,7 @@ from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.ndjson import KEEPALIVE as SPACE
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.proxy.plan import RelayPlan
+from streamproxy.wire.media import EVENT_STREAM
 
 
 class Keepalives:
@@ -32,10 +33,10 @@ class Keepalives:
         "_dialect",
         "_direct",
         "_downstream",
-        "_events",
         "_exchange",
         "_inspector",
         "_keepalive_task",
+        "_media",
         "_plan",
         "_timer",
     )
@@ -44,10 +45,10 @@ class Keepalives:
     _dialect: Dialect
     _direct: DownstreamConnection | None
     _downstream: Downstream
-    _events: bool  # it is an event stream, whose keepalives are comments
     _exchange: Exchange
     _inspector: Inspector | None
     _keepalive_task: asyncio.Task[None] | None
+    _media: bytes  # the bare media type of the response; keepalives of event streams are comments
     _plan: RelayPlan
     _timer: Timer
 
@@ -63,9 +64,10 @@ class Keepalives:
             or not inspector.between_events
         ):
             return
-        if self._events and not self._exchange.chunks and self._bom is None:
+        events = self._media == EVENT_STREAM
+        if events and not self._exchange.chunks and self._bom is None:
             self._bom = BomFilter()
-        comment = self._comment(shape, inspector) if self._events else SPACE
+        comment = self._comment(shape, inspector) if events else SPACE
         if self._direct is None:
             self._start_keepalive(self._send_keepalive(comment))
             return

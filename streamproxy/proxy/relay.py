@@ -44,59 +44,61 @@ logger = logging.getLogger("streamproxy.proxy")
 
 
 class Relay(Keepalives):
-    """Carries one response. ``run`` sends it to its end, or raises why it could not."""
+    """Carries one response: ``run``, which sets all attributes, sends it to its end, or raises why it could not."""
 
-    __slots__ = (
-        "_blocked",
-        "_fault",
-        "_max_events",
-        "_media",
-        "_missing",
-        "_over",
-        "_reads",
-        "_response",
-        "_source",
-    )
+    __slots__ = ("_blocked", "_fault", "_missing", "_over", "_reads", "_response", "_source")
 
-    def __init__(self, call: Call, response: OriginResponse, plan: RelayPlan, dialect: Dialect) -> None:
-        self._exchange = call.exchange
-        self._downstream = call.downstream
-        self._timer = call.timer
-        self._response = response
-        self._source = response.body
-        self._plan = plan
-        self._dialect = dialect
-        self._direct = call.downstream.direct
-        self._inspector = None
-        self._events = False
-        self._media = b""
-        self._reads = False  # the inspector reads what the stream says of itself
-        self._keepalive_task = None
-        self._bom = None
-        self._blocked = False  # a chunk was pushed, and the client's side holds more than it may
-        self._fault: BaseException | None = None  # what a push ran into
-        self._max_events = plan.max_events
-        self._missing: ExchangeError | None = None  # why the body is incomplete, though it has ended
-        self._over = False  # the next event would be more than the route lets through
+    _blocked: bool  # a chunk was pushed, and the client's side holds more than it may
+    _fault: BaseException | None  # what a push ran into
 
-    def run(self, fields: ResponseFields, early: EarlyHead | None = None) -> Coroutine[Any, Any, None] | None:
-        """Send the head, unless an ``early`` one has gone out; returns the coroutine that sends every chunk as it
-        comes, and the end. None where all of that is done, for a body that was complete.
+    def run(
+        self,
+        call: Call,
+        response: OriginResponse,
+        fields: ResponseFields,
+        plan: RelayPlan,
+        dialect: Dialect,
+        early: EarlyHead | None,
+    ) -> Coroutine[Any, Any, None] | None:
+        """Send the head with ``fields``, unless an ``early`` one has gone out; returns the coroutine that sends every
+        chunk as it comes, and the end. None where all of that is done, for a body that was complete.
 
         It raises the ExchangeError of an upstream that does not finish, and OSError when a send finds that the client
         has left. Whatever it raises is for `fail`.
         """
-        response, exchange = self._response, self._exchange
-        self._classify(response.status, fields)
+        self._exchange = exchange = call.exchange
+        self._downstream = downstream = call.downstream
+        self._timer = timer = call.timer
+        self._response = response
+        self._source = response.body
+        self._plan = plan
+        self._dialect = dialect
+        self._direct = downstream.direct
+        self._inspector = None
+        self._reads = False  # the inspector reads what the stream says of itself
+        self._keepalive_task = None
+        self._bom = None
+        self._missing: ExchangeError | None = None  # why the body is incomplete, though it has ended
+        self._over = False  # the next event would be more than the route lets through
+        readable = self._classify(fields)
         exchange.phase = "body"
-        self._timer.waits_for(CHUNK, exchange.head_at)
+        timer.waits = CHUNK  # as `waits_for`, whose call costs
+        timer.since = exchange.head_at
         if early is not None and early.sent:
+            if readable:
+                self._inspect(fields)
             self._bom = BomFilter()
-            if self._timer.keepalive_since != FOREVER:
-                self._timer.keepalive_since = early.last_at
+            if timer.keepalive_since != FOREVER:
+                timer.keepalive_since = early.last_at
             return self._run(early.settle())
-        begun = self._downstream.begin(response.status, fields.kept, response.complete, response.reason)
-        whole = self._whole() if begun is None and response.complete else b""
+        begun = downstream.begin(response.status, fields.kept, response.complete, response.reason)
+        at_once = begun is None and response.complete and plan.max_events is None
+        whole = self._source.rest() if at_once else b""
+        if readable:
+            if whole and not self._reads:
+                exchange.events = dialect.count_events(self._media, whole)
+            if not exchange.events:
+                self._inspect(fields)
         if not whole:
             return self._run(begun)
         waiting = self._end(whole)
@@ -104,30 +106,46 @@ class Relay(Keepalives):
             return self._run_out(waiting)
         return None
 
-    def _classify(self, status: int, fields: ResponseFields) -> None:
-        """Find out what kind of stream it is, if one."""
+    def _classify(self, fields: ResponseFields) -> bool:
+        """Find out what kind of stream it is, if one. Returns whether there is anything to read in the body."""
         self._media = media = media_type(fields.noted.get(b"content-type", b""))
-        exchange, plan, dialect = self._exchange, self._plan, self._dialect
+        reads = self._dialect.reads_answers
+        if media in STREAMING:
+            self._exchange.streaming = True
+            if self._plan.anti_buffering:
+                fields.unbuffer()
+        elif not reads:
+            return False
+        self._reads = reads and fields.plain
+        return fields.plain
+
+    def _inspect(self, fields: ResponseFields) -> None:
+        """Have the body followed from its first byte on, with keepalives where they may be.
+
+        A body that is all there is spared the inspector, if its dialect can count its events without.
+        """
+        exchange, response, dialect, plan, media = (
+            self._exchange,
+            self._response,
+            self._dialect,
+            self._plan,
+            self._media,
+        )
         has_length = b"content-length" in fields.noted
-        self._reads = dialect.reads_answers and fields.plain
-        if media not in STREAMING:
-            if self._reads:
-                self._inspector = dialect.inspector(status, media, has_length)
+        if not exchange.streaming:
+            self._inspector = dialect.inspector(response.status, media, has_length)
             return
-        exchange.streaming = True
-        if fields.plain:
-            shared = self._response.inspector()
-            inspector = dialect.inspector(status, media, fields.told_length) if shared is None else shared
-            self._inspector = exchange.inspector = inspector
-            self._events = media == EVENT_STREAM
-            may = self._events or (plan.ndjson and media in NDJSON)
-            if may and plan.keepalive is not None and status == 200 and not has_length and not self._response.complete:
-                self._timer.keep_alive(self._keepalive, exchange.head_at)
-        if plan.anti_buffering:
-            fields.unbuffer()
+        shared = response.inspector()
+        inspector = dialect.inspector(response.status, media, fields.told_length) if shared is None else shared
+        self._inspector = exchange.inspector = inspector
+        may = plan.keepalive is not None and (media == EVENT_STREAM or (plan.ndjson and media in NDJSON))
+        if may and response.status == 200 and not has_length and not response.complete:
+            self._timer.keep_alive(self._keepalive, exchange.head_at)
 
     async def _run(self, begun: Awaitable[None] | None) -> None:
         exchange, timer, source, direct = self._exchange, self._timer, self._source, self._direct
+        self._blocked = False
+        self._fault = None
         if begun is not None:
             await self._taken(begun, exchange.head_at)
         whole = self._whole() if self._response.complete else b""
@@ -217,10 +235,11 @@ class Relay(Keepalives):
         exchange.response_bytes += len(chunk)
         if inspector is not None:
             try:
-                if self._max_events is None:
+                most = self._plan.max_events
+                if most is None:
                     inspector.feed(chunk)
                 else:
-                    chunk = self._feed_within(inspector, self._max_events, chunk)
+                    chunk = self._feed_within(inspector, most, chunk)
             except Exception:
                 self._go_on_blind()
                 return chunk
@@ -251,7 +270,7 @@ class Relay(Keepalives):
 
     def _whole(self) -> bytes:
         """A body that is all here, if it may go out in one piece with the end of the response; else empty."""
-        if self._bom is not None or self._max_events is not None or self._keepalive_task is not None:
+        if self._bom is not None or self._plan.max_events is not None or self._keepalive_task is not None:
             return b""
         return self._source.rest()
 

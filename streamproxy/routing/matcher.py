@@ -14,7 +14,10 @@ _CURSOR_METHODS = frozenset({"GET", "HEAD", "DELETE"})
 
 
 class Matcher:
-    """The conditions of one route, compiled for testing requests."""
+    """The conditions of one route, compiled for testing requests.
+
+    A normal path is one of the route's paths if it begins with one of ``prefixes`` or is in ``exact``.
+    """
 
     def __init__(
         self,
@@ -27,8 +30,8 @@ class Matcher:
         cursors: bool = False,
     ) -> None:
         normal = [normal_path(path.encode()) for path in paths]
-        self._exact = frozenset(path for path in normal if not path.endswith(b"/*"))
-        self._prefixes = tuple(path[:-1] for path in normal if path.endswith(b"/*"))
+        self.exact = frozenset(path for path in normal if not path.endswith(b"/*"))
+        self.prefixes = tuple(path[:-1] for path in normal if path.endswith(b"/*"))
         self._methods = frozenset(methods) | ({"HEAD"} if "GET" in methods else set())
         self._hosts = Hosts(hosts) if hosts else None
         self._cursors = cursors  # accept GET, HEAD and DELETE with a cursor, whatever the methods
@@ -38,13 +41,13 @@ class Matcher:
 
     def path(self, path: bytes) -> bool:
         """Whether a normal path is one of the route's paths, or below one of its prefixes."""
-        return path.startswith(self._prefixes) or path in self._exact
+        return path.startswith(self.prefixes) or path in self.exact
 
     def climbs(self, path: bytes) -> bool:
         """Whether a normal path leads above the prefix that it matched."""
-        if path in self._exact:
+        if path in self.exact:
             return False
-        return any(path.startswith(prefix) and climbs(path, prefix[:-1]) for prefix in self._prefixes)
+        return any(path.startswith(prefix) and climbs(path, prefix[:-1]) for prefix in self.prefixes)
 
     def rest(self, method: str, headers: Headers, query: bytes | None = None) -> bool:
         """Whether method, Host and headers match the route. The query may contain a cursor.

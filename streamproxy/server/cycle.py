@@ -18,11 +18,10 @@ protocol implements the response (``begin``, ``write``, ``push``, ``drained``, `
 - ``_continue()``: tells a waiting client to send the body. Called at most once.
 - ``_answer(status, headers, body)``: sends a whole response in the application's place; nothing was sent before.
 - ``_abandon()``: the response will never be complete, whether it has begun or not.
-- ``_responded()``: the response is complete. Called once, by `_complete`.
 
 The subclass sets ``started`` and ``_open`` in ``begin``, refuses calls that are out of turn with `_refuse_turn`, and
-calls `_complete` after the last byte. After an upgrade it sets ``_stream``, which is closed when the application ends;
-the response then counts as complete.
+tells its connection after the last byte, which calls `completed`. After an upgrade it sets ``_stream``, which is closed
+when the application ends; the response then counts as complete.
 """
 
 from __future__ import annotations
@@ -71,7 +70,8 @@ class RequestCycle(DownstreamConnection):
         "started",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, state: ServerState, target: bytes, has_body: bool) -> None:
+    def _prepare(self, loop: asyncio.AbstractEventLoop, state: ServerState, target: bytes, has_body: bool) -> None:
+        """Sets the attributes, in place of an `__init__`, which costs more."""
         self._loop = loop
         self._state = state
         self.target = target
@@ -212,6 +212,15 @@ class RequestCycle(DownstreamConnection):
             self._state.tasks.discard(self.task)
             del self.task
 
+    def completed(self) -> None:
+        """The last byte of the response was written."""
+        self._open = False
+        self.complete = True
+        self.on_disconnect = None
+        self._pieces = None
+        if self._waiters is not None:
+            self._wake()
+
     # For the subclass.
 
     def _give_up(self, error: ExchangeError | None) -> None:
@@ -227,16 +236,6 @@ class RequestCycle(DownstreamConnection):
         for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
-
-    def _complete(self) -> None:
-        """The last byte of the response was written."""
-        self._open = False
-        self.complete = True
-        self.on_disconnect = None
-        self._pieces = None
-        if self._waiters is not None:
-            self._wake()
-        self._responded()
 
     def _refuse_turn(self, step: str) -> None:
         """Raises the error of a step of the response that is out of turn: ClientLeft or RuntimeError."""
@@ -254,7 +253,4 @@ class RequestCycle(DownstreamConnection):
         raise NotImplementedError
 
     def _abandon(self) -> None:
-        raise NotImplementedError
-
-    def _responded(self) -> None:
         raise NotImplementedError

@@ -8,7 +8,7 @@ module refuses what it accepts too leniently. Names must be lower-case. RFC 9112
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final
 
 from streamproxy.wire.headers import Headers
 
@@ -29,12 +29,24 @@ class AmbiguousHead(ValueError):
     """A head that two parsers could interpret differently; the text says why."""
 
 
-class Framing(NamedTuple):
+class Framing:
     """How a body ends: after ``length`` bytes, after the last chunk, or, if neither is set, with the connection."""
 
-    length: int | None
-    chunked: bool
-    keep_alive: bool
+    __slots__ = ("chunked", "keep_alive", "length")
+
+    def __init__(self, length: int | None, chunked: bool, keep_alive: bool) -> None:
+        self.length = length
+        self.chunked = chunked
+        self.keep_alive = keep_alive
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Framing):
+            return NotImplemented
+        parts = self.length, self.chunked, self.keep_alive
+        return parts == (other.length, other.chunked, other.keep_alive)
+
+    def __hash__(self) -> int:
+        return hash((self.length, self.chunked, self.keep_alive))
 
 
 NO_BODY: Final = Framing(0, False, True)  # the usual case; compare with ``is``

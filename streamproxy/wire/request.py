@@ -59,8 +59,8 @@ _LONGEST_LINE: Final = 512
 _lines: Final[dict[bytes, RequestLine]] = {}
 
 
-def _read_line(line: bytes) -> RequestLine:
-    """Parses and caches a request line. Raises BadRequest, NotImplementedHere or AmbiguousHead."""
+def _checked_line(line: bytes) -> RequestLine:
+    """Parses and caches a request line. Raises BadRequest or NotImplementedHere."""
     parts = line.split(b" ")
     # Strict: single spaces, and only versions 1.0 and 1.1.
     if len(parts) != 3 or parts[2] not in _VERSIONS:
@@ -72,7 +72,10 @@ def _read_line(line: bytes) -> RequestLine:
         raise NotImplementedHere("CONNECT is not served here")
     if _TARGET.fullmatch(parts[1]) is None:
         raise BadRequest("The request's target is malformed")
-    target, authority = origin_form(method, parts[1])
+    try:
+        target, authority = origin_form(method, parts[1])
+    except AmbiguousHead as error:
+        raise BadRequest(f"The request is refused: {error}") from None
     raw_path, _, query = target.partition(b"?")
     path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
     read = (method.decode("ascii"), target, version, authority, path, raw_path, query)
@@ -186,8 +189,9 @@ class RequestHead:
             data = data[: -len(rest)]
         if len(data) > self._max_size:
             self._limit(len(data))
-        line, _, fields = data.partition(b"\r\n")
-        self._take_line(line)
+        begin, _, fields = data.partition(b"\r\n")
+        line = _lines.get(begin) or _checked_line(begin)
+        self.method, self.target, self.version, self._authority, self.path, self.raw_path, self.query = line
         self._parse(_NEUTRAL + fields)
         self._finish()
         return rest
@@ -212,7 +216,8 @@ class RequestHead:
             if line_end < 0:
                 self._check_line(begun, data)
                 return None
-            self._take_line(bytes(begun[:line_end]))
+            line = _checked_line(bytes(begun[:line_end]))
+            self.method, self.target, self.version, self._authority, self.path, self.raw_path, self.query = line
             self._read = True
             self._parse(_NEUTRAL + begun[line_end + 2 :])
             del begun[:-3]
@@ -246,13 +251,6 @@ class RequestHead:
             good = _LINE_PART.fullmatch(data) is not None
         if not good:
             raise BadRequest("The request line is malformed")
-
-    def _take_line(self, begin: bytes) -> None:
-        try:
-            line = _lines.get(begin) or _read_line(begin)
-        except AmbiguousHead as error:
-            raise BadRequest(f"The request is refused: {error}") from None
-        self.method, self.target, self.version, self._authority, self.path, self.raw_path, self.query = line
 
     def _parse(self, data: bytes) -> None:
         """Passes a part of a head to the parser."""

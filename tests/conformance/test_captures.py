@@ -46,7 +46,7 @@ async def test_a_stream_passes_unchanged_and_is_understood(
     exchange = await proxy.end_of()
     assert (exchange.end, exchange.model, exchange.finish_reason) == (capture.end, capture.model, capture.finish)
     assert exchange.usage == capture.usage
-    assert exchange.first_event is not None or capture.file == "vllm/messages-error.sse"
+    assert exchange.first_event() is not None or capture.file == "vllm/messages-error.sse"
     assert capture.failure in str(exchange.error)
     assert proxy.metric("streamproxy_error_events_total") == bool(capture.failure)
     assert proxy.metric("gen_ai_client_operation_duration_seconds_count") == 1

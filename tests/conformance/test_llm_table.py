@@ -122,10 +122,10 @@ async def test_the_first_event_is_the_first_that_says_something(
     await client.read_head()
     await client.read_body_until(api.quiet[-1])
     (exchange,) = proxy.app.ledger.live.values()
-    assert exchange.first_event is None
+    assert exchange.first_event() is None
     (await upstream.connection()).go.set()
     await client.read_body_until(one)
-    assert exchange.first_event is not None
+    assert exchange.first_event() is not None
 
 
 async def test_a_keepalive_has_the_shape_that_the_apis_sdk_takes(
@@ -261,7 +261,7 @@ async def test_the_usage_of_an_answer_that_does_not_stream_is_read(start: Start,
     proxy = await start([route(upstream.url, protocol=api.protocol)])
     assert (await fetch(proxy.url + api.path)).body == body
     exchange = await proxy.end_of()
-    assert (tuple(exchange.usage), exchange.first_event) == (api.used, None)
+    assert (tuple(exchange.usage), exchange.first_event()) == (api.used, None)
 
 
 async def test_tokens_are_charged_with_what_was_reported(start: Start, serve: Serve, api: Api) -> None:

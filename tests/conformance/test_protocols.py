@@ -118,7 +118,7 @@ async def test_a_stream_passes_byte_for_byte_and_what_it_says_is_known(
     assert exchange.end == "complete"
     found = (exchange.provider, exchange.operation, exchange.model, exchange.finish_reason)
     assert (*found, exchange.usage.input, exchange.usage.output) == said
-    assert exchange.first_event is not None
+    assert exchange.first_event() is not None
     labels = {"gen_ai_provider_name": said[0], "gen_ai_operation_name": said[1], "gen_ai_request_model": "other"}
     tokens = "gen_ai_client_token_usage_sum"
     assert proxy.metric(tokens, gen_ai_token_type="input", **labels) == said[4]
@@ -238,7 +238,7 @@ async def test_an_answer_that_does_not_stream_has_its_usage_read(stack: StartSta
     assert (await fetch(proxy.url)).body == body
     exchange = await proxy.end_of()
     assert (exchange.usage.input, exchange.usage.output, exchange.finish_reason) == (9, 4, "length")
-    assert exchange.first_event is None
+    assert exchange.first_event() is None
 
 
 async def test_a_compressed_stream_passes_unread(stack: StartStack, serve: Serve) -> None:

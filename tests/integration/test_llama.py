@@ -58,7 +58,7 @@ async def test_what_it_says_is_understood(proxy: RunningStack) -> None:
         assert (exchange.end, exchange.operation, exchange.model) == ("complete", operation, "smollm2")
         assert exchange.usage.input > 0
         assert exchange.usage.output == 8
-        assert exchange.first_event > 0
+        assert exchange.first_event() > 0
         assert exchange.finish_reason
     assert proxy.metric("gen_ai_client_token_usage_sum", gen_ai_token_type="output") == 24
 

@@ -80,7 +80,7 @@ class NativeClient:
         body is written together with the head, unless 100 (Continue) must be waited for, and it can be sent again.
         Raises ValueError for an invalid request.
         """
-        return prepare(self._pool, self._connector, method, url, headers, content, extensions)
+        return Stream().prepare(self._pool, self._connector, method, url, headers, content, extensions)
 
     @property
     def idle(self) -> int:
@@ -98,40 +98,6 @@ class NativeClient:
         await self._pool.aclose()
 
 
-def prepare(  # the arguments of `stream`, and the connections to use
-    pool: Pool,
-    connector: Connector,
-    method: str,
-    url: str,
-    headers: Headers,
-    content: AsyncIterator[bytes] | bytes | None,
-    extensions: Mapping[str, Any] | None,
-) -> Stream:
-    """Returns a request over connections of ``pool`` or new ones of ``connector``; see `NativeClient.stream`."""
-    if extensions is None:
-        extensions = _NOTHING
-    target: bytes = extensions.get("target") or target_of(url)
-    if content is None:
-        head = request_head(method, target, headers, False)
-        if head.find(_LENGTH) >= 0 or head.find(_CODING) >= 0:  # cheaper than looking at each field
-            refuse_body_fields(headers)
-    elif isinstance(content, bytes):
-        head = _with_body(method, target, headers, content)
-    else:
-        framing = body_framing(headers)
-        head = request_head(method, target, headers, chunked=framing.length is None)
-        if isinstance(content, BodyReader) and content.body.begun:
-            framing = BodyFraming(framing.length, False)
-        if isinstance(content, BodyReader) and not framing.expects_continue:
-            data = content.take_whole() if framing.length is not None else None
-            if data is not None:
-                if len(data) != framing.length:
-                    raise ValueError("Content-Length is not the length of the body")
-                return Stream(pool, connector, method, head + data, extensions, None)
-        return Stream(pool, connector, method, head, extensions, (content, framing))
-    return Stream(pool, connector, method, head, extensions, None)
-
-
 def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> bytes:
     """Returns head and body in one piece."""
     framing = body_framing(headers)
@@ -145,8 +111,9 @@ def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> 
 class Stream(ResponseStream):
     """A request with its response: an asynchronous context manager that returns itself.
 
-    Once it is entered, the response has ``status_code``, ``reason``, ``http_version`` and ``headers``. ``complete`` is
-    whether the whole body has arrived. The body is read by iterating `aiter_raw()`, or as a `ChunkSource`.
+    `prepare` makes the request. Once it is entered, the response has ``status_code``, ``reason``, ``http_version`` and
+    ``headers``. ``complete`` is whether the whole body has arrived. The body is read by iterating `aiter_raw()`, or as
+    a `ChunkSource`.
 
     Between `__aenter__` and `__aexit__` it owns a place in the pool and the connection there. After any error or
     cancellation, `_finish` returns both once, without waiting.
@@ -165,23 +132,47 @@ class Stream(ResponseStream):
         "_sender",
     )
 
-    def __init__(
+    def prepare(  # the arguments of `stream`, and the connections to use
         self,
         pool: Pool,
         connector: Connector,
         method: str,
-        head: bytes,
-        extensions: Mapping[str, Any],
-        body: tuple[AsyncIterator[bytes], BodyFraming] | None,
-    ) -> None:
+        url: str,
+        headers: Headers,
+        content: AsyncIterator[bytes] | bytes | None,
+        extensions: Mapping[str, Any] | None,
+    ) -> Self:
+        """Makes the request over connections of ``pool`` or new ones of ``connector``; see `NativeClient.stream`."""
+        if extensions is None:
+            extensions = _NOTHING
+        target: bytes = extensions.get("target") or target_of(url)
         self._pool = pool
         self._connector = connector
         self._method = method
-        self._head = head
         self._extensions = extensions
-        self._body = body
+        self._body: tuple[AsyncIterator[bytes], BodyFraming] | None = None  # that is sent after the head
         self._sender: BodySender | None = None
         self._connection: Connection | None = None
+        if content is None:
+            self._head = head = request_head(method, target, headers, False)
+            if head.find(_LENGTH) >= 0 or head.find(_CODING) >= 0:  # cheaper than looking at each field
+                refuse_body_fields(headers)
+        elif isinstance(content, bytes):
+            self._head = _with_body(method, target, headers, content)
+        else:
+            framing = body_framing(headers)
+            head = request_head(method, target, headers, chunked=framing.length is None)
+            if isinstance(content, BodyReader) and content.body.begun:
+                framing = BodyFraming(framing.length, False)
+            data = None
+            if isinstance(content, BodyReader) and not framing.expects_continue and framing.length is not None:
+                data = content.take_whole()
+            if data is None:
+                self._body = content, framing
+            elif len(data) != framing.length:
+                raise ValueError("Content-Length is not the length of the body")
+            self._head = head + data if data is not None else head
+        return self
 
     def __aenter__(self) -> Coroutine[Any, Any, Self]:
         taken: Any = self._pool.take()

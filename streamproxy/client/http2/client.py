@@ -15,7 +15,7 @@ from typing import Any, Final
 from streamproxy.client.base import Response, Sink
 from streamproxy.client.connect import Connector
 from streamproxy.client.connection import ClientConnection
-from streamproxy.client.http1.client import NativeClient, Stream, prepare
+from streamproxy.client.http1.client import NativeClient, Stream
 from streamproxy.client.http1.connection import Connection
 from streamproxy.client.http1.request import BodyFraming, body_framing, refuse_body_fields, target_of
 from streamproxy.client.http2.body import BodySender
@@ -296,8 +296,9 @@ class Http2Stream(ResponseStream):
     async def _speak_http1(self, connection: Connection, idle: bool) -> Response:
         """The upstream has chosen HTTP/1.1: send the request over its connection."""
         client, (method, url, headers) = self._client, self._request
+        inner = Stream()
         try:
-            inner = prepare(client.pool, client.http1_connector, method, url, headers, self._content, self._extensions)
+            inner.prepare(client.pool, client.http1_connector, method, url, headers, self._content, self._extensions)
         except ValueError:
             connection.abort()
             client.pool.free()

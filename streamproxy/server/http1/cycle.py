@@ -60,7 +60,7 @@ class Connection(Protocol):
         """The application has taken some of the body while reading was paused."""
 
     def responded(self, cycle: Http11Cycle) -> None:
-        """The response is complete."""
+        """The last byte of the response was written: completes the cycle."""
 
     def unfinished(self, cycle: Http11Cycle) -> None:
         """The response will never be complete."""
@@ -73,7 +73,10 @@ class Connection(Protocol):
 
 
 class Http11Cycle(RequestCycle):
-    """One request with its response over HTTP/1.1. ``keep_alive`` is whether another request may follow."""
+    """One request with its response over HTTP/1.1, from `prepare` on.
+
+    ``keep_alive`` is whether another request may follow.
+    """
 
     __slots__ = (
         "_connection",
@@ -90,10 +93,11 @@ class Http11Cycle(RequestCycle):
     )
     __deletable__ = ("_connection", "_flow")
 
-    def __init__(self, connection: Connection, head: RequestHead, state: ServerState) -> None:
+    def prepare(self, connection: Connection, head: RequestHead, state: ServerState) -> None:
+        """Sets the attributes for the request with this head, in place of an `__init__`, which costs more."""
         framing = head.framing
         has_body = framing is not NO_BODY and framing.length != 0
-        RequestCycle.__init__(self, connection.loop, state, head.target, has_body)  # `super` costs more
+        self._prepare(connection.loop, state, head.target, has_body)
         self._connection = connection
         self._transport = connection.transport
         self._flow = connection.flow
@@ -180,7 +184,7 @@ class Http11Cycle(RequestCycle):
         if self._flow.paused:
             return self._drain(more)
         if not more:
-            self._complete()
+            self._connection.responded(self)
         return None
 
     def push(self, chunk: bytes, framed: bytes) -> bool:
@@ -211,7 +215,7 @@ class Http11Cycle(RequestCycle):
         self._transport.write(b"".join((*(cork or ()), b"0\r\n", section, b"\r\n")))
         if self._flow.paused:
             return self._drain(False)
-        self._complete()
+        self._connection.responded(self)
         return None
 
     def upgrade(self, headers: Iterable[tuple[bytes, bytes]]) -> ByteStream:
@@ -237,7 +241,7 @@ class Http11Cycle(RequestCycle):
             if self.disconnected:
                 raise ClientLeft("the client has left")
         if not more:
-            self._complete()
+            self._connection.responded(self)
 
     # The hooks of the base class.
 
@@ -252,7 +256,7 @@ class Http11Cycle(RequestCycle):
         self.keep_alive = False
         self.begin(status, headers, True)
         self._send_body(body, False)
-        self._complete()
+        self._connection.responded(self)
 
     def abort(self) -> None:
         if not (self.disconnected or self.complete):
@@ -261,9 +265,6 @@ class Http11Cycle(RequestCycle):
     def _abandon(self) -> None:
         self._uncork()
         self._connection.unfinished(self)
-
-    def _responded(self) -> None:
-        self._connection.responded(self)
 
     def _uncork(self) -> None:
         """Writes the head, with everything sent since."""

@@ -10,21 +10,17 @@ class Heads:
 
     A parser takes almost a KiB, and most heads arrive in a single read. So a connection has a parser of its own only
     while a part of a head is missing, and none during its response or while it is idle. ``max_size`` is in bytes.
+    ``spare`` takes back a parser that has forgotten a complete head. One that has failed is not given back.
     """
 
-    __slots__ = ("_max_fields", "_max_size", "_spare")
+    __slots__ = ("_max_fields", "_max_size", "spare")
 
     def __init__(self, max_size: int, max_fields: int) -> None:
         self._max_size = max_size
         self._max_fields = max_fields
-        self._spare: RequestHead | None = None
+        self.spare: RequestHead | None = None
 
     def take(self) -> RequestHead:
-        """Returns a parser that is at the beginning of a head. The caller owns it until it passes it to `give_back`."""
-        head, self._spare = self._spare, None
+        """Returns a parser at the beginning of a head. The caller owns it until it makes it the ``spare`` one."""
+        head, self.spare = self.spare, None
         return RequestHead(self._max_size, self._max_fields) if head is None else head
-
-    def give_back(self, head: RequestHead) -> None:
-        """Takes back a parser after a complete head. One that has failed is not given back."""
-        head.forget()
-        self._spare = head

@@ -221,10 +221,12 @@ class Http11Protocol:
         self._status = _RESPONSE
         if self.flow.high != WRITE_LIMIT:
             self.flow.limit()
-        cycle = self._cycle = Http11Cycle(self, head, self._state)
+        cycle = self._cycle = Http11Cycle()
+        cycle.prepare(self, head, self._state)
         framing = head.framing
         cycle.start(self._app, request_scope(self._scope, head, self._app_state, cycle), self._plain_tasks)
-        self._heads.give_back(head)
+        head.forget()
+        self._heads.spare = head
         if not cycle.body_complete:
             self._left = framing.length or 0
             self._chunks = ChunkedDecoder(self.limits.max_header_size) if framing.chunked else None
@@ -284,7 +286,8 @@ class Http11Protocol:
     # Ends of requests.
 
     def responded(self, cycle: Http11Cycle) -> None:
-        """Called by the cycle: its response is complete."""
+        """Called by the cycle after the last byte of its response."""
+        cycle.completed()
         self._state.total_requests += 1
         self._cycle = None
         if not self.flow.reading:

@@ -53,7 +53,6 @@ def request_scope(
     if root_path:
         path = root_path + path
         raw_path = root_path.encode("ascii") + raw_path
-    scope["http_version"] = head.version
     scope["method"] = head.method
     scope["path"] = path
     scope["raw_path"] = raw_path
@@ -65,5 +64,6 @@ def request_scope(
         if head.takes_trailers:  # HTTP/1.0 has none
             offers[_TRAILERS] = {}
     else:
+        scope["http_version"] = head.version
         scope["extensions"] = {CONNECTION: extension}
     return scope

@@ -51,7 +51,7 @@ class StreamOwner:
         raise NotImplementedError
 
     def responded(self, stream: Http2Stream) -> None:
-        """The response is complete."""
+        """The last byte of the response is queued: completes the stream."""
         raise NotImplementedError
 
     def unfinished(self, stream: Http2Stream) -> None:
@@ -89,7 +89,7 @@ class Http2Stream(RequestCycle):
     def __init__(
         self, connection: StreamOwner, number: int, head: Http2Head, has_body: bool, state: ServerState
     ) -> None:
-        RequestCycle.__init__(self, connection.loop, state, head.target, has_body)  # `super` costs more
+        self._prepare(connection.loop, state, head.target, has_body)
         self._connection = connection
         self._session = connection.session
         self.id = number
@@ -273,7 +273,7 @@ class Http2Stream(RequestCycle):
         if not self._fits(size):
             return self._drain(more)
         if not more and not self.disconnected:
-            self._complete()
+            self._connection.responded(self)
         return None
 
     async def _drain(self, more: bool) -> None:
@@ -285,7 +285,7 @@ class Http2Stream(RequestCycle):
         if self.disconnected:
             raise ClientLeft("the client has left")
         if not more:
-            self._complete()
+            self._connection.responded(self)
 
     # What the other half asks for.
 
@@ -305,7 +305,7 @@ class Http2Stream(RequestCycle):
         self._put(body, False)
         self._connection.flush()
         if not self.disconnected:
-            self._complete()
+            self._connection.responded(self)
 
     def abort(self) -> None:
         if not (self.disconnected or self.complete):
@@ -315,6 +315,3 @@ class Http2Stream(RequestCycle):
     def _abandon(self) -> None:
         self._open = False
         self._connection.unfinished(self)
-
-    def _responded(self) -> None:
-        self._connection.responded(self)

@@ -156,7 +156,8 @@ class StreamTable(StreamOwner):
             self._no_longer_busy()
 
     def responded(self, stream: Http2Stream) -> None:
-        """From a stream: its response is complete."""
+        """From a stream, after the last byte of its response."""
+        stream.completed()
         self._state.total_requests += 1
         self._retire(stream)
         if not stream.body_complete and stream.id in self._streams:

@@ -7,7 +7,7 @@ import pytest
 from streamproxy.errors import ClientLeft
 from streamproxy.exchange.downstream import Downstream
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.exchange.target import Target
+from streamproxy.exchange.target import make_target
 from streamproxy.exchange.timer import SharedTimer, TimeLimits, Timer
 from streamproxy.wire.headers import Headers, RequestFields
 from tests.unit.server.harness import Receive, Scope, Send, turns, wired
@@ -20,7 +20,7 @@ async def test_an_interim_response_for_a_client_that_has_left_is_dropped() -> No
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         limits = TimeLimits()
         timer = Timer(limits, Exchange("1", "r", "u", "GET", "/"), SharedTimer(limits))
-        found.append(Downstream(scope, receive, send, Target(b"/", None), RequestFields([]), timer))
+        found.append(Downstream(scope, receive, send, make_target(b"/", None), RequestFields([]), timer))
         while (await receive())["type"] != "http.disconnect":
             pass
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streamproxy.formats.bom import BomFilter
 from streamproxy.formats.ndjson import LineCounter
-from streamproxy.formats.sse import KeepaliveShape, SseTracker
+from streamproxy.formats.sse import KeepaliveShape, SseTracker, count_whole
 
 LINES = st.sampled_from(
     [b"data: x", b"data", b"data:y", b"id: 7", b"id", b"event: e", b": note", b"retry: 5", b"other"]
@@ -56,6 +56,17 @@ def test_counts_the_events_that_a_client_dispatches_under_any_split(case: tuple[
     for chunk in chunks:
         tracker.feed(chunk)
     assert tracker.events == len(dispatched(whole))
+
+
+@given(streams())
+def test_a_whole_body_has_as_many_events_as_a_client_dispatches_or_is_left_to_a_tracker(whole: bytes) -> None:
+    assert count_whole(whole) in (0, len(dispatched(whole)))
+    assert count_whole(b"id: 1\ndata: x\n\nevent: e\ndata: y\n\n") == 2
+
+
+@given(streams())
+def test_only_what_ends_with_an_event_is_counted_whole(whole: bytes) -> None:
+    assert not count_whole(whole + b"data: unfinished\n")
 
 
 @given(split_streams())

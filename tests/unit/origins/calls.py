@@ -9,7 +9,7 @@ from streamproxy.exchange.body import RequestBody
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.downstream import Downstream
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.exchange.target import Target
+from streamproxy.exchange.target import make_target
 from streamproxy.exchange.timer import SharedTimer, TimeLimits, Timer
 from streamproxy.origins.attempts import RetryingOrigin
 from streamproxy.origins.base import Origin, OriginResponse
@@ -43,10 +43,13 @@ def call_of(exchange: Exchange, *chunks: bytes, headers: Headers | None = None) 
     }
     limits = TimeLimits()
     timer = Timer(limits, exchange, SharedTimer(limits))
-    downstream = Downstream(scope, receive, send, Target(b"/", None), RequestFields(fields), timer)
+    downstream = Downstream(scope, receive, send, make_target(b"/", None), RequestFields(fields), timer)
     if chunks:
         downstream.body = RequestBody(receive, exchange, timer, None)
-    return Call(exchange, downstream, timer)
+    call = Call()
+    call.exchange, call.downstream, call.timer = exchange, downstream, timer
+    call.peeked = call.on_close = call.on_connected = None
+    return call
 
 
 def origin_of(upstream: Upstream, retry: Retry | None = None, *, preserve_host: bool = False) -> Origin:

@@ -9,7 +9,7 @@ from streamproxy.errors import ConnectionTerminated, StreamGone
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.exchange.tally import Tally
-from streamproxy.origins.base import Origin, OriginResponse
+from streamproxy.origins.base import Origin, OriginResponse, OwnResponse
 from streamproxy.origins.resume import RESULTS, NothingToSend, ResumeOrigin, ResumePlan
 from streamproxy.store.base import StoreSettings
 from streamproxy.store.cursor import parse_cursor
@@ -21,7 +21,7 @@ PLAN = ResumePlan("r", False, False, {result: Tally() for result in RESULTS}, 10
 OWNER = (b"r", b"credentials", b"", b"")
 
 
-class Response(OriginResponse):
+class Response(OwnResponse):
     def __init__(self, media: bytes, body: ChunkSource) -> None:
         super().__init__(200, ResponseFields([(b"content-type", media)]), body)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamproxy.client.base import ChunkSource, Sink
 from streamproxy.errors import ResponseIncomplete
-from streamproxy.origins.base import OriginResponse
+from streamproxy.origins.base import OriginResponse, OwnResponse
 from streamproxy.origins.reconnect import ReconnectedBody, ReconnectPlan
 from streamproxy.wire.response_fields import ResponseFields
 
@@ -47,7 +47,7 @@ class Pieces(ChunkSource):
         return True
 
 
-class Response(OriginResponse):
+class Response(OwnResponse):
     def __init__(self, body: ChunkSource) -> None:
         super().__init__(200, ResponseFields([(b"content-type", b"text/event-stream")]), body)
 

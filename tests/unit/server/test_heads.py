@@ -70,6 +70,7 @@ def test_a_parser_is_lent_to_one_at_a_time() -> None:
     one, other = heads.take(), heads.take()
     assert one is not other
     assert one.feed(GET) == b""
-    heads.give_back(one)
+    one.forget()
+    heads.spare = one
     assert heads.take() is one
     assert (one.headers, one.begun) == ([], False)
