@@ -32,6 +32,7 @@ from benchmarks.peers import PEERS, Peer, Place, prepare
 from benchmarks.programs import BenchError, Generator, Upstream, build, free_port, running, wait_ready
 
 DEFAULT = "streamproxy,streamproxy-pure,streamproxy-log,streamproxy-httpx,recipe,haproxy,envoy"
+_START = 600.0  # seconds: under valgrind everything takes fifty times as long
 _WARM = 300  # requests before the count
 _STREAMS = 4
 _RATE = 50  # events a second of each: few enough that each is a read of its own, under callgrind too
@@ -68,7 +69,7 @@ def count(peer: Peer, load: str, number: int, out: Path, tools: tuple[Path, Path
         place = Place(port, Upstream(upstream).port, directory, 15, http2=own if peer.http2 == "own" else port)
         launch = peer.launch(place)
         with running([*valgrind, *launch.command], cores=set(), env=launch.env, log=log) as proxy:
-            wait_ready(port, peer.ready, proxy)
+            wait_ready(port, peer.ready, proxy, _START)
             asked = model_request() if load == "models" else ("header=Accept: text/event-stream",)
             ask = partial(_ask_http2, place.http2) if load == "h2-tiny" else partial(_ask, tools[1], port, asked=asked)
             if load != "llm":  # a stream without the end marker of its API would be cut

@@ -146,9 +146,9 @@ def wait_listening(port: int) -> None:
     raise BenchError(f"nothing listens on port {port}")
 
 
-def wait_ready(port: int, path: str, child: subprocess.Popen[str]) -> None:
-    """Wait until a program answers 200. Raises BenchError when it ends instead, or takes too long."""
-    deadline = time.monotonic() + _START
+def wait_ready(port: int, path: str, child: subprocess.Popen[str], patience: float = _START) -> None:
+    """Wait until a program answers 200, for ``patience`` seconds. Raises BenchError when it ends instead."""
+    deadline = time.monotonic() + patience
     last = ""
     while time.monotonic() < deadline:
         if child.poll() is not None:

@@ -273,7 +273,7 @@ async def test_one_that_waits_in_the_queue_is_answered(stack: StartStack, serve:
 @pytest.mark.parametrize("limit", ["first_byte", "total"])
 async def test_a_timeout_is_told_in_an_event(stack: StartStack, serve: Serve, dial: Connect, limit: str) -> None:
     upstream = await serve(slow)
-    proxy = await stack([early(upstream.url, timeouts={limit: "300ms"})])
+    proxy = await stack([early(upstream.url, timeouts={limit: "1s"})])
     client = await dial(proxy.url)
     await ask(client)
     await client.read_head()
