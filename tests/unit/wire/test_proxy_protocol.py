@@ -24,6 +24,7 @@ NOBODY = Announced(None, None)
 GOOD = {
     b"PROXY TCP4 192.0.2.1 198.51.100.2 54321 443\r\n": Announced(("192.0.2.1", 54321), ("198.51.100.2", 443)),
     b"PROXY TCP6 ::1 2001:db8::2 1 2\r\n": Announced(("::1", 1), ("2001:db8::2", 2)),
+    b"PROXY TCP6 ::ffff:9.8.7.6 ::ffff:c000:201 1 2\r\n": Announced(("9.8.7.6", 1), ("192.0.2.1", 2)),
     b"PROXY UNKNOWN\r\n": NOBODY,
     b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n": NOBODY,
     b"PROXY TCP6 " + b" ".join([b"ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"] * 2) + b" 65535 65535\r\n": Announced(
