@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from pydantic_core import from_json
+
 _MOST: Final = 1 << 40  # tokens; what is above is a mistake
 _LONGEST: Final = 256  # characters of a name
 
@@ -15,11 +17,21 @@ def decode(data: bytes) -> dict[str, Any] | None:
     The cost is bounded by the length: the depth by the interpreter's recursion limit, an integer by its limit of
     digits.
     """
+    if data.lstrip()[:1] != b"{":  # the end markers of streams, mostly
+        return None
     try:
-        value = json.loads(data.decode("utf-8", "replace"))
+        value = from_json(data)
+    except ValueError:
+        value = _decode_leniently(data)
+    return value if isinstance(value, dict) else None
+
+
+def _decode_leniently(data: bytes) -> object:
+    """What the faster parser refuses is read all the same: invalid UTF-8, half a surrogate pair, deep nesting."""
+    try:
+        return json.loads(data.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def encode(value: object) -> bytes:
