@@ -100,7 +100,7 @@ def compile_modules(modules: list[str], directory: Path) -> None:
     ]
     extensions = mypycify(
         [*options, *modules],
-        opt_level="3",
+        opt_level="2",
         debug_level="0",
         group_name=GROUP,
         multi_file=True,
