@@ -50,6 +50,7 @@ class Relay(Keepalives):
 
     _blocked: bool  # a chunk was pushed, and the client's side holds more than it may
     _fault: BaseException | None  # what a push ran into
+    _missing: ExchangeError | None  # why the body is incomplete, though it has ended
 
     def run(
         self,
@@ -78,7 +79,8 @@ class Relay(Keepalives):
         self._reads = False  # the inspector reads what the stream says of itself
         self._keepalive_task = None
         self._bom = None
-        self._missing: ExchangeError | None = None  # why the body is incomplete, though it has ended
+        self._blocked = False
+        self._fault = None
         self._over = False  # the next event would be more than the route lets through
         readable = self._classify(fields)
         exchange.phase = "body"
@@ -108,6 +110,7 @@ class Relay(Keepalives):
 
     def _classify(self, fields: ResponseFields) -> bool:
         """Find out what kind of stream it is, if one. Returns whether there is anything to read in the body."""
+        self._missing = None  # not in `run`, which compiled code would then believe to have seen it last
         self._media = media = media_type(fields.noted.get(b"content-type", b""))
         reads = self._dialect.reads_answers
         if media in STREAMING:
@@ -144,8 +147,6 @@ class Relay(Keepalives):
 
     async def _run(self, begun: Awaitable[None] | None) -> None:
         exchange, timer, source, direct = self._exchange, self._timer, self._source, self._direct
-        self._blocked = False
-        self._fault = None
         if begun is not None:
             await self._taken(begun, exchange.head_at)
         whole = self._whole() if self._response.complete else b""
