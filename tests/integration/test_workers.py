@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -58,7 +59,11 @@ def inside(pid: int, port: int) -> int:
         fields = line.split()
         if int(fields[1].rpartition(":")[2], 16) == port and fields[3] == "01":
             inodes.add(f"socket:[{fields[9]}]")
-    return sum(os.readlink(one) in inodes for one in Path(f"/proc/{pid}/fd").iterdir())
+    found = 0
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a process that starts closes some meanwhile
+            found += os.readlink(one) in inodes
+    return found
 
 
 async def stream(proxy: RunningProxy, dial: Connect, headers: Sequence[tuple[str, str]] = ()) -> RawClient:
