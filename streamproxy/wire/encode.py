@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from streamproxy.wire.headers import CR, LF, NUL, TOKEN, Headers
+from streamproxy.wire.remembered import remember
 from streamproxy.wire.status import PHRASES
 
 _METHODS: Final = {method: f"{method} ".encode() for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH")}
@@ -130,9 +131,4 @@ def _checked_name(name: bytes) -> bytes | None:
         return None
     if TOKEN.fullmatch(lower) is None:
         raise ValueError(f"{name!r} is not a header's name")
-    begin = lower + b": "
-    if len(name) <= _LONGEST_NAME:
-        if len(_plain_names) >= _MOST_NAMES:
-            _plain_names.clear()
-        _plain_names[name] = begin
-    return begin
+    return remember(_plain_names, name, lower + b": ", _LONGEST_NAME, _MOST_NAMES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -14,9 +15,14 @@ def is_trusted(address: str, networks: Sequence[Network]) -> bool:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
+    parsed = unmapped(parsed)
     return any(parsed in network for network in networks)
+
+
+def unmapped(address: Address) -> Address:
+    """Returns the IPv4 address of one that is written in IPv6's form (RFC 4291 section 2.5.5.2); any other as it is."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def address_of(member: str) -> str | None:

@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 from streamproxy.wire.headers import Headers
+from streamproxy.wire.remembered import remember
 
 MAX_FIELDS: Final = 100
 
@@ -19,7 +20,7 @@ _HOST: Final = re.compile(rb"[^\x00-\x20\x7f-\xff/?#@\\,]*")
 _MOST_HOSTS: Final = 256
 _LONGEST_HOST: Final = 256
 # A cache of checked Host values, since a server has few.
-_hosts: Final[set[bytes]] = set()
+_hosts: Final[dict[bytes, bool]] = {}
 _ABSOLUTE: Final = re.compile(rb"https?://([^\x00-\x20\x7f-\xff/?#@\\,]+)((?:[/?].*)?)", re.IGNORECASE)
 
 _WEBSOCKET_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
@@ -112,11 +113,7 @@ def is_host(value: bytes) -> bool:
 def _checked_host(value: bytes) -> bool:
     if _HOST.fullmatch(value) is None:
         return False
-    if len(value) <= _LONGEST_HOST:
-        if len(_hosts) >= _MOST_HOSTS:
-            _hosts.clear()
-        _hosts.add(value)
-    return True
+    return remember(_hosts, value, True, _LONGEST_HOST, _MOST_HOSTS)
 
 
 def request_framing(version: str, headers: Headers) -> Framing:

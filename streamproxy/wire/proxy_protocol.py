@@ -11,6 +11,7 @@ import re
 from typing import Final, NamedTuple
 
 from streamproxy.errors import StreamproxyError
+from streamproxy.wire.forwarded import unmapped
 
 _SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _V2_FIXED: Final = 16  # bytes of a header of version 2 before its addresses
@@ -106,13 +107,7 @@ def _address(text: str, version: int) -> str:
         raise BadProxyHeader("a PROXY line with an address that is none") from None
     if address.version != version:
         raise BadProxyHeader("a PROXY line with an address of another family")
-    return _plain(address)
-
-
-def _plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """The text of an address. One of IPv4 in IPv6's form (RFC 4291 section 2.5.5.2) is the client's of IPv4."""
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
+    return str(unmapped(address))
 
 
 def _addresses(family: int, block: bytes) -> Announced:
@@ -123,6 +118,6 @@ def _addresses(family: int, block: bytes) -> Announced:
     size = 4 if kind == _INET else 16
     if len(block) < 2 * size + 4:
         raise BadProxyHeader("a PROXY header whose addresses are cut off")
-    source, target = (_plain(ipaddress.ip_address(block[at : at + size])) for at in (0, size))
+    source, target = (str(unmapped(ipaddress.ip_address(block[at : at + size]))) for at in (0, size))
     ports = block[2 * size : 2 * size + 4]
     return Announced((source, int.from_bytes(ports[:2], "big")), (target, int.from_bytes(ports[2:], "big")))

@@ -35,6 +35,7 @@ from streamproxy.wire.http1 import (
     request_framing,
     takes_trailers,
 )
+from streamproxy.wire.remembered import remember
 
 _VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 # Fields that frame a request, that llhttp treats as Connection, or that say how a response may end.
@@ -79,11 +80,7 @@ def _checked_line(line: bytes) -> RequestLine:
     raw_path, _, query = target.partition(b"?")
     path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
     read = (method.decode("ascii"), target, version, authority, path, raw_path, query)
-    if len(line) <= _LONGEST_LINE:
-        if len(_lines) >= _MOST_LINES:
-            _lines.clear()
-        _lines[line] = read
-    return read
+    return remember(_lines, line, read, _LONGEST_LINE, _MOST_LINES)
 
 
 class RequestHead:

@@ -16,6 +16,7 @@ from streamproxy.errors import BadRequest, BadResponse, HeadTooLarge, MethodRefu
 from streamproxy.wire.headers import TOKEN, Headers, breaks_lines
 from streamproxy.wire.http1 import AmbiguousHead, is_host, origin_form
 from streamproxy.wire.http2.session import unindexed
+from streamproxy.wire.remembered import remember
 
 _FIELD_OVERHEAD: Final = 32  # bytes added to a field's size (RFC 9113 section 6.5.2)
 _CONNECTION_FIELDS: Final = frozenset(
@@ -140,11 +141,7 @@ def _read_target(method: bytes, path: bytes) -> tuple[bytes, str, bytes, bytes]:
         raise BadRequest("The request is refused: the target is not a path")
     raw_path, _, query = target.partition(b"?")
     read = (target, unquote_to_bytes(raw_path).decode("utf-8", "replace"), raw_path, query)
-    if len(path) <= _LONGEST_TARGET and path != b"*":
-        if len(_targets) >= _MOST_TARGETS:
-            _targets.clear()
-        _targets[path] = read
-    return read
+    return read if path == b"*" else remember(_targets, path, read, _LONGEST_TARGET, _MOST_TARGETS)
 
 
 def response_fields(status: int, headers: Iterable[tuple[bytes, bytes]]) -> tuple[Headers, int | None]:
@@ -250,8 +247,4 @@ def _checked(name: bytes) -> bytes | None:
         return None
     if TOKEN.fullmatch(lower) is None:
         raise ValueError(f"{name!r} is not a header's name")
-    if len(name) <= _LONGEST_NAME:
-        if len(_plain_names) >= _MOST_NAMES:
-            _plain_names.clear()
-        _plain_names[name] = lower
-    return lower
+    return remember(_plain_names, name, lower, _LONGEST_NAME, _MOST_NAMES)
