@@ -123,7 +123,7 @@ class LeadingMembers:
             if behind != _COMMA and behind != _CLOSES and not self.brackets:
                 break
             key = self.key
-            if wanted.unique and _is_second(key.lower(), wanted.unique, seen):
+            if wanted.unique and is_second(key.lower(), wanted.unique, seen):
                 self.brackets = 0
                 break
             passed = self._position
@@ -261,7 +261,7 @@ def string_end(chunk: bytes, position: int) -> int:
         position = quote + 1
 
 
-def _is_second(folded: bytes, unique: frozenset[bytes], seen: set[bytes]) -> bool:
+def is_second(folded: bytes, unique: frozenset[bytes], seen: set[bytes]) -> bool:
     """Whether a name is unique and not the first of its kind; adds it to ``seen`` if it is the first."""
     if folded not in unique:
         return False

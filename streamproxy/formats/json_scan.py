@@ -29,6 +29,7 @@ from streamproxy.formats.json_members import (
     LeadingMembers,
     Member,
     Wanted,
+    is_second,
     stack_of,
     string_end,
 )
@@ -224,11 +225,8 @@ class MemberScanner:
             except ValueError:
                 if len(self._key) < LONGEST_KEY:
                     return self._fail(position)
-        folded = self._key.lower()
-        if folded in self._wanted.unique:
-            if folded in self._seen:
-                self.verdict = "duplicate"
-            self._seen.add(folded)
+        if is_second(self._key.lower(), self._wanted.unique, self._seen):
+            self.verdict = "duplicate"
         self._place = _COLON
         return end
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from streamproxy.formats.sse import whole_events
+from streamproxy.formats.sse import count_whole
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
-_CR: Final = 13
 _BOM: Final = b"\xef\xbb\xbf"
 _PREFIX: Final = 8  # bytes; enough of a line to know the name of its field, after a byte order mark
 
@@ -39,9 +38,7 @@ class IdWriter:
         if self._stopped or not chunk:
             return chunk
         if not (self._within or self._after_cr or self._start):
-            count = whole
-            if not count and chunk[-2:] == b"\n\n" and _CR not in chunk:
-                count = whole_events(chunk)
+            count = whole or count_whole(chunk, False)
             if count == 1:
                 self.events += 1
                 return chunk[:-1] + self._prefix + str(self.events).encode() + b"\n\n"  # a format costs twice as much

@@ -67,7 +67,7 @@ class EventCounter:
                 self.events += whole
                 self.clean = True
                 return whole
-            tracker.feed(chunk)
+            tracker.parse(chunk)
             self.events = tracker.events
             self.clean = tracker.between_events
             if tracker.saw_id and self.ids_from is None:
