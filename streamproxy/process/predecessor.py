@@ -141,26 +141,29 @@ class TakenOver(Predecessor):
     async def refresh(self, *, streams: bool) -> None:
         if not self._responsive:
             return
-        if not streams:
-            question = self._ask(totals=True)
-        elif self._listing is None or self._listing.done():
-            question = self._listing = self._ask()
+        if streams:
+            if self._listing is None or self._listing.done():
+                self._listing = self._ask()
+            answer = await self._answer(self._listing)
         else:
-            question = self._listing
-        late = await self._answer(question) is None
-        if not streams:
-            question.cancel()  # nobody waits for it any more
-        if late and not self._late:
+            answer = await self._ask_once(totals=True)
+        if answer is None and not self._late:
             self._late = True
             logger.warning("process %d, which was taken over, does not answer; its streams may be others", self.pid)
 
     async def stop_kept(self, stream: str, owner: bytes) -> StopResult:
         if not self._responsive:
             return "unknown"
-        question = self._ask(kept=stream, owner=owner.hex())
-        answer = await self._answer(question)
-        question.cancel()  # nobody waits for it any more
+        answer = await self._ask_once(kept=stream, owner=owner.hex())
         return "unknown" if answer is None else _RESULTS.get(answer.get("result"), "unknown")
+
+    async def _ask_once(self, **question: Any) -> dict[str, Any] | None:
+        """Asks, and waits for the answer like `_answer`. Nobody else does, so that a late one is not waited for."""
+        future = self._ask(**question)
+        try:
+            return await self._answer(future)
+        finally:
+            future.cancel()
 
     def _ask(self, **question: Any) -> asyncio.Future[dict[str, Any]]:
         number = next(self._numbers)

@@ -44,13 +44,13 @@ logger = logging.getLogger("streamproxy.proxy")
 
 
 class Relay(Keepalives):
-    """Carries one response: ``run``, which sets all attributes, sends it to its end, or raises why it could not."""
+    """Carries one response: ``run`` takes all that it needs, and sends it to its end, or raises why it could not."""
 
     __slots__ = ("_blocked", "_fault", "_missing", "_over", "_reads", "_response", "_source")
 
     _blocked: bool  # a chunk was pushed, and the client's side holds more than it may
     _fault: BaseException | None  # what a push ran into
-    _missing: ExchangeError | None  # why the body is incomplete, though it has ended
+    _missing: ExchangeError | None  # why the body is incomplete, though it has ended; set by `_end`
 
     def run(
         self,
@@ -84,8 +84,7 @@ class Relay(Keepalives):
         self._over = False  # the next event would be more than the route lets through
         readable = self._classify(fields)
         exchange.phase = "body"
-        timer.waits = CHUNK  # as `waits_for`, whose call costs
-        timer.since = exchange.head_at
+        timer.waits_for(CHUNK, exchange.head_at)
         if early is not None and early.sent:
             if readable:
                 self._inspect(fields)
@@ -110,7 +109,6 @@ class Relay(Keepalives):
 
     def _classify(self, fields: ResponseFields) -> bool:
         """Find out what kind of stream it is, if one. Returns whether there is anything to read in the body."""
-        self._missing = None  # not in `run`, which compiled code would then believe to have seen it last
         self._media = media = media_type(fields.noted.get(b"content-type", b""))
         reads = self._dialect.reads_answers
         if media in STREAMING:
@@ -127,13 +125,8 @@ class Relay(Keepalives):
 
         A body that is all there is spared the inspector, if its dialect can count its events without.
         """
-        exchange, response, dialect, plan, media = (
-            self._exchange,
-            self._response,
-            self._dialect,
-            self._plan,
-            self._media,
-        )
+        exchange, response, plan = self._exchange, self._response, self._plan
+        dialect, media = self._dialect, self._media
         has_length = b"content-length" in fields.noted
         if not exchange.streaming:
             self._inspector = dialect.inspector(response.status, media, has_length)
@@ -288,8 +281,7 @@ class Relay(Keepalives):
             exchange.last_read_at = 0.0  # no silence has come before its end
         else:
             exchange.end_reads(now)
-        if self._inspector is not None:
-            self._missing = self._finish(self._inspector)
+        self._missing = self._finish(self._inspector) if self._inspector is not None else None
         if downstream.gone:
             return None
         if self._missing is not None:  # its end must not look like one
