@@ -127,7 +127,7 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self.child.poll() is None:
+            if self.child.poll() is None and kind is None:  # a test that failed does not wait for streams to end
                 self.child.terminate()
                 self.child.wait(GUARD)
         except subprocess.TimeoutExpired:

@@ -56,12 +56,16 @@ class RunningProxy:
 
 
 def configuration(routes: Sequence[Config] | str, **sections: Config) -> Config:
-    """A configuration on free ports with these routes, or one route for everything to the upstream at this URL."""
+    """A configuration on free ports with these routes, or one route for everything to the upstream at this URL.
+
+    A route that does not say when it sends keepalives sends none within the time of a test, however slow the machine.
+    """
     if isinstance(routes, str):
         routes = [{"path": "/*", "upstream": routes}]
+    routes = [{"keepalive": "5m", **route} if "upstream" in route else route for route in routes]
     server = {"listen": "127.0.0.1:0", "drain_timeout": "2s", **sections.pop("server", {})}
     admin = {"listen": "127.0.0.1:0", **sections.pop("admin", {})}
-    return {"server": server, "admin": admin, "routes": list(routes), **sections}
+    return {"server": server, "admin": admin, "routes": routes, **sections}
 
 
 def write_configuration(folder: Path, config: Config) -> Path:
