@@ -194,7 +194,7 @@ async def test_a_first_event_in_time_is_not_counted(stack: StartStack, serve: Se
         await conn.send_chunk(b"")
 
     first, second = await serve(prompt), await serve(late)
-    limits = {"first_event": "200ms"}
+    limits = {"first_event": "600ms"}
     routes = [
         route("prompt", path="/prompt", timeouts=limits),
         route("late", path="/late", timeouts=limits),

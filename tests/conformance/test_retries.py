@@ -268,8 +268,8 @@ async def test_a_client_that_is_slow_with_its_body_is_not_the_upstreams_fault(
     dead, good = await serve(answering(UNAVAILABLE)), await serve(echoing([]))
     dead.stop_listening()
     silent = await serve(stalling)
-    routes = [{"path": "/silent", "upstream": silent.url, "timeouts": {"first_byte": "60ms"}}]
-    proxy = await stack([*routes, *pooled(timeouts={"first_byte": "60ms"})], **pool(dead, good))
+    routes = [{"path": "/silent", "upstream": silent.url, "timeouts": {"first_byte": "400ms"}}]
+    proxy = await stack([*routes, *pooled(timeouts={"first_byte": "400ms"})], **pool(dead, good))
     client = await dial(proxy.url)
     await client.request("/", method="PUT", headers=[("Transfer-Encoding", "chunked")])
     await client.send_chunk(b"first")

@@ -260,7 +260,7 @@ async def test_idle_counts_both_directions_together(stack: StartStack, serve: Se
 
 async def test_the_total_time_ends_a_tunnel(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(switching(until_the_end))
-    proxy = await stack([route(upstream.url, timeouts={"total": "300ms"})])
+    proxy = await stack([route(upstream.url, timeouts={"total": "1s"})])
     client = await tunnel(proxy, dial)
     await client.wait_ended()
     assert (await proxy.end_of()).end == "timeout"
