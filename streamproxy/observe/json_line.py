@@ -44,10 +44,10 @@ _places: Final[dict[tuple[str, str, str], str]] = {}  # the fields of route, ups
 class _Second:
     """The second that was formatted last."""
 
-    __slots__ = ("number", "text")
+    __slots__ = ("since", "text", "until")
 
     def __init__(self) -> None:
-        self.number = -1
+        self.since = self.until = 0.0
         self.text = ""
 
 
@@ -56,10 +56,12 @@ _last: Final = _Second()
 
 def timestamp(wall: float) -> str:
     """Formats seconds since the epoch by RFC 3339, in UTC with milliseconds."""
-    whole, last = int(wall), _last
-    if whole != last.number:
-        last.number, last.text = whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-    return f"{last.text}{_DECIMALS[int((wall - whole) * 1000)]}Z"
+    last = _last
+    if not last.since <= wall < last.until:  # cheaper than to make an integer of the time
+        second = int(wall)
+        last.since, last.until = float(second), second + 1.0
+        last.text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+    return f"{last.text}{_DECIMALS[int((wall - last.since) * 1000.0)]}Z"
 
 
 def milliseconds(seconds: float | None) -> str:
