@@ -61,7 +61,8 @@ def count(peer: Peer, load: str, number: int, out: Path, tools: tuple[Path, Path
         raise BenchError(f"it cannot carry {load}")
     directory = out / "callgrind" / peer.name
     directory.mkdir(parents=True, exist_ok=True)
-    log = directory / "output.log"
+    # Not in the directory of the configuration, which streamproxy watches: it would be told of each line.
+    log = directory.with_name(f"{peer.name}.log")
     profile = directory / "callgrind.out"
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", "--instr-atstart=no"]
     with running([str(tools[0])], cores=set(), piped=True) as upstream:

@@ -95,7 +95,8 @@ class Session:
         if launch.beside:
             self._stack.enter_context(running(launch.beside, cores=self.cores.upstream))
             wait_listening(beside)
-        log = directory / "output.log"
+        # Not in the directory of the configuration, which streamproxy watches: it would be told of each line.
+        log = directory.with_name(f"{self.peer.name}.log")
         cores = set(self.cores.several) if self.peer.several else self.cores.proxy
         proxy = self._stack.enter_context(running(launch.command, cores=cores, env=launch.env, log=log))
         try:

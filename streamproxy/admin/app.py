@@ -27,7 +27,8 @@ from streamproxy.admin.tries import Tries
 from streamproxy.admin.update import DRAINING
 from streamproxy.admin.visitors import KnownHost, SameOrigin, TokenRequired
 from streamproxy.control import Control
-from streamproxy.observe.access_log import encode, record
+from streamproxy.observe.access_log import record
+from streamproxy.observe.json_line import encode
 
 _BATCH = 100  # streams encoded at a time
 

@@ -28,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 
 from streamproxy.admin.overview import Overviews
 from streamproxy.admin.update import SORTS, Sort, View
-from streamproxy.observe.access_log import encode
+from streamproxy.observe.json_line import encode
 
 logger = logging.getLogger("streamproxy.admin")
 

@@ -16,7 +16,7 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from streamproxy.errors import BodyTooLarge, ClientDisconnected
 from streamproxy.exchange.body import Receive, RequestBody
@@ -67,9 +67,10 @@ class Downstream:
         "write",
     )
 
-    def __init__(
+    def prepare(
         self, scope: Scope, receive: Receive, send: Send, target: Target, fields: RequestFields, timer: Timer
-    ) -> None:
+    ) -> Self:
+        """Sets the attributes, in place of an `__init__`, which costs more."""
         # The request.
         self.scope = scope
         self.method: str = scope["method"]
@@ -107,6 +108,7 @@ class Downstream:
             self.write = partial(_write, send)
         self.connection = connection
         self._reader: _Reader | None = None
+        return self
 
     # The request.
 

@@ -9,13 +9,12 @@ Lines go directly to the handler's `LineWriter`, because a `logging` record woul
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from functools import lru_cache
 from typing import Literal, TextIO
 
-from streamproxy.exchange.exchange import CLIENT_LEFT, Exchange
+from streamproxy.exchange.exchange import Exchange
+from streamproxy.observe.json_line import hide_values, json_line, optional_fields, timestamp
 from streamproxy.observe.lines import LineWriter
 
 ACCESS_LOGGER = logging.getLogger("streamproxy.access")
@@ -23,7 +22,6 @@ ACCESS_LOGGER = logging.getLogger("streamproxy.access")
 Record = dict[str, object]
 LineFormat = Literal["console", "json"]
 
-HIDDEN = "***"
 FIELDS = (
     "time",
     "request_id",
@@ -47,26 +45,9 @@ FIELDS = (
     "error",
     "trace_id",
 )
-# Fields that are only written if they apply, after the others.
-OPTIONAL_FIELDS = (
-    "protocol",
-    "attempts",
-    "principal",
-    "stream",
-    "model",
-    "first_event_ms",
-    "input_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "reasoning_tokens",
-    "finish",
-)
 EXIT_PATIENCE = 1.0  # seconds for the reader of the log to read the last lines of a process
 _BARE = frozenset({"time", "request_id", "client", "method", "path", "status", "end"})  # shown without their names
 _RED, _YELLOW, _GREEN, _RESET = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
-
-encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
-_quote = json.encoder.encode_basestring_ascii
 
 
 def record(exchange: Exchange, now: float, *, live: bool = False) -> Record:
@@ -101,49 +82,8 @@ def record(exchange: Exchange, now: float, *, live: bool = False) -> Record:
         "error": error.error if error is not None else None,
         "trace_id": exchange.trace_id or None,
     }
-    fields.update(_optional(exchange))
+    fields.update(optional_fields(exchange))
     return fields
-
-
-def _optional(exchange: Exchange) -> Record:
-    """Returns the fields that only some exchanges have."""
-    usage = exchange.usage
-    values = (
-        exchange.protocol or None,
-        exchange.attempts or None,
-        _well_formed(exchange.principal) or None,
-        exchange.stream or None,
-        _well_formed(exchange.model) or None,
-        _milliseconds(exchange.first_event()),
-        usage.input if usage is not None else None,
-        usage.output if usage is not None else None,
-        usage.cache_read if usage is not None else None,
-        usage.reasoning if usage is not None else None,
-        _well_formed(exchange.finish_reason) or None,
-    )
-    return {name: value for name, value in zip(OPTIONAL_FIELDS, values, strict=True) if value is not None}
-
-
-def _well_formed(text: str) -> str:
-    """Returns ``text`` without lone surrogates, which JSON can escape and UTF-8 has no form for (RFC 8259 8.2)."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def hide_values(query: bytes) -> str:
-    """Returns a query with every value hidden: ``token=***&x=***``.
-
-    A part without ``=`` may be a value, so it is hidden completely. Never raises; the result may contain any character
-    up to U+00FF, as the query may.
-    """
-    parts = query.split(b"&")
-    return "&".join([_hide(part) for part in parts])
-
-
-def _hide(part: bytes) -> str:
-    name, equals, _ = part.partition(b"=")
-    if equals:
-        return name.decode("latin-1") + "=" + HIDDEN
-    return HIDDEN if part else ""
 
 
 def printable(text: str) -> str:
@@ -153,58 +93,8 @@ def printable(text: str) -> str:
     return text.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def timestamp(wall: float) -> str:
-    """Formats seconds since the epoch by RFC 3339, in UTC with milliseconds."""
-    whole = int(wall)
-    return f"{_second(whole)}.{int((wall - whole) * 1000):03d}Z"
-
-
-@lru_cache(maxsize=4)
-def _second(whole: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-
-
 def _milliseconds(seconds: float | None) -> float | None:
     return round(seconds * 1000, 3) if seconds is not None else None
-
-
-def json_line(exchange: Exchange, now: float) -> str:
-    """Returns the `record` of an ended exchange as a JSON object. It is cheaper than encoding the dictionary."""
-    x, error = exchange, exchange.error
-    path = f"{x.path}?{hide_values(x.query)}" if x.query else x.path
-    return (
-        f'{{"time":"{timestamp(x.started_wall)}","request_id":{_quote(x.request_id)},"client":{_text(x.client)},'
-        f'"method":{_quote(x.method)},"path":{_quote(path)},{_where(x.route, x.upstream, x.endpoint)},'
-        f'"status":{x.status or CLIENT_LEFT},'
-        f'"ttfb_ms":{_number(x.ttfb())},"upstream_ttfb_ms":{_number(x.upstream_ttfb())},'
-        f'"duration_ms":{(now - x.started_at) * 1000:.3f},"request_bytes":{x.request_bytes},'
-        f'"response_bytes":{x.response_bytes},"chunks":{x.chunks},"events":{x.events},"keepalives":{x.keepalives},'
-        f'"end":"{"complete" if error is None else error.end}","phase":"{x.phase}",'
-        f'"error":{"null" if error is None else _quote(error.error)},"trace_id":{_text(x.trace_id)}{_more(x)}}}'
-    )
-
-
-def _more(exchange: Exchange) -> str:
-    """Returns the optional fields, which follow the others."""
-    x = exchange
-    if x.operation or x.principal or x.stream or x.model or x.usage is not None or x.finish_reason:
-        fields = encode(_optional(x))[1:-1]
-        return f",{fields}" if fields else ""  # recognised, but nothing was read
-    protocol = f',"protocol":"{x.protocol}"' if x.protocol else ""
-    return f'{protocol},"attempts":{x.attempts}' if x.attempts else protocol
-
-
-@lru_cache(maxsize=1024)
-def _where(route: str, upstream: str, endpoint: str) -> str:
-    return f'"route":{_quote(route)},"upstream":{_text(upstream)},"endpoint":{_text(endpoint)}'
-
-
-def _text(value: str) -> str:
-    return _quote(value) if value else "null"
-
-
-def _number(seconds: float | None) -> str:
-    return "null" if seconds is None else f"{seconds * 1000:.3f}"
 
 
 def console_line(fields: Record, *, colour: bool) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.formats.inspector import Usage
-from streamproxy.observe.access_log import hide_values, timestamp
+from streamproxy.observe.json_line import hide_values, timestamp
 
 KEPT_COMPLETE = 20
 KEPT_OTHERS = 60

@@ -38,6 +38,8 @@ MOST: Final = 1024 * 1024
 class LineWriter:
     """Writes lines of ASCII to ``stream``. Not thread-safe."""
 
+    __slots__ = ("_dropped", "_due", "_fd", "_held", "_lines", "_poll", "_size", "_written_at", "stream")
+
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self._fd, self._poll = _descriptor(stream)

@@ -19,10 +19,9 @@ from streamproxy.observe.access_log import (
     AccessLog,
     LineFormat,
     Record,
-    encode,
     printable,
-    timestamp,
 )
+from streamproxy.observe.json_line import encode, timestamp
 from streamproxy.observe.lines import LineWriter
 
 Format = Literal["auto", "console", "json"]

@@ -37,7 +37,7 @@ from streamproxy.errors import (
     UpstreamReportedError,
 )
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.observe.access_log import hide_values
+from streamproxy.observe.json_line import hide_values
 from streamproxy.observe.series import METHODS, NO_ROUTE
 from streamproxy.version import __version__
 from streamproxy.wire.hosts import DEFAULT_PORTS

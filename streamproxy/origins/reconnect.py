@@ -334,7 +334,7 @@ class ReconnectOrigin(Origin):
         headers = [pair for pair in downstream.headers if pair[0] != b"last-event-id"]
         headers.append((b"last-event-id", last_id))
         downstream.headers = headers
-        downstream.fields = RequestFields(headers)
+        downstream.fields = RequestFields().prepare(headers)
         sent_at, head_at, phase = exchange.sent_at, exchange.head_at, exchange.phase
         try:
             return await self._inner.open(call)

@@ -36,7 +36,7 @@ class EventsResponse(OwnResponse):
     __slots__ = ("_stored",)
 
     def __init__(self, body: StoredBody) -> None:
-        super().__init__(200, ResponseFields(_FIELDS), body)
+        super().__init__(200, ResponseFields().prepare(_FIELDS), body)
         self._stored = body
 
     async def aclose(self, fault: BaseException | None) -> None:

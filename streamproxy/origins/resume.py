@@ -80,7 +80,7 @@ class EmptyResponse(OwnResponse):
     __slots__ = ()
 
     def __init__(self, status: int = 204, fields: Headers | None = None) -> None:
-        super().__init__(status, ResponseFields(fields or []), NothingToSend())
+        super().__init__(status, ResponseFields().prepare(fields or []), NothingToSend())
         self.complete = True
 
     async def aclose(self, fault: BaseException | None) -> None:
@@ -93,7 +93,7 @@ class ReplayedResponse(OwnResponse):
     __slots__ = ("_media", "_stored")
 
     def __init__(self, cursor: Cursor, content_type: bytes, body: StoredBody) -> None:
-        super().__init__(200, ResponseFields(_replayed_fields(cursor, content_type)), body)
+        super().__init__(200, ResponseFields().prepare(_replayed_fields(cursor, content_type)), body)
         self._stored = body
         self._media = media_type(content_type)
 

@@ -69,7 +69,7 @@ class JoinedResponse(OwnResponse):
         if stream.cursor:
             place = b"%b/%d" % (stream.cursor, body.missed)
             fields = [(name, place if name == CURSOR else value) for name, value in fields]
-        super().__init__(200, ResponseFields(fields), body)
+        super().__init__(200, ResponseFields().prepare(fields), body)
         self.version = stream.version
 
     def inspector(self) -> Inspector | None:

@@ -109,7 +109,7 @@ class EarlyHead:
         origin, named = self.opening, []
         if origin is not None and not origin.replays(call):
             named = origin.early_fields(call)
-        fields = ResponseFields([(b"content-type", EVENT_STREAM), *named])
+        fields = ResponseFields().prepare([(b"content-type", EVENT_STREAM), *named])
         if plan.anti_buffering:
             fields.unbuffer()
         fields.pass_on(call.exchange.request_id.encode(), http_date())

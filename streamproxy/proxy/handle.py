@@ -144,7 +144,7 @@ class Handler:
     def begin(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Call:
         """The call of a request, with what is known of it before anything is done."""
         plan = self._plan
-        fields = RequestFields(scope["headers"])
+        fields = RequestFields().prepare(scope["headers"])
         noted = fields.noted
         request_id = noted.get(b"x-request-id")
         exchange = Exchange(
@@ -155,7 +155,7 @@ class Handler:
             target.path.decode("latin-1"),
         )
         timer = Timer(plan.limits, exchange, self._shared_timer)
-        downstream = Downstream(scope, receive, send, target, fields, timer)
+        downstream = Downstream().prepare(scope, receive, send, target, fields, timer)
         direct = downstream.direct  # middleware before it may have created another task
         exchange.task = direct.task if direct is not None else asyncio.current_task()
         exchange.client = peer = downstream.peer
@@ -236,7 +236,7 @@ def _prepare(plan: RoutePlan, call: Call, response: OriginResponse, place: Ticke
     date = b"" if b"date" in fields.noted else http_date()
     fields.pass_on(exchange.request_id.encode(), date, response.version)
     if plan.response_edit is not NO_EDIT:
-        fields = ResponseFields(plan.response_edit.apply(fields.kept))
+        fields = ResponseFields().prepare(plan.response_edit.apply(fields.kept))
     downstream.continue_on_disconnect = plan.continue_on_disconnect
     read_on = response.on_client_left
     if read_on is not None:

@@ -46,7 +46,7 @@ def answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Heade
         call.exchange.principal = passed.principal
         downstream.target.query = passed.query
         downstream.headers = passed.headers
-        downstream.fields = RequestFields(passed.headers)
+        downstream.fields = RequestFields().prepare(passed.headers)
     fields = downstream.fields
     noted = fields.noted
     if b"upgrade" in noted:

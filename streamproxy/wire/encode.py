@@ -39,7 +39,12 @@ def request_head(method: str, target: bytes, headers: Headers, chunked: bool) ->
         lines.append(b"transfer-encoding: chunked")
     if _SPACE in target or not target:
         raise ValueError("a target that is empty or holds a space")
-    return _join(lines, b"\r\n")
+    # As `_join`, whose call costs 400 instructions in pure Python.
+    whole = b"".join(lines)
+    if LF in whole or CR in whole or NUL in whole:
+        raise ValueError("CR, LF or NUL inside a head")
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
 
 
 def response_head(
@@ -74,7 +79,12 @@ def response_head(
                 continue
             begin = b"content-length: "
         lines.append(begin + value)
-    return _join(lines, b""), length, closes
+    # As `_join`, whose call costs 400 instructions in pure Python.
+    whole = b"".join(lines)
+    if LF in whole or CR in whole or NUL in whole:
+        raise ValueError("CR, LF or NUL inside a head")
+    lines.append(b"")
+    return b"\r\n".join(lines), length, closes
 
 
 def informational_head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -7,7 +7,7 @@ They are never converted to a mapping; one pass over the list suffices.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Self
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -147,7 +147,8 @@ class RequestFields:
 
     __slots__ = ("forwarded", "host", "host_at", "kept", "noted", "two_hosts")
 
-    def __init__(self, headers: Headers) -> None:
+    def prepare(self, headers: Headers) -> Self:
+        """Reads the fields, in place of an `__init__`, which costs more."""
         self.host = b""
         self.two_hosts = False  # some servers do not refuse this
         self.host_at = -1  # the index of Host in ``kept``
@@ -179,6 +180,7 @@ class RequestFields:
                 self.forwarded.append(pair)
         if named:
             self._drop(named_by_connection(headers))
+        return self
 
     def replace(self, name: bytes, value: bytes) -> None:
         """Replaces the value of a kept field."""

@@ -189,8 +189,7 @@ class RequestHead:
         begin, _, fields = data.partition(b"\r\n")
         line = _lines.get(begin) or _checked_line(begin)
         self.method, self.target, self.version, self._authority, self.path, self.raw_path, self.query = line
-        self._parse(_NEUTRAL + fields)
-        self._finish()
+        self._parse(_NEUTRAL + fields, True)
         return rest
 
     def _feed_more(self, begun: bytearray, data: bytes) -> bytes | None:
@@ -204,7 +203,7 @@ class RequestHead:
         self._size += len(piece)
         self._limit(self._size)
         if self._read:
-            self._parse(piece)
+            self._parse(piece, end >= 0)
             begun += piece
             del begun[:-3]
         else:
@@ -216,12 +215,9 @@ class RequestHead:
             line = _checked_line(bytes(begun[:line_end]))
             self.method, self.target, self.version, self._authority, self.path, self.raw_path, self.query = line
             self._read = True
-            self._parse(_NEUTRAL + begun[line_end + 2 :])
+            self._parse(_NEUTRAL + begun[line_end + 2 :], end >= 0)
             del begun[:-3]
-        if end < 0:
-            return None
-        self._finish()
-        return data[end:]
+        return data[end:] if end >= 0 else None
 
     @staticmethod
     def _find_end(begun: bytearray, data: bytes) -> int:
@@ -249,8 +245,8 @@ class RequestHead:
         if not good:
             raise BadRequest("The request line is malformed")
 
-    def _parse(self, data: bytes) -> None:
-        """Passes a part of a head to the parser."""
+    def _parse(self, data: bytes, last: bool) -> None:
+        """Passes a part of a head to the parser, and after the ``last`` one checks what a syntax parser does not."""
         if self._parser is None:
             self._parser = HttpRequestParser(self)
         try:
@@ -261,9 +257,8 @@ class RequestHead:
             raise BadRequest(f"The request is malformed: {error}") from None
         if len(self.headers) > self._max_fields:
             raise HeadTooLarge(f"The request has more than {self._max_fields} fields")
-
-    def _finish(self) -> None:
-        """Checks what a syntax parser does not."""
+        if not last:
+            return
         if not self._complete:
             raise BadRequest("The request is malformed")
         try:

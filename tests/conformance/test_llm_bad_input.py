@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamproxy.observe.access_log import json_line
+from streamproxy.observe.json_line import json_line
 from tests.conformance.conftest import Start
 from tests.conformance.llm_apis import APIS, DONE, SSE, Api
 from tests.conftest import Connect, Serve

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from uvicorn.server import ServerState
 
@@ -48,8 +48,8 @@ _MOST_CORKED: Final = 40  # the maximum parts that may wait with the head, three
 _SMALL: Final = len(SIZE_LINES)
 
 
-class Connection(Protocol):
-    """A connection, as seen by a cycle."""
+class Connection:
+    """A connection, as seen by a cycle. A class and no protocol: compiled code reads its attributes in C."""
 
     transport: asyncio.Transport
     loop: asyncio.AbstractEventLoop
@@ -58,18 +58,23 @@ class Connection(Protocol):
 
     def update_reading(self) -> None:
         """The application has taken some of the body while reading was paused."""
+        raise NotImplementedError
 
     def responded(self, cycle: Http11Cycle) -> None:
         """The last byte of the response was written: completes the cycle."""
+        raise NotImplementedError
 
     def unfinished(self, cycle: Http11Cycle) -> None:
         """The response will never be complete."""
+        raise NotImplementedError
 
     def client_left(self) -> None:
         """The client has left, or is treated as if it had left."""
+        raise NotImplementedError
 
     def upgrade(self) -> ByteStream:
         """The connection has left HTTP."""
+        raise NotImplementedError
 
 
 class Http11Cycle(RequestCycle):

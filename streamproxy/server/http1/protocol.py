@@ -34,7 +34,7 @@ from streamproxy.errors import BadRequest, Rejected, RequestTimeout
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.server.alpn import ProtocolFactory, hand_over, is_preface
 from streamproxy.server.flow import NEVER, WRITE_LIMIT, Deadline, Flow
-from streamproxy.server.http1.cycle import Http11Cycle
+from streamproxy.server.http1.cycle import Connection, Http11Cycle
 from streamproxy.server.http1.head import whole_response
 from streamproxy.server.http1.heads import Heads
 from streamproxy.server.http1.limits import BODY_LIMIT, NEWCOMER, Http11Limits
@@ -61,11 +61,11 @@ def http11_protocol(limits: Http11Limits, http2: ProtocolFactory | None = None) 
     return partial(Http11Protocol, limits, http2, Heads(limits.max_header_size, limits.max_fields))
 
 
-class Http11Protocol:
+class Http11Protocol(Connection):
     """A connection, created by uvicorn, which uses its arguments, `shutdown` and the server's state.
 
-    It has the methods of `asyncio.Protocol` without inheriting from it, because a class with a base class in Python
-    cannot be compiled.
+    It has the methods of `asyncio.Protocol` without inheriting from it, because a class with a base class of the
+    standard library cannot be compiled.
     """
 
     def __init__(
@@ -91,8 +91,6 @@ class Http11Protocol:
         self.loop = _loop or asyncio.get_running_loop()
         self._plain_tasks = self.loop.get_task_factory() is None
         # Of the connection.
-        self.transport: asyncio.Transport
-        self.flow: Flow
         self.announced: Announced | None = None  # from a PROXY protocol header
         self.stopping = False  # whether the server is shutting down
         self._status = _HEAD
@@ -179,7 +177,9 @@ class Http11Protocol:
             data, self._backlog = self._backlog + data, b""
         if self._fresh and self._http2 is not None and data[0] == _P and self._is_http2(data):
             return
-        head = self._head or self._heads.take()
+        head = self._head
+        if head is None:
+            head = self._heads.take()
         try:
             rest = head.feed(data)
         except Rejected as error:

@@ -70,7 +70,7 @@ def test_a_core_that_two_share_is_as_busy_as_both_and_two_cores_as_the_busier(pr
 def test_a_proxy_that_does_not_start_says_where_it_told_why(programs: Programs) -> None:
     peer = Peer("broken", "broken", lambda: "1", lambda _: Launch(["sh", "-c", "echo no key is set; exit 3"], {}))
     with (
-        pytest.raises(BenchError, match=r"status 3 .*broken/output\.log") as failed,
+        pytest.raises(BenchError, match=r"status 3 .*broken\.log") as failed,
         Session(peer, SIZES, programs, Cores(set(), set(), set())),
     ):
         pass

@@ -20,7 +20,9 @@ async def test_an_interim_response_for_a_client_that_has_left_is_dropped() -> No
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         limits = TimeLimits()
         timer = Timer(limits, Exchange("1", "r", "u", "GET", "/"), SharedTimer(limits))
-        found.append(Downstream(scope, receive, send, make_target(b"/", None), RequestFields([]), timer))
+        found.append(
+            Downstream().prepare(scope, receive, send, make_target(b"/", None), RequestFields().prepare([]), timer)
+        )
         while (await receive())["type"] != "http.disconnect":
             pass
 

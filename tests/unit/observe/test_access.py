@@ -21,12 +21,10 @@ from streamproxy.observe.access_log import (
     AccessLog,
     LineFormat,
     console_line,
-    hide_values,
-    json_line,
     printable,
     record,
-    timestamp,
 )
+from streamproxy.observe.json_line import hide_values, json_line, milliseconds, timestamp
 from tests.unit.observe.exchanges import finished, new_exchange, streaming
 
 
@@ -199,6 +197,30 @@ def test_printable_text_stays_as_it_is() -> None:
 )
 def test_times_are_utc_with_milliseconds(wall: float, text: str) -> None:
     assert timestamp(wall) == text
+    timestamp(wall + 1)
+    assert timestamp(wall) == text
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    seconds=st.one_of(
+        st.floats(0, 1e5),
+        st.floats(),
+        st.integers(0, 10**9).map(lambda number: number / 2e6),  # halves of a microsecond, which are ties or nearly
+        st.integers(0, 10**12).map(lambda nanoseconds: nanoseconds / 1e9),
+    )
+)
+def test_milliseconds_are_rounded_by_all_of_their_digits(seconds: float) -> None:
+    assert milliseconds(seconds) == f"{seconds * 1000 + 0.0:.3f}"  # no negative zero
+
+
+def test_names_of_a_place_are_told_apart() -> None:
+    places = [("a", "b", "c"), ("a", "", ""), ("a", "b", ""), ('"', "b", "c"), ("", "ab", "c")]
+    for route, upstream, endpoint in places * 2:
+        exchange = new_exchange(route=route, upstream=upstream)
+        exchange.endpoint = endpoint
+        line = json.loads(json_line(exchange, 101.0))
+        assert (line["route"], line["upstream"], line["endpoint"]) == (route, upstream or None, endpoint or None)
 
 
 @pytest.mark.parametrize("line_format", ["json", "console"])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from streamproxy import errors
 from streamproxy.exchange.exchange import Exchange
-from streamproxy.observe.access_log import encode
 from streamproxy.observe.ended import KEPT_COMPLETE, KEPT_OTHERS, Ended
+from streamproxy.observe.json_line import encode
 from tests.unit.observe.exchanges import finished, new_exchange, streaming
 
 

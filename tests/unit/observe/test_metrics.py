@@ -23,7 +23,7 @@ from streamproxy import __version__, errors
 from streamproxy.exchange.exchange import TIME_BUCKETS, Exchange
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.formats.inspector import Usage
-from streamproxy.observe.access_log import json_line
+from streamproxy.observe.json_line import json_line
 from streamproxy.observe.metrics import FAMILIES, OPENMETRICS, TEXT, Metrics
 from streamproxy.observe.series import Series, Totals
 from streamproxy.upstream.load import LoadReading

@@ -43,7 +43,9 @@ def call_of(exchange: Exchange, *chunks: bytes, headers: Headers | None = None) 
     }
     limits = TimeLimits()
     timer = Timer(limits, exchange, SharedTimer(limits))
-    downstream = Downstream(scope, receive, send, make_target(b"/", None), RequestFields(fields), timer)
+    downstream = Downstream().prepare(
+        scope, receive, send, make_target(b"/", None), RequestFields().prepare(fields), timer
+    )
     if chunks:
         downstream.body = RequestBody(receive, exchange, timer, None)
     call = Call()

@@ -23,7 +23,7 @@ OWNER = (b"r", b"credentials", b"", b"")
 
 class Response(OwnResponse):
     def __init__(self, media: bytes, body: ChunkSource) -> None:
-        super().__init__(200, ResponseFields([(b"content-type", media)]), body)
+        super().__init__(200, ResponseFields().prepare([(b"content-type", media)]), body)
 
     async def aclose(self, fault: BaseException | None) -> None:
         pass

@@ -49,7 +49,7 @@ class Pieces(ChunkSource):
 
 class Response(OwnResponse):
     def __init__(self, body: ChunkSource) -> None:
-        super().__init__(200, ResponseFields([(b"content-type", b"text/event-stream")]), body)
+        super().__init__(200, ResponseFields().prepare([(b"content-type", b"text/event-stream")]), body)
 
     async def aclose(self, fault: BaseException | None) -> None:
         pass

@@ -31,17 +31,17 @@ HEADERS = st.lists(st.tuples(NAMES, VALUES), max_size=10)
 
 def forward(headers: Headers, forwarded: Forwarded = STRANGER, **options: object) -> Headers:
     given_: dict[str, object] = {"host": b"up:1", "request_id": b"id", "identity": False} | options
-    return request_headers(RequestFields(headers), forwarded=forwarded, **given_)  # type: ignore[arg-type]
+    return request_headers(RequestFields().prepare(headers), forwarded=forwarded, **given_)  # type: ignore[arg-type]
 
 
 def response_headers(headers: Headers, *, request_id: bytes) -> Headers:
-    fields = ResponseFields(headers)
+    fields = ResponseFields().prepare(headers)
     fields.pass_on(request_id, DATE)
     return fields.kept
 
 
 def unbuffered(headers: Headers) -> Headers:
-    fields = ResponseFields(headers)
+    fields = ResponseFields().prepare(headers)
     fields.unbuffer()
     return fields.kept
 
@@ -80,7 +80,7 @@ def test_hop_by_hop_fields_go_in_both_directions(name: bytes) -> None:
 
 def test_te_goes_on_only_where_trailers_would_come_back() -> None:
     for te, takes in ((b"gzip;q=0.5, trailers", True), (b"Trailers", True), (b"gzip", False)):
-        assert RequestFields([(b"te", te), (b"connection", b"TE")]).te_trailers == takes
+        assert RequestFields().prepare([(b"te", te), (b"connection", b"TE")]).te_trailers == takes
     assert forward([(b"te", b"trailers")], trailers=True)[-4:-2] == [(b"te", b"trailers"), (b"connection", b"te")]
     assert b"te" not in dict(forward([(b"te", b"trailers")]))
 
@@ -240,7 +240,7 @@ def test_every_way_to_the_anti_buffering_fields_leaves_one_of_each(
     ],
 )
 def test_a_request_has_the_body_that_it_announces(headers: Headers, expected: bool) -> None:
-    assert RequestFields(headers).has_body is expected
+    assert RequestFields().prepare(headers).has_body is expected
 
 
 @pytest.mark.parametrize(
