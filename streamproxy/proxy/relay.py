@@ -46,10 +46,11 @@ logger = logging.getLogger("streamproxy.proxy")
 class Relay(Keepalives):
     """Carries one response: ``run`` takes all that it needs, and sends it to its end, or raises why it could not."""
 
-    __slots__ = ("_blocked", "_fault", "_missing", "_over", "_reads", "_response", "_source")
+    __slots__ = ("_blocked", "_fault", "_missing", "_noted", "_over", "_reads", "_response", "_source")
 
     _blocked: bool  # a chunk was pushed, and the client's side holds more than it may
     _fault: BaseException | None  # what a push ran into
+    _noted: int  # the inspector's ``changes`` that the exchange knows
     _missing: ExchangeError | None  # why the body is incomplete, though it has ended; set by `_end`
 
     def run(
@@ -77,6 +78,7 @@ class Relay(Keepalives):
         self._direct = downstream.direct
         self._inspector = None
         self._reads = False  # the inspector reads what the stream says of itself
+        self._noted = -1
         self._keepalive_task = None
         self._bom = None
         self._blocked = False
@@ -238,7 +240,8 @@ class Relay(Keepalives):
                 self._go_on_blind()
                 return chunk
             exchange.events = inspector.events
-            if self._reads:
+            if self._reads and inspector.changes != self._noted:
+                self._noted = inspector.changes
                 exchange.note(inspector, now)
         return chunk
 
