@@ -94,7 +94,8 @@ class Relay(Keepalives):
             if timer.keepalive_since != FOREVER:
                 timer.keepalive_since = early.last_at
             return self._run(early.settle())
-        begun = downstream.begin(response.status, fields.kept, response.complete, response.reason)
+        held = response.complete or self._direct is not None  # `_run` has it written before it waits
+        begun = downstream.begin(response.status, fields.kept, held, response.reason)
         at_once = begun is None and response.complete and plan.max_events is None
         whole = self._source.rest() if at_once else b""
         if readable:
@@ -157,7 +158,10 @@ class Relay(Keepalives):
                     raise EventLimitReached()
             elif source.ended:
                 break
-            elif direct is not None and not self._downstream.gone and source.pipe(self._push):
+            elif direct is None:
+                await source.change()
+            elif not self._downstream.gone and source.pipe(self._push):
+                direct.uncork()
                 await source.change()
                 source.pipe(None)
                 if self._fault is not None:
@@ -166,6 +170,7 @@ class Relay(Keepalives):
                     self._blocked = False
                     timer.passed(await self._taken(direct.drained(), monotonic()))
             else:
+                direct.uncork()
                 await source.change()
         waiting = self._end(whole)
         if waiting is not None:
