@@ -8,7 +8,8 @@ and written to the client in the callback of the read that brought it. The first
 An exchange is in one of two states here: it waits for a chunk (CHUNK), or for the client to take one (WRITE); its
 timer is told which.
 
-A body that has come to its end before its head is sent goes out in one piece, together with the end of the response.
+A body that has come to its end before its head is sent goes out in one piece, together with the end of the response,
+and so does the last piece of any other whose end came with it.
 
 Keepalives are written by `streamproxy.proxy.keepalives`, the relay's base.
 
@@ -145,10 +146,15 @@ class Relay(Keepalives):
         exchange, timer, source, direct = self._exchange, self._timer, self._source, self._direct
         if begun is not None:
             await self._taken(begun, exchange.head_at)
-        whole = self._whole() if self._response.complete else b""
+        whole = source.rest() if self._response.complete and self._may_join() else b""
         while not whole:
             chunk = source.ready()
             if chunk is not None:
+                if source.ended and self._may_join():
+                    chunk += source.rest()
+                    if source.ended:  # what it says is certain only now that nothing is ready
+                        whole = chunk
+                        break
                 now = monotonic()
                 waiting = self._pass(chunk, now)
                 if waiting is not None:
@@ -270,21 +276,19 @@ class Relay(Keepalives):
             self._bom = None
         return chunk
 
-    def _whole(self) -> bytes:
-        """A body that is all here, if it may go out in one piece with the end of the response; else empty."""
-        if self._bom is not None or self._plan.max_events is not None or self._keepalive_task is not None:
-            return b""
-        return self._source.rest()
+    def _may_join(self) -> bool:
+        """Whether what is there of a body that has ended may go out in one piece with the end of the response."""
+        return self._bom is None and self._plan.max_events is None and self._keepalive_task is None
 
     def _end(self, whole: bytes) -> Awaitable[None] | None:
-        """The body has ended in good order: end the response; with ``whole``, all of the body goes with the end.
+        """The body has ended in good order: end the response; with ``whole``, all that is left of it goes with the end.
 
         Returns what to wait for, or None.
         """
         exchange, downstream, now = self._exchange, self._downstream, monotonic()
         if whole:
             self._count(whole, now)
-            if not downstream.gone:
+            if not (downstream.gone or exchange.first_byte_at):
                 exchange.first_byte_at = now
             exchange.last_read_at = 0.0  # no silence has come before its end
         else:
