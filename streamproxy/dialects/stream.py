@@ -106,7 +106,8 @@ class LlmEvents(EventInspector):
     def _pass_texts_of(self, api: ApiStream, event: bytes) -> None:
         text = api.text_in(event)
         if text is not None:
-            self.pass_texts(event, *text)
+            begin, end = text
+            self.pass_texts(event, begin, end)
 
     def finish(self) -> ExchangeError | None:
         """The body has ended in good order. Returns why it is incomplete all the same."""

@@ -140,7 +140,7 @@ class EventInspector(SseTracker):
                 return
             if self._before and self._has_other_text(block, behind):
                 continue
-            if block[:5] == b"data:" and b"\n" not in block:
+            if block[:5] == b"data:" and _LF not in block:
                 self.on_event(block[6:] if block[5:6] == b" " else block[5:])
             else:
                 for line in block.split(b"\n"):
