@@ -2,7 +2,8 @@
 
 Theory of operation. The first event that is no prelude tells the API (`reading.recognise`). From then on that API's
 reader notes what events say. Until the stream has spoken every event is decoded; afterwards only events in which a
-search for bytes finds something that matters. A stream of no known kind is not listened to any more: its first event
+search for bytes finds something that matters, and an event is not even searched if only its text differs from one in
+which nothing did (`EventInspector.pass_texts`). A stream of no known kind is not listened to any more: its first event
 with data is what it has to say, and a missing end marker proves nothing of it.
 """
 
@@ -23,6 +24,8 @@ from streamproxy.formats.inspector import Inspector
 from streamproxy.formats.json_members import Wanted
 from streamproxy.formats.json_scan import MemberScanner
 
+_DATA: Final = b"data: "
+_LF: Final = 10
 _NO_MARKER: Final = "The upstream ended its stream without the end marker of its API"
 _ANSWER: Final = Wanted(
     {
@@ -70,9 +73,14 @@ class LlmEvents(EventInspector):
 
     def on_event(self, data: bytes) -> None:
         """Read an event's data."""
-        api = self._api
-        if api is not None and self._lazy and api.skips(data):
-            return
+        api, lazy = self._api, self._lazy
+        if api is not None and lazy and data[:1] == b"{":  # an end marker is not worth a search
+            if self._before and self._has_other_text(_DATA + data, self._behind[:-2]):
+                return
+            if api.skips(data):
+                self._pass_others(api, data)
+                return
+        self.changes += 1
         event = decode(data)
         if api is None:
             if event is not None and is_prelude(event):
@@ -82,6 +90,24 @@ class LlmEvents(EventInspector):
                 return
         note(api, event, data, self)
         self._lazy = self.spoke or self.failure is not None
+        if self._lazy and not lazy and not (self.usage or self.finish_reason or self.failure or api.ended):
+            self._pass_others(api, data)
+
+    def on_skipped(self, event: bytes) -> None:
+        """Pass over the next ones that have other text."""
+        if self._api is not None:
+            self._pass_texts_of(self._api, event)
+
+    def _pass_others(self, api: ApiStream, data: bytes) -> None:
+        """Pass over events that differ from one with this data in their text; the data is one line, nearly always."""
+        if _LF not in data:
+            self._pass_texts_of(api, _DATA + data + b"\n\n")
+
+    def _pass_texts_of(self, api: ApiStream, event: bytes) -> None:
+        text = api.text_in(event)
+        if text is not None:
+            begin, end = text
+            self.pass_texts(event, begin, end)
 
     def finish(self) -> ExchangeError | None:
         """The body has ended in good order. Returns why it is incomplete all the same."""
@@ -110,6 +136,7 @@ class LlmLines(LineInspector):
         api = self._api
         if api is not None and self._lazy and api.skips(line):
             return
+        self.changes += 1
         event = decode(line)
         if api is None:
             api = self._api = begin(recognise_line(event) if event is not None else None, self)

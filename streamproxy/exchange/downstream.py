@@ -242,7 +242,8 @@ class Downstream:
             self._hints = asyncio.get_running_loop().create_task(_send_behind(self._hints, self._send, message))
 
     def begin(self, status: int, headers: Headers, whole: bool, reason: bytes = b"") -> Awaitable[None] | None:
-        """Sends the response head; returns an awaitable or None. ``whole`` means that the body follows without a wait.
+        """Sends the response head; returns an awaitable or None. ``whole`` means that the body follows without a wait,
+        or `DownstreamConnection.uncork` before one.
 
         ``reason`` is the upstream's reason phrase; empty for the standard one.
         """

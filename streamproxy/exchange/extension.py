@@ -86,7 +86,7 @@ class DownstreamConnection:
     def begin(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], whole: bool = False, reason: bytes = b""
     ) -> None:
-        """Sends the head. ``whole`` means that the body follows without any wait.
+        """Sends the head. ``whole`` means that the body follows without any wait, or `uncork` before one.
 
         ``reason`` is the reason phrase; empty for the standard one, and dropped if the protocol has none.
         """
@@ -107,6 +107,9 @@ class DownstreamConnection:
         ``framed`` is the same chunk in HTTP/1.1's chunked framing, or empty. A chunked response writes it unchanged.
         """
         raise NotImplementedError
+
+    def uncork(self) -> None:
+        """Writes a head that waits for its body, with what was sent of it, now: the next part is not there yet."""
 
     def drained(self) -> Awaitable[None]:
         """Waits until the client accepts more data. Raises ClientLeft if it leaves meanwhile."""

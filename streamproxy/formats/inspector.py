@@ -34,10 +34,12 @@ class Inspector:
     whether an ``id`` field has passed. ``spoke`` is set by the first event with content (`timeouts.first_event`).
     ``failure`` is an error that the stream itself reported; it does not count as content. ``model``, ``finish_reason``
     and ``usage`` are what the stream reported about itself, if anything. ``provider`` and ``operation`` are the names
-    of OpenTelemetry's GenAI conventions for a recognised API, and empty for any other body.
+    of OpenTelemetry's GenAI conventions for a recognised API, and empty for any other body. ``changes`` is another
+    number whenever one of these may have changed, so that they need not be read after each chunk.
     """
 
     __slots__ = (
+        "changes",
         "events",
         "failure",
         "finish_reason",
@@ -50,6 +52,7 @@ class Inspector:
     )
 
     def __init__(self) -> None:
+        self.changes = 0
         self.events = 0
         self.saw_id = False
         self.spoke = False

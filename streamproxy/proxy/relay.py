@@ -8,7 +8,8 @@ and written to the client in the callback of the read that brought it. The first
 An exchange is in one of two states here: it waits for a chunk (CHUNK), or for the client to take one (WRITE); its
 timer is told which.
 
-A body that has come to its end before its head is sent goes out in one piece, together with the end of the response.
+A body that has come to its end before its head is sent goes out in one piece, together with the end of the response,
+and so does the last piece of any other whose end came with it.
 
 Keepalives are written by `streamproxy.proxy.keepalives`, the relay's base.
 
@@ -46,10 +47,11 @@ logger = logging.getLogger("streamproxy.proxy")
 class Relay(Keepalives):
     """Carries one response: ``run`` takes all that it needs, and sends it to its end, or raises why it could not."""
 
-    __slots__ = ("_blocked", "_fault", "_missing", "_over", "_reads", "_response", "_source")
+    __slots__ = ("_blocked", "_fault", "_missing", "_noted", "_over", "_reads", "_response", "_source")
 
     _blocked: bool  # a chunk was pushed, and the client's side holds more than it may
     _fault: BaseException | None  # what a push ran into
+    _noted: int  # the inspector's ``changes`` that the exchange knows
     _missing: ExchangeError | None  # why the body is incomplete, though it has ended; set by `_end`
 
     def run(
@@ -77,6 +79,7 @@ class Relay(Keepalives):
         self._direct = downstream.direct
         self._inspector = None
         self._reads = False  # the inspector reads what the stream says of itself
+        self._noted = -1
         self._keepalive_task = None
         self._bom = None
         self._blocked = False
@@ -92,7 +95,8 @@ class Relay(Keepalives):
             if timer.keepalive_since != FOREVER:
                 timer.keepalive_since = early.last_at
             return self._run(early.settle())
-        begun = downstream.begin(response.status, fields.kept, response.complete, response.reason)
+        held = response.complete or self._direct is not None  # `_run` has it written before it waits
+        begun = downstream.begin(response.status, fields.kept, held, response.reason)
         at_once = begun is None and response.complete and plan.max_events is None
         whole = self._source.rest() if at_once else b""
         if readable:
@@ -142,10 +146,15 @@ class Relay(Keepalives):
         exchange, timer, source, direct = self._exchange, self._timer, self._source, self._direct
         if begun is not None:
             await self._taken(begun, exchange.head_at)
-        whole = self._whole() if self._response.complete else b""
+        whole = source.rest() if self._response.complete and self._may_join() else b""
         while not whole:
             chunk = source.ready()
             if chunk is not None:
+                if source.ended and self._may_join():
+                    chunk += source.rest()
+                    if source.ended:  # what it says is certain only now that nothing is ready
+                        whole = chunk
+                        break
                 now = monotonic()
                 waiting = self._pass(chunk, now)
                 if waiting is not None:
@@ -155,7 +164,10 @@ class Relay(Keepalives):
                     raise EventLimitReached()
             elif source.ended:
                 break
-            elif direct is not None and not self._downstream.gone and source.pipe(self._push):
+            elif direct is None:
+                await source.change()
+            elif not self._downstream.gone and source.pipe(self._push):
+                direct.uncork()
                 await source.change()
                 source.pipe(None)
                 if self._fault is not None:
@@ -164,6 +176,7 @@ class Relay(Keepalives):
                     self._blocked = False
                     timer.passed(await self._taken(direct.drained(), monotonic()))
             else:
+                direct.uncork()
                 await source.change()
         waiting = self._end(whole)
         if waiting is not None:
@@ -238,7 +251,8 @@ class Relay(Keepalives):
                 self._go_on_blind()
                 return chunk
             exchange.events = inspector.events
-            if self._reads:
+            if self._reads and inspector.changes != self._noted:
+                self._noted = inspector.changes
                 exchange.note(inspector, now)
         return chunk
 
@@ -262,21 +276,19 @@ class Relay(Keepalives):
             self._bom = None
         return chunk
 
-    def _whole(self) -> bytes:
-        """A body that is all here, if it may go out in one piece with the end of the response; else empty."""
-        if self._bom is not None or self._plan.max_events is not None or self._keepalive_task is not None:
-            return b""
-        return self._source.rest()
+    def _may_join(self) -> bool:
+        """Whether what is there of a body that has ended may go out in one piece with the end of the response."""
+        return self._bom is None and self._plan.max_events is None and self._keepalive_task is None
 
     def _end(self, whole: bytes) -> Awaitable[None] | None:
-        """The body has ended in good order: end the response; with ``whole``, all of the body goes with the end.
+        """The body has ended in good order: end the response; with ``whole``, all that is left of it goes with the end.
 
         Returns what to wait for, or None.
         """
         exchange, downstream, now = self._exchange, self._downstream, monotonic()
         if whole:
             self._count(whole, now)
-            if not downstream.gone:
+            if not (downstream.gone or exchange.first_byte_at):
                 exchange.first_byte_at = now
             exchange.last_read_at = 0.0  # no silence has come before its end
         else:

@@ -12,8 +12,9 @@ Theory of operation. A connection is in one of four states:
 The body has one reader, which gets it in one of two ways. If it is pulled, it waits in ``chunks``, and a future made by
 `wait` tells the reader about changes. If it is pushed, it is passed to the sink set by `pipe` in the callback of the
 read; this happens only while ``chunks`` is empty. A sink that accepts no more, the end and an error end the push and
-wake the reader. Chunks never overtake each other, and an error never overtakes a chunk: the reader takes the available
-chunks, then looks at ``response.done``, then at ``fault``.
+wake the reader. What comes in one read with the end waits for the reader, which passes on both at once. Chunks never
+overtake each other, and an error never overtakes a chunk: the reader takes the available chunks, then looks at
+``response.done``, then at ``fault``.
 
 All bytes received since the reader last waited count as held. The reader waits, or pipes, once it has passed on
 everything. If the next read of the same size would exceed ``buffer`` bytes, the transport is paused until the reader
@@ -227,7 +228,7 @@ class Connection(SendingConnection):
                 self._look(data)
         if chunk:
             sink = self._sink
-            if sink is None:
+            if sink is None or response.done:
                 self.chunks.append(chunk)
             elif sink(chunk, b""):
                 if self._active:

@@ -28,6 +28,13 @@ class ApiStream:
         """
         return False
 
+    def text_in(self, event: bytes) -> tuple[int, int] | None:
+        """Where the one text is in which the events of this stream differ, without its quotes; None for nowhere.
+
+        Only asked of an event that said no more than its text.
+        """
+        return None
+
     def read(self, event: dict[str, Any], to: Inspector) -> None:
         """Note what an event says, in ``ended`` and in the inspector."""
         raise NotImplementedError

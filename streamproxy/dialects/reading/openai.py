@@ -22,56 +22,37 @@ _SILENT: Final = frozenset({"response.created", "response.queued", "response.in_
 _ENDS: Final = frozenset({"response.completed", "response.incomplete"})
 # Members whose values are text, however a server writes them.
 _TEXTS: Final = (b'"content":"', b'"content": "', b'"text":"', b'"text": "', b'"reasoning_content":"', b'"arguments":"')
-_QUOTE: Final = 0x22
-_LF: Final = 0x0A
 
 
 class CompletionStream(ApiStream):
-    """Chunks of chat or text completions, up to ``[DONE]``.
+    """Chunks of chat or text completions, up to ``[DONE]``."""
 
-    Theory of operation. The chunks of one stream differ in one piece of text, nearly always. So what comes before and
-    behind the text of a chunk in which nothing mattered is kept, and the next chunk is compared with that.
-    """
-
-    __slots__ = ("_before", "_behind")
-
-    def __init__(self, provider: str, operation: str) -> None:
-        super().__init__(provider, operation)
-        self._before = b""
-        self._behind = b""
+    __slots__ = ()
 
     def skips(self, chunk: bytes) -> bool:
         """Most chunks have neither usage nor a reason to finish, or have them as null."""
-        before, behind = self._before, self._behind
-        begin, end = len(before), len(chunk) - len(behind)
-        if before and begin <= end and chunk[:begin] == before and chunk[end:] == behind:
-            text = chunk[begin:end]
-            # It is inside of the same string. A line end, which strings in JSON have not, could begin another event.
-            if _QUOTE not in text and _LF not in text and text[-1:] != b"\\":
-                return True
-        if (
+        return not (
             has_value(chunk, b'"finish_reason"')
             or has_value(chunk, b'"usage"')
             or chunk.find(b'"error"') >= 0
             or chunk.find(b"[DONE]") >= 0
-        ):
-            return False
-        self._remember(chunk)
-        return True
+        )
 
-    def _remember(self, chunk: bytes) -> None:
-        """Keep what is around the first text of a chunk in which nothing matters."""
+    def text_in(self, event: bytes) -> tuple[int, int] | None:
+        """The first member with text that is not empty."""
         for text in _TEXTS:
-            begin = chunk.find(text) + len(text)
-            end = chunk.find(b'"', begin) if begin >= len(text) else -1
-            if end > begin and chunk[end - 1 : end] != b"\\":
-                self._before, self._behind = chunk[:begin], chunk[end:]
-                return
+            begin = event.find(text) + len(text)
+            end = event.find(b'"', begin) if begin >= len(text) else -1
+            if end > begin and event[end - 1 : end] != b"\\":
+                return begin, end
+        return None
 
     def read(self, event: dict[str, Any], to: Inspector) -> None:
         """A chunk; the answer to a request that does not stream has the same members."""
         to.model = to.model or name(event.get("model"))
-        to.usage = completion_usage(event.get("usage")) or to.usage
+        usage = event.get("usage")
+        if usage is not None:
+            to.usage = completion_usage(usage) or to.usage
         for choice in tables(event.get("choices")):
             finish = name(choice.get("finish_reason"))
             to.finish_reason = finish or to.finish_reason
@@ -116,26 +97,26 @@ def completion_usage(value: object) -> Usage | None:
 
     SGLang reports the reasoning beside the other counts, and not among the details.
     """
-    usage = _usage(value, "prompt", "completion")
-    if usage is not None and usage.reasoning is None:
-        return usage._replace(reasoning=tokens(table(value).get("reasoning_tokens")))
-    return usage
+    said = table(value)
+    input, output = tokens(said.get("prompt_tokens")), tokens(said.get("completion_tokens"))
+    cached = tokens(table(said.get("prompt_tokens_details")).get("cached_tokens"))
+    reasoning = tokens(table(said.get("completion_tokens_details")).get("reasoning_tokens"))
+    if input is None and output is None and cached is None and reasoning is None:
+        return None
+    if reasoning is None:
+        reasoning = tokens(said.get("reasoning_tokens"))
+    return Usage(input, output, cached, None, reasoning)
 
 
 def responses_usage(value: object) -> Usage | None:
     """The ``usage`` of a response; None where nothing of it makes sense."""
-    return _usage(value, "input", "output")
-
-
-def _usage(value: object, input: str, output: str) -> Usage | None:
     said = table(value)
-    usage = Usage(
-        input=tokens(said.get(f"{input}_tokens")),
-        output=tokens(said.get(f"{output}_tokens")),
-        cache_read=tokens(table(said.get(f"{input}_tokens_details")).get("cached_tokens")),
-        reasoning=tokens(table(said.get(f"{output}_tokens_details")).get("reasoning_tokens")),
-    )
-    return usage if usage != Usage() else None
+    input, output = tokens(said.get("input_tokens")), tokens(said.get("output_tokens"))
+    cached = tokens(table(said.get("input_tokens_details")).get("cached_tokens"))
+    reasoning = tokens(table(said.get("output_tokens_details")).get("reasoning_tokens"))
+    if input is None and output is None and cached is None and reasoning is None:
+        return None
+    return Usage(input, output, cached, None, reasoning)
 
 
 def completions(event: dict[str, Any]) -> CompletionStream | None:
@@ -157,4 +138,7 @@ def completions_answer(answer: dict[str, Any]) -> CompletionStream | None:
 
 
 def _speaks(delta: dict[str, Any]) -> bool:
-    return any(delta.get(key) for key in _SPEECH)
+    for key in _SPEECH:  # noqa: SIM110 - a generator costs more than the look-ups
+        if delta.get(key):
+            return True
+    return False

@@ -11,7 +11,8 @@ look complete.
 
 The head is corked: it is written at the end of the current iteration of the event loop, together with the part of the
 body that the application has sent by then, so that a short response is a single write (which is most of its cost). It
-never waits longer than that. Every later chunk is written when it is sent.
+never waits longer than that, and an application that knows when the body has to be waited for writes it (`uncork`):
+at the end of the iteration, other connections come first. Every later chunk is written when it is sent.
 """
 
 from __future__ import annotations
@@ -205,6 +206,11 @@ class Http11Cycle(RequestCycle):
         else:
             self._send_body(chunk, True)
         return not self._flow.paused
+
+    def uncork(self) -> None:
+        """Writes what is corked."""
+        if self._cork is not None:
+            self._uncork()
 
     async def drained(self) -> None:
         """Waits until the transport accepts more. Raises ClientLeft if the client leaves meanwhile."""

@@ -191,7 +191,7 @@ class Http2Stream(RequestCycle):
             return
         self._plain = length is None and not bodyless
         self._session.respond(self.id, fields, bodyless, bodyless)
-        if not whole:
+        if not whole or bodyless:
             self._connection.flush_soon()
 
     def push(self, chunk: bytes, framed: bytes) -> bool:
@@ -224,6 +224,14 @@ class Http2Stream(RequestCycle):
         self._session.trailers(self.id, fields)
         return self._sent(0, False)
 
+    def uncork(self) -> None:
+        """Have a head that waits for its body written at the end of the loop's turn, as all of a connection is."""
+        head, self._head = self._head, None
+        if head is not None:
+            self._session.respond(self.id, head, False, False)
+            self._plain = self._left < 0
+            self._connection.flush_soon()
+
     async def drained(self) -> None:
         """Wait until less is queued. Raises ClientLeft when the client leaves meanwhile."""
         if self._session.queued(self.id) > self._high:
@@ -235,6 +243,7 @@ class Http2Stream(RequestCycle):
             self._head = None
             end = not body and not more and self._left <= 0
             self._session.respond(self.id, head, end, not more and len(body) <= MAX_FRAME)
+            self._plain = more and self._left < 0
             if end:
                 self.ended = True
                 return
@@ -313,5 +322,6 @@ class Http2Stream(RequestCycle):
             self.disconnect()
 
     def _abandon(self) -> None:
+        self.uncork()
         self._open = False
         self._connection.unfinished(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from streamproxy.dialects.stream import LlmEvents, LlmLines
 from streamproxy.errors import UpstreamReportedError
+from streamproxy.formats.events import LIMIT
 from streamproxy.formats.inspector import Usage
 from tests.unit.dialects import wire
 from tests.unit.dialects.wire import chat, gemini, line, ollama, response, sse, text
@@ -293,14 +295,50 @@ def test_chunks_that_differ_in_their_text_say_what_the_stream_says(
     assert told_by(inspector) == reference(b"".join(stream), "openai")
 
 
-@pytest.mark.parametrize("end", [b"[DONE]", b'{"error":{"message":"x"}}'])
-def test_an_event_in_the_text_of_another_is_one(end: bytes) -> None:
-    before, behind = sse(chat({"content": "word"})).split(b"word")
+@given(st.lists(st.one_of(TRICKY, st.just("word")), max_size=12), st.lists(st.integers(0, 14)), st.booleans())
+def test_events_that_differ_in_their_text_are_counted_and_read_however_they_come(
+    texts: list[str], cuts: list[int], role: bool
+) -> None:
+    events = [chat({"role": "assistant", "content": ""})] * role + [chat({"content": piece}) for piece in texts]
+    events += [chat(finish="stop"), chat(usage={"prompt_tokens": 3, "completion_tokens": 4})]
+    stream = [*map(sse, events), b"data: [DONE]\n\n"]
     inspector = LlmEvents("openai")
-    for word in (b"word", b"word", b"wo\n\ndata: " + end + b"\n\ndata: "):
+    bounds = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    for begin, end in pairwise(bounds):
+        inspector.feed(b"".join(stream[begin:end]))
+    assert inspector.events == len(stream)
+    assert told_by(inspector) == reference(b"".join(stream), "openai")
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+@pytest.mark.parametrize("end", [b"[DONE]", b'{"error":{"message":"x"}}'])
+def test_an_event_in_the_text_of_another_is_one(end: bytes, line_end: bytes) -> None:
+    before, behind = sse(chat({"content": "word"})).split(b"word")
+    blank = 2 * line_end
+    inspector = LlmEvents("openai")
+    for word in (b"word", b"word", b"wo" + blank + b"data: " + end + blank + b"data: "):
         inspector.feed(before + word + behind)
     assert inspector.events == 5
     assert (inspector.finish(), inspector.failure is None) == (None, end == b"[DONE]")
+
+
+def test_a_text_over_the_limit_is_not_read_either() -> None:
+    before, behind = sse(chat({"content": "word"})).split(b"word")
+    inspector = LlmEvents("openai")
+    for word in (b"word", b"other", b"x" * LIMIT):
+        inspector.feed(before + word + behind)
+    assert (inspector.events, inspector.unread, inspector.finish()) == (3, True, None)
+
+
+def test_a_chunk_with_other_text_is_no_change() -> None:
+    inspector = LlmEvents("openai")
+    changes = []
+    for delta in ({"role": "assistant", "content": ""}, {"content": "a"}, {"content": "b"}, {"content": "c"}):
+        inspector.feed(sse(chat(delta)))
+        changes.append(inspector.changes)
+    inspector.feed(sse(chat(finish="stop")))
+    assert len(set(changes)) == 2
+    assert inspector.changes not in changes
 
 
 @given(event_streams(), st.binary(max_size=4), st.integers(0, 400))

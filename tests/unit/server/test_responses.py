@@ -495,6 +495,27 @@ async def test_the_head_of_a_response_that_is_whole_goes_out_with_its_end() -> N
     protocol.connection_lost(None)
 
 
+async def test_a_head_that_waits_for_its_body_is_written_when_it_is_uncorked() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope["extensions"]["streamproxy.connection"]
+        connection.begin(200, [], True)
+        connection.write(b"a", True)
+        connection.uncork()
+        written.append(transport.data.partition(b"\r\n\r\n")[2])
+        connection.push(b"b", b"1\r\nb\r\n")
+        connection.uncork()
+        written.append(transport.data.partition(b"\r\n\r\n")[2])
+        connection.write(b"", False)
+
+    written: list[bytes] = []
+    protocol, transport = wired(app)
+    protocol.data_received(GET)
+    await turns()
+    assert written == [b"1\r\na\r\n", b"1\r\na\r\n1\r\nb\r\n"]
+    assert len(transport.writes) == 3
+    protocol.connection_lost(None)
+
+
 async def test_an_application_that_fails_does_not_keep_the_head_that_it_began() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         connection = scope["extensions"]["streamproxy.connection"]

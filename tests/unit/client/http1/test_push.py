@@ -87,7 +87,7 @@ async def test_a_read_that_is_one_chunk_is_pushed_with_its_framing(serve: Serve,
     assert client.idle == 1
 
 
-async def test_the_last_chunk_is_pushed_before_the_end_is_told(serve: Serve, native: MakeClient) -> None:
+async def test_what_comes_with_the_end_waits_for_the_reader(serve: Serve, native: MakeClient) -> None:
     async def script(conn: Conn) -> None:
         await conn.read_head()
         await said(conn, stream_head())
@@ -100,7 +100,7 @@ async def test_the_last_chunk_is_pushed_before_the_end_is_told(serve: Serve, nat
         answer.pipe(taker)
         upstream.connections[0].go.set()
         await answer.change()
-        assert (taker.got, answer.ready(), answer.ended) == ([(b"hi", b"")], None, True)
+        assert (taker.got, answer.ready(), answer.ready(), answer.ended) == ([], b"hi", None, True)
 
 
 @pytest.mark.parametrize("ending", [b"", b"zz\r\n", b"2\r\nhiX"])

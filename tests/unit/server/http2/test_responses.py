@@ -198,6 +198,34 @@ async def test_trailers_and_interim_responses_pass(start: Start, h2: Connect) ->
     assert answer.ended
 
 
+async def test_a_head_that_waits_for_its_body_goes_out_when_it_is_uncorked(start: Start, h2: Connect) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        down = connection_of(scope)
+        down.begin(200, [], True)
+        down.uncork()
+        await seen.wait()
+        down.push(b"a", b"")
+        down.uncork()
+        down.write(b"b", False)
+
+    seen = asyncio.Event()
+    client = await h2((await start(app)).url)
+    stream = await client.request()
+    assert (await client.started(stream)).status == 200
+    seen.set()
+    assert bytes((await client.response(stream)).body) == b"ab"
+
+
+async def test_a_failure_behind_a_head_does_not_keep_it(start: Start, h2: Connect) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        connection_of(scope).begin(200, [], True)
+        raise ExchangeAborted("test")
+
+    client = await h2((await start(app)).url)
+    answer = await client.response(await client.request())
+    assert (answer.status, answer.ended) == (200, False)
+
+
 async def test_trailers_by_plain_asgi(start: Start, h2: Connect) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.early_hint", "links": [b"</a>"]})
