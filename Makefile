@@ -172,5 +172,5 @@ differential: install-test
 ## clean: remove what the others have made: virtual environments, builds, caches, and what the benchmarks wrote
 clean:
 	rm -rf $(VENV) .venv-3.* build $(DIST) benchmarks/out $(SDKS)/node_modules
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis __pycache__
 	find streamproxy benchmarks docs fuzz tests clients -name __pycache__ -prune -exec rm -r {} +
