@@ -22,8 +22,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # What hypothesis tries: few examples, so that a run stays short. PROFILE=tests tries many.
 PROFILE ?= check
 
+.DEFAULT_GOAL := help
 .PHONY: demo test check bench fuzz soak differential sdks engine gradio lint types conformance faults unit rest compiled dist docs pictures
-.PHONY: matrix install install-test install-bench install-fuzz parts clean
+.PHONY: help matrix install install-test install-bench install-fuzz parts clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +53,10 @@ install: $(VENV)/.demo
 install-bench: $(VENV)/.bench
 install-test: $(VENV)/.test
 install-fuzz: $(VENV)/.fuzz
+
+## help: what there is to make
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
 
 ## demo: install into a virtual environment, then serve an embedded upstream behind the proxy
 demo: install
@@ -164,5 +169,8 @@ soak: install-test
 differential: install-test
 	$(BIN)/python -m tests.differential $(or $(N),2000)
 
+## clean: remove what the others have made: virtual environments, builds, caches, and what the benchmarks wrote
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-3.* build $(DIST) benchmarks/out $(SDKS)/node_modules
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis __pycache__
+	find streamproxy benchmarks docs fuzz tests clients -name __pycache__ -prune -exec rm -r {} +

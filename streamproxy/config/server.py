@@ -24,7 +24,7 @@ class Server(Section):
 
     listen: t.Listen = setting("127.0.0.1:8080", "host:port, [v6]:port, unix:/path.sock, or a list of them")
     engine: Literal["uvicorn", "hypercorn"] = setting("uvicorn", "the ASGI server")
-    workers: t.Count = setting(1, "processes")
+    workers: t.Workers = setting(1, f"processes, at most {t.MOST_WORKERS}")
     tls: Annotated[ServerTls | None, OrOff] = setting(None, "TLS; off: plain HTTP")
     http2: t.Switch = setting("on", "HTTP/2, by ALPN with TLS and by prior knowledge without; not with hypercorn")
     proxy_protocol: t.Networks = setting(

@@ -15,6 +15,8 @@ from streamproxy.config import units, values
 
 Parser = Callable[[object], Any]
 
+MOST_WORKERS = 1000  # as many as connections can be steered to; a larger number is a slip
+
 OFF_SCHEMA: dict[str, Any] = {"enum": ["off", False, None]}
 REFERENCE_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"\$\{"}
 _DURATION_SCHEMA: dict[str, Any] = {"type": ["string", "number"], "pattern": rf"^{units.DURATION_PATTERN}$|\$\{{"}
@@ -160,6 +162,11 @@ Percent = Annotated[
     int,
     BeforeValidator(_within(1, 100, "a percentage")),
     WithJsonSchema(_COUNT_SCHEMA | {"minimum": 1, "maximum": 100}),
+]
+Workers = Annotated[
+    int,
+    BeforeValidator(_within(1, MOST_WORKERS, "a number of processes")),
+    WithJsonSchema(_COUNT_SCHEMA | {"minimum": 1, "maximum": MOST_WORKERS}),
 ]
 FinalStatus = Annotated[
     int,

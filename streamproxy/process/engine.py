@@ -58,6 +58,8 @@ def main_engine(
         http2=http2_factory(config, app) if server.serves_http2 else None,
         proxy_protocol=server.proxy_protocol,
     )
+    if tls is not None:
+        tls.front.on_rejected = app.rejected
     if max_connections is not None:
         settings = settings._replace(max_connections=max_connections)
     app.metrics.engine = config.server.engine

@@ -132,6 +132,11 @@ class FleetMetrics(Metrics):
         report = self.last.get(worker)
         return 0 if report is None else sum(series.active for series in report.running.series.values())
 
+    def arrived(self) -> int:
+        """How many exchanges of the present workers have begun to respond, or have ended, by their last reports."""
+        ended = sum(sum(report.finished.requests.values()) for report in self.last.values())
+        return ended + sum(self.streams(worker) for worker in self.last)
+
     def settle(self, worker: Worker) -> None:
         """Keeps the counts of a worker that has exited."""
         self.seen.pop(worker, None)

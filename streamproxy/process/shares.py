@@ -9,6 +9,11 @@ that end leave what they leave. So a worker with fewer streams than the others g
 (`balance`), and one that does not answer gets none. It is decided anew each second. The difference counts less where
 there are few streams, so that clients that keep their connections are not all sent to one worker by chance.
 
+What a difference should count depends on how many streams come in the next second: if it is ten, seven of them make up
+for a third of a difference of ten; if it is a hundred, 52 do. So the correction aims at half of each difference, by the
+streams that came of late (`Arrivals`), and at less where there are few. It is never below `_STRENGTH`, which does not
+overshoot however many come, and not above it where reports are late.
+
 The sockets stay open here while a worker is replaced, and connections wait in their queues. When that takes longer, a
 worker's own are closed until it is back, so that new connections go to the others.
 """
@@ -26,19 +31,41 @@ _EVEN: Final = 100  # a worker's weight when all have the same streams
 _LEAST: Final = 25
 _STRENGTH: Final = 2.0  # of the correction; from 2 on, a second with many arrivals would overshoot
 _FEW: Final = 100  # streams of a worker
+_AIM: Final = 0.5  # of a difference, for which the next second should make up
+_FADES: Final = 0.8  # of a second's arrivals, which still count in the next one
 
 
-def weights(streams: Sequence[int | None]) -> list[int]:
-    """How likely each place should be to get a connection, for its streams; None for one that does not serve."""
+def weights(streams: Sequence[int | None], arrivals: float = 0.0) -> list[int]:
+    """How likely each place should be to get a connection, for its streams; None for one that does not serve.
+
+    ``arrivals`` is how many streams will come until the next decision, at the most; 0 if that is not known.
+    """
     serving = [count for count in streams if count is not None]
     if not serving:
         return [_EVEN] * len(streams)
     mean = sum(serving) / len(serving)
+    strength = _STRENGTH
+    if arrivals > 0:
+        strength = max(strength, _AIM * mean * len(serving) / arrivals)
     found = []
     for count in streams:
-        more = 0.0 if count is None else _STRENGTH * (mean - count) / (mean + _FEW)
+        more = 0.0 if count is None else strength * (mean - count) / (mean + _FEW)
         found.append(0 if count is None else max(round(_EVEN * (1 + more)), _LEAST))
     return found
+
+
+class Arrivals:
+    """How many streams come in a second, at the most: a second without any, or without reports of them, is no proof."""
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._most = 0.0
+
+    def count(self, total: int) -> float:
+        """Returns the number for the next second; ``total`` is how many have come so far, by the last reports."""
+        self._most = max(total - self._total, self._most * _FADES)
+        self._total = total
+        return self._most
 
 
 class Shares:
@@ -68,9 +95,9 @@ class Shares:
         """The sockets of a place's worker."""
         return self._common + [one for own in self._own.values() for one, its in own if its == place]
 
-    def balance(self, streams: Sequence[int | None]) -> None:
-        """Correct how new connections are spread, for the streams of each place; None for one that does not serve."""
-        found = weights(streams)
+    def balance(self, streams: Sequence[int | None], arrivals: float = 0.0) -> None:
+        """Correct how new connections are spread; the arguments are those of `weights`."""
+        found = weights(streams, arrivals)
         if found != self._weights:
             self._weights = found
             for own in self._own.values():

@@ -28,7 +28,7 @@ from streamproxy.process import watchdog
 from streamproxy.process.drain import FLUSH, MOMENT, Stop
 from streamproxy.process.fleet import Fleet
 from streamproxy.process.lifecycle import Launch, Main, Program, StartFailed, on_signals
-from streamproxy.process.shares import Shares
+from streamproxy.process.shares import Arrivals, Shares
 from streamproxy.process.workers import Backoff, Worker, ending
 from streamproxy.server.sockets import BindError
 from streamproxy.upstream.sessions import shared_memory
@@ -122,6 +122,7 @@ class Supervisor(Main):
     async def _watch(self) -> None:
         """Kills workers that hang, which `_keep` then replaces, and keeps the workers' streams in balance."""
         hanging: watchdog.Watchdog[Worker] = watchdog.Watchdog(watchdog.SILENCE)
+        arrivals = Arrivals()
         while True:
             began = time.monotonic()
             await asyncio.sleep(watchdog.TICK)
@@ -129,14 +130,16 @@ class Supervisor(Main):
             for worker in hanging.tick(time.monotonic() - began, heard):
                 logger.error("worker %d hangs: it is alive but does not report; killing it", worker.number)
                 worker.process.kill()
+            coming = arrivals.count(self._fleet.metrics.arrived())
             if not self._stopping.is_set():
-                self._balance([worker for worker in heard if hanging.answers(worker)])
+                answering = [worker for worker in heard if hanging.answers(worker)]
+                self._balance(answering, coming if hanging.prompt else 0.0)
 
-    def _balance(self, answering: list[Worker]) -> None:
+    def _balance(self, answering: list[Worker], arrivals: float) -> None:
         streams: list[int | None] = [None] * self._count
         for worker in answering:
             streams[worker.number - 1] = self._fleet.metrics.streams(worker)
-        self._shares.balance(streams)
+        self._shares.balance(streams, arrivals)
 
     async def drain(self, stop: Stop) -> None:
         """Drains all workers, and ends them at once on the second signal; returns when they have exited."""

@@ -19,9 +19,13 @@ _LATE = 2 * TICK  # seconds; a longer tick does not count
 
 
 class Watchdog(Generic[T]):
-    """Counts the ticks since the last message of each worker; ``silence`` ticks are too many."""
+    """Counts the ticks since the last message of each worker; ``silence`` ticks are too many.
+
+    ``prompt`` is whether the last tick was in time and every worker was heard since the one before.
+    """
 
     def __init__(self, silence: int) -> None:
+        self.prompt = False
         self._most = silence
         self._heard: dict[T, int] = {}
         self._silent: dict[T, int] = {}
@@ -32,6 +36,7 @@ class Watchdog(Generic[T]):
         Returns the workers that hang.
         """
         more = int(took < _LATE)
+        self.prompt = took < _LATE and all(self._heard.get(worker) != count for worker, count in heard.items())
         self._silent = {
             worker: self._silent.get(worker, 0) + more if self._heard.get(worker) == count else 0
             for worker, count in heard.items()

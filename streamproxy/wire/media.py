@@ -1,13 +1,14 @@
 """Media types: which responses are streams, and what a request accepts.
 
-Few different values occur in practice, so results are cached. The cache is bounded, and so are the values, by the size
-of a head.
+Few different values occur in practice, and they are short, so results are remembered. The longest values that peers
+choose are computed each time.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
+
+from streamproxy.wire.remembered import remember
 
 STREAMING: Final = frozenset(
     {
@@ -24,11 +25,19 @@ STREAMING: Final = frozenset(
 NDJSON: Final = frozenset({b"application/x-ndjson", b"application/ndjson", b"application/jsonl"})
 EVENT_STREAM: Final = b"text/event-stream"
 
+_MOST: Final = 256  # values that are remembered
+_LONGEST: Final = 256  # bytes of such a value; browsers' Accept for a page has about 150
+_media_types: Final[dict[bytes, bytes]] = {}
+_accepted: Final[dict[bytes, bool]] = {}
 
-@lru_cache(maxsize=256)
+
 def media_type(content_type: bytes) -> bytes:
     """Returns the media type of a Content-Type value in lower case: ``Text/HTML; charset=x`` becomes ``text/html``."""
-    return content_type.partition(b";")[0].strip(b" \t").lower()
+    known = _media_types.get(content_type)
+    if known is not None:
+        return known
+    media = content_type.partition(b";")[0].strip(b" \t").lower()
+    return remember(_media_types, content_type, media, _LONGEST, _MOST)
 
 
 def is_streaming(content_type: bytes) -> bool:
@@ -36,9 +45,15 @@ def is_streaming(content_type: bytes) -> bool:
     return media_type(content_type) in STREAMING
 
 
-@lru_cache(maxsize=256)
 def accepts_event_stream(accept: bytes) -> bool:
     """Whether an Accept value contains ``text/event-stream`` with a weight other than 0 (RFC 9110 section 12.4.2)."""
+    known = _accepted.get(accept)
+    if known is not None:
+        return known
+    return remember(_accepted, accept, _accepts(accept), _LONGEST, _MOST)
+
+
+def _accepts(accept: bytes) -> bool:
     for member in accept.lower().split(b","):
         media, *parameters = [part.strip(b" \t") for part in member.split(b";")]
         if media == EVENT_STREAM:

@@ -6,16 +6,19 @@ Also the rules of what may stand in a trailer section.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Final, Self
 
 from streamproxy.wire.headers import HOP_BY_HOP, PLAIN_CONNECTION, VIA, Headers, joined, named_by_connection, via
+from streamproxy.wire.remembered import remember
 
 _DROP: Final = 0
 _CONNECTION: Final = 1
 _NOTE: Final = 4
 _NO_CACHE: Final = (b"cache-control", b"no-cache, no-transform")
 _NO_BUFFER: Final = (b"x-accel-buffering", b"no")
+_MOST: Final = 256  # values of Cache-Control whose change is remembered; upstreams send few different ones
+_LONGEST: Final = 256  # bytes of such a value
+_cache_controls: Final[dict[bytes, bytes]] = {}
 _CODING: Final = 6
 _CACHING: Final = 7
 _BUFFERING: Final = 8
@@ -104,13 +107,19 @@ class ResponseFields:
         kept.append(_NO_BUFFER)
 
 
-@lru_cache(maxsize=256)  # upstreams send few different values
 def streaming_cache_control(value: bytes) -> bytes:
     """Returns a Cache-Control list with the directives that streams need.
 
     ``no-transform`` keeps intermediaries from compressing, and so buffering, the body. ``no-cache`` is added unless the
     upstream sent ``no-store``. Other directives are kept.
     """
+    known = _cache_controls.get(value)
+    if known is not None:
+        return known
+    return remember(_cache_controls, value, _for_a_stream(value), _LONGEST, _MOST)
+
+
+def _for_a_stream(value: bytes) -> bytes:
     directives = [directive.strip(b" \t") for directive in _split_list(value) if directive.strip(b" \t")]
     names = {directive.partition(b"=")[0].strip().lower() for directive in directives}
     plain = {directive.lower() for directive in directives}

@@ -88,7 +88,7 @@ async def test_what_is_not_tls_is_turned_away_without_a_traceback(
     upstream = await serve(answering(response(b"abc")))
     proxy = await run_proxy(configuration(upstream.url, server=secured(engine, own)))
     plain = await dial(proxy.url)
-    await plain.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await plain.send(b"\x00 this is neither TLS nor HTTP\r\n\r\n")
     data, _ = await plain.read_all()
     assert not data.startswith(b"HTTP")
     old = own.client_context()
@@ -103,6 +103,21 @@ async def test_what_is_not_tls_is_turned_away_without_a_traceback(
     assert await get(proxy, old) == b"abc"
     assert "Traceback" not in proxy.process.output
     assert upstream.requests[0].target == b"/"
+
+
+async def test_a_plain_http_request_is_told_to_use_https(
+    run_proxy: RunProxy, serve: Serve, dial: Connect, own: Certificate, engine: str
+) -> None:
+    upstream = await serve(answering(response(b"abc")))
+    proxy = await run_proxy(configuration(upstream.url, server=secured(engine, own)))
+    client = await dial(proxy.url)
+    client.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000)
+    answer = await client.read_response()
+    assert (answer.status, answer.complete, answer.get("connection")) == (400, True, b"close")
+    assert b"use https" in answer.body
+    assert await proxy.metric('streamproxy_requests_total{code="400",method="OTHER",route="-"}') == 1
+    assert await get(proxy, own.client_context()) == b"abc"
+    assert "Traceback" not in proxy.process.output
 
 
 async def test_new_connections_get_the_new_certificate_while_old_ones_go_on(

@@ -182,7 +182,7 @@ class Http2Connection(StreamTable):
             if kind is ResponseReceived:
                 state.begin(event.headers, event.end_stream)
             elif kind is TrailersReceived:
-                state.finish(list(event.headers))
+                state.finish(event.headers)
             else:
                 state.inform(event.headers)
         except BadResponse as error:

@@ -115,9 +115,12 @@ class ResponseState:
             self.wake()
         return passed
 
-    def finish(self, trailers: Headers) -> None:
-        """The body has ended with these fields."""
-        self.trailers = trailers
+    def finish(self, trailers: tuple[tuple[bytes, bytes], ...]) -> None:
+        """The body has ended with these fields. More than may stand behind chunks make the response incomplete."""
+        if len(trailers) > MAX_FIELDS:
+            self.fail(ResponseIncomplete(note=f"more than {MAX_FIELDS} trailer fields"))
+            return
+        self.trailers = list(trailers)
         self.done = True
         self.wake()
 

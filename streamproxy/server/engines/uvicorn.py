@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,6 +25,8 @@ from streamproxy.wire.proxy_protocol import Announced, BadProxyHeader
 logger = logging.getLogger("streamproxy.server")
 
 _QUIET = 60.0  # seconds without another line of the log about connections without a PROXY header
+# From CPython 3.13 on, loops remove the file of a Unix socket with its server; ours closes while others still listen.
+_KEEP_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 TLS_GOODBYE = 1.0  # seconds for a client to respond to the end of its TLS connection
 
 
@@ -264,8 +267,10 @@ class _Server(uvicorn.Server):
             if self._announcing and listener.family != socket.AF_UNIX:
                 server = Acceptor(listener.dup(), self._welcome)
             else:
-                create: Any = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
-                server = await create(self._accepted, sock=listener.dup(), backlog=BACKLOG, **self._tls)
+                unix = listener.family == socket.AF_UNIX
+                create: Any = loop.create_unix_server if unix else loop.create_server
+                options = self._tls | (_KEEP_FILE if unix else {})
+                server = await create(self._accepted, sock=listener.dup(), backlog=BACKLOG, **options)
             if self._accepting:
                 self.servers.append(server)
             else:

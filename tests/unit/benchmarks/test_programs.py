@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 
 from benchmarks.instructions import collected, count
 from benchmarks.loads import LOADS, carries, measure
-from benchmarks.loads.http1 import abort, download, events, idle, tiny, upload
+from benchmarks.loads.http1 import abort, download, idle, tiny, upload
 from benchmarks.loads.http2 import requests as http2_requests
 from benchmarks.peers import PEERS, SEVERAL, Launch, Peer, Place
 from benchmarks.peers.ours import streamproxy
@@ -36,6 +37,18 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
 @pytest.fixture
 def session(programs: Programs) -> Session:
     return Session(PEERS["direct"], SIZES, programs, Cores(set(), set(), set()))
+
+
+def measured(name: str, peer: Peer, sizes: Sizes, programs: Programs) -> dict[str, float]:
+    """What comes of a load in the first of ever longer times in which a busy machine gets to do something."""
+    for seconds in (sizes.seconds, 10 * sizes.seconds):
+        session = Session(peer, sizes._replace(seconds=seconds), programs, Cores(set(), set(), set()))
+        with contextlib.suppress(BenchError):
+            numbers = measure(LOADS[name], session)
+            if numbers.get("per_second", 1.0) > 0:
+                return numbers
+    longest = sizes._replace(seconds=100 * sizes.seconds)
+    return measure(LOADS[name], Session(peer, longest, programs, Cores(set(), set(), set())))
 
 
 def test_programs_are_compiled_once(programs: Programs) -> None:
@@ -103,9 +116,8 @@ def test_as_many_workers_are_measured_as_the_name_says(tmp_path: Path) -> None:
         assert load_config(tmp_path / "streamproxy.yaml").server.workers == workers
 
 
-def test_events_carry_the_time_at_which_they_were_written(session: Session) -> None:
-    with session:
-        numbers = events(session)
+def test_events_carry_the_time_at_which_they_were_written(programs: Programs) -> None:
+    numbers = measured("events", PEERS["direct"], SIZES, programs)
     assert numbers["per_second"] > 0
     assert 0 < numbers["p50_us"] <= numbers["p99_us"] <= numbers["p999_us"]
     assert numbers["errors"] == 0
@@ -140,7 +152,7 @@ THROUGH = ("h2-tiny", "h2-events", "websocket")
 @pytest.mark.parametrize("name", WITHOUT)
 def test_a_load_runs_without_a_proxy(programs: Programs, name: str) -> None:
     peer = replace(PEERS["direct"], streams=4)
-    numbers = measure(LOADS[name], Session(peer, TINY, programs, Cores(set(), set(), set())))
+    numbers = measured(name, peer, TINY, programs)
     assert numbers["errors"] == 0
     assert numbers.get("per_second", 1.0) > 0
 
@@ -150,7 +162,7 @@ def test_a_load_of_another_protocol_runs_through_the_proxy(programs: Programs, n
     if name == "h2-tiny" and shutil.which("h2load") is None:
         pytest.skip("needs h2load")
     peer = replace(PEERS["streamproxy-pure"], streams=4)
-    numbers = measure(LOADS[name], Session(peer, TINY, programs, Cores(set(), set(), set())))
+    numbers = measured(name, peer, TINY, programs)
     assert numbers["cpu_us"] > 0
     assert numbers["errors"] == 0
 

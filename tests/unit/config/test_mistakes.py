@@ -158,6 +158,9 @@ MISTAKES = {
     "on for a section": Mistake(in_route("resume: on"), "4:13", "{} switches it on with its defaults"),
     "a number for a section": Mistake(in_route("retry: 3"), "4:12", "must be a mapping with the keys attempts, on"),
     "workers: auto": Mistake(served("server: {workers: auto}"), "1:19", "is not a whole number: write 1, 2 and so on"),
+    "a million workers": Mistake(
+        served("server: {workers: 1000000}"), "1:19", "is not a number of processes: write a number from 1 to 1000"
+    ),
     "a port alone": Mistake(served("server: {listen: 8080}"), "1:18", "127.0.0.1:8080 is this machine alone"),
     "a colon and a port": Mistake(served('server: {listen: ":8080"}'), "1:18", "0.0.0.0:8080 every address of it"),
     "a star and a port": Mistake(served('server: {listen: "*:80"}'), "1:18", "0.0.0.0:80 every address of it"),

@@ -116,3 +116,33 @@ def test_no_session_is_resumed_past_a_change_of_the_authorities(
     tls.prepare(settings(certificate, make_certificate(tmp_path).cert))()
     with pytest.raises(ssl.SSLError, match=why):
         Session(tls.front, client, "localhost", first.client.session)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"PUT", b"HEAD"])
+def test_plain_http_is_answered_in_plain_http_and_the_rest_of_it_is_dropped(
+    certificate: Certificate, method: bytes
+) -> None:
+    rejected: list[int] = []
+    front = ListenerTls(settings(certificate)).front
+    front.on_rejected = lambda status, _: rejected.append(status)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = front.wrap_bio(there, back, server_side=True)
+    there.write(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
+    with pytest.raises(ssl.SSLWantReadError):
+        server.do_handshake()
+    head, _, body = back.read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"use https" in body
+    there.write(b"x" * 100_000)
+    with pytest.raises(ssl.SSLWantReadError):
+        server.do_handshake()
+    assert (there.pending, back.pending, rejected) == (0, 0, [400])
+
+
+def test_what_is_neither_tls_nor_http_is_not_answered(certificate: Certificate) -> None:
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = ListenerTls(settings(certificate)).front.wrap_bio(there, back, server_side=True)
+    there.write(b"SSH-2.0-OpenSSH_9.9\r\n")
+    with pytest.raises(ssl.SSLError, match=r"WRONG_VERSION_NUMBER|wrong version"):
+        server.do_handshake()
+    assert not back.read().startswith(b"HTTP")

@@ -20,7 +20,7 @@ from streamproxy.process.activation import ActivationError, activated
 from streamproxy.process.channel import row_of
 from streamproxy.process.fleet import update
 from streamproxy.process.processes import Processes
-from streamproxy.process.shares import Shares, weights
+from streamproxy.process.shares import Arrivals, Shares, weights
 from streamproxy.process.watchdog import Watchdog
 from streamproxy.process.workers import LONGEST_PAUSE, Backoff
 from streamproxy.server.sockets import BindError, bind, bind_several, close
@@ -165,6 +165,26 @@ def test_a_worker_with_fewer_streams_gets_more_connections(streams: list[int | N
     assert weights(streams) == found
 
 
+@pytest.mark.parametrize(
+    ("streams", "coming", "found"),
+    [
+        ([3, 5], 1.0, [104, 96]),  # few: hardly a difference, though hardly any come
+        ([245, 255], 10.0, [136, 64]),  # seven of ten make up for a third
+        ([245, 255], 1000.0, [103, 97]),  # of a thousand, any correction is enough
+        ([10, None, 10], 1.0, [100, 0, 100]),
+    ],
+)
+def test_a_difference_counts_more_where_few_streams_come(
+    streams: list[int | None], coming: float, found: list[int]
+) -> None:
+    assert weights(streams, coming) == found
+
+
+def test_a_second_without_arrivals_does_not_mean_that_none_come() -> None:
+    arrivals = Arrivals()
+    assert [arrivals.count(total) for total in (50, 50, 150, 100, 110)] == [50, 40, 100, 80, 64]
+
+
 def arrivals(shares: Shares, places: int, count: int) -> list[int]:
     """How many of so many connections come to each place."""
     found = [0] * places
@@ -200,6 +220,19 @@ def test_the_system_sends_connections_where_the_balance_says(host: str) -> None:
         shares.close()
 
 
+@pytest.mark.parametrize(("places", "coming"), [(2, 50), (4, 50), (8, 10)])
+def test_of_a_thousand_streams_no_worker_is_a_tenth_off_its_share(places: int, coming: int) -> None:
+    """As the workers' reports of each second tell them; by chance alone one of eight workers is mostly 14 % off."""
+    chance, off = random.Random(3), []
+    for _ in range(20):
+        streams, known = [0] * places, Arrivals()
+        while sum(streams) < 1000:
+            for place in chance.choices(range(places), weights(streams, known.count(sum(streams))), k=coming):
+                streams[place] += 1
+        off.append(max(abs(count * places / 1000 - 1) for count in streams))
+    assert max(off) < 0.1
+
+
 def test_streams_come_into_balance_and_stay_there() -> None:
     chance = random.Random(7)
     streams: list[int | None] = [0, 0, 0, 0]
@@ -211,6 +244,20 @@ def test_streams_come_into_balance_and_stay_there() -> None:
             streams[1] = 0  # all of a worker's streams have ended
     counts = [count or 0 for count in streams]
     assert (max(counts) - min(counts)) / (sum(counts) / 4) < 0.1
+
+
+def test_reports_are_prompt_when_all_came_within_a_tick_in_time() -> None:
+    watchdog: Watchdog[str] = Watchdog(30)
+    seen = []
+    for took, heard in (
+        (1.0, {"a": 1, "b": 1}),
+        (1.0, {"a": 2, "b": 1}),
+        (1.0, {"a": 3, "b": 2}),
+        (5.0, {"a": 4, "b": 3}),
+    ):
+        watchdog.tick(took, heard)
+        seen.append(watchdog.prompt)
+    assert seen == [True, False, True, False]
 
 
 def test_a_worker_that_says_nothing_for_some_ticks_does_not_answer() -> None:

@@ -46,6 +46,15 @@ def test_classifiers_name_every_python_that_can_run_it() -> None:
     assert list(map(int, versions)) == list(range(lowest, lowest + len(versions)))
 
 
+def test_make_alone_lists_the_targets_that_are_for_people() -> None:
+    listed = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    names = [line.partition(":")[0] for line in listed.splitlines()]
+    assert {"demo", "test", "check", "matrix", "clean"} <= set(names) <= TARGETS
+    assert len(names) == len(set(names))
+
+
 def test_hooks_are_the_commands_that_make_runs() -> None:
     (repository,) = load(ROOT / ".pre-commit-config.yaml")["repos"]
     assert repository["repo"] == "local"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,28 @@ async def test_one_that_does_not_end_in_time_is_cancelled(
         await engine.stop()
         await ended.wait()
         await client.wait_ended()
+
+
+async def test_the_file_of_a_unix_socket_stays_while_no_more_connections_are_accepted(
+    dial: Connect, tmp_path: Path
+) -> None:
+    """The loops of CPython 3.13 remove it with a server, unless they are told not to."""
+    path = tmp_path / "main.sock"
+    listener = bind(Address(path=str(path)))
+    settings = EngineSettings(
+        max_header_size=1000, head_timeout=5.0, keepalive_timeout=5.0, max_connections=1, on_rejected=lambda *_: None
+    )
+    made = UvicornEngine(hello, [listener], settings, lifespan=False)
+    await made.start()
+    first = await dial(f"unix:{path}")
+    await first.send(GET)
+    assert (await first.read_response()).body == b"/ "
+    second = await dial(f"unix:{path}")  # waits in the queue
+    first.close()
+    await second.send(GET)
+    assert (await second.read_response()).body == b"/ "
+    second.close()
+    made.drain()
+    await made.stop()
+    close(listener)
+    assert not path.exists()

@@ -160,6 +160,24 @@ async def test_chunks_are_pushed_in_the_read(serve: Serve, http2: MakeClient) ->
         assert response.source.trailers == [(b"x-sum", b"6")]
 
 
+async def test_trailers_have_as_many_fields_at_most_as_behind_chunks(serve: Serve, http2: MakeClient) -> None:
+    async def script(up: Frames) -> None:
+        for count in (101, 100):
+            stream, _ = await up.request()
+            await up.send(up.head(stream, OK), DataFrame(stream, b"body"))
+            await up.send(up.head(stream, [(b"x-%d" % number, b"1") for number in range(count)], end=True))
+
+    upstream = await serve(speaking(script))
+    client = http2(upstream.url)
+    with pytest.raises(ResponseIncomplete) as cut:
+        await fetch(client, upstream.url)
+    assert cut.value.note == "more than 100 trailer fields"
+    async with client.stream("GET", upstream.url, headers=_HOST) as response:
+        assert [chunk async for chunk in response.source] == [b"body"]  # type: ignore[attr-defined]
+        assert len(response.source.trailers) == 100
+    assert len(upstream.connections) == 1
+
+
 async def test_informational_responses_pass(serve: Serve, http2: MakeClient) -> None:
     async def script(up: Frames) -> None:
         stream, _ = await up.request()
