@@ -7,15 +7,17 @@ fork workers (nginx) are not followed.
 
 With ``--load events`` a few streams run, their events come one by one, and what is counted between two moments is
 divided by the events that passed; ``llm`` does so with chats: ``--peers streamproxy,streamproxy-openai`` says what it
-costs to understand one. ``resume`` is ``events`` for ``--peers streamproxy,streamproxy-resume``: what it costs to keep
-a stream. ``models`` are requests with a body of 8 KiB: ``--peers streamproxy,streamproxy-models`` says what it costs to
-read the model. ``h2-tiny`` has the connections and streams of the load of that name. How many requests come in one read
-differs a little from run to run there, and the count by about one per cent.
+costs to understand one. ``resume`` is ``events`` for ``--peers streamproxy,streamproxy-resume`` and, where there is a
+redis-server, ``streamproxy-resume-redis``: what it costs to keep a stream. ``models`` are requests with a body of
+8 KiB: ``--peers streamproxy,streamproxy-models`` says what it costs to read the model. ``h2-tiny`` has the connections
+and streams of the load of that name. How many requests come in one read differs a little from run to run there, and
+the count by about one per cent.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shutil
 import subprocess
@@ -29,7 +31,7 @@ from benchmarks.loads import carries
 from benchmarks.loads.http2 import requests as http2_requests
 from benchmarks.loads.understood import model_request
 from benchmarks.peers import PEERS, Peer, Place, prepare
-from benchmarks.programs import BenchError, Generator, Upstream, build, free_port, running, wait_ready
+from benchmarks.programs import BenchError, Generator, Upstream, build, free_port, running, wait_listening, wait_ready
 
 DEFAULT = "streamproxy,streamproxy-pure,streamproxy-log,streamproxy-httpx,recipe,haproxy,envoy"
 _START = 600.0  # seconds: under valgrind everything takes fifty times as long
@@ -69,10 +71,16 @@ def count(peer: Peer, load: str, number: int, out: Path, tools: tuple[Path, Path
     profile = directory / "callgrind.out"
     valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", "--instr-atstart=no"]
     with running([str(tools[0])], cores=set(), piped=True) as upstream:
-        port, own = free_port(), free_port()
-        place = Place(port, Upstream(upstream).port, directory, 15, http2=own if peer.http2 == "own" else port)
+        port, own, beside = free_port(), free_port(), free_port()
+        http2 = own if peer.http2 == "own" else port
+        place = Place(port, Upstream(upstream).port, directory, 15, http2=http2, beside=beside)
         launch = peer.launch(place)
-        with running([*valgrind, *launch.command], cores=set(), env=launch.env, log=log) as proxy:
+        with contextlib.ExitStack() as stack:
+            if launch.beside:
+                stack.enter_context(running(launch.beside, cores=set()))
+                wait_listening(beside)
+            command = [*valgrind, *launch.command]
+            proxy = stack.enter_context(running(command, cores=set(), env=launch.env, log=log))
             wait_ready(port, peer.ready, proxy, _START)
             asked = model_request() if load == "models" else ("header=Accept: text/event-stream",)
             ask = partial(_ask_http2, place.http2) if load == "h2-tiny" else partial(_ask, tools[1], port, asked=asked)

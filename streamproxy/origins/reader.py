@@ -110,6 +110,10 @@ class Reader:
         return self._judge.finish() if self._judge is not None else None
 
     def _take(self, chunk: bytes, framed: bytes) -> bool:
+        if self._judge is None and not self._over:
+            recipient = self._recipient
+            recipient.append(chunk, framed)
+            return recipient.has_room(self._limit)
         passed = self._follow(chunk)
         self._recipient.append(passed, b"" if self._over else framed)
         return not self._over and self._recipient.has_room(self._limit)

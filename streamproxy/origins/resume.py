@@ -106,22 +106,19 @@ class ReplayedResponse(OwnResponse):
 
 
 class KeptTracker(SseTracker):
-    """Follows a kept stream without reading again what the store has counted in the same turn.
+    """Follows a kept stream with ids of ours without counting again what was counted to write them."""
 
-    ``marked`` is whether the store writes ids: the first one has to be seen here.
-    """
+    __slots__ = ("_body",)
 
-    __slots__ = ("_body", "_marked")
-
-    def __init__(self, body: StoredBody, marked: bool) -> None:
+    def __init__(self, body: StoredBody) -> None:
         super().__init__()
         self._body = body
-        self._marked = marked
 
     def feed(self, chunk: bytes) -> None:
         """Follows the next bytes of the stream."""
         body = self._body
-        if chunk is body.passing and body.whole and self._whole and (self.saw_id or not self._marked):
+        # The first id has to be seen here.
+        if chunk is body.passing and body.whole and self._whole and self.saw_id:
             self.passed_over(body.whole)
         else:
             SseTracker.feed(self, chunk)
@@ -130,7 +127,7 @@ class KeptTracker(SseTracker):
 class KeptResponse(OwnResponse):
     """A response that another origin has opened, read through the store.
 
-    ``tracker`` counts its events where nothing else is read in them.
+    ``tracker`` counts its events if they have ids of ours and nothing else is read in them.
     """
 
     __slots__ = ("_exchange", "_inner", "_reader", "_stored", "_stream", "_throttled", "_tracker")
@@ -275,8 +272,8 @@ class ResumeOrigin(Origin):
         if self._plan.ids and format == "sse":
             fields.drop_length()
         body = stream.read(cursor, self._plan.ids)
-        plain = format == "sse" and not dialect.reads_answers
-        tracker = KeptTracker(body, self._plan.ids) if plain else None
+        marked = self._plan.ids and format == "sse" and not dialect.reads_answers
+        tracker = KeptTracker(body) if marked else None
         kept = KeptResponse(response, stream, body, exchange, tracker)
         kept.start(self._plan, judge)
         return kept

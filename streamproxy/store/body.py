@@ -15,8 +15,7 @@ class StoredBody(ChunkSource):
     """The bytes of a stream from one position on, for one client. Must be closed.
 
     Subclasses define `ready` and `stirred`. Code that adds a chunk which no sink accepts must call `wake`. While a
-    chunk is pushed it is ``passing``, and ``whole`` is how many events it is, if that was counted: whole ones, which
-    begin between two events.
+    chunk with ids of ours is pushed it is ``passing``, and ``whole`` is `IdWriter.whole`.
     """
 
     __slots__ = ("_sink", "_waiter", "passing", "whole")

@@ -19,9 +19,13 @@ _PREFIX: Final = 8  # bytes; enough of a line to know the name of its field, aft
 
 
 class IdWriter:
-    """A filter for the chunks of one event stream, starting after ``events`` events."""
+    """A filter for the chunks of one event stream, starting after ``events`` events.
 
-    __slots__ = ("_after_cr", "_has_data", "_line", "_prefix", "_start", "_stopped", "_within", "events")
+    ``whole`` is how many events the last chunk was, if all it took was to count them: whole ones, beginning between two
+    events, each of which was given an id. Otherwise it is 0.
+    """
+
+    __slots__ = ("_after_cr", "_has_data", "_line", "_prefix", "_start", "_stopped", "_within", "events", "whole")
 
     def __init__(self, stream: str, events: int, stopped: bool = False) -> None:
         self.events = events
@@ -32,16 +36,19 @@ class IdWriter:
         self._has_data = False
         self._line = b""
         self._after_cr = False
+        self.whole = 0
 
-    def feed(self, chunk: bytes, whole: int = 0) -> bytes:
-        """Returns the chunk, with ids for the events that end in it. ``whole`` is what `EventCounter` says of it."""
+    def feed(self, chunk: bytes) -> bytes:
+        """Returns the chunk, with ids for the events that end in it."""
+        self.whole = 0
         if self._stopped or not chunk:
             return chunk
         if not (self._within or self._after_cr or self._start):
-            count = whole or count_whole(chunk, False)
+            self.whole = count = count_whole(chunk, False)
             if count == 1:
                 self.events += 1
-                return chunk[:-1] + self._prefix + str(self.events).encode() + b"\n\n"  # a format costs twice as much
+                # A format costs twice as much.
+                return b"".join((chunk[:-1], self._prefix, str(self.events).encode(), b"\n\n"))
             if count:
                 return self._mark_blocks(chunk)
         return self._mark_lines(chunk)

@@ -84,7 +84,7 @@ class MemoryBody(StoredBody):
             raise type(stream.fault)(stream.fault.detail, note=stream.fault.note)
         return None
 
-    def deliver(self, chunk: bytes, framed: bytes, whole: int) -> None:
+    def deliver(self, chunk: bytes, framed: bytes) -> None:
         """Hands the client a chunk that was just appended to the log."""
         sink = self._sink
         if sink is None:
@@ -95,11 +95,14 @@ class MemoryBody(StoredBody):
             self.wake()
             return
         self.offset += len(chunk)
-        if self._ids is not None:
-            chunk, framed = self._ids.feed(chunk, whole), b""
-        self.passing, self.whole = chunk, whole
-        accepted = sink(chunk, framed)
-        self.passing = None
+        ids = self._ids
+        if ids is None:
+            accepted = sink(chunk, framed)
+        else:
+            self.passing = chunk = ids.feed(chunk)
+            self.whole = ids.whole
+            accepted = sink(chunk, b"")
+            self.passing = None
         if not accepted:
             self._sink = None
             self.wake()
@@ -120,7 +123,7 @@ class MemoryStream(KeptStream):
 
     __slots__ = (
         *("_room", "_store", "bodies", "content_type", "ended", "fault", "log", "name", "owner", "stop"),
-        *("_arrivals", "remote_until"),
+        *("_arrivals", "reported", "remote_until"),
     )
 
     def __init__(self, store: MemoryStore, name: str, head: StreamHead, stop: Stop) -> None:
@@ -133,6 +136,7 @@ class MemoryStream(KeptStream):
         self.fault: ExchangeError | None = None
         self.stop = stop
         self.remote_until = 0.0  # time of the loop until which other processes are known to read it
+        self.reported = True  # False: the next chunk leads to a call of `changed`
         self._store = store
         self._room: asyncio.Future[None] | None = None
         self._arrivals: asyncio.Future[None] | None = None  # for clients that wait for a position
@@ -149,19 +153,25 @@ class MemoryStream(KeptStream):
     def append(self, chunk: bytes, framed: bytes = b"") -> None:
         if self.ended:
             return
-        log = self.log
+        log, store = self.log, self._store
         before = log.end - log.start
-        whole = log.append(chunk)
-        self._store.total += log.end - log.start - before
-        if len(self.bodies) == 1:
-            self.bodies[0].deliver(chunk, framed, whole)
+        log.append(chunk)
+        store.total += log.end - log.start - before
+        bodies = self.bodies
+        if len(bodies) == 1:
+            bodies[0].deliver(chunk, framed)
         else:
-            for body in tuple(self.bodies):
-                body.deliver(chunk, framed, whole)
+            for body in tuple(bodies):
+                body.deliver(chunk, framed)
         if self._arrivals is not None:
             self._announce()
-        if self._store.total > self._store.settings.max_total:
-            self._store.evict()
+        if not self.reported:
+            self.changed()
+        if store.total > store.max_total:
+            store.evict()
+
+    def changed(self) -> None:
+        """Called for the first chunk after ``reported`` was set to False."""
 
     def end(self, fault: ExchangeError | None) -> None:
         if self.ended:
@@ -193,8 +203,11 @@ class MemoryStream(KeptStream):
 
     def has_room(self, limit: int) -> bool:
         least = self.log.end - limit
+        bodies = self.bodies
+        if len(bodies) == 1:
+            return bodies[0].offset > least or bodies[0].abandoned
         alone = True
-        for body in self.bodies:
+        for body in bodies:
             if not body.abandoned:
                 if body.offset > least:
                     return True
@@ -256,10 +269,14 @@ class MemoryStore(StreamStore):
     ``elsewhere`` is asked to stop a stream that this process has never had.
     """
 
-    __slots__ = ("_elsewhere", "_finished", "_idle", "_live", "_names", "_owners", "_streams", "settings", "total")
+    __slots__ = (
+        *("_elsewhere", "_finished", "_idle", "_live", "_names", "_owners", "_streams"),
+        *("max_total", "settings", "total"),
+    )
 
     def __init__(self, settings: StoreSettings, elsewhere: StopElsewhere = _nowhere) -> None:
         self.settings = settings
+        self.max_total = settings.max_total  # an attribute of a tuple costs more, and each chunk needs it
         self._elsewhere = elsewhere
         self.total = 0
         self._streams: dict[str, MemoryStream] = {}
@@ -278,6 +295,7 @@ class MemoryStore(StreamStore):
     def configure(self, settings: StoreSettings) -> None:
         """Applies other settings from now on."""
         self.settings = settings
+        self.max_total = settings.max_total
         self._finished.delay = settings.window
         self._idle.delay = settings.grace
 
@@ -350,7 +368,7 @@ class MemoryStore(StreamStore):
 
     def evict(self) -> None:
         """Drops streams, and then what live streams have kept, until ``max_total`` holds."""
-        most = self.settings.max_total
+        most = self.max_total
         while self.total > most and (stream := self._finished.pop_oldest()) is not None:
             self._drop(stream)
         for shrink in (SegmentLog.shrink, SegmentLog.clear):

@@ -26,8 +26,9 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError, MovedError, RedisError
 
 from streamproxy.config.redis import parse_place
-from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, drop, encode, end_task, shown
+from streamproxy.store.redis_connect import TIMEOUT, Connector, drop, end_task, shown
 from streamproxy.store.redis_link import WAITING, Done, Link, RedisLink, StoreDown
+from streamproxy.store.redis_protocol import Word, encode
 
 logger = logging.getLogger("streamproxy")
 

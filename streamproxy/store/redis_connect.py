@@ -29,17 +29,6 @@ _SENTINEL: Final = "sentinel_"
 _CREDENTIALS: Final = ("sentinel_username", "sentinel_password")
 _AGAIN: Final = 0.1  # seconds after which a task that has not ended is cancelled again
 
-Word = str | bytes | int
-
-
-def encode(words: tuple[Word, ...]) -> bytes:
-    """Returns a command as sent over the wire (RESP, an array of bulk strings)."""
-    out = [b"*%d\r\n" % len(words)]
-    for word in words:
-        data = word if isinstance(word, bytes) else str(word).encode()
-        out.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(out)
-
 
 class Connector:
     """Opens connections to the Redis of a URL. The connections retry nothing by themselves.

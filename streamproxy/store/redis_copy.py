@@ -1,9 +1,9 @@
 """Copies the streams of this process to Redis.
 
-Theory of operation. Streams are kept in memory as without Redis. Several times a second, what is new in them is copied
-from there, in whole events. The log in memory is the queue: nothing is held twice, and a Redis that is slow or away
-costs neither memory nor any client's time. At most one entry of each stream is being sent at any time, so that no entry
-can be missing between two others.
+Theory of operation. Streams are kept in memory as without Redis. Ten times a second, or twice as often while another
+process reads one of them, what is new in them is copied from there, in whole events. The log in memory is the queue:
+nothing is held twice, and a Redis that is slow or away costs neither memory nor any client's time. At most one entry of
+each stream is being sent at any time, so that no entry can be missing between two others.
 
 A copy is *broken* if Redis refused an entry or was away. As soon as Redis takes writes again, it is asked for the last
 entry of the stream, and the copy continues from there. If Redis has lost the stream, it is copied again from the
@@ -37,7 +37,8 @@ from streamproxy.store.redis_layout import (
 from streamproxy.store.redis_link import Link
 from streamproxy.store.segments import PlaceGone
 
-FLUSH: Final = 0.05  # seconds between two rounds of copying
+FLUSH: Final = 0.1  # seconds between two rounds of copying
+PROMPT: Final = 0.05  # the same while clients of another process wait for what is copied
 LIVE_TTL: Final = 120.0  # seconds beyond `window` after which the keys of a live stream expire unless renewed
 _MARKS: Final = 8  # a copy is trimmed in steps of `max_bytes` divided by this
 
@@ -46,7 +47,7 @@ class RedisStream(MemoryStream):
     """A stream of this process, with the state of its copy."""
 
     __slots__ = (
-        *("_copies", "_elsewhere", "dirty", "head", "ids_sent", "key"),
+        *("_copies", "_elsewhere", "data_key", "head", "ids_sent", "key"),
         *("marks", "sent", "sent_events", "under_way"),
     )
 
@@ -55,11 +56,12 @@ class RedisStream(MemoryStream):
         self._copies = copies
         self._elsewhere: dict[bytes, float] = {}  # processes that read it, and the time until which they are known to
         self.key = storage_key(self.name)
+        self.data_key = data_key(self.key).encode()
         self.head = head
         self.sent = 0  # bytes that Redis has
         self.sent_events = 0
         self.ids_sent = False
-        self.dirty = False
+        self.reported = False
         self.under_way = False
         self.marks: list[tuple[int, str]] = [(0, entry_id(0, 0))]  # positions at which the copy can be trimmed
 
@@ -90,10 +92,8 @@ class RedisStream(MemoryStream):
         if not self.read_by_someone:
             self._store.idle(self)
 
-    def append(self, chunk: bytes, framed: bytes = b"") -> None:
-        super().append(chunk, framed)
-        if not self.dirty:
-            self._copies.touch(self)
+    def changed(self) -> None:
+        self._copies.touch(self)
 
     def end(self, fault: ExchangeError | None) -> None:
         super().end(fault)
@@ -113,6 +113,7 @@ class Copies:
         self._broken: dict[RedisStream, None] = {}
         self._beats = False  # whether Redis accepted the last heartbeat
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when it fires, in the loop's time
 
     def begin(self, stream: RedisStream) -> None:
         """Copies a stream from now on."""
@@ -121,11 +122,19 @@ class Copies:
 
     def touch(self, stream: RedisStream) -> None:
         """Schedules a copy of what is new in a stream."""
-        if not stream.dirty and stream.key in self.live:
-            stream.dirty = True
-            self._dirty.append(stream)
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(FLUSH, self.flush)
+        if stream.reported or stream.key not in self.live:
+            return
+        stream.reported = True
+        self._dirty.append(stream)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        due = now + (PROMPT if stream.remote_until > now else FLUSH)
+        if self._timer is not None:
+            if self._due <= due:
+                return
+            self._timer.cancel()
+        self._due = due
+        self._timer = loop.call_later(due - now, self.flush)
 
     def flush(self) -> None:
         """Copies what is new."""
@@ -134,7 +143,7 @@ class Copies:
             self._timer = None
         dirty, self._dirty = self._dirty, []
         for stream in dirty:
-            stream.dirty = False
+            stream.reported = False
             if not stream.under_way and stream not in self._broken:
                 self._copy(stream)
 
@@ -174,9 +183,7 @@ class Copies:
         self.writable = works
         if works:
             for stream in self._broken:
-                self._link.send(
-                    "XREVRANGE", data_key(stream.key), "+", "-", "COUNT", 1, done=partial(self._go_on, stream)
-                )
+                self._link.send("XREVRANGE", stream.data_key, "+", "-", "COUNT", 1, done=partial(self._go_on, stream))
 
     def _introduce(self, stream: RedisStream) -> None:
         fields = Meta.fields(stream.name, stream.head, self._process)
@@ -189,7 +196,7 @@ class Copies:
             self._broken[stream] = None
 
     def _expire(self, stream: RedisStream, seconds: float) -> None:
-        self._link.send("PEXPIRE", data_key(stream.key), int(seconds * 1000))
+        self._link.send("PEXPIRE", stream.data_key, int(seconds * 1000))
         self._link.send("PEXPIRE", meta_key(stream.key), int((seconds + REMEMBERED) * 1000))
 
     def _copy(self, stream: RedisStream) -> None:
@@ -208,7 +215,7 @@ class Copies:
             if log.counter.ids_from is not None and not stream.ids_sent:  # a process that serves a cursor must know it
                 stream.ids_sent = True
                 self._link.send("HSET", meta_key(stream.key), "i", log.counter.ids_from)
-            self._link.send("XADD", data_key(stream.key), name, "b", data, "n", log.events, done=done)
+            self._link.send("XADD", stream.data_key, name, "b", data, "n", log.events, done=done)
             if stream.sent == 0:
                 self._expire(stream, stream.window + LIVE_TTL)
             self._trim(stream, until, name)
@@ -233,7 +240,7 @@ class Copies:
         if until - marks[0][0] > most and len(marks) > 1:
             while len(marks) > 1 and until - marks[0][0] > most:
                 del marks[0]
-            self._link.send("XTRIM", data_key(stream.key), "MINID", marks[0][1])
+            self._link.send("XTRIM", stream.data_key, "MINID", marks[0][1])
 
     def _end(self, stream: RedisStream, how: bytes) -> None:
         log = stream.log
@@ -241,7 +248,7 @@ class Copies:
         name = entry_id(log.events, log.end)
         done = partial(self._ended, stream)
         more = ("u", 1) if log.counter.unfinished else ()
-        self._link.send("XADD", data_key(stream.key), name, "n", log.events, "e", how, *more, done=done)
+        self._link.send("XADD", stream.data_key, name, "n", log.events, "e", how, *more, done=done)
 
     def _ended(self, stream: RedisStream, reply: Any) -> None:
         stream.under_way = False
@@ -293,5 +300,5 @@ class Copies:
             return
         stream.under_way = True
         done = partial(self._copied, stream, until, events)
-        self._link.send("XADD", data_key(stream.key), entry_id(0, 0), "b", data, "n", events, done=done)
+        self._link.send("XADD", stream.data_key, entry_id(0, 0), "b", data, "n", events, done=done)
         self._expire(stream, stream.window + LIVE_TTL)

@@ -27,7 +27,8 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from streamproxy.errors import DestinationUnavailable, ExchangeError, ResponseIncomplete, StreamUnknown
 from streamproxy.store.body import QueuedBody
 from streamproxy.store.events import EntryId, render_event
-from streamproxy.store.redis_connect import TIMEOUT, encode
+from streamproxy.store.redis_connect import TIMEOUT
+from streamproxy.store.redis_protocol import encode
 from streamproxy.store.redis_subscription import Subscription
 from streamproxy.wire.chunked import chunk_parts
 

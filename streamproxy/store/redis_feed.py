@@ -27,7 +27,7 @@ from streamproxy.errors import ExchangeError, ResponseIncomplete
 from streamproxy.store.body import QueuedBody
 from streamproxy.store.ids import IdWriter
 from streamproxy.store.redis_cluster import ClusterLink
-from streamproxy.store.redis_connect import RETRY, TIMEOUT, Connector, Word, drop, encode, end_task
+from streamproxy.store.redis_connect import RETRY, TIMEOUT, Connector, drop, end_task
 from streamproxy.store.redis_layout import (
     BEAT_TTL,
     COMPLETE,
@@ -43,6 +43,7 @@ from streamproxy.store.redis_layout import (
     wake_key,
 )
 from streamproxy.store.redis_link import Link, RedisLink, StoreDown
+from streamproxy.store.redis_protocol import Word, encode
 from streamproxy.store.redis_tracking import Changes
 
 BLOCK: Final = 1000  # ms

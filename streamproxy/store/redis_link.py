@@ -21,15 +21,25 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ConnectionError,
+    InvalidResponse,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
-from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, backoff, drop, encode, end_task, shown
+from streamproxy.store.redis_connect import TIMEOUT, Connector, backoff, drop, end_task, shown
+from streamproxy.store.redis_protocol import ProtocolError, ReplyParser, Word, encode
 
 logger = logging.getLogger("streamproxy")
 
 BATCH: Final = 1000  # commands that are sent in one batch
 IDLE: Final = 1.0  # seconds after which an unused connection is tested
 WAITING: Final = 100_000  # commands that may wait
+_READ: Final = 1 << 16  # bytes
 
 # Not failures of Redis: a script that it does not have (any more), which the sender then sends along, and a key that
 # another node of the cluster has.
@@ -109,6 +119,7 @@ class RedisLink(Link):
         self._connector = Connector(url)
         self._where = shown(url)
         self._connection: AbstractConnection | None = None
+        self._parser = ReplyParser(ResponseError)
         self._waiting: list[tuple[bytes, Done | None]] = []
         self._kick = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -174,8 +185,9 @@ class RedisLink(Link):
     async def _attempt(self) -> None:
         try:
             async with asyncio.timeout(TIMEOUT):
-                self._connection = await self._connector.open()
-                await self._exchange(self._connection, [encode(("PING",))])
+                self._connection = connection = await self._connector.open()
+                self._parser = ReplyParser(connection._parser.parse_error)
+                await self._exchange(connection, [encode(("PING",))])
         except (RedisError, OSError, TimeoutError) as error:
             await self._went_down(error)
             return
@@ -206,16 +218,23 @@ class RedisLink(Link):
                 done(reply)
 
     async def _exchange(self, connection: AbstractConnection, commands: list[bytes]) -> list[Any]:
-        """Sends commands and returns their replies. redis-py's own pipeline would take twice the time."""
+        """Sends commands and returns their replies. redis-py only makes the connection, and the errors of a reply."""
         await connection.send_packed_command([b"".join(commands)], check_health=False)
+        stream = connection._reader
+        assert stream is not None
         replies: list[Any] = []
-        for _ in commands:
+        while len(replies) < len(commands):
+            data = await stream.read(_READ)
+            if not data:
+                raise ConnectionError("Redis has closed the connection")
             try:
-                replies.append(await connection.read_response())
-            except ReadOnlyError:
-                raise  # it became a replica; connecting again finds the primary
-            except ResponseError as refused:
-                replies.append(refused)
+                replies += self._parser.feed(data)
+            except ProtocolError as error:
+                raise InvalidResponse(str(error)) from None
+        for reply in replies:
+            # A replica is left, since connecting again finds the primary; so is a server that serves nobody.
+            if isinstance(reply, ReadOnlyError | ConnectionError):
+                raise reply
         return replies
 
     async def _went_down(self, error: Exception) -> None:

@@ -16,7 +16,8 @@ from typing import Any, Final
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
 
-from streamproxy.store.redis_connect import TIMEOUT, Connector, Word, backoff, drop, encode, end_task, shown
+from streamproxy.store.redis_connect import TIMEOUT, Connector, backoff, drop, end_task, shown
+from streamproxy.store.redis_protocol import Word, encode
 
 logger = logging.getLogger("streamproxy")
 

@@ -19,8 +19,8 @@ from typing import Any, Final
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from streamproxy.store.redis_connect import encode
 from streamproxy.store.redis_link import Link, RedisLink
+from streamproxy.store.redis_protocol import encode
 from streamproxy.store.redis_subscription import Subscription
 
 logger = logging.getLogger("streamproxy")

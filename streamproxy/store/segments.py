@@ -5,9 +5,13 @@ changes, and a new tail begins. For each of them the log keeps its offset in the
 had ended before its first byte. Nothing is kept for a single event: the position after event N is found by counting
 again, from the beginning of the segment in which that event ends.
 
-A segment should begin between two events, because counting can only begin there. If no read ends between two events,
-or an event is so long that a segment has to begin inside it, the log has *lost count*. It then begins another segment
-at the next event, in the middle of a read; until then, counting begins in an earlier segment.
+An appended chunk is only put aside. After a few of them, or when somebody looks, the log *settles*: they are joined,
+counted and added to the tail in one step. So a chunk of one stream among many touches little memory, most of which is
+in no cache by then. The tail is a list of what was joined: a buffer that grows would be copied again and again.
+
+A segment should begin between two events, because counting can only begin there. If the tail ends inside an event when
+it is large enough, it goes on to the end of that event, in the middle of a read. If the event is so long that a segment
+has to begin inside it, the log has *lost count* until the event ends; counting then begins in an earlier segment.
 
 The oldest segments are dropped when the log holds too much. A position is gone if an event after it was dropped. If
 only the event before it was dropped, the position is where the next segment begins: all that can be missing between the
@@ -27,6 +31,9 @@ from streamproxy.formats.sse import SseTracker
 Format = Literal["sse", "ndjson"]
 
 SEGMENT: Final = 16 * 1024
+_LOOSE: Final = 16  # chunks that may be put aside
+_LOOSE_BYTES: Final = 4096
+_PIECE: Final = 1024  # bytes; smaller pieces of a tail are joined, since an object takes 33 more than its bytes
 _INSIDE_EVENT: Final = -1
 _LINE: Final = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r)")
 _BOM: Final = b"\xef\xbb\xbf"
@@ -55,19 +62,11 @@ class EventCounter:
         self.ids_from: int | None = None
         self.unfinished = False
 
-    def feed(self, chunk: bytes) -> int:
-        """Follows the next bytes. Returns how many events they are, if no more than counting was needed, otherwise 0.
-
-        Whoever passes the same bytes on need not parse them again then.
-        """
+    def feed(self, chunk: bytes) -> None:
+        """Follows the next bytes."""
         tracker = self._tracker
         if tracker is not None:
-            whole = tracker.feed_whole(chunk)
-            if whole:
-                self.events += whole
-                self.clean = True
-                return whole
-            tracker.parse(chunk)
+            tracker.feed(chunk)
             self.events = tracker.events
             self.clean = tracker.between_events
             if tracker.saw_id and self.ids_from is None:
@@ -76,7 +75,6 @@ class EventCounter:
             self._lines.feed(chunk)
             self.events = self._lines.events
             self.clean = chunk[-1:] == b"\n"
-        return 0
 
     def feed_to_event(self, chunk: bytes) -> int:
         """Follows the next bytes up to where an event begins, or all of them. Returns how many it followed."""
@@ -140,19 +138,23 @@ class SegmentLog:
     """The kept bytes of one stream. ``start`` is the offset of the oldest kept byte, ``end`` that of the next byte."""
 
     __slots__ = (
-        *("_counts", "_lost", "_max_bytes", "_offsets", "_segment", "_segments", "_tail"),
-        *("counter", "end", "start"),
+        *("_counter", "_counts", "_held", "_loose", "_lost", "_max_bytes", "_most", "_offsets"),
+        *("_segment", "_segments", "_settled", "_tail", "end", "start"),
     )
 
     def __init__(self, format: Format, max_bytes: int) -> None:
-        self.counter = EventCounter(format)
+        self._counter = EventCounter(format)
         self.start = 0
         self.end = 0
+        self._loose: list[bytes] = []  # chunks that were put aside
+        self._settled = 0  # the offset at which they begin
         self._max_bytes = max_bytes
         self._segment = min(SEGMENT, max(1, max_bytes // 8))
+        self._most = min(_LOOSE_BYTES, self._segment // 4)  # bytes that may be put aside
         self._lost = False  # the tail begins inside an event
         self._segments: list[bytes] = []
-        self._tail = bytearray()
+        self._tail: list[bytes] = []
+        self._held = 0  # bytes of the tail
         # For each segment, and for the tail: its offset, and the number of events before it.
         self._offsets = array("q", (0,))
         self._counts = array("q", (0,))
@@ -163,38 +165,39 @@ class SegmentLog:
         return self.end - self.start
 
     @property
+    def counter(self) -> EventCounter:
+        """What was counted of the stream so far, kept or not."""
+        self._settle()
+        return self._counter
+
+    @property
     def events(self) -> int:
         """The number of events of the stream so far, kept or not."""
         return self.counter.events
 
-    def append(self, chunk: bytes) -> int:
-        """Keeps the next bytes of the stream. Returns how many whole events they are; see `EventCounter.feed`."""
-        counter, lost = self.counter, self._lost
-        if lost:
-            chunk = self._begin_at_event(chunk)
-        held = len(self._tail)
-        if held >= self._segment and (counter.clean or held >= 4 * self._segment):
-            self._seal()
-        self._tail += chunk
-        self.end += len(chunk)
-        whole = counter.feed(chunk)
-        if self.end - self.start > self._max_bytes:
-            self._trim()
-        return 0 if lost else whole
+    def append(self, chunk: bytes) -> None:
+        """Keeps the next bytes of the stream."""
+        loose = self._loose
+        loose.append(chunk)
+        self.end = end = self.end + len(chunk)
+        if len(loose) >= _LOOSE or end - self._settled >= self._most or end - self.start > self._max_bytes:
+            self._settle()
 
     def finish(self) -> None:
-        """Handles the end of the stream, and frees what the tail has allocated in advance."""
+        """Handles the end of the stream."""
         self.counter.finish()
         self._seal()
 
     def shrink(self) -> None:
         """Drops all but the newest bytes."""
+        self._settle()
         kept = len(self._segments)
         del self._segments[:], self._offsets[:kept], self._counts[:kept]
         self.start = self._offsets[0]
 
     def clear(self) -> None:
         """Drops everything. What is appended from now on is kept again."""
+        self._settle()
         self._seal()
         self.shrink()
 
@@ -210,15 +213,16 @@ class SegmentLog:
         data = b""
         # An event that began in this segment may end in a later one.
         for number in range(first, len(self._offsets)):
-            piece = self._segments[number] if number < len(self._segments) else bytes(self._tail)
+            piece = self._segments[number] if number < len(self._segments) else b"".join(self._tail)
             data = data + piece if data else piece
             following = number + 1
             if following == len(self._offsets) or self._counts[following] >= events:
                 break
-        return begin + find_place(self.counter.format, data, rest, begin == 0)
+        return begin + find_place(self._counter.format, data, rest, begin == 0)
 
     def first_place(self) -> tuple[int, int] | None:
         """Returns the offset from which on every event is kept, and how many come before it. None if no event is."""
+        self._settle()
         for offset, count in zip(self._offsets, self._counts, strict=True):
             if count != _INSIDE_EVENT:
                 return offset, count
@@ -228,10 +232,11 @@ class SegmentLog:
         """Returns bytes from ``offset`` on, at most to the end of a segment; empty at the end. Raises PlaceGone."""
         if offset < self.start:
             raise PlaceGone
+        self._settle()
         number = bisect_right(self._offsets, offset) - 1
         behind = offset - self._offsets[number]
         if number == len(self._segments):
-            return bytes(memoryview(self._tail)[behind:])
+            return self._read_tail(behind)
         segment = self._segments[number]
         return segment[behind:] if behind else segment
 
@@ -243,6 +248,48 @@ class SegmentLog:
             pieces.append(piece[: until - offset])
             offset += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _settle(self) -> None:
+        """Counts the chunks that were put aside, and adds them to the tail."""
+        loose = self._loose
+        if not loose:
+            return
+        data = loose[0] if len(loose) == 1 else b"".join(loose)
+        loose.clear()
+        counter, segment = self._counter, self._segment
+        if self._lost or (self._held >= segment and not counter.clean):
+            data = self._begin_at_event(data)
+        if self._held >= segment and (counter.clean or self._held >= 4 * segment):
+            self._seal()
+        self._keep(data)
+        counter.feed(data)
+        if self.end - self.start > self._max_bytes:
+            self._trim()
+
+    def _keep(self, data: bytes) -> None:
+        """Adds bytes to the tail."""
+        if not data:
+            return
+        self._held += len(data)
+        self._settled += len(data)
+        tail = self._tail
+        if tail and len(tail[-1]) + len(data) <= _PIECE:
+            tail[-1] += data
+        else:
+            tail.append(data)
+
+    def _read_tail(self, behind: int) -> bytes:
+        """Returns the bytes of the tail from an offset in it on."""
+        missing = self._held - behind
+        if missing <= 0:
+            return b""
+        tail = self._tail
+        at = len(tail)
+        while missing > 0:
+            at -= 1
+            missing -= len(tail[at])
+        data = tail[at] if at == len(tail) - 1 else b"".join(tail[at:])
+        return data[-missing:] if missing else data
 
     def _first_segment(self, events: int) -> int:
         """Returns the segment in which that event ends, or an earlier one if counting can't begin there.
@@ -259,22 +306,22 @@ class SegmentLog:
 
     def _begin_at_event(self, chunk: bytes) -> bytes:
         """Keeps the bytes up to the next event, and begins a segment there. Returns the remaining bytes."""
-        at = self.counter.feed_to_event(chunk)
-        self._tail += chunk[:at]
-        self.end += at
-        if at < len(chunk) or self.counter.clean:
+        at = self._counter.feed_to_event(chunk)
+        self._keep(chunk[:at])
+        if at < len(chunk) or self._counter.clean:
             self._seal(begins=True)
         return chunk[at:]
 
     def _seal(self, begins: bool = False) -> None:
         """Makes the tail a segment. ``begins`` is whether an event is known to begin here."""
-        self._lost = not (begins or self.counter.clean)
+        self._lost = not (begins or self._counter.clean)
         if self._tail:
-            self._segments.append(bytes(self._tail))
-            self._tail = bytearray()
-            self._offsets.append(self.end)
+            self._segments.append(b"".join(self._tail))
+            self._tail.clear()
+            self._held = 0
+            self._offsets.append(self._settled)
             self._counts.append(0)
-        self._counts[-1] = _INSIDE_EVENT if self._lost else self.counter.events
+        self._counts[-1] = _INSIDE_EVENT if self._lost else self._counter.events
 
     def _trim(self) -> None:
         drop = 0

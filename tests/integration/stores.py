@@ -47,4 +47,4 @@ async def flushed(store: RedisStore, stream: KeptStream) -> None:
     copies = store._hub.copies
     copy = copies.live[storage_key(stream.name)]
     copies.flush()
-    await until(lambda: not copy.under_way and not copy.dirty)
+    await until(lambda: not copy.under_way and not copy.reported)

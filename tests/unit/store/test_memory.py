@@ -111,7 +111,7 @@ async def test_a_dropped_stream_is_gone_for_its_owner_and_never_was_for_others()
 
 async def test_only_so_many_names_are_remembered(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_NAMES", 2)
-    store.settings = StoreSettings(max_total=0)
+    store.configure(StoreSettings(max_total=0))
     streams = [begin(store) for _ in range(3)]
     for stream in streams:
         stream.append(event(1))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamproxy.store.segments import Format, PlaceGone, SegmentLog, find_place
+from streamproxy.store.segments import SEGMENT, Format, PlaceGone, SegmentLog, find_place
 from tests.unit.store.bodies import blocks, cuts, event_streams, line_streams
 
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -226,3 +226,20 @@ def test_a_log_takes_little_memory_beyond_its_bytes() -> None:
     parts = [log, log.counter, log.counter._tracker, log._offsets, log._counts, log._segments, log._tail]
     parts += log._segments
     assert sum(map(sys.getsizeof, parts)) - log.size < 1024
+
+
+def test_a_live_log_that_is_followed_has_no_object_for_each_chunk() -> None:
+    log = SegmentLog("sse", 4 << 20)
+    for _ in range(1000):
+        log.append(b"data: 1\n\n")
+        assert log.read(log.end - 9) == b"data: 1\n\n"
+    pieces = [log._tail, log._loose, *log._tail]
+    assert sum(map(sys.getsizeof, pieces)) - log.size < 1536
+
+
+def test_segments_end_where_an_event_does_though_no_read_ends_there() -> None:
+    log = SegmentLog("sse", 4 << 20)
+    for number in range(4000):
+        log.append(b"%05d\n\ndata: 0\ndata:" % number)
+    assert len(log._segments) >= 4000 * 20 // (SEGMENT + 4096 + 64)
+    assert all(segment.endswith(b"\n\n") for segment in log._segments)
