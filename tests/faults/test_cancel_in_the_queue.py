@@ -92,7 +92,7 @@ async def test_at_any_await(leaks: LeakCheck, serve: Serve, how: str) -> None:
         scene.admission.leave(scene.ticket)
         await scene.end()
         n, struck = n + 1, coroutine.struck
-    assert n > 6  # the queue, the request's parts, the head, the chunks, the sends
+    assert n > 5  # the queue, the request's parts, the head, the sends; and the chunks, unless all have come at once
     await app.deployment.aclose()
 
 
