@@ -13,6 +13,7 @@ from streamproxy.store.memory import MemoryStore
 from streamproxy.store.redis_copy import Copies, RedisStream
 from streamproxy.store.redis_link import Done, Link
 from streamproxy.store.redis_protocol import Word
+from tests.doubles.until import until
 from tests.unit.store.streams import OWNER, Stopped, event
 
 HOUR = 3600.0
@@ -92,7 +93,6 @@ async def test_the_end_of_a_stream_follows_its_last_bytes() -> None:
     stream.append(b"data: unfinis")
     stream.end(None)
     copies.flush()
-    while copies.live:
-        await asyncio.sleep(0)
+    await until(lambda: not copies.live, "the stream to be copied")
     entries = [command[2:] for command in sent if command[0] == "XADD"]
     assert entries == [("1-0", "b", b"data: unfinis", "n", 0), ("1-13", "n", 0, "e", b"complete", "u", 1)]
