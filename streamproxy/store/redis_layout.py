@@ -18,6 +18,7 @@ streams to stop and which are being read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from streamproxy.store.base import StreamHead
@@ -30,7 +31,7 @@ COMPLETE: Final = b"complete"
 CUT: Final = b"cut"
 
 EntryId = tuple[int, int]
-Entry = tuple[bytes, list[bytes]]
+Entry = Sequence[Any]  # its id, and a list of names and values; replies are lists
 
 
 def data_key(key: str) -> str:
