@@ -98,22 +98,22 @@ def completion_usage(value: object) -> Usage | None:
     SGLang reports the reasoning beside the other counts, and not among the details.
     """
     said = table(value)
-    input, output = tokens(said.get("prompt_tokens")), tokens(said.get("completion_tokens"))
-    cached = tokens(table(said.get("prompt_tokens_details")).get("cached_tokens"))
-    reasoning = tokens(table(said.get("completion_tokens_details")).get("reasoning_tokens"))
-    if input is None and output is None and cached is None and reasoning is None:
-        return None
-    if reasoning is None:
-        reasoning = tokens(said.get("reasoning_tokens"))
-    return Usage(input, output, cached, None, reasoning)
+    usage = _usage(said, "prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details")
+    if usage is not None and usage.reasoning is None and "reasoning_tokens" in said:
+        return usage._replace(reasoning=tokens(said["reasoning_tokens"]))
+    return usage
 
 
 def responses_usage(value: object) -> Usage | None:
     """The ``usage`` of a response; None where nothing of it makes sense."""
-    said = table(value)
-    input, output = tokens(said.get("input_tokens")), tokens(said.get("output_tokens"))
-    cached = tokens(table(said.get("input_tokens_details")).get("cached_tokens"))
-    reasoning = tokens(table(said.get("output_tokens_details")).get("reasoning_tokens"))
+    return _usage(table(value), "input_tokens", "output_tokens", "input_tokens_details", "output_tokens_details")
+
+
+def _usage(said: dict[str, Any], read: str, written: str, read_details: str, written_details: str) -> Usage | None:
+    """What members of these names say. Building the names here would cost more than reading them."""
+    input, output = tokens(said.get(read)), tokens(said.get(written))
+    cached = tokens(table(said.get(read_details)).get("cached_tokens"))
+    reasoning = tokens(table(said.get(written_details)).get("reasoning_tokens"))
     if input is None and output is None and cached is None and reasoning is None:
         return None
     return Usage(input, output, cached, None, reasoning)
