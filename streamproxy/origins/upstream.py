@@ -15,7 +15,6 @@ from time import monotonic
 from typing import Any, Final
 
 from streamproxy.client.base import IteratorSource, Response
-from streamproxy.client.stream import ResponseStream
 from streamproxy.dialects.base import Dialect
 from streamproxy.dialects.http import HTTP
 from streamproxy.dialects.request import Peeked, model_edit, usage_edit
@@ -123,27 +122,16 @@ class UpstreamResponse(OriginResponse):
 
     def opened(self, response: Response) -> None:
         """The response's head is here."""
-        if isinstance(response, ResponseStream):
-            # As below, but of a class that compiled code knows: an attribute takes 10 instructions, and not 230.
-            self.status = response.status_code
-            self.reason = response.reason
-            self.version = response.http_version
-            self.complete = response.complete
-            self.body = response
-            raw = response.raw
-        else:
-            self.status = response.status_code
-            self.reason = response.reason
-            self.version = response.http_version
-            self.complete = response.complete
-            self.body = response.source
-            raw = response.raw
-        status = self.status
-        self.fields = ResponseFields().prepare(raw)
+        self.status = status = response.status_code
+        self.reason = response.reason
+        self.version = response.http_version
+        self.fields = ResponseFields().prepare(response.raw)
+        self.body = response.source
+        self.complete = response.complete
         self.tunnel = self.on_client_left = None
         if self._roster is not None:
             if self._roster.sessions is not None:
-                self._roster.sessions.learn(raw, self._endpoint)
+                self._roster.sessions.learn(response.raw, self._endpoint)
             if status in FAILED_STATUSES:
                 self._roster.failed(self._endpoint)
             elif not self._roster.error_events:
