@@ -111,7 +111,7 @@ def abort(session: Session) -> Numbers:
     with session.load("abort", "/idle", "conns=16", f"count={count}") as generator:
         window = Window(session, generator)
         result = generator.result()
-        deadline = time.monotonic() + 2.0
+        deadline = time.monotonic() + 10.0
         while (left := session.upstream.stats()["open_streams"]) and time.monotonic() < deadline:
             time.sleep(0.02)
         window.close()

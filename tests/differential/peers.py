@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from tests.doubles.client import accepts
 from tests.doubles.parts import find
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
 from tests.integration.nginx import nginx
-from tests.integration.process import Process, reserved_port
+from tests.integration.process import Process
 from tests.integration.proxy import configuration, running
 
 _HAPROXY = """\

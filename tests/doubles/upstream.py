@@ -30,6 +30,7 @@ from typing import ClassVar, Self
 
 from tests.doubles.connection import Connection, Head, PeerEnded, guarded
 from tests.doubles.http2_upstream import Front
+from tests.doubles.ports import hold
 from tests.doubles.until import until
 
 
@@ -97,6 +98,7 @@ class Upstream:
         self.failures: list[Exception] = []
         self._tls = tls
         self._server: asyncio.Server | None = None
+        self._held: socket.socket | None = None  # the port, while nobody listens on it
         self._tasks: set[asyncio.Task[None]] = set()
         self._change = asyncio.Event()  # a new one for each change
         self._fronts: list[Front] = []
@@ -131,6 +133,7 @@ class Upstream:
     async def start(self) -> None:
         """Listen, on the same port as before."""
         loop = asyncio.get_running_loop()
+        self._give_up_the_port()
         if self.path is not None:
             self._server = await loop.create_unix_server(self._accepted, self.path, ssl=self._tls)
         else:
@@ -142,6 +145,7 @@ class Upstream:
         if self._server is not None:
             self._server.close()
             self._server = None
+        self._give_up_the_port()
         if self.path is not None and os.path.exists(self.path):
             os.unlink(self.path)
         for task in self._tasks:
@@ -153,10 +157,17 @@ class Upstream:
             front.transport.abort()
 
     def stop_listening(self) -> None:
-        """Refuse new connections; those that are there go on."""
+        """Refuse new connections; those that are there go on. Another test's server is not given the port."""
         if self._server is not None:
             self._server.close()
             self._server = None
+            if self.path is None:
+                self._held = hold(self.host, self.port)
+
+    def _give_up_the_port(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     async def connection(self, number: int = 0) -> Conn:
         """The nth connection, waited for."""

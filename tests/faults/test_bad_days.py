@@ -24,8 +24,9 @@ import pytest
 from tests.doubles import backend
 from tests.doubles.client import RawClient, connect, fetch
 from tests.doubles.connection import PeerEnded
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
-from tests.integration.process import Process, reserved_port
+from tests.integration.process import Process
 from tests.integration.proxy import RunningProxy, configuration, running
 
 SECONDS = float(os.environ.get("STREAMPROXY_BAD_DAY", "6"))

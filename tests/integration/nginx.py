@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tests.doubles.client import accepts
 from tests.doubles.parts import require
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
-from tests.integration.process import Process, reserved_port
+from tests.integration.process import Process
 
 CONFIGURATION = """\
 daemon off;

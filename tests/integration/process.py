@@ -11,11 +11,9 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -142,17 +140,3 @@ class Process:
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # the child leads a session of its own: nobody else is in it
-
-
-@contextmanager
-def reserved_port() -> Iterator[int]:
-    """A loopback port for a program that can't pick one itself.
-
-    The socket stays bound but does not listen, so that the kernel gives the port to nobody else, while a program that
-    sets SO_REUSEADDR, as servers do, can bind it too and listen.
-    """
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        port: int = holder.getsockname()[1]
-        yield port

@@ -14,8 +14,9 @@ import yaml
 
 from tests.doubles.client import fetch
 from tests.doubles.parts import require
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
-from tests.integration.process import ROOT, Process, reserved_port
+from tests.integration.process import ROOT, Process
 
 DEPLOY = ROOT / "deploy"
 INTERVAL = "1s"  # the time that a scrape may take, too: on a busy machine 200 ms are too few

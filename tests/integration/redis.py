@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 
 from tests.doubles.certificates import Certificate
 from tests.doubles.parts import require
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
-from tests.integration.process import reserved_port
 
 
 class RedisServer:

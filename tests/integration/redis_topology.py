@@ -14,8 +14,8 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from tests.doubles.parts import require
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
-from tests.integration.process import reserved_port
 from tests.integration.redis import RedisServer, redis_server
 
 SERVICE = "mymaster"

@@ -14,7 +14,8 @@ import yaml
 
 from tests.doubles.connection import guarded
 from tests.doubles.parts import require
-from tests.integration.process import Process, reserved_port
+from tests.doubles.ports import reserved_port
+from tests.integration.process import Process
 from tests.integration.redis import redis_server
 from tests.unit.project.dockerfile import ROOT, read_dockerfile
 

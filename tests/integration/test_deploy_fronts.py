@@ -16,10 +16,11 @@ from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.client import RawClient, connect, fetch
 from tests.doubles.parts import require
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, stream_head
 from tests.integration.conftest import RunProxy
-from tests.integration.process import ROOT, Process, reserved_port
+from tests.integration.process import ROOT, Process
 from tests.integration.proxy import configuration
 
 DEPLOY = ROOT / "deploy"

@@ -16,9 +16,10 @@ import yaml
 
 from tests.doubles.client import connect, fetch
 from tests.doubles.connection import PeerEnded
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
 from tests.integration.conftest import RunProxy
-from tests.integration.process import Process, reserved_port
+from tests.integration.process import Process
 from tests.integration.prometheus import DEPLOY, WINDOW, Prometheus, prometheus
 from tests.integration.proxy import Config, configuration
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from tests.doubles.connection import guarded
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.parts import require
-from tests.integration.process import ROOT, reserved_port
+from tests.doubles.ports import reserved_port
+from tests.integration.process import ROOT
 from tests.integration.redis import redis_server
 from tests.integration.test_docs import PATH
 from tests.integration.test_redis_forms import RULES

@@ -13,8 +13,9 @@ import pytest
 
 from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient, fetch
+from tests.doubles.ports import reserved_port
 from tests.doubles.upstream import Conn, stream_head
-from tests.integration.process import Process, reserved_port
+from tests.integration.process import Process
 from tests.integration.proxy import Config, RunningProxy, configuration, write_configuration
 
 OWNER = ("Authorization", "Bearer mine")

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
 from tests.integration import gradio_app
 from tests.integration.conftest import RunProxy
-from tests.integration.process import ROOT, Process, reserved_port
+from tests.integration.process import ROOT, Process
 from tests.integration.proxy import configuration
 
 pytestmark = pytest.mark.skipif(not gradio_app.PYTHON.exists(), reason="Gradio is missing: make gradio")

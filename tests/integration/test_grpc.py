@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.ports import reserved_port
 from tests.doubles.stack import RunningStack, running_stack
 
 _ECHO = "test.Echo"
@@ -154,10 +154,8 @@ async def test_many_calls_at_once_share_the_upstream_s_connection(proxied: grpc.
 
 
 async def test_an_upstream_that_refuses_is_unavailable() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        async with _proxy(url) as stack, _channel(stack) as channel:
+    with reserved_port() as nobody:
+        async with _proxy(f"http://127.0.0.1:{nobody}") as stack, _channel(stack) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await channel.unary_unary(f"/{_ECHO}/Unary")(b"")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -20,9 +20,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
 from tests.doubles.client import connect as connect_raw
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
 from tests.integration.conftest import RunProxy
-from tests.integration.process import Process, reserved_port
+from tests.integration.process import Process
 from tests.integration.proxy import configuration
 
 V1 = Subprotocol("v1.kernel.websocket.jupyter.org")

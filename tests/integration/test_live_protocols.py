@@ -15,11 +15,12 @@ import pytest
 from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient
 from tests.doubles.http2 import FrameClient, Received, connect_h2
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, stream_head
 from tests.doubles.websocket import CLIENT_CLOSE, HANDSHAKE, HELLO, SWITCH, UPSTREAM_CLOSE, WORLD
 from tests.integration.conftest import RunProxy
-from tests.integration.process import Process, reserved_port
+from tests.integration.process import Process
 from tests.integration.proxy import RunningProxy, configuration
 
 RESTART = b"\x88\x02\x03\xf4"  # Close 1012

@@ -12,10 +12,11 @@ import pytest
 
 from tests.doubles.client import fetch
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.ports import reserved_port
 from tests.doubles.stack import RunningStack, running_stack
 from tests.doubles.until import until
 from tests.integration import llama
-from tests.integration.process import Process, reserved_port
+from tests.integration.process import Process
 from tests.integration.sdks.users import End, PythonUser, Seen
 
 pytestmark = pytest.mark.skipif(llama.model() is None, reason="llama.cpp's server is missing: make engine")

@@ -17,9 +17,10 @@ from redis.exceptions import ResponseError
 
 from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, stream_head
-from tests.integration.process import Process, reserved_port
+from tests.integration.process import Process
 from tests.integration.proxy import Config, configuration, running, write_configuration
 from tests.integration.redis import RedisServer
 

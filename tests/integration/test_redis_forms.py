@@ -9,9 +9,9 @@ import pytest
 from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.leaks import LeakCheck
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, stream_head
-from tests.integration.process import reserved_port
 from tests.integration.proxy import configuration, running, write_configuration
 from tests.integration.redis import RedisServer, redis_server
 from tests.integration.redis_use import RULES, everything, kept, two_events, works

@@ -25,9 +25,10 @@ from redis.asyncio import Redis
 from tests.conftest import Serve
 from tests.doubles.client import Answer, connect, fetch
 from tests.doubles.connection import PeerEnded
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, response, stream_head
-from tests.integration.process import Process, reserved_port
+from tests.integration.process import Process
 from tests.integration.proxy import RunningProxy, write_configuration
 from tests.integration.redis import redis_server
 

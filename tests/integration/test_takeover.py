@@ -18,9 +18,10 @@ from tests.conftest import Connect, Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.client import RawClient, connect, fetch
 from tests.doubles.connection import guarded
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, response, stream_head
-from tests.integration.process import Process, reserved_port
+from tests.integration.process import Process
 from tests.integration.proxy import Config, RunningProxy, configuration, write_configuration
 
 RATE = float(os.environ.get("STREAMPROXY_TEST_RATE", "500"))  # requests a second, where the machine can

@@ -16,8 +16,9 @@ from tests.conftest import Connect, Serve
 from tests.doubles.client import RawClient, fetch
 from tests.doubles.connection import GUARD, guarded
 from tests.doubles.parts import require
+from tests.doubles.ports import reserved_port
 from tests.doubles.upstream import Conn, response, stream_head
-from tests.integration.process import ROOT, Process, reserved_port
+from tests.integration.process import ROOT, Process
 from tests.integration.proxy import configuration, write_configuration
 
 STREAMS = 20

@@ -18,10 +18,10 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import Serve
 from tests.doubles.certificates import Certificate
+from tests.doubles.ports import reserved_port
 from tests.doubles.until import until
 from tests.doubles.upstream import answering, response
 from tests.integration.conftest import RunNginx, RunProxy
-from tests.integration.process import reserved_port
 from tests.integration.proxy import Config, configuration, write_configuration
 from tests.integration.test_takeover import program, served
 

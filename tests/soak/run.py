@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from streamproxy.version import BUILD
-from tests.integration.process import Process, reserved_port
+from tests.doubles.ports import reserved_port
+from tests.integration.process import Process
 from tests.integration.proxy import RunningProxy, configuration, write_configuration
 from tests.integration.redis import RedisServer, redis_server
 from tests.soak.clients import Kill, Scene, client

@@ -27,6 +27,7 @@ from streamproxy.errors import (
 from tests.conftest import Serve
 from tests.doubles.certificates import Certificate
 from tests.doubles.connection import guarded
+from tests.doubles.ports import reserved_port
 from tests.doubles.upstream import Conn, FullBacklog, Upstream, answering, response
 from tests.unit.client.http1.asking import ask, fetch, read
 from tests.unit.client.http1.conftest import MakeClient
@@ -35,21 +36,13 @@ V4 = [Address(socket.AF_INET, (f"192.0.2.{number}", 80)) for number in range(3)]
 V6 = [Address(socket.AF_INET6, (f"2001:db8::{number}", 80, 0, 0)) for number in range(3)]
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def trusting(certificate: Certificate, **options: str | bool) -> ssl.SSLContext:
     return client_context(ca=str(certificate.cert), **options)  # type: ignore[arg-type]
 
 
 async def test_a_refused_connection_is_refused(native: MakeClient) -> None:
-    client = native(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(ConnectionRefused):
-        await fetch(client)
+    with reserved_port() as nobody, pytest.raises(ConnectionRefused):
+        await fetch(client := native(f"http://127.0.0.1:{nobody}"))
     assert client.active == 0
 
 
@@ -358,20 +351,19 @@ async def test_an_address_that_does_not_answer_does_not_hold_up_the_next(serve: 
 
 async def test_a_refusal_starts_the_next_address_at_once(serve: Serve) -> None:
     upstream = await serve(answering(response(b"ok")))
-    addresses = [Address(socket.AF_INET, ("127.0.0.1", port)) for port in (free_port(), free_port(), upstream.port)]
-    async with guarded("a connection"):
-        sock = await first_to_connect(addresses, delay=3600)
+    with reserved_port() as nobody, reserved_port() as no_other:
+        addresses = [Address(socket.AF_INET, ("127.0.0.1", port)) for port in (nobody, no_other, upstream.port)]
+        async with guarded("a connection"):
+            sock = await first_to_connect(addresses, delay=3600)
     assert sock.getpeername() == ("127.0.0.1", upstream.port)
     sock.close()
 
 
 async def test_when_no_address_answers_a_refusal_is_what_is_told(leaks: object) -> None:
-    addresses = [
-        Address(socket.AF_INET, ("255.255.255.255", 1)),
-        Address(socket.AF_INET, ("127.0.0.1", free_port())),
-    ]
-    with pytest.raises(ConnectionRefusedError):
-        await first_to_connect(addresses)
+    with reserved_port() as nobody, pytest.raises(ConnectionRefusedError):
+        await first_to_connect(
+            [Address(socket.AF_INET, ("255.255.255.255", 1)), Address(socket.AF_INET, ("127.0.0.1", nobody))]
+        )
 
 
 async def test_a_race_that_is_cancelled_leaves_no_socket(leaks: object) -> None:

@@ -12,10 +12,10 @@ from streamproxy.client.resolve import GONE, KEEP, Address, Resolver
 from streamproxy.errors import DestinationUnavailable, ExchangeError
 from tests.conftest import Serve
 from tests.doubles.connection import guarded
+from tests.doubles.ports import reserved_port
 from tests.doubles.upstream import Conn, Upstream, answering, response, stream_head
 from tests.unit.client.http1.asking import ask, fetch, until
 from tests.unit.client.http1.conftest import MakeClient
-from tests.unit.client.http1.test_connect import free_port
 
 V4 = [Address(socket.AF_INET, (f"192.0.2.{number}", 80)) for number in range(3)]
 V6 = [Address(socket.AF_INET6, (f"2001:db8::{number}", 80, 0, 0)) for number in range(3)]
@@ -102,13 +102,12 @@ async def test_an_address_that_stopped_answering_is_looked_up_again(
     serve: Serve, native: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upstream = await serve(answering(response(b"ok")))
-    names = Names(
-        [Address(socket.AF_INET, ("127.0.0.1", free_port()))], [Address(socket.AF_INET, ("127.0.0.1", upstream.port))]
-    )
     client = native("http://moving.example")
-    monkeypatch.setattr(client._connector.resolver, "_look_up", names)
-    with pytest.raises(ExchangeError):
-        await fetch(client)
+    with reserved_port() as nobody:
+        names = Names(*([Address(socket.AF_INET, ("127.0.0.1", port))] for port in (nobody, upstream.port)))
+        monkeypatch.setattr(client._connector.resolver, "_look_up", names)
+        with pytest.raises(ExchangeError):
+            await fetch(client)
     assert (await fetch(client)).body == b"ok"
 
 
