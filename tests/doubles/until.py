@@ -59,6 +59,17 @@ async def until(
         raise AssertionError(_complaint(what, timeout, value)) from None
 
 
+async def soon(attempt: Callable[[], Awaitable[float]], within: float, tries: int = 5) -> None:
+    """Attempt something until it took at most ``within`` seconds, as it gives itself, ``tries`` times at most.
+
+    For what is promised within a time: a machine that stands still in between may spoil an attempt, hardly all.
+    """
+    took = [await attempt()]
+    while took[-1] > within and len(took) < tries:
+        took.append(await attempt())
+    assert took[-1] <= within, f"took {took} s, each longer than {within:g} s"
+
+
 def wait_until(
     look: Callable[[], T], what: str = "", *, holds: Callable[[T], object] = bool, timeout: float = PATIENCE
 ) -> T:

@@ -123,7 +123,7 @@ async def test_a_copy_that_misses_bytes_goes_on_behind_them_and_a_reader_is_cut_
     with pytest.raises(StreamGone):
         await there.find(at(stream, 20), OWNER)
     await there.stop(at(stream, 0), OWNER)
-    await asyncio.wait_for(stopped.event.wait(), 5)
+    await asyncio.wait_for(stopped.event.wait(), 20)
     stream.end(None)
     await until(lambda: not here._hub.copies.live)
     assert await replay(there, at(stream, 198)) == event(199) + event(200)

@@ -231,7 +231,7 @@ async def test_a_stream_without_a_client_is_stopped_after_grace_and_not_before()
     assert stopped.reasons == []
     back.close()
     back.close()
-    await asyncio.wait_for(stopped.event.wait(), 5)
+    await asyncio.wait_for(stopped.event.wait(), 20)
     assert stopped.reasons == ["grace"]
     await store.aclose()
 
