@@ -27,7 +27,7 @@ def gated(**keys: Any) -> Config:
     """A route that holds the first upstream's response until its first event, for half a second."""
     on = ["connect", "reset", "first_event", "error_event"]
     retry = {"until": "first_event", "on": on}
-    return route("main", **({"fallback": ["spare"], "timeouts": {"first_event": "300ms"}, "retry": retry} | keys))
+    return route("main", **({"fallback": ["spare"], "timeouts": {"first_event": "800ms"}, "retry": retry} | keys))
 
 
 async def silent_after_head(conn: Conn) -> None:

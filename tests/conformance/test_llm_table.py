@@ -151,7 +151,7 @@ async def test_a_stream_that_says_nothing_in_time_leads_to_the_fallback(start: S
     mute = await serve(holding(b"".join(api.quiet), media=api.media))
     good = await serve(streaming(api.stream, content_type=api.media))
     upstreams = {"main": {"endpoints": [mute.url]}, "spare": {"endpoints": [good.url]}}
-    proxy = await start([gated(api, fallback=["spare"], timeouts={"first_event": "300ms"})], upstreams=upstreams)
+    proxy = await start([gated(api, fallback=["spare"], timeouts={"first_event": "800ms"})], upstreams=upstreams)
     assert (await fetch(proxy.url + api.path)).body == api.stream
     assert (await proxy.end_of()).upstream == "spare"
 
@@ -161,7 +161,7 @@ async def test_of_a_stream_of_no_known_kind_the_first_event_is_one_with_data(sta
     good = await serve(holding(b'data: {"hello":1}\n\n', media="text/event-stream"))
     upstreams = {"main": {"endpoints": [mute.url]}, "spare": {"endpoints": [good.url]}}
     chat = APIS["chat"]._replace(protocol="auto")
-    proxy = await start([gated(chat, fallback=["spare"], timeouts={"first_event": "300ms"})], upstreams=upstreams)
+    proxy = await start([gated(chat, fallback=["spare"], timeouts={"first_event": "800ms"})], upstreams=upstreams)
     async with await connect(proxy.url) as client:
         await client.request(chat.path)
         assert (await client.read_head()).status == 200
