@@ -12,6 +12,7 @@ from tests.doubles.leaks import LeakCheck
 from tests.doubles.upstream import Conn, Upstream, response
 
 IDLE = 5
+TIMEOUTS = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), 60.0)}
 
 
 @asynccontextmanager
@@ -22,7 +23,7 @@ async def own_client() -> AsyncIterator[HttpxClient]:
 
 
 async def ask(client: HttpxClient, url: str) -> bytes:
-    async with client.stream("GET", url, headers=[(b"host", b"x")], content=None, extensions={}) as answer:
+    async with client.stream("GET", url, headers=[(b"host", b"x")], content=None, extensions=TIMEOUTS) as answer:
         return b"".join([chunk async for chunk in answer.aiter_raw()])
 
 
@@ -31,7 +32,7 @@ async def leave_idle(client: HttpxClient, upstream: Upstream) -> None:
     async with AsyncExitStack() as stack:
         opened = [
             await stack.enter_async_context(
-                client.stream("GET", upstream.url, headers=[(b"host", b"x")], content=None, extensions={})
+                client.stream("GET", upstream.url, headers=[(b"host", b"x")], content=None, extensions=TIMEOUTS)
             )
             for _ in range(IDLE)
         ]
