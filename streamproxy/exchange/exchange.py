@@ -21,6 +21,7 @@ every wait has its final value afterwards.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from time import monotonic, time
 from typing import Final, Literal
 
@@ -77,6 +78,7 @@ class Exchange:
         "attempts",
         "backpressure",
         "blocked_since",
+        "catch_up",
         "chunks",
         "client",
         "ended_at",
@@ -190,7 +192,8 @@ class Exchange:
         # State and end.
         self.phase: Phase = "queue"
         self.streaming = False
-        self.inspector: Inspector | None = None  # the inspector of a readable stream
+        self.inspector: Inspector | None = None  # of a readable stream; `inspected` returns it up to date
+        self.catch_up: Callable[[], None] | None = None  # has it read what has passed; None if it has
         self.status = 0  # the status sent to the client; 0 before
         self.error: ExchangeError | None = None
         self.interruption: ExchangeError | None = None
@@ -325,6 +328,12 @@ class Exchange:
         self.model = self.model or requested
         self.gap = None
         self.gap_sum_before = self.gap_sum
+
+    def inspected(self) -> Inspector | None:
+        """Returns the inspector of a readable stream, once it has read all that has passed; None without one."""
+        if self.catch_up is not None:
+            self.catch_up()
+        return self.inspector
 
     def abandon_attempt(self, now: float) -> None:
         """Records a failed attempt that will be retried; its wait for a head stays counted."""

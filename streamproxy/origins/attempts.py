@@ -289,7 +289,7 @@ class _Attempts:
 
 def _spoke(exchange: Exchange) -> bool:
     """Whether an exchange whose response is being relayed waits for no first event any more, or never did."""
-    inspector = exchange.inspector
+    inspector = exchange.inspected()
     return exchange.phase == "body" and (not exchange.streaming or inspector is None or inspector.spoke)
 
 

@@ -128,12 +128,8 @@ async def _end_streams(ledger: Ledger, stop: Stop) -> None:
 
 def _end(exchange: Exchange, late: bool) -> bool:
     """Interrupts an exchange, unless ``late`` is unset and this would cut an event. Returns whether it did."""
-    if (
-        not late
-        and exchange.task is not None
-        and exchange.inspector is not None
-        and not exchange.inspector.between_events
-    ):
+    inspector = exchange.inspected()
+    if not late and exchange.task is not None and inspector is not None and not inspector.between_events:
         return False
     exchange.interrupt(StoppedByShutdown())
     return True

@@ -54,6 +54,8 @@ class Keepalives:
 
     def _keepalive(self) -> None:
         """Called by the timer when nothing went downstream for the interval, while a chunk is waited for."""
+        if self._exchange.catch_up is not None:
+            self._exchange.catch_up()
         inspector, shape = self._inspector, self._plan.keepalive
         self._timer.keepalive_since = monotonic()
         if (

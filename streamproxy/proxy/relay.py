@@ -11,16 +11,14 @@ timer is told which.
 A body that has come to its end before its head is sent goes out in one piece, together with the end of the response,
 and so does the last piece of any other whose end came with it.
 
-Keepalives are written by `streamproxy.proxy.keepalives`, the relay's base.
-
-What is counted per chunk is counted in the exchange's own slots.
+What passes is read by `streamproxy.proxy.reading`, the relay's base, and keepalives are written by
+`streamproxy.proxy.keepalives`, the base of that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Coroutine
 from time import monotonic
 from typing import Any
@@ -30,28 +28,29 @@ from streamproxy.errors import ClientDisconnected, ClientError, EventLimitReache
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.timer import CHUNK, WRITE
 from streamproxy.formats.bom import BomFilter
-from streamproxy.formats.inspector import Inspector
-from streamproxy.formats.limit import feed_within
 from streamproxy.origins.base import OriginResponse
 from streamproxy.proxy.early import EXPLAIN_TIMEOUT, EarlyHead
-from streamproxy.proxy.keepalives import Keepalives
 from streamproxy.proxy.plan import RelayPlan
+from streamproxy.proxy.reading import Reading
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, STREAMING, media_type
 from streamproxy.wire.response_fields import ResponseFields, passable_trailers
 from streamproxy.wire.times import FOREVER
 
-logger = logging.getLogger("streamproxy.proxy")
 
-
-class Relay(Keepalives):
+class Relay(Reading):
     """Carries one response: ``run`` takes all that it needs, and sends it to its end, or raises why it could not."""
 
-    __slots__ = ("_blocked", "_fault", "_missing", "_noted", "_over", "_reads", "_response", "_source")
+    __slots__ = (
+        "_blocked",
+        "_fault",
+        "_missing",
+        "_response",
+        "_source",
+    )
 
     _blocked: bool  # a chunk was pushed, and the client's side holds more than it may
     _fault: BaseException | None  # what a push ran into
-    _noted: int  # the inspector's ``changes`` that the exchange knows
     _missing: ExchangeError | None  # why the body is incomplete, though it has ended; set by `_end`
 
     def run(
@@ -78,13 +77,14 @@ class Relay(Keepalives):
         self._dialect = dialect
         self._direct = downstream.direct
         self._inspector = None
-        self._reads = False  # the inspector reads what the stream says of itself
+        self._reads = False
         self._noted = -1
         self._keepalive_task = None
         self._bom = None
         self._blocked = False
         self._fault = None
-        self._over = False  # the next event would be more than the route lets through
+        self._unread = b""
+        self._over = False
         readable = self._classify(fields)
         exchange.phase = "body"
         timer.waits_for(CHUNK, exchange.head_at)
@@ -232,43 +232,6 @@ class Relay(Keepalives):
         self._timer.passed(now)
         return not self._blocked and not self._over
 
-    def _count(self, chunk: bytes, now: float) -> bytes:
-        """Inspect a chunk, and add it up. Returns what of it may pass."""
-        exchange, inspector = self._exchange, self._inspector
-        if exchange.streaming and exchange.last_read_at:
-            exchange.count_gap(now - exchange.last_read_at)
-        exchange.last_read_at = now
-        exchange.chunks += 1
-        exchange.response_bytes += len(chunk)
-        if inspector is not None:
-            try:
-                most = self._plan.max_events
-                if most is None:
-                    inspector.feed(chunk)
-                else:
-                    chunk = self._feed_within(inspector, most, chunk)
-            except Exception:
-                self._go_on_blind()
-                return chunk
-            exchange.events = inspector.events
-            if self._reads and inspector.changes != self._noted:
-                self._noted = inspector.changes
-                exchange.note(inspector, now)
-        return chunk
-
-    def _go_on_blind(self) -> None:
-        """An inspector has failed. It must not break the stream, which passes on without one."""
-        logger.exception("exchange %s: its response is not read any further", self._exchange.request_id)
-        self._inspector = self._exchange.inspector = None
-        self._timer.stop_keepalives()
-
-    def _feed_within(self, inspector: Inspector, most: int, chunk: bytes) -> bytes:
-        """Inspect a chunk of a stream that may have ``most`` events. Returns it, or its part before one too many."""
-        passed, self._over = feed_within(inspector, most, chunk)
-        if self._over and self._plan.throttled is not None:
-            self._plan.throttled.add()
-        return passed
-
     def _filter_bom(self, bom: BomFilter, chunk: bytes) -> bytes:
         """The chunk without a byte order mark that has lost its place at the very start."""
         chunk = bom.feed(chunk)
@@ -286,8 +249,12 @@ class Relay(Keepalives):
         Returns what to wait for, or None.
         """
         exchange, downstream, now = self._exchange, self._downstream, monotonic()
+        if self._unread:
+            self._catch_up()
         if whole:
-            self._count(whole, now)
+            self._add_up(whole, now)
+            if self._inspector is not None:
+                self._read(self._inspector, whole, now)
             if not (downstream.gone or exchange.first_byte_at):
                 exchange.first_byte_at = now
             exchange.last_read_at = 0.0  # no silence has come before its end
@@ -303,18 +270,6 @@ class Relay(Keepalives):
         if not trailers:
             return downstream.write(rest, False)
         return self._write_last(rest, trailers) if rest else downstream.finish(passable_trailers(trailers))
-
-    def _finish(self, inspector: Inspector) -> ExchangeError | None:
-        """The error of a body that is incomplete although its upstream ended it."""
-        missing: ExchangeError | None = None
-        try:
-            missing = inspector.finish()
-        except Exception:
-            self._go_on_blind()
-        self._exchange.events = inspector.events
-        if self._reads:
-            self._exchange.note(inspector, monotonic())
-        return missing
 
     async def _taken(self, waiting: Awaitable[None], since: float) -> float:
         """Wait for the client to take what was sent at ``since``; returns the time."""
@@ -355,6 +310,7 @@ class Relay(Keepalives):
         Raises ClientDisconnected when the fault was that the client has left.
         """
         self._source.pipe(None)
+        self._catch_up()
         self._stop_keepalives()
         if isinstance(fault, OSError):
             raise ClientDisconnected() from fault  # ASGI: send() after the client left
