@@ -228,7 +228,8 @@ async def test_a_cancellation_around_an_early_head_leaves_nothing(
     for sends in range(8):
         await run_struck_at_send(app, sends, how)
     for _ in range(20):  # a machine that pauses may let the answer come before a second comment
-        if await run_struck_at_send(app, 99, how) > 3:
+        await run_struck_at_send(app, 99, how)
+        if ended[-1].keepalives > 1:
             break
     assert ended[-1].keepalives > 1
     assert ended[-1].end == ("complete" if script is answer_late else "upstream_error")
