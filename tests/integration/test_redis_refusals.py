@@ -67,7 +67,7 @@ async def test_while_redis_takes_no_writes_nobody_is_taken_for_dead_or_for_gone(
     for module in (redis_store, redis_copy, redis_feed):
         monkeypatch.setattr(module, "BEAT_TTL", 300)
     monkeypatch.setattr(redis_store, "_PULSE", 0.05)
-    monkeypatch.setattr(redis_store, "_PRESENT", 0.3)
+    monkeypatch.setattr(redis_store, "_PRESENT", 1.5)
     here, there = await sidecars.start(grace=0.2), await sidecars.start()
     stopped = Stopped()
     stream = begin(here, stop=stopped)
@@ -79,7 +79,7 @@ async def test_while_redis_takes_no_writes_nobody_is_taken_for_dead_or_for_gone(
     await redis.command("ACL", "SETUSER", "default", "-set", "-xadd", "-pexpire")
     beat = beat_key(here._hub.process)
     await until(lambda: redis.command("EXISTS", beat), "its heartbeat to expire", holds=lambda count: not count)
-    for _ in range(3):  # others are given up meanwhile, one after the other
+    for _ in range(10):  # others are given up meanwhile, one after the other, for longer than a reader is present
         other = Stopped()
         lonely = MemoryStream(here.memory, new_stream(), StreamHead(OWNER, b"", "sse"), other)
         here.memory.adopt(lonely)
