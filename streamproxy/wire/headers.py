@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import Final, Self
 
-from streamproxy.wire.remembered import remember
-
 Headers = list[tuple[bytes, bytes]]
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -44,23 +42,6 @@ _VIAS: Final = {version: (b"via", version.encode() + b" streamproxy") for versio
 _TE: Final[list[tuple[bytes, bytes]]] = [(b"te", b"trailers"), (b"connection", b"te")]
 _IDENTITY: Final = (b"accept-encoding", b"identity")
 MAX_HOPS: Final = 8
-_SPACE: Final = ord(" ")
-_MOST_NAMES: Final = 1024
-_LONGEST_NAME: Final = 64  # a peer chooses names, and one may be as large as a head
-_names: Final[dict[bytes, bytes]] = {}  # as they were received, and in lower case
-
-
-def parsed_field(name: bytes, value: bytes) -> tuple[bytes, bytes]:
-    """Returns a field as a parser has found it: the name in lower case, the value without white space at its end.
-
-    The parsers accept no other white space than spaces and tabs. Fields whose names were received alike share the
-    object of the name: its hash, by which it is looked up many times, is computed once.
-    """
-    known = _names.get(name)
-    if known is None:
-        lower = name.lower()
-        known = remember(_names, name, _names.get(lower, lower), _LONGEST_NAME, _MOST_NAMES)
-    return known, value.rstrip() if value and value[-1] <= _SPACE else value
 
 
 def first(headers: Headers, name: bytes) -> bytes | None:

@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from streamproxy.errors import BadRequest, HeadTooLarge, NotImplementedHere
-from streamproxy.wire.headers import TOKEN, Headers, parsed_field
+from streamproxy.wire.headers import TOKEN, Headers
 from streamproxy.wire.http1 import (
     NO_BODY,
     AmbiguousHead,
@@ -319,9 +319,10 @@ class RequestHead:
     # Called by the parser.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        pair = parsed_field(name, value)
+        name = name.lower()
+        pair = (name, value.rstrip())  # the parser accepts no other white space than spaces and tabs
         self.headers.append(pair)
-        if pair[0] in _NOTED:
+        if name in _NOTED:
             self._noted.append(pair)
 
     def on_headers_complete(self) -> None:

@@ -31,7 +31,7 @@ import httptools
 
 from streamproxy.errors import BadResponse, ResponseIncomplete
 from streamproxy.wire.chunked import LAST_CHUNK, ChunkedDecoder, ChunkError
-from streamproxy.wire.headers import Headers, parsed_field
+from streamproxy.wire.headers import Headers
 from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, Framing, connection_options, response_framing
 from streamproxy.wire.status import PHRASES
 from streamproxy.wire.times import FOREVER
@@ -209,8 +209,9 @@ class ResponseParser:
     # httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        pair = parsed_field(name, value)
-        if pair[0] in _FRAMING_FIELDS:
+        name = name.lower()
+        pair = (name, value.rstrip(b" \t"))
+        if name in _FRAMING_FIELDS:
             self._framing_fields.append(pair)
         self._fields.append(pair)
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamproxy.wire import headers as headers_module
 from streamproxy.wire.edits import edit
 from streamproxy.wire.headers import (
     Forwarded,
@@ -14,7 +13,6 @@ from streamproxy.wire.headers import (
     RequestFields,
     forwards_left,
     hops,
-    parsed_field,
     request_headers,
     sane_request_id,
     via,
@@ -34,31 +32,6 @@ HEADERS = st.lists(st.tuples(NAMES, VALUES), max_size=10)
 def forward(headers: Headers, forwarded: Forwarded = STRANGER, **options: object) -> Headers:
     given_: dict[str, object] = {"host": b"up:1", "request_id": b"id", "identity": False} | options
     return request_headers(RequestFields().prepare(headers), forwarded=forwarded, **given_)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", [b"X-Parsed", b"x-parsed", b"X-PARSED", b"X-" + b"n" * 70])
-def test_a_parsed_name_is_in_lower_case_however_often_it_came(name: bytes) -> None:
-    assert [parsed_field(bytes(bytearray(name)), b"1") for _ in range(2)] == [(name.lower(), b"1")] * 2
-
-
-def test_all_fields_of_a_name_share_its_object() -> None:
-    names = [
-        parsed_field(name, b"")[0] for name in (b"x-shared", b"X-Shared", b"X-SHARED", bytes(bytearray(b"x-shared")))
-    ]
-    assert all(name is names[0] for name in names)
-
-
-def test_names_that_a_peer_makes_up_are_not_all_remembered() -> None:
-    for number in range(3000):
-        assert parsed_field(b"X-%d" % number, b"")[0] == b"x-%d" % number
-    assert len(headers_module._names) <= 1024
-
-
-@pytest.mark.parametrize(
-    ("value", "kept"), [(b"", b""), (b"a", b"a"), (b"a b \t ", b"a b"), (b" \t", b""), (b"\xff", b"\xff")]
-)
-def test_a_parsed_value_ends_without_white_space(value: bytes, kept: bytes) -> None:
-    assert parsed_field(b"x", value) == (b"x", kept)
 
 
 def response_headers(headers: Headers, *, request_id: bytes) -> Headers:
