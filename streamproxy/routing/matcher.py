@@ -41,11 +41,7 @@ class Matcher:
 
     def path(self, path: bytes) -> bool:
         """Whether a normal path is one of the route's paths, or below one of its prefixes."""
-        prefixes = self.prefixes
-        if len(prefixes) == 1:  # most routes have one, and a slice costs less than `startswith`
-            prefix = prefixes[0]
-            return path[: len(prefix)] == prefix or path in self.exact
-        return path.startswith(prefixes) or path in self.exact
+        return path.startswith(self.prefixes) or path in self.exact
 
     def climbs(self, path: bytes) -> bool:
         """Whether a normal path leads above the prefix that it matched."""
