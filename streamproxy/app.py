@@ -25,7 +25,7 @@ from streamproxy.config import Config
 from streamproxy.control import Control
 from streamproxy.deployment import Deployment, LocalFile
 from streamproxy.exchange.ledger import Observer
-from streamproxy.exchange.target import target_of
+from streamproxy.exchange.target import plain, target_of
 from streamproxy.observe.ended import Ended
 from streamproxy.observe.log import flush
 from streamproxy.observe.metrics import Metrics
@@ -142,7 +142,8 @@ class Application(Control, Starlette):
         if scope["type"] == "websocket":
             await relay_messages(self.router, scope, receive, send)
         else:
-            await self.deployment.not_found.handle(target_of(scope), scope, receive, send)
+            request = plain(scope)
+            await self.deployment.not_found.handle(target_of(request), request, receive, send)
 
     async def aclose(self) -> None:
         """Ends the live view of the admin application, and closes the connections to all upstreams.

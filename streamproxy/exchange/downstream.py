@@ -15,19 +15,17 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from functools import partial
 from typing import Any, Self
 
 from streamproxy.errors import BodyTooLarge, ClientDisconnected
 from streamproxy.exchange.body import Receive, RequestBody
 from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
 from streamproxy.exchange.stream import ByteStream
-from streamproxy.exchange.target import Target
+from streamproxy.exchange.target import Scope, Target
 from streamproxy.exchange.timer import Timer
 from streamproxy.wire.headers import Headers, RequestFields
 from streamproxy.wire.response_fields import passable_trailers
 
-Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
@@ -64,7 +62,6 @@ class Downstream:
         "transform_response_headers",
         "version",
         "websocket_key",
-        "write",
     )
 
     def prepare(
@@ -95,17 +92,11 @@ class Downstream:
         extensions = scope.get("extensions")
         connection: DownstreamConnection | None = extensions.get(CONNECTION) if extensions else None
         self._hints: asyncio.Task[None] | None = None  # sends the early hints, before the head
-        # ``write`` takes a chunk and whether more will follow, and returns an awaitable or None. It saves a message and
-        # a coroutine per chunk if the server provides it and no middleware wraps its send.
         self._send: Send | None = send
         self.direct: DownstreamConnection | None = None
-        self.write: Callable[[bytes, bool], Awaitable[None] | None]
         if connection is not None and send == connection.send:
             self._send = None
             self.direct = connection
-            self.write = connection.write
-        else:
-            self.write = partial(_write, send)
         self.connection = connection
         self._reader: _Reader | None = None
         return self
@@ -260,6 +251,17 @@ class Downstream:
         self.connection.begin(status, headers, whole, reason)
         return None
 
+    def write(self, body: bytes, more: bool) -> Awaitable[None] | None:
+        """Sends a part of the body, the last one unless ``more`` is set; returns an awaitable or None.
+
+        It saves a message and a coroutine per chunk if the server is our own and no middleware wraps its send.
+        """
+        direct = self.direct
+        if direct is not None:
+            return direct.write(body, more)
+        assert self._send is not None
+        return self._send({"type": "http.response.body", "body": body, "more_body": more})
+
     def upgrade(self, headers: Headers) -> ByteStream:
         """Answers a handshake (see `wants_websocket`) with 101; returns the client's end of the tunnel.
 
@@ -300,10 +302,6 @@ class Downstream:
             self.connection.on_disconnect = None
         elif self._reader is not None:
             self._reader.close()
-
-
-def _write(send: Send, body: bytes, more: bool) -> Awaitable[None]:
-    return send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 async def _send_behind(hints: asyncio.Task[None] | None, send: Send, message: Message) -> None:

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from time import monotonic, time
 from typing import Final, Literal
 
 from streamproxy.errors import ClientError, End, ExchangeError, UpstreamError
+from streamproxy.exchange.clock import monotonic, wall_clock
 from streamproxy.exchange.extension import Cancellable
 from streamproxy.exchange.histogram import OTHER_MODEL, TIME_BUCKETS, GapHistograms, GapKey, Histogram
 from streamproxy.formats.inspector import Inspector, Usage
@@ -151,7 +151,7 @@ class Exchange:
         self.trace: Trace | None = None  # its spans, if tracing is on
         # Times.
         self.started_at = monotonic()
-        self.started_wall = time()
+        self.started_wall = wall_clock()
         self.request_read_at = 0.0  # when the whole request was read from the client
         self.queued_at = 0.0  # when it began to wait in the queue; 0.0 if it does not wait
         self.sent_at = 0.0  # when the whole request was sent upstream

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from streamproxy.errors import ExchangeError
 from streamproxy.exchange.stream import ByteStream
 from streamproxy.wire.headers import Headers
 
-CONNECTION = "streamproxy.connection"
+CONNECTION: Final = "streamproxy.connection"
 
 
 class Cancellable(Protocol):

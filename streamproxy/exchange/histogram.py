@@ -15,7 +15,7 @@ each stream would be most of the stream's memory.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -117,12 +117,19 @@ class Histogram:
         values, self.noted = self.noted, []
         self._sum += sum(values)
         values.sort()
-        bounds, counts, at = self.scale.bounds, self._counts, 0
-        while at < len(values):
-            number = bisect_left(bounds, values[at])
-            end = bisect_right(values, bounds[number], at) if number < len(bounds) else len(values)
-            counts[number] = counts.get(number, 0) + end - at
-            at = end
+        bounds, counts = self.scale.bounds, self._counts
+        most, count = len(bounds), 0
+        number = bisect_left(bounds, values[0]) if values else 0
+        for value in values:
+            if number < most and bounds[number] < value:
+                counts[number] = counts.get(number, 0) + count
+                count = 0
+                number += 1
+                while number < most and bounds[number] < value:  # a few steps, which cost less than a search
+                    number += 1
+            count += 1
+        if count:
+            counts[number] = counts.get(number, 0) + count
 
     def add(self, counts: Mapping[int, int], total: float) -> None:
         """Adds observations counted elsewhere on the same scale."""

@@ -22,10 +22,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Final, Literal
 
 from streamproxy.errors import ExchangeError, HeadTimeout, ReadTimeout, RequestTimeout, WriteTimeout
+from streamproxy.exchange.clock import monotonic
 from streamproxy.exchange.exchange import Exchange, Phase
 from streamproxy.wire.times import FOREVER
 
@@ -36,6 +36,13 @@ WRITE: Final = 3
 
 KEEPALIVE: Final = "keepalive"
 EARLY: Final = "early"
+
+
+def _nothing() -> None:
+    pass
+
+
+_NO_CALL: Final[Callable[[], None]] = _nothing  # a constant: compiled code looks a function up by its name
 LATE: Final = 0.1  # seconds; if a timer fires later than this, the process was stopped
 SECOND_LOOK: Final = 0.25  # seconds after that, in which the loop reads what has arrived
 _POSTPONED: Final = 0.25  # seconds
@@ -213,9 +220,9 @@ class Timer(Deadlines):
         self._shared = shared
         self._handle: asyncio.TimerHandle | None = None
         self._fires_at = FOREVER  # when the handle fires; inf if being late does not matter
-        self.on_idle: Callable[[], None] = _nothing
+        self.on_idle: Callable[[], None] = _NO_CALL
         self.on_blocked: Callable[[], bool] | None = None  # called before ``write`` ends it; True prevents that
-        self.on_early: Callable[[], None] = _nothing
+        self.on_early: Callable[[], None] = _NO_CALL
         if shared.works:
             shared.young[self] = None
         else:
@@ -281,14 +288,12 @@ class Timer(Deadlines):
 
     def close(self) -> None:
         """Stops the timer, and releases the relay, which refers to it: a cycle would need the garbage collector."""
-        self.on_idle = self.on_early = _nothing
+        self.on_idle = self.on_early = _NO_CALL
         self.on_blocked = None
         self.early_at = FOREVER
-        self._shared.young.pop(self, None)
+        young = self._shared.young
+        if self in young:  # `pop` costs more
+            del young[self]
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-
-
-def _nothing() -> None:
-    pass

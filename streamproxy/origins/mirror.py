@@ -20,14 +20,14 @@ from streamproxy.errors import BodyTooLarge, ExchangeAborted
 from streamproxy.exchange.body import Receive
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
-from streamproxy.exchange.target import Target, make_target
+from streamproxy.exchange.target import Scope, Target, make_target
 from streamproxy.origins.base import Origin, OriginResponse
 
 MOST: Final = 1000  # copies of one route at once
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
-Serve = Callable[[Target, Message, Receive, Send], Awaitable[None]]
+Serve = Callable[[Target, Scope, Receive, Send], Awaitable[None]]
 
 
 class Copy(DownstreamConnection):

@@ -23,7 +23,7 @@ from typing import Any, Final
 from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ClientError, ExchangeError, UpstreamReportedError
 from streamproxy.exchange.call import Call
-from streamproxy.exchange.date import http_date
+from streamproxy.exchange.clock import http_date
 from streamproxy.exchange.timer import CHUNK
 from streamproxy.formats.sse import KeepaliveShape
 from streamproxy.origins.base import Origin, OriginResponse, is_event_stream

@@ -13,10 +13,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
 from typing import Final
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 
 from streamproxy.dialects.grpc import grpc_error, is_grpc
 from streamproxy.errors import (
@@ -28,11 +27,11 @@ from streamproxy.errors import (
     UpstreamReportedError,
 )
 from streamproxy.exchange.call import Call
-from streamproxy.exchange.date import http_date
+from streamproxy.exchange.clock import http_date, monotonic
 from streamproxy.exchange.downstream import Downstream
 from streamproxy.exchange.exchange import Exchange, new_request_id
 from streamproxy.exchange.ledger import Ledger
-from streamproxy.exchange.target import Target
+from streamproxy.exchange.target import Scope, Target
 from streamproxy.exchange.timer import WRITE, SharedTimer, Timer
 from streamproxy.origins.base import OriginResponse
 from streamproxy.proxy.admission import Admission, Ticket

@@ -20,12 +20,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Coroutine
-from time import monotonic
 from typing import Any
 
 from streamproxy.dialects.base import Dialect
 from streamproxy.errors import ClientDisconnected, ClientError, EventLimitReached, ExchangeError
 from streamproxy.exchange.call import Call
+from streamproxy.exchange.clock import monotonic
 from streamproxy.exchange.timer import CHUNK, WRITE
 from streamproxy.formats.bom import BomFilter
 from streamproxy.origins.base import OriginResponse

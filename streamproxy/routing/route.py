@@ -12,7 +12,7 @@ from typing import Any, Final
 from starlette.routing import BaseRoute, Match, NoMatchFound, Router
 from starlette.types import Receive, Scope, Send
 
-from streamproxy.exchange.target import Target, target_of
+from streamproxy.exchange.target import Target, plain, target_of
 from streamproxy.routing.matcher import Matcher
 from streamproxy.wire.target import PERCENT, normal_path
 
@@ -20,7 +20,7 @@ _DOT: Final = ord(".")
 _ALL: Final = b"*"  # the target of OPTIONS for the server as a whole (RFC 9112 section 3.2.4)
 
 Served = Coroutine[Any, Any, None]
-Handler = Callable[[Target, Scope, Receive, Send], Served]
+Handler = Callable[[Target, dict[str, Any], Receive, Send], Served]
 
 
 class Route(BaseRoute):
@@ -50,13 +50,13 @@ class Route(BaseRoute):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http":
             return Match.NONE, {}
-        target = target_of(scope)
+        target = target_of(plain(scope))
         if not self.takes(target, matched_path(target), scope):
             return Match.NONE, {}
         return Match.FULL, {"streamproxy.target": target}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.handler(scope["streamproxy.target"], scope, receive, send)
+        await self.handler(scope["streamproxy.target"], plain(scope), receive, send)
 
     def url_path_for(self, name: str, /, **path_params: Any) -> Any:
         raise NoMatchFound(name, path_params)
@@ -76,15 +76,16 @@ class ProxyRouter(Router):
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Served:
         if scope["type"] == "http":
-            target = target_of(scope)
+            request = plain(scope)
+            target = target_of(request)
             path = target.path
             if PERCENT in path or path == _ALL:
                 path = matched_path(target)
             for route in self.routes:
                 if type(route) is Route:
-                    if route.takes(target, path, scope):
+                    if route.takes(target, path, request):
                         handler = route.handler
-                        return handler(target, scope, receive, send)
+                        return handler(target, request, receive, send)
                 elif route.matches(scope)[0] is Match.FULL:
                     break
         return super().__call__(scope, receive, send)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamproxy.dialects.http import error_response
 from streamproxy.errors import ExchangeError
-from streamproxy.exchange.date import http_date
+from streamproxy.exchange.clock import http_date
 from streamproxy.exchange.exchange import new_request_id
 from streamproxy.wire.headers import Headers
 

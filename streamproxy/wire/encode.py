@@ -25,6 +25,7 @@ _SPECIAL: Final = frozenset({b"connection", b"content-length", b"keep-alive", b"
 _MOST_NAMES: Final = 1024
 _LONGEST_NAME: Final = 64  # a peer chooses names, and one may be as large as a head
 _plain_names: Final[dict[bytes, bytes]] = {}  # valid names, and the beginning of their lines
+_begins: Final[dict[bytes, bytes]] = {}  # the same for requests, whose fields are written unchanged
 
 
 def request_head(method: str, target: bytes, headers: Headers, chunked: bool) -> bytes:
@@ -34,7 +35,8 @@ def request_head(method: str, target: bytes, headers: Headers, chunked: bool) ->
     (CR, LF, NUL, and a space in method or target).
     """
     lines = [(_METHODS.get(method) or _checked_method(method)) + target + b" HTTP/1.1"]
-    lines += map(b": ".join, headers)
+    for name, value in headers:
+        lines.append((_begins.get(name) or _begin(name)) + value)
     if chunked:
         lines.append(b"transfer-encoding: chunked")
     if _SPACE in target or not target:
@@ -119,6 +121,10 @@ def _checked_method(method: str) -> bytes:
     if not method or " " in method:
         raise ValueError("a method that is empty or holds a space")
     return method.encode("ascii") + b" "
+
+
+def _begin(name: bytes) -> bytes:
+    return remember(_begins, name, name + b": ", _LONGEST_NAME, _MOST_NAMES)
 
 
 def _checked_name(name: bytes) -> bytes | None:

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Self, cast
 
 from streamproxy.client.base import Sink
 from streamproxy.client.connect import Connector
@@ -22,10 +22,6 @@ from streamproxy.exchange.stream import ByteStream
 from streamproxy.wire.encode import request_head
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.methods import IDEMPOTENT
-
-_NOTHING: Final[Mapping[str, Any]] = {}
-_LENGTH: Final = b"\r\ncontent-length: "
-_CODING: Final = b"\r\ntransfer-encoding: "
 
 
 class NativeClient:
@@ -143,20 +139,19 @@ class Stream(ResponseStream):
         extensions: Mapping[str, Any] | None,
     ) -> Self:
         """Makes the request over connections of ``pool`` or new ones of ``connector``; see `NativeClient.stream`."""
-        if extensions is None:
-            extensions = _NOTHING
-        target: bytes = extensions.get("target") or target_of(url)
+        # A dictionary, since compiled code reads one faster than any other mapping.
+        own: dict[str, Any] = extensions if isinstance(extensions, dict) else dict(extensions or {})
+        target: bytes = own.get("target") or target_of(url)
+        self._extensions = own
         self._pool = pool
         self._connector = connector
         self._method = method
-        self._extensions = extensions
         self._body: tuple[AsyncIterator[bytes], BodyFraming] | None = None  # that is sent after the head
         self._sender: BodySender | None = None
         self._connection: Connection | None = None
         if content is None:
-            self._head = head = request_head(method, target, headers, False)
-            if head.find(_LENGTH) >= 0 or head.find(_CODING) >= 0:  # cheaper than looking at each field
-                refuse_body_fields(headers)
+            refuse_body_fields(headers)
+            self._head = request_head(method, target, headers, False)
         elif isinstance(content, bytes):
             self._head = _with_body(method, target, headers, content)
         else:

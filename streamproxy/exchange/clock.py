@@ -1,10 +1,17 @@
-"""The Date field of responses."""
+"""The clocks, in seconds, and the Date field of responses.
+
+The clocks are constants, since compiled code would look an imported function up at each call.
+"""
 
 from __future__ import annotations
 
-from time import time
+import time
+from typing import Final
 
 from streamproxy.wire.date import format_date
+
+monotonic: Final = time.monotonic
+wall_clock: Final = time.time
 
 
 class _Clock:
@@ -17,12 +24,12 @@ class _Clock:
         self.date = b""
 
 
-_clock = _Clock()
+_clock: Final = _Clock()
 
 
 def http_date() -> bytes:
     """Returns the value of a Date field (RFC 9110 section 6.6.1), which is formatted once a second."""
-    now, clock = time(), _clock
+    now, clock = wall_clock(), _clock
     if not clock.since <= now < clock.until:  # cheaper than to make an integer of the time
         second = int(now)
         clock.since, clock.until, clock.date = float(second), second + 1.0, format_date(second)
