@@ -111,8 +111,8 @@ def compile_modules(modules: list[str], directory: Path) -> None:
             # Python needs one function of each extension, which its headers export. The names of all others would be a
             # tenth of the library, and their calls would go through a table. C code is never unwound.
             extension.extra_compile_args += ["-fvisibility=hidden", "-fno-asynchronous-unwind-tables"]
-            # Nothing here is a tight loop, and what is put between jumps is a tenth of the code.
-            extension.extra_compile_args += ["-falign-jumps=1", "-falign-labels=1"]
+            # Nothing here is a tight loop, and what is put before jumps and loops is a tenth of the code.
+            extension.extra_compile_args += ["-falign-jumps=1", "-falign-labels=1", "-falign-loops=1"]
             extension.extra_link_args.append("-Wl,-s")
     command = Distribution({"name": GROUP, "ext_modules": extensions}).get_command_obj("build_ext")
     command.build_lib = str(directory / "lib")
