@@ -24,7 +24,7 @@ def upstreams(**urls: str | Config) -> Config:
 
 
 def gated(**keys: Any) -> Config:
-    """A route that holds the first upstream's response until its first event, for half a second."""
+    """A route that holds the first upstream's response until its first event, for 0.8 seconds."""
     on = ["connect", "reset", "first_event", "error_event"]
     retry = {"until": "first_event", "on": on}
     return route("main", **({"fallback": ["spare"], "timeouts": {"first_event": "800ms"}, "retry": retry} | keys))

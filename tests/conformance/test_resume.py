@@ -249,7 +249,7 @@ async def test_without_a_client_the_upstream_is_read_on_for_grace_and_then_cance
     assert conn.ended is None
     left = time.monotonic()
     second.reset()
-    assert (await conn.wait_ended()).at - left > 0.2
+    assert 0.2 < (await conn.wait_ended()).at - left < 5
 
 
 async def test_a_client_that_leaves_before_the_head_cancels_the_upstream(

@@ -35,7 +35,7 @@ def sidecar(upstream: str, redis: str, **resume: object) -> Config:
 @asynccontextmanager
 async def killable(config: Config, folder: Path) -> AsyncIterator[tuple[Process, str]]:
     """A sidecar that may be killed."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     file = write_configuration(folder, config)
     with Process([sys.executable, "-m", "streamproxy", "run", "-c", str(file)]) as process:
         url = (await process.line(r"^listening on (https?://\S+)"))[1]
@@ -118,21 +118,7 @@ async def test_when_a_sidecar_is_killed_200_streams_end_as_cut_for_those_who_com
     upstream = await serve(slowly)
     config = sidecar(upstream.url, redis.url)
     (tmp_path / "there").mkdir()
-    async with (
-        killable(config, tmp_path / "here") as (process, url),
-        running(config, tmp_path / "there") as there,
-    ):
-        clients = [await dial(url) for _ in range(STREAMS)]
-        for client in clients:
-            await client.request("/")
-        begins = [(await client.read_head()).get("x-stream-cursor") for client in clients]
-        for client in clients:
-            await client.read_body_until(event(5))
-        for begin in begins:
-            await until(partial(copied, redis, begin), "the copy", holds=lambda events: events >= 5)
-        process.signal(signal.SIGKILL)
-        await process.exited()
-        killed = time.monotonic()
+    async with running(config, tmp_path / "there") as there:
 
         async def come_back(begin: bytes | None) -> bytes:
             assert begin is not None
@@ -143,12 +129,28 @@ async def test_when_a_sidecar_is_killed_200_streams_end_as_cut_for_those_who_com
                 await client.read_body_until(b"never")
             return bytes(client.decoded)
 
-        bodies = await asyncio.gather(*map(come_back, begins))
-        assert time.monotonic() - killed < 25  # 5 s by contract, on a machine that does nothing else
-    for body in bodies:
-        count = body.count(b"data:")
-        assert count >= 2
-        assert body == b"".join(map(event, range(4, 4 + count)))
+        async def killing() -> float:
+            async with killable(config, tmp_path / "here") as (process, url):
+                clients = [await dial(url) for _ in range(STREAMS)]
+                for client in clients:
+                    await client.request("/")
+                begins = [(await client.read_head()).get("x-stream-cursor") for client in clients]
+                for client in clients:
+                    await client.read_body_until(event(5))
+                for begin in begins:
+                    await until(partial(copied, redis, begin), "the copy", holds=lambda events: events >= 5)
+                process.signal(signal.SIGKILL)
+                await process.exited()
+                killed = time.monotonic()
+                bodies = await asyncio.gather(*map(come_back, begins))
+                took = time.monotonic() - killed
+            for body in bodies:
+                count = body.count(b"data:")
+                assert count >= 2
+                assert body == b"".join(map(event, range(4, 4 + count)))
+            return took
+
+        await soon(killing, within=8)  # 5 s by contract, on a machine that does nothing else
 
 
 async def test_redis_may_die_and_come_back_while_200_streams_run(

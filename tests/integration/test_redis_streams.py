@@ -148,20 +148,23 @@ async def test_a_client_elsewhere_keeps_a_stream_from_being_given_up(sidecars: S
 
 
 async def test_a_stream_whose_process_died_is_cut_within_5_s_after_what_was_stored(sidecars: Sidecars) -> None:
-    here, there = await sidecars.start(), await sidecars.start()
-    stream = begin(here)
-    stream.append(event(1) + event(2))
-    await copied(here, stream)
-    found = await there.find(at(stream, 0), OWNER)
-    hub = here._hub
-    assert found.body is not None
-    assert hub._pulse is not None
-    hub._pulse.cancel()  # as a killed process: no word, and no heartbeat
-    began = time.monotonic()
-    with pytest.raises(ResponseIncomplete) as raised:
-        await read_to_end(found.body)
-    assert time.monotonic() - began < 20  # 5 s by contract, on a machine that does nothing else
-    assert raised.value.__notes__ == [repr(event(1) + event(2))]
+    async def dying() -> float:
+        here, there = await sidecars.start(), await sidecars.start()
+        stream = begin(here)
+        stream.append(event(1) + event(2))
+        await copied(here, stream)
+        found = await there.find(at(stream, 0), OWNER)
+        hub = here._hub
+        assert found.body is not None
+        assert hub._pulse is not None
+        hub._pulse.cancel()  # as a killed process: no word, and no heartbeat
+        began = time.monotonic()
+        with pytest.raises(ResponseIncomplete) as raised:
+            await read_to_end(found.body)
+        assert raised.value.__notes__ == [repr(event(1) + event(2))]
+        return time.monotonic() - began
+
+    await soon(dying, within=5)
 
 
 async def test_a_place_that_was_trimmed_is_gone_and_what_is_kept_is_exact(
@@ -316,7 +319,7 @@ async def test_a_redis_that_stands_still_holds_nobody_and_loses_nothing(
 async def test_a_slow_redis_holds_nobody(sidecars: Sidecars, redis: RedisServer) -> None:
     here, there = await sidecars.start(), await sidecars.start()
     stream = begin(here)
-    await redis.command("CLIENT", "PAUSE", 3000)
+    await redis.command("CLIENT", "PAUSE", 5000)
     began = time.monotonic()
     for number in range(1000):
         stream.append(event(number))
