@@ -23,8 +23,8 @@ SCALAR: Final = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+
 _STRINGS: Final = 256  # that are read; where strings are many and short, windows of them cost less
 _LONGEST_TEXT: Final = 64  # bytes between two strings; a longer text costs less as a whole. At most a scalar's limit.
 _NEAR: Final = 16 if COMPILED else 0  # bytes of a string that are looked at one by one; otherwise a call costs less
-_STRING_REST: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_ESCAPES: Final = 8  # escaped quotes in a string, behind which it is read by that expression
+_ESCAPES: Final = 8  # escaped quotes in a string, behind which it is read in windows without escapes
+_WINDOW: Final = 256  # bytes of the first of them
 _DEEPEST: Final = 1 << 40  # 40 nested brackets
 _LITERALS: Final = frozenset({b"true", b"false", b"null", b"0", b"1"})
 _QUOTE: Final = 0x22
@@ -252,13 +252,26 @@ def string_end(chunk: bytes, position: int) -> int:
         if quote - 1 == position or chunk[quote - 2] != _BACKSLASH:
             escapes += 1  # the usual case: one backslash, which escapes this quote
             if escapes > _ESCAPES:
-                match = _STRING_REST.match(chunk, quote + 1)
-                return match.end() if match is not None else -1
+                return _escaped_end(chunk, quote + 1)
         else:
             text = chunk[position:quote]
             if (len(text) - len(text.rstrip(b"\\"))) % 2 == 0:
                 return quote + 1
         position = quote + 1
+
+
+def _escaped_end(chunk: bytes, position: int) -> int:
+    """`string_end` for a string with many escapes: looks for the quote in windows without them."""
+    size = _WINDOW
+    while True:
+        window = chunk[position : position + size].replace(b"\\\\", b"xx").replace(b'\\"', b"xx")
+        quote = window.find(b'"')
+        if quote >= 0:
+            return position + quote + 1
+        if len(window) < size:
+            return -1
+        position += size - 1 if window[-1] == _BACKSLASH else size  # an escape that is cut belongs to the next one
+        size *= 4
 
 
 def is_second(folded: bytes, unique: frozenset[bytes], seen: set[bytes]) -> bool:

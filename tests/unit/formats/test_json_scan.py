@@ -84,6 +84,22 @@ def test_a_damaged_body_has_one_outcome_under_any_split(
     assert (whole.verdict, whole.members) == (split.verdict, split.members)
 
 
+@given(
+    st.lists(st.sampled_from(['\\', '"', "a", "\n", "code " * 20, "\\" * 9]), min_size=30, max_size=400),
+    st.integers(0, 300),
+    st.one_of(st.none(), st.integers(1, 700)),
+)
+def test_a_string_with_many_escapes_ends_at_its_quote(parts: list[str], shift: int, cut: int | None) -> None:
+    # Enough escaped quotes that windows are looked at, whose ends cut escapes in two at every ``shift``.
+    text = '"' * 10 + "b" * shift + "".join(parts)
+    body = json.dumps({"prompt": text, "model": "m"}).encode()
+    scanner = MemberScanner(Wanted([b"model"], unique=[b"model"]))
+    for at in range(0, len(body), cut or len(body)):
+        scanner.feed(body[at : at + (cut or len(body))])
+    assert scanner.finish() == "done"
+    assert scanner.members[b"model"].value == b'"m"'
+
+
 @given(bodies(), st.binary(max_size=3), st.integers(0, 200), st.integers(0, 60), st.booleans())
 def test_what_is_read_at_once_is_what_steps_read(body: bytes, damage: bytes, at: int, keep: int, unique: bool) -> None:
     options: dict[str, Any] = {"keep": keep, "unique": [b"model"] if unique else []}
