@@ -85,7 +85,7 @@ def test_a_damaged_body_has_one_outcome_under_any_split(
 
 
 @given(
-    st.lists(st.sampled_from(['\\', '"', "a", "\n", "code " * 20, "\\" * 9]), min_size=30, max_size=400),
+    st.lists(st.sampled_from(["\\", '"', "a", "\n", "code " * 20, "\\" * 9]), min_size=30, max_size=400),
     st.integers(0, 300),
     st.one_of(st.none(), st.integers(1, 700)),
 )
