@@ -224,6 +224,18 @@ def test_ollama_ends_with_done() -> None:
     assert (stream.finish_reason, stream.finish()) == ("stop", None)
 
 
+@pytest.mark.parametrize(
+    "done", [b'"done":true', b'"done": true', b'"done" : true', b'"done":  true', b'"done"\t:true']
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_ollama_ends_in_any_spacing(done: bytes, together: bool) -> None:
+    lines = [line(ollama("hi")), line(ollama('"done":true')), b'{"model":"m","message":{},%b,"eval_count":3}\n' % done]
+    inspector = LlmLines()
+    for part in (lines[:1], lines[1:]) if together else ([one] for one in lines):
+        inspector.feed(b"".join(part))
+    assert (inspector.finish(), inspector.usage) == (None, Usage(output=3))
+
+
 def test_ollama_generates_and_thinks() -> None:
     stream = read_lines(line({"model": "m", "response": "", "thinking": "hm", "done": False}))
     assert (stream.operation, stream.spoke) == ("text_completion", True)
