@@ -267,13 +267,13 @@ def test_the_last_usage_wins() -> None:
     assert read(HELLO, USED, sse(chat(usage=usage)), DONE).usage == Usage(input=11, output=9)
 
 
-@pytest.mark.parametrize("spaced", [True, False])
-def test_nulls_are_passed_over_in_either_spacing(spaced: bool) -> None:
+@pytest.mark.parametrize("spacing", [wire.COMPACT, wire.PYTHONS])
+def test_nulls_are_passed_over_in_either_spacing(spacing: tuple[str, str]) -> None:
     stream = read(HELLO)
-    quiet = sse(chat({"content": 'with "usage": 1 and "error" in it'}, usage=None), spaced=spaced)
+    quiet = sse(chat({"content": 'with "usage": 1 and "error" in it'}, usage=None), spacing=spacing)
     assert stream.skips(quiet)
-    assert not stream.skips(sse(chat(usage=wire.CHAT_USAGE), spaced=spaced))
-    assert not stream.skips(sse(chat(finish="stop"), spaced=spaced))
+    assert not stream.skips(sse(chat(usage=wire.CHAT_USAGE), spacing=spacing))
+    assert not stream.skips(sse(chat(finish="stop"), spacing=spacing))
 
 
 @pytest.mark.parametrize("step", [1 << 14, 1 << 24])
