@@ -17,7 +17,7 @@ from streamproxy.config import model
 from streamproxy.config.redact import HIDDEN, shown_field, shown_url
 from streamproxy.config.section import Section
 from streamproxy.deployment import Deployment
-from streamproxy.errors import ExchangeError, NoModel, NotImplementedHere
+from streamproxy.errors import BadRequest, ExchangeError, NoModel, NotImplementedHere
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.target import Target, make_target
@@ -32,6 +32,8 @@ from streamproxy.proxy.screen import answer_here
 from streamproxy.routing.route import matched_path
 from streamproxy.upstream.sessions import SessionTable
 from streamproxy.wire.headers import TOKEN, Headers
+from streamproxy.wire.http1 import MAX_FIELDS
+from streamproxy.wire.request import RequestHead
 
 _CLIENT = "127.0.0.1"
 _NOT_IN_A_TARGET = re.compile(r"[\x00-\x20\x7f]")
@@ -54,22 +56,27 @@ def asked(method: str, url: str, fields: Sequence[str], body: str | None) -> Ask
     ``url`` is a whole URL, a path, or ``*``; each of ``fields`` is ``NAME:VALUE``. Raises ValueError with a message for
     the user.
     """
-    if not TOKEN.fullmatch(method.encode()):
+    if not TOKEN.fullmatch(_bytes(method)):
         raise ValueError(f"the method {method!r} is not a token")
     scheme, host, target = _split(url)
     headers: Headers = []
     for field in fields:
         name, colon, value = field.partition(":")
-        if not colon or not TOKEN.fullmatch(name.encode()) or _NOT_IN_A_VALUE.search(value):
+        if not colon or not TOKEN.fullmatch(_bytes(name)) or _NOT_IN_A_VALUE.search(value):
             raise ValueError(f"the header {name!r} is not NAME:VALUE")
-        headers.append((name.lower().encode(), value.strip().encode()))
+        headers.append((_bytes(name).lower(), _bytes(value.strip())))
     names = {name for name, _ in headers}
     if b"host" not in names:
-        headers.insert(0, (b"host", host.encode()))
-    data = None if body is None else body.encode()
+        headers.insert(0, (b"host", _bytes(host)))
+    data = None if body is None else _bytes(body)
     if data is not None and not names & {b"content-length", b"transfer-encoding"}:
         headers.append((b"content-length", b"%d" % len(data)))
     return Asked(method, scheme, target, headers, data)
+
+
+def _bytes(text: str) -> bytes:
+    """Returns the bytes of an argument, as the command line had them, whether they are UTF-8 or not."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _split(url: str) -> tuple[str, str, Target]:
@@ -84,7 +91,7 @@ def _split(url: str) -> tuple[str, str, Target]:
         rest = url.partition("#")[0]
     else:
         raise ValueError(f"{url!r} is neither a URL nor a path that begins with a slash")
-    path, question, query = rest.encode().partition(b"?")
+    path, question, query = _bytes(rest).partition(b"?")
     host = parts.netloc.rpartition("@")[2] if "://" in url else ""
     return parts.scheme or "http", host or "localhost", make_target(path, query if question else None)
 
@@ -124,6 +131,10 @@ class _Explainer:
         }
 
     async def explain(self) -> Explanation:
+        try:
+            self._parse_head()
+        except ExchangeError as error:
+            return _refused(error)
         target = self._request.target
         found = (pair for pair in self._deployment.candidates if pair[1].route.takes(target, self._path, self._scope))
         chooser, first = next(found, (None, None))
@@ -140,9 +151,19 @@ class _Explainer:
         except NoModel as error:
             return self._nobody(_said(error), _model_of(call))
         except ExchangeError as error:
-            return Explanation(["refused before a route is chosen: " + _said(error)], taken=False)
+            return _refused(error)
         finally:
             call.close()
+
+    def _parse_head(self) -> None:
+        """Parses the request's head as the listener does. Raises what is refused there."""
+        method, _, target, headers, body = self._request
+        query = b"" if target.query is None else b"?" + target.query
+        fields = b"".join(b"%b: %b\r\n" % field for field in headers)
+        head = RequestHead(self._config.server.max_header_size, MAX_FIELDS)
+        head.feed(b"%b %b%b HTTP/1.1\r\n%b\r\n" % (method.encode(), target.path, query, fields))
+        if body is not None and head.framing.length not in (None, len(body)):
+            raise BadRequest("The body is not as long as its Content-Length")
 
     def _nobody(self, answer: str, model_name: str | None) -> Explanation:
         others = self._others([one for _, one in self._deployment.candidates], model_name)
@@ -295,6 +316,10 @@ def _answer(plan: RoutePlan, call: Call) -> int | None:
         call.downstream.websocket_key = call.downstream.fields.noted.get(b"sec-websocket-key", b"")
         return None
     return None if answer is None else answer[0]
+
+
+def _refused(error: ExchangeError) -> Explanation:
+    return Explanation(["refused before a route is chosen: " + _said(error)], taken=False)
 
 
 def _said(error: ExchangeError) -> str:

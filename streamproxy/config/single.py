@@ -18,7 +18,8 @@ def single_upstream(
     a sentence that begins with the URL.
     """
     parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.query or parts.fragment or "@" in parts.netloc:
+    of_another_kind = "://" not in url and parts.netloc.endswith(":")  # unix:/path.sock, http:/host
+    if parts.query or parts.fragment or "@" in parts.netloc or of_another_kind:
         raise ValueError("is not an upstream: write a URL with a host and perhaps a port and a path, and nothing else")
     prefix = parts.path.rstrip("/")
     lines = [

@@ -9,10 +9,14 @@ from streamproxy.formats.inspector import Usage
 
 HERE: Final = Path(__file__).parent
 OPENAI, ANTHROPIC, OLLAMA = "/v1/chat/completions", "/v1/messages", "/api/chat"
+COMPLETIONS, RESPONSES = "/v1/completions", "/v1/responses"
 
 
 class Capture(NamedTuple):
-    """A stream, and how it ends: the ``end`` of the access log, and the ``failure``'s message if it reports one."""
+    """A stream, and how it ends: the ``end`` of the access log, and the ``failure``'s message if it reports one.
+
+    One of an engine's own API, which is of no kind that is known, has no ``model``.
+    """
 
     file: str
     usage: Usage | None = None
@@ -21,6 +25,7 @@ class Capture(NamedTuple):
     end: str = "complete"
     failure: str = ""
     path: str = OPENAI
+    speaks: bool = True
 
     @property
     def body(self) -> bytes:
@@ -47,6 +52,7 @@ class Refusal(NamedTuple):
 
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
+TRTLLM = "llama-3.1-8b"
 CAPTURES: Final = [
     Capture("vllm/chat.sse", Usage(31, 3, 16), "stop"),
     Capture("vllm/chat-continuous.sse", Usage(31, 6, reasoning=2), "length"),
@@ -59,7 +65,21 @@ CAPTURES: Final = [
         end="upstream_error",
         failure="1 validation error",
         path=ANTHROPIC,
+        speaks=False,
     ),
+    Capture("vllm/chat-abort.sse", None, "abort"),
+    Capture("vllm/completions.sse", Usage(7, 3, 0), "length", path=COMPLETIONS),
+    Capture("vllm/completions-whole.sse", Usage(7, 1), "stop", path=COMPLETIONS),
+    Capture(
+        "vllm/completions-error.sse",
+        model="",
+        end="upstream_error",
+        failure="Internal server error",
+        path=COMPLETIONS,
+        speaks=False,
+    ),
+    Capture("vllm/responses.sse", Usage(31, 5, 16, reasoning=2), "completed", path=RESPONSES),
+    Capture("vllm/responses-cut.sse", end="upstream_truncated", path=RESPONSES),
     Capture("sglang/chat.sse", Usage(20, 9, 12, reasoning=4), "stop"),
     Capture("sglang/chat-continuous.sse", Usage(20, 2, reasoning=0), "stop"),
     Capture("sglang/chat-tools.sse", None, "tool_calls"),
@@ -69,6 +89,17 @@ CAPTURES: Final = [
         end="upstream_error",
         failure="Request timed out while running.",
     ),
+    Capture("sglang/completions.sse", Usage(7, 2, 4, reasoning=0), "stop", path=COMPLETIONS),
+    Capture(
+        "sglang/completions-timeout.sse",
+        model="",
+        end="upstream_error",
+        failure="Request waiting timeout reached.",
+        path=COMPLETIONS,
+        speaks=False,
+    ),
+    Capture("sglang/generate.sse", model="", path="/generate"),
+    Capture("sglang/generate-error.sse", model="", path="/generate"),
     Capture("tgi/chat.sse", Usage(36, 2), "stop", LLAMA),
     Capture("tgi/chat-tools.sse", Usage(210, 31), "", LLAMA),
     Capture(
@@ -77,9 +108,27 @@ CAPTURES: Final = [
         end="upstream_error",
         failure="Request failed during generation: Server error: CUDA out of memory",
     ),
-    Capture("trtllm/chat.sse", Usage(40, 6, 32), "stop", "llama-3.1-8b"),
-    Capture("trtllm/chat-tools-continuous.sse", Usage(40, 13, 0), "tool_calls", "llama-3.1-8b"),
-    Capture("trtllm/chat-cut.sse", model="llama-3.1-8b", end="upstream_truncated"),
+    Capture("tgi/completions.sse", Usage(6, 3), "length", LLAMA, path=COMPLETIONS),
+    Capture(
+        "tgi/completions-error.sse",
+        model=LLAMA,
+        end="upstream_error",
+        failure="Request failed during generation: Server error: CUDA out of memory",
+        path=COMPLETIONS,
+    ),
+    Capture("tgi/generate-stream.sse", model="", path="/generate_stream"),
+    Capture("trtllm/chat.sse", Usage(40, 6, 32), "stop", TRTLLM),
+    Capture("trtllm/chat-tools-continuous.sse", Usage(40, 13, 0), "tool_calls", TRTLLM),
+    Capture("trtllm/chat-cut.sse", model=TRTLLM, end="upstream_truncated"),
+    Capture("trtllm/completions.sse", Usage(6, 2, 0), "length", TRTLLM, path=COMPLETIONS),
+    Capture(
+        "trtllm/completions-error.sse",
+        model=TRTLLM,
+        end="upstream_error",
+        failure="Request 5 failed: CUDA error",
+        path=COMPLETIONS,
+    ),
+    Capture("trtllm/responses.sse", Usage(40, 64, 0, reasoning=0), "max_output_tokens", TRTLLM, path=RESPONSES),
     Capture("llamacpp/chat.sse", Usage(31, 8), "stop", "smollm2"),
     Capture("llamacpp/chat-tools.sse", None, "tool_calls", "smollm2"),
     Capture(
@@ -88,6 +137,8 @@ CAPTURES: Final = [
         end="upstream_error",
         failure="Context size has been exceeded.",
     ),
+    Capture("llamacpp/completions.sse", Usage(6, 2, 4), "length", "smollm2", path=COMPLETIONS),
+    Capture("llamacpp/completion.sse", model="", path="/completion"),
     Capture("ollama/chat.ndjson", Usage(26, 8), "stop", "qwen3:0.6b", path=OLLAMA),
     Capture("ollama/chat-tools.ndjson", Usage(160, 22), "stop", "qwen3:0.6b", path=OLLAMA),
     Capture(

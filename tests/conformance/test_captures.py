@@ -46,10 +46,11 @@ async def test_a_stream_passes_unchanged_and_is_understood(
     exchange = await proxy.end_of()
     assert (exchange.end, exchange.model, exchange.finish_reason) == (capture.end, capture.model, capture.finish)
     assert exchange.usage == capture.usage
-    assert exchange.first_event() is not None or capture.file == "vllm/messages-error.sse"
+    known = bool(capture.model or capture.failure)
+    assert bool(exchange.first_event_at) == (known and capture.speaks)
     assert capture.failure in str(exchange.error)
     assert proxy.metric("streamproxy_error_events_total") == bool(capture.failure)
-    assert proxy.metric("gen_ai_client_operation_duration_seconds_count") == 1
+    assert proxy.metric("gen_ai_client_operation_duration_seconds_count") == known
     for kind, tokens in zip(
         ("input", "output", "cache_read", "cache_write", "reasoning"), capture.usage or (), strict=False
     ):
@@ -83,6 +84,20 @@ async def test_usage_that_is_said_as_it_goes_counts_for_a_stream_that_dies(
     assert (answer.body.strip(), answer.complete) == (begun.strip(), False)
     exchange = await proxy.end_of()
     assert (exchange.end, exchange.usage) == ("upstream_truncated", usage)
+
+
+@pytest.mark.parametrize("capture", **named([capture for capture in CAPTURES if not capture.speaks]))
+async def test_a_failure_before_the_engine_has_spoken_leads_to_the_fallback(
+    start: Start, serve: Serve, capture: Capture
+) -> None:
+    bad = await serve(streaming(capture.body))
+    good = await serve(streaming(b"data: [DONE]\n\n"))
+    retry = {"until": "first_event", "on": ["error_event"], "attempts": 1}
+    upstreams = {"bad": {"endpoints": [bad.url]}, "good": {"endpoints": [good.url]}}
+    proxy = await start([route("bad", protocol="auto", retry=retry, fallback=["good"])], upstreams=upstreams)
+    answer = await fetch(proxy.url + capture.path)
+    assert (answer.status, answer.body, answer.complete) == (200, b"data: [DONE]\n\n", True)
+    assert proxy.metric("streamproxy_fallbacks_total", upstream="good") == 1
 
 
 @pytest.mark.parametrize("refusal", **named(REFUSALS))

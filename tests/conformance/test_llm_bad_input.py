@@ -209,6 +209,35 @@ async def test_a_bomb_in_a_stream_passes_and_hides_nothing_else(start: Start, se
     assert (line["end"], line["input_tokens"], line["output_tokens"]) == ("complete", 11, 7)
 
 
+FLOODS = {
+    "LF": b"\n" * (1 << 18),
+    "CR": b"\r" * (1 << 18),
+    "CRLF": b"\r\n" * (1 << 17),
+    "comments": b": x\n\n" * (1 << 16),
+    "marks": b"\xef\xbb\xbf" * (1 << 18) + b"\n\n",
+    "zeros": b"\0" * (1 << 20) + b"\n\n",
+    "ids": b"id: " + MEGABYTE + b"\n\n",
+    "names": b"event: " + MEGABYTE + b"\n\n",
+    "lines without a field": b"x\n" * (1 << 17) + b"\n",
+    "lines of one event": b"data: x\n" * (1 << 17) + b"\n",
+    "pings": sse({"type": "ping"}) * (1 << 14),
+    "empty events": b"data\n\ndata:\n\n" * (1 << 14),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_flood_in_a_stream_passes_and_hides_nothing_else(start: Start, serve: Serve, flood: str) -> None:
+    api = APIS["chat"]
+    events = [*api.quiet, api.speech[0], FLOODS[flood], *api.spends, DONE]
+    upstream = await serve(streaming(*events))
+    proxy = await start([route(upstream.url, protocol="openai")])
+    answer = await fetch(proxy.url + api.path)
+    assert (len(answer.body), answer.complete) == (sum(map(len, events)), True)
+    assert answer.body == b"".join(events)
+    line = await line_of(proxy)
+    assert (line["end"], line["input_tokens"], line["output_tokens"]) == ("complete", 11, 7)
+
+
 @pytest.mark.parametrize("name", ["m" * (1 << 19), "\ud800" * 200, "a\r\nb\x1b[0m" * 30, "\U0001f600" * 300])
 async def test_the_names_that_a_stream_says_grow_no_line_and_no_label(start: Start, serve: Serve, name: str) -> None:
     last = sse(chat(finish=name, model=name, usage=wire.CHAT_USAGE))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from streamproxy.config import parse_config
 from tests.conformance.conftest import StartStack
 from tests.conformance.test_admission import limited, one_event_then_wait, streaming_client, waiting, watch_places
@@ -94,6 +96,44 @@ async def test_an_aborted_stream_is_charged_what_was_reported_until_then(
         await client.read_body_until(b'"total_tokens": 110}}\n\n')
     await proxy.end_of(0)
     assert (await fetch(f"{proxy.url}/v1/chat/completions")).status == 429
+
+
+@pytest.mark.parametrize(("count", "spent"), [("input", 60), ("output", 50), ("total", 110)])
+async def test_the_tokens_that_are_counted_are_the_ones_that_the_file_names(
+    stack: StartStack, serve: Serve, count: str, spent: int
+) -> None:
+    upstream = await serve(streaming(CHUNK, b"data: " + USAGE + b"\n\n", b"data: [DONE]\n\n"))
+    limits = {"tokens": {"rate": "1000/1h", "count": count}, "client_key": "header:X-Tenant"}
+    proxy = await stack([route(upstream.url, protocol="openai", limits=limits)])
+    target = f"{proxy.url}/v1/chat/completions"
+    for number in range(-(-1000 // spent)):
+        assert (await fetch(target, headers=[("X-Tenant", "a")])).status == 200
+        await proxy.end_of(number)
+    assert (await fetch(target, headers=[("X-Tenant", "a")])).status == 429
+    assert (await fetch(target, headers=[("X-Tenant", "b")])).status == 200
+
+
+async def test_clients_take_turns_in_the_queue_where_it_is_to_be_fair(
+    stack: StartStack, serve: Serve, dial: Connect, leaks: LeakCheck
+) -> None:
+    upstream = await serve(one_event_then_wait)
+    limits = {"max_streams": 1, "queue": 5, "queue_timeout": "20s", "client_key": "header:X-Tenant"}
+    proxy = await stack(limited(upstream.url, **limits, fair_by="client_key"))
+    watch_places(proxy, leaks)
+    current = await streaming_client(dial, proxy)
+    clients = {}
+    for number, name in enumerate(("a1", "a2", "a3", "b1", "b2")):
+        clients[name] = await dial(proxy.url)
+        await clients[name].request(f"/{name}", headers=[("X-Tenant", name[0])])
+        await waiting(proxy, number + 1)
+    for name in ("a1", "b1", "a2", "b2", "a3"):
+        for conn in upstream.connections:
+            conn.go.set()
+        assert (await current.read_rest()).complete
+        await clients[name].read_head()
+        assert upstream.requests[-1].target == f"/{name}".encode()
+        await clients[name].read_body_until(b"\n\n")
+        current = clients[name]
 
 
 async def test_a_stream_of_too_many_events_is_cut_behind_the_last_that_may_pass(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from tests.doubles.client import Answer, connect
 from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, Upstream, response
+
+quirk = pytest.mark.quirk
 
 
 class Echo:
@@ -128,6 +131,52 @@ async def test_the_bytes_that_are_held_show_in_a_metric_until_they_are_sent(
     assert (await client.read_response("POST")).status == 200
     await proxy.end_of()
     assert held() == 0
+
+
+@quirk("httpx", "user", reason="sends the whole body before it reads the head")
+async def test_a_route_that_wants_to_know_nothing_of_a_body_holds_none_of_it(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    got_first = asyncio.Event()
+
+    async def script(conn: Conn) -> None:
+        await conn.read_head()
+        assert await conn.read_chunk() == b'{"messages": "'
+        got_first.set()
+        assert [await conn.read_chunk(), await conn.read_chunk()] == [b'x"}', b""]
+        await conn.send(response(b"ok"))
+
+    upstream = await serve(script)
+    proxy = await stack([route(upstream.url, protocol="openai")])
+    client = await dial(proxy.url)
+    fields = [("Content-Type", "application/json"), ("Transfer-Encoding", "chunked")]
+    await client.request("/v1/chat/completions", method="POST", headers=fields)
+    await client.send_chunk(b'{"messages": "')
+    async with asyncio.timeout(20):
+        await got_first.wait()
+    assert proxy.metric("streamproxy_request_held_bytes") == 0
+    await client.send_chunk(b'x"}')
+    await client.send_chunk(b"")
+    assert (await client.read_response("POST")).status == 200
+
+
+async def test_a_body_that_is_held_for_its_model_is_not_sent_again_beyond_the_retrys_buffer(
+    stack: StartStack, serve: Serve
+) -> None:
+    statuses: list[str] = []
+
+    async def script(conn: Conn) -> None:
+        while True:
+            await conn.read_request()
+            statuses.append("503 Busy" if len(statuses) % 2 == 0 else "200 OK")
+            await conn.send(response(status=statuses[-1]))
+
+    upstream = await serve(script)
+    retry = {"attempts": 2, "non_idempotent": "on", "backoff": "1ms", "buffer": "1KiB"}
+    proxy = await stack([route(upstream.url, models="qwen", retry=retry)])
+    assert (await post(proxy, ask("qwen", more="x" * 100))).status == 200
+    assert (await post(proxy, ask("qwen", more="x" * 1024))).status == 503
+    assert statuses == ["503 Busy", "200 OK", "503 Busy"]
 
 
 async def test_a_request_without_a_body_goes_to_the_route_without_models(stack: StartStack, serve: Serve) -> None:

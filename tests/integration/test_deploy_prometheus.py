@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,7 +120,7 @@ KINDS = (
 
 
 @asynccontextmanager
-async def traffic(url: str) -> AsyncIterator[None]:
+async def traffic(url: str, kinds: Sequence[Callable[[str], Awaitable[object]]] = KINDS) -> AsyncIterator[None]:
     """Every kind of request, again and again."""
 
     async def repeat(kind: Callable[[str], Awaitable[object]]) -> None:
@@ -129,7 +129,7 @@ async def traffic(url: str) -> AsyncIterator[None]:
                 await kind(url)
             await asyncio.sleep(0.05)  # the pace of the traffic
 
-    tasks = [asyncio.create_task(repeat(kind)) for kind in KINDS]
+    tasks = [asyncio.create_task(repeat(kind)) for kind in kinds]
     try:
         yield
         assert [task.exception() for task in tasks if task.done()] == []
@@ -196,6 +196,36 @@ async def test_every_query_of_dashboard_and_rules_finds_data_in_a_proxy_under_tr
             assert metrics, rule["alert"]
             assert metrics <= names, rule["alert"]
     await check_rules(server)
+
+
+async def test_what_is_shown_of_models_has_data_in_the_demo_itself(tmp_path: Path) -> None:
+    def chats(path: str, **more: object) -> Callable[[str], Awaitable[object]]:
+        async def request(url: str) -> None:
+            fields = [("Content-Type", "application/json"), ("Authorization", "Bearer red-key")]
+            async with await connect(url) as client:
+                body = json.dumps(json.loads(CHAT) | more).encode()
+                await client.request(path, method="POST", headers=fields, body=body)
+                await client.read_response()
+
+        return request
+
+    kinds = [
+        chats("/v1/chat/completions", model="demo-1"),
+        chats("/v1/chat/completions", model="demo-fails"),
+        chats("/tenants/v1/chat/completions", model="demo-1"),
+    ]
+    command = [sys.executable, "-m", "streamproxy", "demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    with Process(command) as demo:
+        url = (await demo.line(r"^listening on (http://\S+)"))[1]
+        admin = (await demo.line(r"^admin on (http://\S+)"))[1]
+        async with prometheus(tmp_path, admin) as server, traffic(url, kinds):
+            titles = ("Time to first event", "Tokens", "Answers and chunks", "Failures inside", "Load of", "Refused by")
+            panels = {name: query for name, query in dashboard_queries() if name.startswith(titles)}
+            assert len(panels) == 9
+            await until_all_have_data(server, panels)
+            metric = "gen_ai_client_operation_time_to_first_chunk_seconds_count"
+            assert "demo-1" in await server.label_values(metric, "gen_ai_request_model")
+        await demo.stop()
 
 
 async def check_rules(server: Prometheus) -> None:

@@ -15,8 +15,14 @@ class OllamaStream(ApiStream):
     __slots__ = ()
 
     def skips(self, chunk: bytes) -> bool:
-        """Lines of text say ``"done":false``."""
-        return chunk.find(b'"done":true') < 0 and chunk.find(b'"done": true') < 0 and chunk.find(b'"error"') < 0
+        """Lines of text say ``"done":false``; one that says it in another spacing is read."""
+        at = chunk.find(b'"done"')
+        while at >= 0:
+            at += 6
+            if chunk[at : at + 6] != b":false" and chunk[at : at + 7] != b": false":
+                return False
+            at = chunk.find(b'"done"', at)
+        return chunk.find(b'"error"') < 0
 
     def read(self, event: dict[str, Any], to: Inspector) -> None:
         """A line; the answer to a request that does not stream is the last one."""

@@ -37,7 +37,7 @@ Yaml12.yaml_implicit_resolvers = {
 def test_there_are_examples_for_what_people_run() -> None:
     assert {path.stem for path in EXAMPLES} >= {
         "minimal", "vllm", "ollama", "openai", "anthropic", "sse-browser", "download", "full", "tenants",
-        "chat-resume", "redis-events",
+        "chat-resume", "redis-events", "openai-fallback", "vllm-prefix",
     }  # fmt: skip
 
 

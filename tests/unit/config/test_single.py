@@ -34,7 +34,7 @@ def test_protocol_and_keepalive_are_the_routes() -> None:
     assert (route.protocol, route.keepalive) == ("openai", None)
 
 
-@pytest.mark.parametrize("url", ["http://h/?q=1", "http://h/#f", "http://user:word@h"])
+@pytest.mark.parametrize("url", ["http://h/?q=1", "http://h/#f", "http://user:word@h", "unix:/h.sock", "http:/h"])
 def test_what_an_upstream_cannot_have_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="is not an upstream"):
         single_upstream(url, LISTEN, ADMIN)

@@ -16,7 +16,7 @@ from streamproxy.errors import UpstreamReportedError
 from streamproxy.formats.events import LIMIT
 from streamproxy.formats.inspector import Usage
 from tests.unit.dialects import wire
-from tests.unit.dialects.wire import chat, gemini, line, ollama, response, sse, text
+from tests.unit.dialects.wire import chat, gemini, response, sse, text
 from tests.unit.formats.splits import splits
 
 NUMBERS: st.SearchStrategy[Any] = st.one_of(
@@ -71,6 +71,7 @@ GEMINI = st.one_of(
     st.sampled_from([wire.GEMINI_ERROR, {"promptFeedback": {"blockReason": "SAFETY"}, "candidates": []}]),
 )
 JUNK = st.sampled_from(["text", "{", "[1]", "null", '{"a":1}', "", '{"type":7}', '{"object":[],"type":{}}'])
+SPACINGS = st.sampled_from([wire.COMPACT, wire.PYTHONS, wire.ODD])
 ENDS = st.sampled_from(["\n", "\r\n", "\r"])
 COMMENTS = st.sampled_from([b"", b": keepalive\n\n", b"id: 4\n", b"retry: 3\n\n", b"event: x\n"])
 
@@ -81,9 +82,9 @@ def event_streams(draw: st.DrawFn) -> bytes:
     api = draw(st.sampled_from([CHAT, RESPONSES, MESSAGES, GEMINI]))
     every = st.one_of(api, api, api, JUNK, st.one_of(CHAT, RESPONSES, MESSAGES, GEMINI))
     stream = b"\xef\xbb\xbf" if draw(st.integers(0, 9)) == 0 else b""
-    spaced, end = draw(st.booleans()), draw(ENDS)
+    spacing, end = draw(SPACINGS), draw(ENDS)
     for event in draw(st.lists(every, max_size=10)):
-        stream += draw(COMMENTS) + sse(event, draw(st.sampled_from(["", "", "error", "x"])), end, spaced=spaced)
+        stream += draw(COMMENTS) + sse(event, draw(st.sampled_from(["", "", "error", "x"])), end, spacing=spacing)
     return stream[: len(stream) - draw(st.sampled_from([0, 0, 0, 1, 2, 9]))]
 
 
@@ -282,13 +283,13 @@ TRICKY = st.lists(st.sampled_from(["a", '"', "\\", "\n", "[DONE]", "error", '"er
 @given(
     st.lists(st.one_of(TRICKY, st.just("word")), max_size=12),
     st.sampled_from([None, {"prompt_tokens": 3, "completion_tokens": 4}]),
-    st.booleans(),
+    SPACINGS,
 )
 def test_chunks_that_differ_in_their_text_say_what_the_stream_says(
-    texts: list[str], usage: dict[str, Any], spaced: bool
+    texts: list[str], usage: dict[str, Any], spacing: tuple[str, str]
 ) -> None:
     events = [chat({"content": text}) for text in ("word", "word", *texts)]
-    stream = [sse(event, spaced=spaced) for event in [*events, chat(finish="stop"), chat(usage=usage)]]
+    stream = [sse(event, spacing=spacing) for event in [*events, chat(finish="stop"), chat(usage=usage)]]
     inspector = LlmEvents("openai")
     for event in stream:
         inspector.feed(event)
@@ -350,24 +351,3 @@ def test_damage_raises_nothing_and_says_the_same_under_any_split(stream: bytes, 
         bytewise.feed(bytes([byte]))
     assert told_by(whole) == told_by(bytewise)
     assert whole.events == bytewise.events
-
-
-OLLAMA = st.one_of(
-    st.builds(ollama, PIECES),
-    st.builds(
-        lambda done, count: ollama("", done=done, done_reason="stop", eval_count=count),
-        st.sampled_from([True, False, 1]),
-        NUMBERS,
-    ),
-    st.sampled_from([{"error": "x"}, {"a": 1}, {"model": "m", "response": "x", "done": False}]),
-)
-
-
-@given(st.data(), st.lists(OLLAMA.map(line), max_size=8).map(b"".join))
-def test_lines_say_the_same_under_any_split(data: st.DataObject, stream: bytes) -> None:
-    split, by_line = LlmLines(), LlmLines()
-    for chunk in data.draw(splits(stream)):
-        split.feed(chunk)
-    for one in stream.splitlines(keepends=True):
-        by_line.feed(one)
-    assert told_by(split) == told_by(by_line)

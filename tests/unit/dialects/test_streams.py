@@ -224,6 +224,18 @@ def test_ollama_ends_with_done() -> None:
     assert (stream.finish_reason, stream.finish()) == ("stop", None)
 
 
+@pytest.mark.parametrize(
+    "done", [b'"done":true', b'"done": true', b'"done" : true', b'"done":  true', b'"done"\t:true']
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_ollama_ends_in_any_spacing(done: bytes, together: bool) -> None:
+    lines = [line(ollama("hi")), line(ollama('"done":true')), b'{"model":"m","message":{},%b,"eval_count":3}\n' % done]
+    inspector = LlmLines()
+    for part in (lines[:1], lines[1:]) if together else ([one] for one in lines):
+        inspector.feed(b"".join(part))
+    assert (inspector.finish(), inspector.usage) == (None, Usage(output=3))
+
+
 def test_ollama_generates_and_thinks() -> None:
     stream = read_lines(line({"model": "m", "response": "", "thinking": "hm", "done": False}))
     assert (stream.operation, stream.spoke) == ("text_completion", True)
@@ -255,13 +267,13 @@ def test_the_last_usage_wins() -> None:
     assert read(HELLO, USED, sse(chat(usage=usage)), DONE).usage == Usage(input=11, output=9)
 
 
-@pytest.mark.parametrize("spaced", [True, False])
-def test_nulls_are_passed_over_in_either_spacing(spaced: bool) -> None:
+@pytest.mark.parametrize("spacing", [wire.COMPACT, wire.PYTHONS])
+def test_nulls_are_passed_over_in_either_spacing(spacing: tuple[str, str]) -> None:
     stream = read(HELLO)
-    quiet = sse(chat({"content": 'with "usage": 1 and "error" in it'}, usage=None), spaced=spaced)
+    quiet = sse(chat({"content": 'with "usage": 1 and "error" in it'}, usage=None), spacing=spacing)
     assert stream.skips(quiet)
-    assert not stream.skips(sse(chat(usage=wire.CHAT_USAGE), spaced=spaced))
-    assert not stream.skips(sse(chat(finish="stop"), spaced=spaced))
+    assert not stream.skips(sse(chat(usage=wire.CHAT_USAGE), spacing=spacing))
+    assert not stream.skips(sse(chat(finish="stop"), spacing=spacing))
 
 
 @pytest.mark.parametrize("step", [1 << 14, 1 << 24])

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
+# Between members, and behind a name: as most servers write it, as Python does, and as nobody does.
+COMPACT, PYTHONS, ODD = (",", ":"), (", ", ": "), (" ,\t", "  :  ")
 
-def sse(data: Any, name: str = "", end: str = "\n", *, spaced: bool = False) -> bytes:
-    """One event, with these line ends, in Python's spacing or the compact one."""
-    text = data if isinstance(data, str) else json.dumps(data, separators=(", ", ": ") if spaced else (",", ":"))
+
+def sse(data: Any, name: str = "", end: str = "\n", *, spacing: tuple[str, str] = COMPACT) -> bytes:
+    """One event, with these line ends, in this spacing."""
+    text = data if isinstance(data, str) else json.dumps(data, separators=spacing)
     lines = ([f"event: {name}"] if name else []) + [f"data: {text}"]
     return "".join(line + end for line in [*lines, ""]).encode()
 
 
-def line(data: Any) -> bytes:
-    return json.dumps(data, separators=(",", ":")).encode() + b"\n"
+def line(data: Any, spacing: tuple[str, str] = COMPACT) -> bytes:
+    return json.dumps(data, separators=spacing).encode() + b"\n"
 
 
 def chat(delta: dict[str, Any] | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:

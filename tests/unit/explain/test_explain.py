@@ -143,6 +143,35 @@ async def test_a_body_with_two_models_is_refused_as_the_proxy_refuses_it() -> No
     assert lines[0].startswith("refused before a route is chosen: 400")
 
 
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        (["Content-Length: -1"], "400, http_request_error: The request is malformed"),
+        (["Content-Length: 32", "Content-Length: 33"], "400, http_request_error: The request is"),
+        (["Content-Length: 31"], "400, http_request_error: The body is not as long as its Content-Length"),
+        (["Transfer-Encoding: gzip"], "400, http_request_error: The request is malformed"),
+        (["Host: a", "Host: b"], "400, http_request_error: The request is refused"),
+        (["Host: a b"], "400, http_request_error: The request is refused"),
+        ([f"X-{number}: 1" for number in range(101)], "431, http_request_error: The request has more"),
+        (["X: " + "1" * (64 << 10)], "431, http_request_error: The request head is over"),
+    ],
+)
+async def test_a_head_that_no_listener_takes_is_refused_in_its_words(fields: list[str], why: str) -> None:
+    lines, taken = await said("POST", "/v1/chat", *fields, body=CHAT)
+    assert (len(lines), taken) == (1, False)
+    assert lines[0].startswith(f"refused before a route is chosen: {why}"), lines
+
+
+async def test_bytes_that_are_no_text_are_taken_as_the_command_line_has_them() -> None:
+    value = b"\xff\xfe".decode("utf-8", "surrogateescape")
+    lines, taken = await said(
+        "POST", f"/v1/{value}?{value}", f"X-Own: {value}", body=f'{{"model":"gpt-4o","x":"{value}"}}'
+    )
+    assert taken
+    assert {r"  POST /api/\xff\xfe?\xff\xfe HTTP/1.1", r"  x-own: \xff\xfe"} <= set(lines)
+    assert r'  body: {"model":"qwen3","x":"\xff\xfe"}' in lines
+
+
 async def test_a_refused_credential_is_said_beside_where_it_would_have_gone() -> None:
     lines, taken = await said("GET", "/secret")
     assert taken
