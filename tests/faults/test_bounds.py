@@ -23,7 +23,9 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from streamproxy.process.engine import ADMIN_CONNECTIONS
 from tests.conftest import Serve
+from tests.doubles.certificates import Certificate
 from tests.doubles.client import RawClient, accepts, connect, fetch
 from tests.doubles.http2 import PREFACE, connect_h2
 from tests.doubles.until import until
@@ -116,6 +118,50 @@ async def test_whoever_is_slow_is_ended_in_time_and_the_others_are_served(serve:
 
         await until(left, "the end of all connections", holds=lambda names: not names)
         assert (await fetch(proxy.url + "/good")).status == 200
+        assert "Traceback" not in proxy.process.output
+
+
+async def test_whoever_is_slow_in_a_tls_handshake_is_ended_in_time_and_the_others_are_served(
+    serve: Serve, tmp_path: Path, certificate: Certificate
+) -> None:
+    async def no_byte(conn: Conn) -> None:
+        await conn.wait_ended()
+
+    good, mute = await serve(answering(response(b"ok"))), await serve(no_byte)
+    server = {"head_timeout": LIMIT, "tls": {"cert": str(certificate.cert), "key": str(certificate.key)}}
+    secret = {"path": "/tls", "upstream": mute.url.replace("http:", "https:"), "timeouts": {"connect": LIMIT}}
+    config = configuration([secret, {"path": "/*", "upstream": good.url}], server=server)
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(running(config, tmp_path))
+        clients = []
+        for begun in (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"):  # nothing, and a ClientHello that does not go on
+            for _ in range(10):
+                clients.append(await stack.enter_async_context(await connect(proxy.url)))
+                await clients[-1].send(begun)
+        tls = certificate.client_context()
+        for target, status in (("/good", 200), ("/tls", 504)):
+            async with await connect(proxy.url, tls=tls) as client:
+                assert (await client.get(target)).status == status
+        await until(lambda: [one for one in clients if one.ended is None], "all ends", holds=lambda left: not left)
+        assert "Traceback" not in proxy.process.output
+
+
+async def test_a_crowd_at_the_admin_listener_keeps_no_client_from_the_main_one(serve: Serve, tmp_path: Path) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    config = configuration(upstream.url, server={"head_timeout": "2s"})
+    async with running(config, tmp_path) as proxy:
+        before = descriptors(proxy)
+        parts = urlsplit(proxy.admin)
+        address = (parts.hostname or "", parts.port or 0)
+        crowd = await asyncio.to_thread(lambda: [half_a_head(address) for _ in range(ADMIN_CONNECTIONS + 200)])
+        try:
+            assert (await fetch(proxy.url)).body == b"ok"
+            assert descriptors(proxy) <= before + ADMIN_CONNECTIONS + 10
+            # Each of the crowd is ended after the time for a head, and so there is room for who asks something.
+            assert (await fetch(f"{proxy.admin}/healthz")).status == 200
+        finally:
+            for one in crowd:
+                one.close()
         assert "Traceback" not in proxy.process.output
 
 
