@@ -149,9 +149,10 @@ docs: install-test
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m docs.site build/site
 
-## pictures: take the documentation's pictures from the demo, with Chromium
+## pictures: take the documentation's pictures from the demo and the chat page, with Chromium
 pictures: install-test
 	$(BIN)/python -m docs.pictures
+	STREAMPROXY_TEST_PICTURES=$(CURDIR)/docs $(BIN)/python -m pytest --quiet tests/integration/test_chat_page.py
 
 ## bench: measure beside nginx, HAProxy, Caddy (those that are installed) and Envoy; BENCH=--help shows how to choose
 bench: install-bench
