@@ -162,9 +162,9 @@ bench: install-bench
 fuzz: install-fuzz
 	$(BIN)/python -m fuzz $(or $(SECONDS),600) $(PARTS)
 
-## soak: everything at once for MINUTES, with CLIENTS clients; every byte is checked
+## soak: everything at once for MINUTES, with CLIENTS clients; every byte is checked; SOAK=--help shows what else
 soak: install-test
-	$(BIN)/python -m tests.soak $(or $(MINUTES),30) --clients $(or $(CLIENTS),1000)
+	$(BIN)/python -m tests.soak $(or $(MINUTES),30) --clients $(or $(CLIENTS),1000) $(SOAK)
 
 ## differential: N mutated messages through the other proxies that are installed, in front and behind
 differential: install-test
