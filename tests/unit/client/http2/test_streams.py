@@ -100,6 +100,22 @@ async def test_goaway_lets_running_streams_end(serve: Serve, http2: MakeClient) 
         assert [chunk async for chunk in response.source] == [b"the rest"]  # type: ignore[attr-defined]
 
 
+async def test_settings_behind_a_goaway_are_no_fault(
+    serve: Serve, http2: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All in one read, in which the session ends: nothing may be asked of it then. No exception reaches the loop."""
+
+    async def script(up: Frames) -> None:
+        stream, _ = await up.request()
+        body = DataFrame(stream, b"all", flags=["END_STREAM"])
+        await up.send(up.head(stream, OK), body, GoAwayFrame(0, last_stream_id=stream), SettingsFrame(0))
+
+    upstream = await serve(speaking(script))
+    assert await fetch(http2(upstream.url), upstream.url) == b"all"
+    await until(lambda: upstream.connections[0].ended)
+    assert caplog.text == ""
+
+
 def await_new(client: Http2Client) -> bool:
     """Whether the client would still join its first connection."""
     return bool(client.pool._shared)
