@@ -111,7 +111,8 @@ def _request(method: str) -> Headers:
 
 def _outcome(state: ResponseState, interim: list[int]) -> Outcome:
     assert state.closed
-    assert state.done != (state.fault is not None)
+    assert state.done or state.fault is not None
+    assert state.fault is None or not state.done or state.headers is None, "a failure that looks finished"
     assert state.fault is None or isinstance(state.fault, ExchangeError)
     fault = "" if state.fault is None else type(state.fault).__name__
     return Outcome(interim, state.status, state.headers, b"".join(state.chunks), state.trailers, fault)

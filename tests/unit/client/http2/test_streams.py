@@ -116,6 +116,21 @@ async def test_settings_behind_a_goaway_are_no_fault(
     assert caplog.text == ""
 
 
+async def test_a_head_behind_the_news_that_the_upstream_is_too_busy_begins_nothing(
+    serve: Serve, http2: MakeClient
+) -> None:
+    """All in one read: however it is cut, the request has failed, and may go elsewhere."""
+
+    async def script(up: Frames) -> None:
+        stream, _ = await up.request()
+        await up.send(GoAwayFrame(0, last_stream_id=stream, error_code=0xB), up.head(stream, OK))
+
+    upstream = await serve(speaking(script))
+    with pytest.raises(UpstreamBusy):
+        async with http2(upstream.url).stream("GET", upstream.url, headers=_HOST):
+            pytest.fail("the response has begun")
+
+
 def await_new(client: Http2Client) -> bool:
     """Whether the client would still join its first connection."""
     return bool(client.pool._shared)
