@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import hpack
@@ -149,7 +150,12 @@ async def test_whoever_is_slow_in_a_tls_handshake_is_ended_in_time_and_the_other
 async def test_a_crowd_at_the_admin_listener_keeps_no_client_from_the_main_one(serve: Serve, tmp_path: Path) -> None:
     upstream = await serve(answering(response(b"ok")))
     config = configuration(upstream.url, server={"head_timeout": "2s"})
-    async with running(config, tmp_path) as proxy:
+    with descriptors_for(ADMIN_CONNECTIONS + 1000):
+        await crowd_at_the_admin_listener(config, tmp_path)
+
+
+async def crowd_at_the_admin_listener(config: dict[str, Any], folder: Path) -> None:
+    async with running(config, folder) as proxy:
         before = descriptors(proxy)
         parts = urlsplit(proxy.admin)
         address = (parts.hostname or "", parts.port or 0)
@@ -267,16 +273,30 @@ def half_a_head(address: tuple[str, int]) -> socket.socket:
     return client
 
 
-async def test_ten_thousand_connections_are_held_and_one_more_waits(serve: Serve, tmp_path: Path) -> None:
+@contextmanager
+def descriptors_for(count: int) -> Iterator[None]:
+    """Let this process open so many; the program does so by itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = 10_000
-    if hard < count + 1000:
+    if hard < count:
         pytest.skip(f"only {hard} descriptors")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    upstream = await serve(answering(response(b"ok")))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_ten_thousand_connections_are_held_and_one_more_waits(serve: Serve, tmp_path: Path) -> None:
+    count = 10_000
+    with descriptors_for(count + 1000):
+        upstream = await serve(answering(response(b"ok")))
+        await connections_are_held(configuration(upstream.url, server={"head_timeout": "10m"}), tmp_path, count)
+
+
+async def connections_are_held(config: dict[str, Any], folder: Path, count: int) -> None:
     held: list[socket.socket] = []
     try:
-        async with running(configuration(upstream.url, server={"head_timeout": "10m"}), tmp_path) as proxy:
+        async with running(config, folder) as proxy:
             parts = urlsplit(proxy.url)
             address = (parts.hostname or "", parts.port or 0)
             async with bounded(proxy, count * 16 * 1024):
@@ -299,7 +319,6 @@ async def test_ten_thousand_connections_are_held_and_one_more_waits(serve: Serve
     finally:
         for one in held:
             one.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def descriptors(proxy: RunningProxy) -> int:
