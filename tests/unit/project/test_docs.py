@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import streamproxy
 from docs.generate import FILE, METRICS, SCHEMA, metrics, published, reference
+from fuzz.targets import PARTS
 from streamproxy.cli import cli
 from streamproxy.config import Config, parse_config
 from streamproxy.config.schema import PUBLISHED
@@ -175,6 +176,10 @@ def test_the_limits_in_front_name_their_source() -> None:
     rows = table(DOCS / "in-front.md", "in front")
     assert len(rows) > 8
     assert all("](https://" in row[0] for row in rows)
+
+
+def test_every_part_that_is_fuzzed_has_its_row() -> None:
+    assert [row[0].partition(" ")[0] for row in table(DOCS / "reliability.md", "part")] == list(PARTS)
 
 
 def test_the_tests_that_show_a_promise_exist() -> None:
