@@ -149,9 +149,10 @@ docs: install-test
 	$(BIN)/python -m docs.generate
 	$(BIN)/python -m docs.site build/site
 
-## pictures: take the documentation's pictures from the demo, with Chromium
+## pictures: take the documentation's pictures from the demo and the chat page, with Chromium
 pictures: install-test
 	$(BIN)/python -m docs.pictures
+	STREAMPROXY_TEST_PICTURES=$(CURDIR)/docs $(BIN)/python -m pytest --quiet tests/integration/test_chat_page.py
 
 ## bench: measure beside nginx, HAProxy, Caddy (those that are installed) and Envoy; BENCH=--help shows how to choose
 bench: install-bench
@@ -161,9 +162,9 @@ bench: install-bench
 fuzz: install-fuzz
 	$(BIN)/python -m fuzz $(or $(SECONDS),600) $(PARTS)
 
-## soak: everything at once for MINUTES, with CLIENTS clients; every byte is checked
+## soak: everything at once for MINUTES, with CLIENTS clients; every byte is checked; SOAK=--help shows what else
 soak: install-test
-	$(BIN)/python -m tests.soak $(or $(MINUTES),30) --clients $(or $(CLIENTS),1000)
+	$(BIN)/python -m tests.soak $(or $(MINUTES),30) --clients $(or $(CLIENTS),1000) $(SOAK)
 
 ## differential: N mutated messages through the other proxies that are installed, in front and behind
 differential: install-test

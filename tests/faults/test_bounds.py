@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import hpack
@@ -23,7 +24,9 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from streamproxy.process.engine import ADMIN_CONNECTIONS
 from tests.conftest import Serve
+from tests.doubles.certificates import Certificate
 from tests.doubles.client import RawClient, accepts, connect, fetch
 from tests.doubles.http2 import PREFACE, connect_h2
 from tests.doubles.until import until
@@ -116,6 +119,55 @@ async def test_whoever_is_slow_is_ended_in_time_and_the_others_are_served(serve:
 
         await until(left, "the end of all connections", holds=lambda names: not names)
         assert (await fetch(proxy.url + "/good")).status == 200
+        assert "Traceback" not in proxy.process.output
+
+
+async def test_whoever_is_slow_in_a_tls_handshake_is_ended_in_time_and_the_others_are_served(
+    serve: Serve, tmp_path: Path, certificate: Certificate
+) -> None:
+    async def no_byte(conn: Conn) -> None:
+        await conn.wait_ended()
+
+    good, mute = await serve(answering(response(b"ok"))), await serve(no_byte)
+    server = {"head_timeout": LIMIT, "tls": {"cert": str(certificate.cert), "key": str(certificate.key)}}
+    secret = {"path": "/tls", "upstream": mute.url.replace("http:", "https:"), "timeouts": {"connect": LIMIT}}
+    config = configuration([secret, {"path": "/*", "upstream": good.url}], server=server)
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(running(config, tmp_path))
+        clients = []
+        for begun in (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"):  # nothing, and a ClientHello that does not go on
+            for _ in range(10):
+                clients.append(await stack.enter_async_context(await connect(proxy.url)))
+                await clients[-1].send(begun)
+        tls = certificate.client_context()
+        for target, status in (("/good", 200), ("/tls", 504)):
+            async with await connect(proxy.url, tls=tls) as client:
+                assert (await client.get(target)).status == status
+        await until(lambda: [one for one in clients if one.ended is None], "all ends", holds=lambda left: not left)
+        assert "Traceback" not in proxy.process.output
+
+
+async def test_a_crowd_at_the_admin_listener_keeps_no_client_from_the_main_one(serve: Serve, tmp_path: Path) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    config = configuration(upstream.url, server={"head_timeout": "2s"})
+    with descriptors_for(ADMIN_CONNECTIONS + 1000):
+        await crowd_at_the_admin_listener(config, tmp_path)
+
+
+async def crowd_at_the_admin_listener(config: dict[str, Any], folder: Path) -> None:
+    async with running(config, folder) as proxy:
+        before = descriptors(proxy)
+        parts = urlsplit(proxy.admin)
+        address = (parts.hostname or "", parts.port or 0)
+        crowd = await asyncio.to_thread(lambda: [half_a_head(address) for _ in range(ADMIN_CONNECTIONS + 200)])
+        try:
+            assert (await fetch(proxy.url)).body == b"ok"
+            assert descriptors(proxy) <= before + ADMIN_CONNECTIONS + 10
+            # Each of the crowd is ended after the time for a head, and so there is room for who asks something.
+            assert (await fetch(f"{proxy.admin}/healthz")).status == 200
+        finally:
+            for one in crowd:
+                one.close()
         assert "Traceback" not in proxy.process.output
 
 
@@ -221,16 +273,30 @@ def half_a_head(address: tuple[str, int]) -> socket.socket:
     return client
 
 
-async def test_ten_thousand_connections_are_held_and_one_more_waits(serve: Serve, tmp_path: Path) -> None:
+@contextmanager
+def descriptors_for(count: int) -> Iterator[None]:
+    """Let this process open so many; the program does so by itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    count = 10_000
-    if hard < count + 1000:
+    if hard < count:
         pytest.skip(f"only {hard} descriptors")
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    upstream = await serve(answering(response(b"ok")))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_ten_thousand_connections_are_held_and_one_more_waits(serve: Serve, tmp_path: Path) -> None:
+    count = 10_000
+    with descriptors_for(count + 1000):
+        upstream = await serve(answering(response(b"ok")))
+        await connections_are_held(configuration(upstream.url, server={"head_timeout": "10m"}), tmp_path, count)
+
+
+async def connections_are_held(config: dict[str, Any], folder: Path, count: int) -> None:
     held: list[socket.socket] = []
     try:
-        async with running(configuration(upstream.url, server={"head_timeout": "10m"}), tmp_path) as proxy:
+        async with running(config, folder) as proxy:
             parts = urlsplit(proxy.url)
             address = (parts.hostname or "", parts.port or 0)
             async with bounded(proxy, count * 16 * 1024):
@@ -253,7 +319,6 @@ async def test_ten_thousand_connections_are_held_and_one_more_waits(serve: Serve
     finally:
         for one in held:
             one.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def descriptors(proxy: RunningProxy) -> int:

@@ -8,7 +8,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +26,8 @@ NAMES = ("a", "b", "c")  # "a" is never killed: the probes read from it
 _SETTLE = 60.0  # seconds beyond ``keep`` in which everything must be gone at the end
 _LOOK = 1.0  # seconds between two looks at what is left
 _MORE = 1.10  # the last third may use a tenth more than the second
-_LONG_ENOUGH = 300.0  # seconds from which growth is judged
+_LONG_ENOUGH = 300.0  # seconds from which growth and delay are judged
+_LATER = 10.0  # milliseconds beyond twice the rig's own delay that half of the events may take through the proxy
 
 
 @dataclass(frozen=True)
@@ -149,15 +150,17 @@ async def soak(plan: Plan, folder: Path, say: Callable[[str], None] = lambda lin
             slow = await proxy.metric('streamproxy_store_errors_total{store="resume"}')
             if scene.without_cursor and not slow:
                 report.problems.append(f"{scene.without_cursor} streams had no cursor, and Redis was never too slow")
-            _judge(plan, scene, used, report)
+            report.problems += scene.wrong
+            delays = {"through": through.percentiles(), "direct": direct.percentiles()}
+            if plan.seconds >= _LONG_ENOUGH:
+                report.problems += judged(used, delays["through"], delays["direct"])
             report.figures = {
                 "plan": asdict(plan), "machine": f"{os.cpu_count()} cores, {platform.platform()}", "build": BUILD,
                 "seconds": round(seconds), "exchanges": dict(scene.done), "kills": len(scene.kills),
                 "cut by a kill": dict(scene.broken), "wrong": len(scene.wrong), "bytes checked": scene.verified,
                 "errors of the store": int(slow), "streams without a cursor": scene.without_cursor,
                 "used": used, "cpu of the proxy": round((samples[-1].cpu - samples[0].cpu) / max(seconds, 1), 3),
-                "delay through the proxy (ms)": through.percentiles(),
-                "delay without it (ms)": direct.percentiles(),
+                "delay through the proxy (ms)": delays["through"], "delay without it (ms)": delays["direct"],
             }  # fmt: skip
     return report
 
@@ -220,9 +223,12 @@ async def _settled(plan: Plan, watch: Watch, idle: Sample, report: Report) -> Sa
     return sample
 
 
-def _judge(plan: Plan, scene: Scene, used: dict[str, Any], report: Report) -> None:
-    report.problems += scene.wrong
-    if plan.seconds >= _LONG_ENOUGH:
-        for name, values in used.items():
-            if name != "remembered" and values["last third"] > values["second third"] * _MORE + 5:
-                report.problems.append(f"{name} grows: {values}")
+def judged(used: dict[str, Any], through: dict[str, float], direct: dict[str, float]) -> Iterator[str]:
+    """What is wrong with a long run: what grows, and a delay of the proxy's own."""
+    for name, values in used.items():
+        if name != "remembered" and values["last third"] > values["second third"] * _MORE + 5:
+            yield f"{name} grows: {values}"
+    if not through or not direct:
+        yield "no event was timed"
+    elif through["p50"] > 2 * direct["p50"] + _LATER:
+        yield f"half of the events took {through['p50']} ms, and {direct['p50']} ms without the proxy"

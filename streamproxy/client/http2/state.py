@@ -90,8 +90,10 @@ class ResponseState:
             self._informational(status, headers)
 
     def begin(self, fields: tuple[tuple[bytes, bytes], ...], end: bool) -> None:
-        """The final head. Raises BadResponse."""
+        """The final head. Behind a fault, perhaps in the same read, it changes nothing. Raises BadResponse."""
         self.touched = True
+        if self.fault is not None:
+            return
         self.status, self.headers = read_response(fields, MAX_FIELDS)
         self.done = end
         self.wake()

@@ -264,8 +264,11 @@ class Session:
 
     @property
     def peer_max_streams(self) -> int:
-        """The number of concurrent streams that the peer accepts."""
-        most: int = self._connection.remote_settings[_SETTINGS_MAX_STREAMS]
+        """The number of concurrent streams that the peer accepts; none once the connection ends."""
+        try:
+            most: int = self._connection.remote_settings[_SETTINGS_MAX_STREAMS]
+        except NGH2Error:
+            return 0
         return most
 
 

@@ -19,6 +19,7 @@ from streamproxy.config.foreign import _FAMILIAR
 from streamproxy.errors import ConfigError
 from tests.unit.config.test_errors import in_route
 from tests.unit.config.test_examples import all_keys
+from tests.unit.project.markdown import Block, blocks
 
 MIGRATING = "docs/migrating.md has the same in streamproxy's form"
 
@@ -227,6 +228,17 @@ def test_a_mistake_is_answered_by_what_to_change(mistake: Mistake) -> None:
         parse_config(mistake.text, name="f.yaml", environ={})
     said = [f"{problem.line}:{problem.column} {problem.where}: {problem.message}" for problem in caught.value.problems]
     assert any(line.startswith(mistake.place) and mistake.answer in line for line in said), said
+
+
+PAIRS = [block for block in blocks("text") if block.file.name == "migrating.md"]
+
+
+@pytest.mark.parametrize("block", PAIRS, ids=str)
+def test_what_the_page_for_those_who_come_shows_of_others_is_recognised(block: Block) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(block.text, name="f", environ={})
+    (problem,) = caught.value.problems
+    assert re.fullmatch(rf"this is an? (nginx|Caddyfile|Envoy|LiteLLM).*; {MIGRATING}", problem.message)
 
 
 @pytest.mark.parametrize(

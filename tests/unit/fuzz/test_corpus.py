@@ -27,8 +27,9 @@ def test_a_target_holds_for_its_corpus_and_its_words(part: str) -> None:
         target.check(b"".join(pair))
 
 
-def test_frames_that_are_mutated_stay_whole() -> None:
-    target = load("http2_server")
+@pytest.mark.parametrize("part", ["http2_server", "http2_client"])
+def test_frames_that_are_mutated_stay_whole(part: str) -> None:
+    target = load(part)
     assert target.mutate is not None
     data = b""
     for seed in range(200):

@@ -60,6 +60,6 @@ def anchors(page: Path) -> set[str]:
 
 def table(page: Path, header: str) -> list[list[str]]:
     """The rows of the table that begins with this header cell."""
-    found = re.search(rf"^\| {re.escape(header)} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE)
+    found = re.search(rf"^\| {re.escape(header)} \|.*\n\|[-:|]+\|\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE)
     assert found is not None, f"{page.name} has no table of {header}"
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in found[1].splitlines()]

@@ -221,6 +221,7 @@ def test_the_unit_gives_the_drain_its_time() -> None:
     assert int(timeout) > time_to_end(config)
     assert "\nKillSignal=SIGTERM\nKillMode=mixed\n" in unit
     assert "\nRestartPreventExitStatus=2\n" in unit
+    assert "\nLimitCORE=0\n" in unit  # what is in memory, which are secrets too, stays there
     assert "\nProcSubset=" not in unit  # hides what the process_* metrics read
 
 

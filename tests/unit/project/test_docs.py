@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import streamproxy
 from docs.generate import FILE, METRICS, SCHEMA, metrics, published, reference
+from fuzz.targets import PARTS
 from streamproxy.cli import cli
 from streamproxy.config import Config, parse_config
 from streamproxy.config.schema import PUBLISHED
@@ -175,3 +176,25 @@ def test_the_limits_in_front_name_their_source() -> None:
     rows = table(DOCS / "in-front.md", "in front")
     assert len(rows) > 8
     assert all("](https://" in row[0] for row in rows)
+
+
+def test_every_part_that_is_fuzzed_has_its_row() -> None:
+    assert [row[0].partition(" ")[0] for row in table(DOCS / "reliability.md", "part")] == list(PARTS)
+
+
+def test_the_tests_that_show_a_promise_exist() -> None:
+    """A name that ends in … is the beginning of one test of the file before it in its row."""
+    functions = 0
+    for page in (DOCS / "reliability.md", ROOT / "SECURITY.md"):
+        for line in page.read_text().splitlines():
+            file, folder = Path(), ROOT / "tests/faults"
+            for path, name in re.findall(r"`((?:tests/\w+/)?test_[\w*]+\.py|tests/\w+)`|`(test_\w+)…`", line):
+                if name:
+                    functions += 1
+                    found = re.findall(rf"^(?:async )?def ({name}\w*)", file.read_text(), re.MULTILINE)
+                    assert len(found) == 1, f"{page.name}: {name} of {file.name} is {found}"
+                else:
+                    file = ROOT / path if "/" in path else folder / path
+                    folder = file.parent
+                    assert list(folder.glob(file.name)), f"{page.name}: {path}"
+    assert functions > 15

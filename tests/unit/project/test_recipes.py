@@ -1,4 +1,4 @@
-"""The recipes of ``docs/recipes``: what each is for goes where the page says."""
+"""The recipes of ``docs/recipes`` and ``docs/openai.md``: what each is for goes where the page says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamproxy.explain import asked, explain
 from tests.unit.project.markdown import DOCS, blocks_of
 from tests.unit.project.test_docs import ENVIRON
 
-RECIPES = DOCS / "recipes"
+PAGES = {page.stem: page for page in (*(DOCS / "recipes").glob("*.md"), DOCS / "openai.md")}
 
 
 class Case(NamedTuple):
@@ -30,6 +30,11 @@ CASES = {
     "sglang": Case("POST /generate", ("route: api", "http://gpu1:30000")),
     "ollama": Case("POST /api/chat", ("route: generate", "http://127.0.0.1:11434")),
     "llama-cpp": Case("POST /completion", ("route: generate", "http://127.0.0.1:8080")),
+    "openai": Case(
+        "POST /v1/chat/completions",
+        ("host: api.openai.com", "Authorization: ***"),
+        ("Authorization: Bearer search",),
+    ),
     "azure-openai": Case(
         "POST /openai/v1/chat/completions", ("host: my-resource.openai.azure.com", "api-key: ***"), APP
     ),
@@ -52,13 +57,13 @@ CASES = {
 
 
 def test_every_recipe_has_a_case() -> None:
-    assert {page.stem for page in RECIPES.glob("*.md")} == CASES.keys()
+    assert PAGES.keys() == CASES.keys()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_recipe_begins_with_a_configuration_that_serves_its_requests(name: str) -> None:
     case = CASES[name]
-    first = blocks_of(RECIPES / f"{name}.md")[0]
+    first = blocks_of(PAGES[name])[0]
     assert first.language == "yaml"
     assert first.line < 6, "the page begins with its configuration"
     config = parse_config(first.text, name=str(first), environ=ENVIRON)

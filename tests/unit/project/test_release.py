@@ -67,6 +67,19 @@ def test_nothing_is_published_before_all_of_it_is_made() -> None:
     assert {"sdist", "wheels"} <= set(jobs["image"]["needs"])
 
 
+def test_every_image_has_its_bill_of_materials_beside_it() -> None:
+    """Taken from where the build leaves it, and in the files of the release, which takes every artifact."""
+    jobs = workflow("release")["jobs"]
+    commands = "\n".join(step.get("run", "") for step in jobs["image"]["steps"])
+    (left,) = re.findall(r"--output-file (/opt/\S+)", (ROOT / "Dockerfile").read_text())
+    assert f'docker cp "$container:{left}" "image-$ARCH.cdx.json"' in commands
+    kept = [step["with"] for step in jobs["image"]["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert [(one["path"], one["if-no-files-found"]) for one in kept] == [("image-*.cdx.json", "error")]
+    taken = next(step["with"] for step in jobs["release"]["steps"] if "download-artifact" in step.get("uses", ""))
+    assert "pattern" not in taken
+    assert "manifest" in jobs["release"]["needs"]
+
+
 @pytest.mark.parametrize(
     ("platform", "architecture", "libraries"),
     [

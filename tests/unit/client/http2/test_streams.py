@@ -100,6 +100,37 @@ async def test_goaway_lets_running_streams_end(serve: Serve, http2: MakeClient) 
         assert [chunk async for chunk in response.source] == [b"the rest"]  # type: ignore[attr-defined]
 
 
+async def test_settings_behind_a_goaway_are_no_fault(
+    serve: Serve, http2: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All in one read, in which the session ends: nothing may be asked of it then. No exception reaches the loop."""
+
+    async def script(up: Frames) -> None:
+        stream, _ = await up.request()
+        body = DataFrame(stream, b"all", flags=["END_STREAM"])
+        await up.send(up.head(stream, OK), body, GoAwayFrame(0, last_stream_id=stream), SettingsFrame(0))
+
+    upstream = await serve(speaking(script))
+    assert await fetch(http2(upstream.url), upstream.url) == b"all"
+    await until(lambda: upstream.connections[0].ended)
+    assert caplog.text == ""
+
+
+async def test_a_head_behind_the_news_that_the_upstream_is_too_busy_begins_nothing(
+    serve: Serve, http2: MakeClient
+) -> None:
+    """All in one read: however it is cut, the request has failed, and may go elsewhere."""
+
+    async def script(up: Frames) -> None:
+        stream, _ = await up.request()
+        await up.send(GoAwayFrame(0, last_stream_id=stream, error_code=0xB), up.head(stream, OK))
+
+    upstream = await serve(speaking(script))
+    with pytest.raises(UpstreamBusy):
+        async with http2(upstream.url).stream("GET", upstream.url, headers=_HOST):
+            pytest.fail("the response has begun")
+
+
 def await_new(client: Http2Client) -> bool:
     """Whether the client would still join its first connection."""
     return bool(client.pool._shared)
