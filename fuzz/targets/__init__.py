@@ -24,6 +24,7 @@ PARTS = (
     "json_members",
     "websocket",
     "http2_server",
+    "http2_client",
     "proxy_header",
     "cursors",
     "configuration",

@@ -8,8 +8,9 @@ more of it than the input accounts for. The application sees only requests whose
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import hpack
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame
@@ -102,6 +103,13 @@ def check_output(out: bytes, data: bytes) -> None:
 # Mutations that keep the frames whole.
 
 
+class Words(NamedTuple):
+    """What heads are made of: whole ones, and fields to put into them."""
+
+    heads: Sequence[Sequence[tuple[str, str]]]
+    fields: Sequence[tuple[str, str]]
+
+
 def frames_of(data: bytes) -> list[bytes]:
     """Cuts bytes into frames; the last may be cut short."""
     frames: list[bytes] = []
@@ -116,13 +124,13 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return len(payload).to_bytes(3, "big") + bytes((kind & 0xFF, flags & 0xFF)) + stream.to_bytes(4, "big") + payload
 
 
-def _headers(chance: random.Random, stream: int) -> bytes:
-    fields = list(chance.choice((_GET, _POST)))
+def _headers(chance: random.Random, stream: int, words: Words) -> bytes:
+    fields = list(chance.choice(words.heads))
     for _ in range(chance.randrange(4)):
         if chance.random() < 0.3:
             del fields[chance.randrange(len(fields))]
-        fields.insert(chance.randint(0, len(fields)), chance.choice(_FIELDS))
-        fields = fields or list(_GET)
+        fields.insert(chance.randint(0, len(fields)), chance.choice(words.fields))
+        fields = fields or list(words.heads[0])
     encoder = hpack.Encoder()
     encoder.header_table_size = 0 if chance.random() < 0.1 else 4096
     block = encoder.encode(fields, huffman=chance.random() < 0.5)
@@ -139,10 +147,10 @@ def _setting(chance: random.Random) -> bytes:
     return chance.randrange(9).to_bytes(2, "big") + value.to_bytes(4, "big")
 
 
-def _any_frame(chance: random.Random, stream: int) -> bytes:
+def _any_frame(chance: random.Random, stream: int, words: Words) -> bytes:
     make: list[Callable[[], bytes]] = [
-        lambda: _headers(chance, stream),
-        lambda: _headers(chance, stream),
+        lambda: _headers(chance, stream, words),
+        lambda: _headers(chance, stream, words),
         lambda: frame(0, chance.choice((0, 1, 8, 9)), stream, chance.randbytes(chance.choice((0, 1, 3, 100, 5000)))),
         lambda: frame(2, 0, stream, chance.randbytes(5)),
         lambda: frame(3, 0, stream, bytes(3) + bytes((chance.randrange(14),))),
@@ -158,13 +166,18 @@ def _any_frame(chance: random.Random, stream: int) -> bytes:
 
 
 def mutate(data: bytes, largest: int, seed: int) -> bytes:
+    """Adds, drops, repeats, swaps or changes one frame of a client."""
+    return mutate_frames(Words((_GET, _POST), _FIELDS), data, largest, seed)
+
+
+def mutate_frames(words: Words, data: bytes, largest: int, seed: int) -> bytes:
     """Adds, drops, repeats, swaps or changes one frame."""
     chance = random.Random(seed)
     frames = frames_of(data)
     stream = chance.choice((1, 1, 3, 5, 7, 2, 0, 0x7FFFFFFF))
     what = chance.randrange(6)
     if not frames or what <= 1:
-        frames.insert(chance.randint(0, len(frames)), _any_frame(chance, stream))
+        frames.insert(chance.randint(0, len(frames)), _any_frame(chance, stream, words))
     else:
         at = chance.randrange(len(frames))
         if what == 2:
