@@ -210,8 +210,10 @@ class _Handshake(DownstreamConnection):
             if name == b"sec-websocket-extensions":
                 raise BadResponse("The upstream chose a WebSocket extension that was not offered")
             if name == b"sec-websocket-protocol":
-                if subprotocol is not None or (subprotocol := value.decode("latin-1")) not in self._offered:
+                chosen = value.decode("latin-1")
+                if subprotocol is not None or chosen not in self._offered:
                     raise BadResponse("The upstream chose a WebSocket subprotocol that was not offered")
+                subprotocol = chosen
             if name not in _NOT_FOR_ACCEPT:
                 fields.append((name, value))
         self._begun = True
