@@ -16,6 +16,9 @@ from tests.doubles.leaks import LeakCheck
 from tests.doubles.stack import RunningStack, running_stack
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, response
+from tests.integration.conftest import RunProxy
+from tests.integration.process import Process
+from tests.integration.proxy import configuration
 from tests.unit.client.http2.conftest import OK, Frames, speaking
 
 _EVENTS = [*OK, (b"content-type", b"text/event-stream")]
@@ -141,6 +144,45 @@ async def test_an_upstream_that_asks_for_calm_is_not_ejected(start: Start, serve
         assert (await client.get("/")).status == 503
     endpoints = proxy.app.deployment.upstreams["two"].endpoints
     assert [endpoint.up for endpoint in endpoints] == [True, True]
+
+
+NODE = """
+const server = require("http2").createServer();
+server.on("stream", (stream, head) => {
+  if (head[":path"] == "/cancelled") {
+    stream.respond({":status": 200, "content-type": "text/event-stream"});
+    stream.write("data: 1\\n\\n");
+    stream.on("error", () => {});
+    stream.on("close", () => console.log("closed", stream.rstCode));
+    return;
+  }
+  stream.additionalHeaders({":status": 103, "link": "</a>; rel=preload"});
+  stream.respond({":status": 200, "x-method": head[":method"]}, {waitForTrailers: true});
+  stream.on("wantTrailers", () => stream.sendTrailers({"x-sum": "1"}));
+  stream.pipe(stream);
+});
+server.listen(0, "127.0.0.1", () => console.log("listening on", server.address().port));
+"""
+
+
+async def test_node_is_an_upstream_of_http2(run_proxy: RunProxy, part: Callable[[str], str]) -> None:
+    with Process([part("node"), "-e", NODE]) as node:
+        port = (await node.line(r"^listening on (\d+)"))[1]
+        upstreams = {"node": {"endpoints": [f"http://127.0.0.1:{port}"], "http2": "on"}}
+        proxy = await run_proxy(configuration([{"path": "/*", "upstream": "node"}], upstreams=upstreams))
+        client = await connect_h2(proxy.url)
+        body = bytes(range(256)) * 240  # as much as a stream may send before a window opens
+        streams = [await client.request("POST", "/echo", [("te", "trailers")], body=body) for _ in range(20)]
+        for stream in streams:
+            answer = await client.response(stream)
+            assert [head[0] for head in answer.interim] == [(b":status", b"103")]
+            assert (answer.get("x-method"), bytes(answer.body)) == (b"POST", body)
+            assert answer.trailers == [(b"x-sum", b"1")]
+        cancelled = await client.request("GET", "/cancelled")
+        await client.wait(lambda: bool(client.streams[cancelled].body), "the first event")
+        client.reset(cancelled)
+        await node.line("^closed 8")
+        await client.aclose()
 
 
 _REFUSED = (
