@@ -60,6 +60,7 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         "timeout": {"connect": connect, "pool": connect, "read": None, "write": None},
         "buffer": route.buffer // 2,  # the other half belongs to the server
     }
+    edit, upstream_edit = header_edit(route.request_headers), header_edit(upstream.request_headers)
     return RequestPlan(
         host=upstream.literal_host,
         preserve_host=upstream.host == "preserve",
@@ -67,13 +68,13 @@ def request_plan(route: model.Route, upstream: model.Upstream) -> RequestPlan:
         add_prefix=(route.rewrite.add_prefix or "").encode(),
         extensions=extensions,
         compression=route.compression,
-        edit=header_edit(route.request_headers),
+        edit=edit,
         models=upstream.models,
         ask_usage=route.usage is not None,
         dialect=DIALECTS[route.protocol],
-        upstream_edit=header_edit(upstream.request_headers),
+        upstream_edit=upstream_edit,
         inspect_body=route.limits.inspect_body,
-        trailers=upstream.http2,
+        not_behind=edit.replaced | upstream_edit.replaced if upstream.http2 else None,
     )
 
 

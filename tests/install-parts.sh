@@ -12,6 +12,7 @@ missing_packages() {
         command -v "$program" >/dev/null 2>&1 || printf '%s ' "$package"
     done <<LIST
 nginx nginx-light
+haproxy haproxy
 curl curl
 h2load nghttp2-client
 node nodejs

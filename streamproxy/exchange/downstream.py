@@ -24,7 +24,7 @@ from streamproxy.exchange.stream import ByteStream
 from streamproxy.exchange.target import Scope, Target
 from streamproxy.exchange.timer import Timer
 from streamproxy.wire.headers import Headers, RequestFields
-from streamproxy.wire.response_fields import passable_trailers
+from streamproxy.wire.response_fields import passable_request_trailers
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -179,9 +179,10 @@ class Downstream:
             fault = self.connection.fault if self.connection is not None else None
             self._exchange.interrupt(fault or ClientDisconnected())
 
-    def request_trailers(self) -> Headers:
-        """Returns the request's trailer fields that may be forwarded, once the body has ended."""
-        return passable_trailers(self.connection.request_trailers) if self.connection is not None else []
+    def request_trailers(self, not_behind: frozenset[bytes]) -> Headers:
+        """Returns the request's trailer fields that may be forwarded, once the body has ended; none of these names."""
+        connection = self.connection
+        return passable_request_trailers(connection.request_trailers, not_behind) if connection is not None else []
 
     def cut(self) -> bool:
         """Disconnects the client, as if it had left; the exchange continues if it may.

@@ -56,7 +56,7 @@ class RequestPlan:
     dialect: Dialect = HTTP  # which knows a request for a stream, which is one for an uncompressed one
     inspect_body: int = 0  # the most bytes of a body that are held to choose an endpoint by
     upstream_edit: Edit = NO_EDIT  # the upstream's own rules, after the route's
-    trailers: bool = False  # of requests go upstream
+    not_behind: frozenset[bytes] | None = None  # names of trailers that stay here; None: no trailers go upstream
 
 
 def _asks_for_stream(dialect: Dialect, call: Call) -> bool:
@@ -246,8 +246,8 @@ class UpstreamOrigin(Origin):
             extensions["progress"] = partial(_progress, call)
         if downstream.direct is not None or downstream.takes_informational:  # a property costs more than a slot
             extensions["informational"] = downstream.informational
-        if plan.trailers and downstream.direct is not None:
-            extensions["trailers"] = downstream.request_trailers
+        if plan.not_behind is not None and downstream.direct is not None:
+            extensions["trailers"] = partial(downstream.request_trailers, plan.not_behind)
         if downstream.websocket_key is not None:
             extensions["upgrade"] = True
         return extensions

@@ -99,7 +99,7 @@ def _target(scope: Scope) -> bytes:
 class _Handshake(DownstreamConnection):
     """The server's side of a scope of type ``websocket``, in the shape of our own servers' connections."""
 
-    __slots__ = ("_begun", "_out", "_reader", "_receive", "_refusable", "_stream")
+    __slots__ = ("_begun", "_offered", "_out", "_reader", "_receive", "_refusable", "_stream")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.target = _target(scope)
@@ -112,6 +112,7 @@ class _Handshake(DownstreamConnection):
         assert task is not None
         self.task = task
         self._receive = receive
+        self._offered: list[str] = list(scope.get("subprotocols") or ())
         self._refusable = "websocket.http.response" in (scope.get("extensions") or {})
         self._begun = False
         self._out = Outbox(send, self._left)
@@ -209,7 +210,10 @@ class _Handshake(DownstreamConnection):
             if name == b"sec-websocket-extensions":
                 raise BadResponse("The upstream chose a WebSocket extension that was not offered")
             if name == b"sec-websocket-protocol":
-                subprotocol = value.decode("latin-1")
+                chosen = value.decode("latin-1")
+                if subprotocol is not None or chosen not in self._offered:
+                    raise BadResponse("The upstream chose a WebSocket subprotocol that was not offered")
+                subprotocol = chosen
             if name not in _NOT_FOR_ACCEPT:
                 fields.append((name, value))
         self._begun = True

@@ -15,8 +15,13 @@ class Edit(NamedTuple):
     add: Headers
     remove: frozenset[bytes]
 
+    @property
+    def replaced(self) -> frozenset[bytes]:
+        """The names that a message may have from nowhere else."""
+        return self.remove | {name for name, _ in self.set}
+
     def apply(self, headers: Headers) -> Headers:
-        gone = self.remove | {name for name, _ in self.set}
+        gone = self.replaced
         return [pair for pair in headers if pair[0] not in gone] + self.set + self.add
 
 

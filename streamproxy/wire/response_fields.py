@@ -137,6 +137,7 @@ def _split_list(value: bytes) -> list[bytes]:
     return re.findall(rb'(?:[^,"]|"(?:\\.|[^"\\])*"?)+', value)
 
 
+_OF_PROXIES: Final = frozenset({b"forwarded", b"traceparent", b"tracestate", b"x-real-ip", b"x-request-id"})
 # RFC 9110 section 6.5.1: fields that frame, route or authorise a message, or describe the encoding of its content, must
 # not be accepted in a trailer section.
 _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
@@ -168,3 +169,15 @@ _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
 def passable_trailers(trailers: Headers) -> Headers:
     """Returns the trailer fields that may be forwarded: not those of framing, routing, authentication and Content-*."""
     return [pair for pair in trailers if pair[0] not in _NOT_IN_TRAILERS and not pair[0].startswith(b"content-")]
+
+
+def passable_request_trailers(trailers: Headers, not_behind: frozenset[bytes]) -> Headers:
+    """Returns the trailer fields of a request that may be forwarded: none of ``not_behind``, nor what proxies set.
+
+    An upstream may merge trailers into the head, where a client has no say about these.
+    """
+    return [
+        pair
+        for pair in passable_trailers(trailers)
+        if pair[0] not in not_behind and pair[0] not in _OF_PROXIES and not pair[0].startswith(b"x-forwarded-")
+    ]

@@ -295,3 +295,26 @@ async def test_an_extension_is_never_offered_to_the_upstream_of_messages(stack: 
     with pytest.raises(InvalidStatus) as caught:
         await dialled(proxy)
     assert caught.value.response.status_code == 502
+
+
+@pytest.mark.quirk("uvicorn", reason="a tunnel leaves the subprotocol to the two ends")
+@pytest.mark.parametrize("chosen", [b"other", b"chat, chat", b"chat\r\nSec-WebSocket-Protocol: chat", b"", b"ch\xe9t"])
+async def test_a_subprotocol_that_was_not_offered_is_no_answer_of_a_websocket(
+    stack: StartStack, serve: Serve, chosen: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RFC 6455 section 4.1. Some servers fail when they are told of such a choice."""
+
+    async def script(conn: Conn) -> None:
+        key = (await conn.read_head()).get("sec-websocket-key") or b""
+        head = SWITCH.replace(accept_of(KEY), accept_of(key))
+        await conn.send(head % (b"Sec-WebSocket-Protocol: " + chosen + b"\r\n"))
+        await conn.read_all()
+
+    upstream = await serve(script)
+    proxy = await stack(upstream.url)
+    with pytest.raises(InvalidStatus) as caught:
+        await dialled(proxy, subprotocols=["v0", CHAT])
+    assert caught.value.response.status_code == 502
+    ended = await proxy.end_of()
+    assert (ended.end, ended.error.error) == ("error", "http_protocol_error")
+    assert not [record for record in caplog.records if record.exc_info]

@@ -14,6 +14,7 @@ import pytest
 # The program, and the Debian package that brings it.
 PACKAGES = {
     "nginx": "nginx-light",
+    "haproxy": "haproxy",
     "curl": "curl",
     "h2load": "nghttp2-client",
     "node": "nodejs",

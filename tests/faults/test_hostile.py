@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame
+import hpack
+from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, PushPromiseFrame
 
 from tests.conftest import Serve
 from tests.doubles.client import connect, fetch
@@ -25,6 +26,7 @@ ACCEPTED = (
     b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 )
 MASKED = b"\x82\xfe\x40\x00" + bytes(4 + 16_384)  # a message of 16 KiB from a client
+PUSHED = [(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/")]
 PINGS = (b"\x89\x7d" + bytes(125)) * 100
 
 
@@ -46,6 +48,15 @@ async def hints_that_expand(up: Frames, stream: int) -> None:
     await up.send(*[up.head(stream, fields) for _ in range(3000)])
 
 
+async def pushes_that_expand(up: Frames, stream: int) -> None:
+    fields = [*PUSHED, *[(b"x-b", b"x" * 3900)] * 15]
+    up.encoder.encode(fields)  # a byte for each, once the first is known
+    block = up.encoder.encode(fields)
+    first = PushPromiseFrame(stream, 2, hpack.Encoder().encode(fields), flags=["END_HEADERS"])
+    await up.send(first, *[PushPromiseFrame(stream, 2 * n, block, flags=["END_HEADERS"]) for n in range(2, 900)])
+    await a_body_without_a_head(up, stream)
+
+
 async def a_body_without_a_head(up: Frames, stream: int) -> None:
     await up.send(DataFrame(stream, b"x"))
 
@@ -65,7 +76,8 @@ async def data_behind_trailers(up: Frames, stream: int) -> None:
 
 # What the client of each gets: a status of the proxy's, or 200 and a body that does not end.
 HOSTILE: dict[Callable[[Frames, int], Awaitable[None]], int] = {
-    bomb: 502, continuations: 502, early_hints: 502, hints_that_expand: 502, a_body_without_a_head: 502,
+    bomb: 502, continuations: 502, early_hints: 502, hints_that_expand: 502, pushes_that_expand: 502,
+    a_body_without_a_head: 502,
     more_than_the_window: 200, more_than_the_length: 200, data_behind_trailers: 200,
 }  # fmt: skip
 

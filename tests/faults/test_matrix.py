@@ -59,7 +59,7 @@ UNHEARD_BY_HTTPX = {("request", f"upstream {what}") for what in ("closes", "rese
 GARBAGE = b"\x00\xff not http \r\n\r\n"
 
 
-@pytest.fixture(params=["native+uvicorn", "h2+uvicorn", "httpx+uvicorn", "native+http2"])
+@pytest.fixture(params=["native+uvicorn", "h2+uvicorn", "httpx+uvicorn", "native+http2", "h2+http2"])
 async def proxied(
     request: pytest.FixtureRequest, leaks: LeakCheck, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[RunningStack, list[Conn]]]:

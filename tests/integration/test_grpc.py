@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,9 +15,14 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from tests.doubles.certificates import Certificate
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.ports import reserved_port
 from tests.doubles.stack import RunningStack, running_stack
+from tests.doubles.until import until
+from tests.doubles.upstream import Upstream
+from tests.integration.proxy import configuration, running
+from tests.unit.client.http2.conftest import OK, Frames, speaking
 
 _ECHO = "test.Echo"
 
@@ -23,7 +30,11 @@ _ECHO = "test.Echo"
 def _handlers() -> grpc.GenericRpcHandler:
     """An echo service whose messages are bytes, and its four kinds of calls."""
 
+    hanging: list[threading.Event] = []
+
     def unary(request: bytes, context: Any) -> bytes:
+        if request == b"how many hang":
+            return b"%d" % len(hanging)
         if request == b"fail":
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no: 100 % \u00e9")
         context.set_trailing_metadata((("x-behind", "1"),))
@@ -32,6 +43,12 @@ def _handlers() -> grpc.GenericRpcHandler:
     def server_stream(request: bytes, context: Any) -> Iterator[bytes]:
         for number in range(5):
             yield request + b"%d" % number
+        if request == b"hang":
+            left = threading.Event()
+            context.add_callback(left.set)
+            hanging.append(left)
+            left.wait(60)
+            hanging.remove(left)
 
     def client_stream(requests: Iterator[bytes], context: Any) -> bytes:
         return b"".join(requests)
@@ -167,3 +184,73 @@ async def test_a_path_without_a_route_is_unimplemented(server: str) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary(f"/{_ECHO}/Unary")(b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_cancelled_call_reaches_the_server(proxied: grpc.aio.Channel) -> None:
+    ask = proxied.unary_unary(f"/{_ECHO}/Unary")
+    call = proxied.unary_stream(f"/{_ECHO}/ServerStream")(b"hang")
+    for number in range(5):
+        assert await call.read() == b"hang%d" % number
+    await until(lambda: ask(b"how many hang"), "the call to hang", holds=lambda count: count == b"1")
+    call.cancel()
+    await until(lambda: ask(b"how many hang"), "the server to hear of it", holds=lambda count: count == b"0")
+
+
+@pytest.mark.parametrize(
+    ("keys", "code"),
+    [
+        ({"timeouts": {"first_byte": "50ms"}}, grpc.StatusCode.DEADLINE_EXCEEDED),
+        ({"auth": {"bearer": {"tokens": ["s3cret"]}}}, grpc.StatusCode.UNAUTHENTICATED),
+        ({"limits": {"requests": {"rate": "1/1h", "burst": 1}}}, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ({"timeouts": {"idle": "50ms"}}, grpc.StatusCode.INTERNAL),
+    ],
+    ids=["no answer in time", "no credential", "too many requests", "a stream that stops"],
+)
+async def test_an_error_of_ours_has_a_code_that_clients_know(keys: dict[str, Any], code: grpc.StatusCode) -> None:
+    """An upstream that begins a response only where a stream is to stop, and never ends one."""
+
+    async def script(up: Frames) -> None:
+        while True:
+            stream, _ = await up.request()
+            if "idle" in keys.get("timeouts", {}):
+                await up.send(up.head(stream, [*OK, (b"content-type", b"application/grpc")]))
+            elif "limits" in keys:
+                fields = [*OK, (b"content-type", b"application/grpc"), (b"grpc-status", b"0")]
+                await up.send(up.head(stream, fields, end=True))
+
+    async with (
+        Upstream(speaking(script)) as upstream,
+        _proxy(upstream.url, **keys) as stack,
+        _channel(stack) as channel,
+    ):
+        call = channel.unary_stream(f"/{_ECHO}/ServerStream")
+        if "limits" in keys:
+            assert [answer async for answer in call(b"")] == []
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            [answer async for answer in call(b"")]
+    assert caught.value.code() is code
+
+
+def _secure_channel(url: str, certificate: bytes) -> grpc.aio.Channel:
+    trust = grpc.ssl_channel_credentials(certificate)
+    return grpc.aio.secure_channel(url.partition("://")[2], trust, options=[("grpc.enable_http_proxy", 0)])
+
+
+async def test_tls_on_both_sides(certificate: Certificate, tmp_path: Path) -> None:
+    """grpcio insists on ALPN, as a client and as a server."""
+    key, cert = certificate.key.read_bytes(), certificate.cert.read_bytes()
+    server = grpc.server(ThreadPoolExecutor(4))
+    server.add_generic_rpc_handlers((_handlers(),))
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, cert)]))
+    server.start()
+    upstream = {"endpoints": [f"https://127.0.0.1:{port}"], "http2": "on", "tls": {"ca": str(certificate.cert)}}
+    tls = {"cert": str(certificate.cert), "key": str(certificate.key)}
+    routes = [{"path": "/*", "upstream": "grpc"}]
+    config = configuration(routes, upstreams={"grpc": upstream}, server={"tls": tls})
+    try:
+        async with running(config, tmp_path) as proxy, _secure_channel(proxy.url, cert) as channel:
+            assert await channel.unary_unary(f"/{_ECHO}/Unary")(b"hello") == b"hello"
+            answers = [answer async for answer in channel.unary_stream(f"/{_ECHO}/ServerStream")(b"n")]
+            assert answers == [b"n0", b"n1", b"n2", b"n3", b"n4"]
+    finally:
+        server.stop(0.5).wait()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Callable
 
 import httpx2
 import pytest
+from hyperframe.frame import Frame, RstStreamFrame
 
 from tests.conftest import Serve
 from tests.doubles.certificates import Certificate
+from tests.doubles.connection import PeerEnded
 from tests.doubles.http2 import connect_h2
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, answering, response, stream_head
@@ -133,3 +136,22 @@ async def test_a_stop_lets_the_streams_of_a_connection_end(run_proxy: RunProxy, 
         answer = await client.response(stream)
         assert (bytes(answer.body), answer.complete) == (b"data: 1\n\ndata: 2\n\n", True)
     await client.aclose()
+
+
+async def test_a_trusted_proxy_may_cancel_for_all_of_its_clients(run_proxy: RunProxy, serve: Serve) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    for trusted in ([], ["127.0.0.0/8"]):
+        proxy = await run_proxy(configuration(upstream.url, server={"trusted_proxies": trusted}))
+        client = await connect_h2(proxy.url)
+        for _ in range(15):
+            frames: list[Frame] = []
+            for _ in range(100):
+                frames += client.head(client.fields())
+                frames.append(RstStreamFrame(frames[-1].stream_id, error_code=8))
+            client.send(*frames)
+            if client.over:
+                break
+            with contextlib.suppress(PeerEnded):
+                await client.pong()
+        assert [one.error_code for one in client.goaways] == ([] if trusted else [0xB])
+        await client.aclose()

@@ -11,9 +11,14 @@ import pytest
 from hyperframe.frame import DataFrame, RstStreamFrame
 
 from tests.conftest import Connect, Serve
+from tests.doubles.http2 import Received, connect_h2
 from tests.doubles.leaks import LeakCheck
 from tests.doubles.stack import RunningStack, running_stack
 from tests.doubles.until import until
+from tests.doubles.upstream import Conn, response
+from tests.integration.conftest import RunProxy
+from tests.integration.process import Process
+from tests.integration.proxy import configuration
 from tests.unit.client.http2.conftest import OK, Frames, speaking
 
 _EVENTS = [*OK, (b"content-type", b"text/event-stream")]
@@ -139,3 +144,124 @@ async def test_an_upstream_that_asks_for_calm_is_not_ejected(start: Start, serve
         assert (await client.get("/")).status == 503
     endpoints = proxy.app.deployment.upstreams["two"].endpoints
     assert [endpoint.up for endpoint in endpoints] == [True, True]
+
+
+NODE = """
+const server = require("http2").createServer();
+server.on("stream", (stream, head) => {
+  if (head[":path"] == "/cancelled") {
+    stream.respond({":status": 200, "content-type": "text/event-stream"});
+    stream.write("data: 1\\n\\n");
+    stream.on("error", () => {});
+    stream.on("close", () => console.log("closed", stream.rstCode));
+    return;
+  }
+  stream.additionalHeaders({":status": 103, "link": "</a>; rel=preload"});
+  stream.respond({":status": 200, "x-method": head[":method"]}, {waitForTrailers: true});
+  stream.on("wantTrailers", () => stream.sendTrailers({"x-sum": "1"}));
+  stream.pipe(stream);
+});
+server.listen(0, "127.0.0.1", () => console.log("listening on", server.address().port));
+"""
+
+
+async def test_node_is_an_upstream_of_http2(run_proxy: RunProxy, part: Callable[[str], str]) -> None:
+    with Process([part("node"), "-e", NODE]) as node:
+        port = (await node.line(r"^listening on (\d+)"))[1]
+        upstreams = {"node": {"endpoints": [f"http://127.0.0.1:{port}"], "http2": "on"}}
+        proxy = await run_proxy(configuration([{"path": "/*", "upstream": "node"}], upstreams=upstreams))
+        client = await connect_h2(proxy.url)
+        body = bytes(range(256)) * 240  # as much as a stream may send before a window opens
+        streams = [await client.request("POST", "/echo", [("te", "trailers")], body=body) for _ in range(20)]
+        for stream in streams:
+            answer = await client.response(stream)
+            assert [head[0] for head in answer.interim] == [(b":status", b"103")]
+            assert (answer.get("x-method"), bytes(answer.body)) == (b"POST", body)
+            assert answer.trailers == [(b"x-sum", b"1")]
+        cancelled = await client.request("GET", "/cancelled")
+        await client.wait(lambda: bool(client.streams[cancelled].body), "the first event")
+        client.reset(cancelled)
+        await node.line("^closed 8")
+        await client.aclose()
+
+
+_REFUSED = (
+    *("authorization", "content-type", "x-forwarded-for", "forwarded", "x-real-ip", "x-request-id"),
+    *("x-user", "x-set"),  # by the route's own rules
+)
+_BEHIND = [(b"x-sum", b"1"), *[(name.encode(), b"no") for name in _REFUSED]]
+
+
+async def _upload(url: str, fields: list[tuple[bytes, bytes]]) -> Received:
+    """A body with fields behind it, over HTTP/2."""
+    client = await connect_h2(url)
+    stream = await client.request("POST", "/", end=False)
+    client.data(stream, b"body")
+    client.send(*client.head(fields, stream=stream))
+    try:
+        return await client.response(stream)
+    finally:
+        await client.aclose()
+
+
+async def test_the_trailers_of_a_request_pass_but_for_those_that_must_not(leaks: LeakCheck, serve: Serve) -> None:
+    seen: list[Any] = []
+
+    async def script(up: Frames) -> None:
+        stream, _ = await up.request()
+        body = await up.next(DataFrame, stream)
+        seen.extend((body.data, (await up.request())[1]))
+        await up.answer(stream, b"ok")
+
+    upstream = await serve(speaking(script))
+    upstreams = {"up": {"endpoints": [upstream.url], "http2": "on"}}
+    edits = {"remove": ["X-User"], "set": {"X-Set": "ours"}}
+    routes = [{"path": "/*", "upstream": "up", "request_headers": edits}]
+    async with running_stack(routes, client_kind="h2", server_kind="http2", leaks=leaks, upstreams=upstreams) as proxy:
+        assert bytes((await _upload(proxy.url.replace("h2c:", "http:"), _BEHIND)).body) == b"ok"
+    assert seen == [b"body", [(b"x-sum", b"1")]]
+
+
+async def test_the_trailers_of_a_request_are_dropped_for_an_upstream_of_http1(leaks: LeakCheck, serve: Serve) -> None:
+    seen: list[bytes] = []
+
+    async def script(conn: Conn) -> None:
+        await conn.read_head()
+        seen.append(await conn.read_until(b"0\r\n\r\n"))
+        await conn.send(response(b"ok"))
+
+    upstream = await serve(script)
+    async with running_stack(upstream.url, client_kind="native", server_kind="http2", leaks=leaks) as proxy:
+        assert bytes((await _upload(proxy.url.replace("h2c:", "http:"), _BEHIND)).body) == b"ok"
+    assert seen == [b"4\r\nbody\r\n0\r\n\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("announced", "behind", "whole"),
+    [(None, b"4", True), (None, b"5", False), (None, b"x", False), (b"4", b"4", False), (b"4", b"5", False)],
+)
+async def test_a_length_behind_a_body_is_dropped_or_breaks_its_stream_alone(
+    leaks: LeakCheck, serve: Serve, announced: bytes | None, behind: bytes, whole: bool
+) -> None:
+    """No sender may put it there (RFC 9110 section 6.5.1), and the library holds the body to each one (RFC 9113
+    section 8.1.1): one that is right is dropped like any other field of its kind."""
+
+    async def script(up: Frames) -> None:
+        stream, _ = await up.request()
+        fields = [(b"content-length", announced)] if announced is not None else []
+        await up.send(up.head(stream, [*OK, *fields]), DataFrame(stream, b"body"))
+        await up.send(up.head(stream, [(b"content-length", behind), (b"x-sum", b"1")], end=True))
+        again, _ = await up.request()
+        await up.answer(again, b"ok")
+
+    upstream = await serve(speaking(script))
+    upstreams = {"up": {"endpoints": [upstream.url], "http2": "on"}}
+    routes = [{"path": "/*", "upstream": "up"}]
+    async with running_stack(routes, client_kind="h2", server_kind="http2", leaks=leaks, upstreams=upstreams) as proxy:
+        client = await connect_h2(proxy.url.replace("h2c:", "http:"))
+        answer = await client.response(await client.request(headers=[("te", "trailers")]))
+        assert (answer.status, answer.complete) == (200, whole)
+        assert answer.trailers == ([(b"x-sum", b"1")] if whole else None)
+        assert bytes((await client.response(await client.request())).body) == b"ok"
+        await client.aclose()
+    assert len(upstream.connections) == 1

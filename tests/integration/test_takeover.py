@@ -393,3 +393,30 @@ async def test_a_handshake_that_is_slow_ends_in_a_connection_that_may_ask_once(
             writer.close()
             assert await old.exited() == 0
             assert await new.stop() == 0
+
+
+async def test_a_proxy_header_that_is_slow_ends_in_a_connection_that_may_ask_once(
+    serve: Serve, dial: Connect, tmp_path: Path, address: str
+) -> None:
+    upstream = await serve(ticking)
+    file = write_configuration(tmp_path, quiet(upstream, address, proxy_protocol=["127.0.0.0/8"]))
+    header, request = b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with program(file) as old:
+        proxy = await served(old, file)
+        slow = await dial(proxy.url)
+        await slow.send(header[:7])
+        other = await dial(proxy.url)  # is answered, so the first has been accepted
+        await other.send(header + request)
+        assert (await other.read_response()).status == 200
+        with program(file, "--takeover") as new:
+            await new.line("^listening on")
+            await slow.send(header[7:] + request)
+            answer = await slow.read_response()
+            assert (answer.status, answer.get("connection")) == (200, b"close")
+            await other.aclose()
+            assert await old.exited() == 0
+            late = await dial(proxy.url)
+            await late.send(header + request)
+            assert (await late.read_response()).status == 200
+            await late.aclose()
+            assert await new.stop() == 0

@@ -175,6 +175,14 @@ def test_the_rules_of_the_wire_do_no_io(module: str) -> None:
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, ASYNC_SYNTAX)] == []
 
 
+def test_one_module_speaks_to_the_library_of_http2() -> None:
+    """It is young, and another may have to take its place."""
+    users = [
+        module for module in SOURCES if {"ngh2"} & {name.partition(".")[0] for name in imported(module, TREES[module])}
+    ]
+    assert users == ["wire.http2.session"]
+
+
 @pytest.mark.parametrize("module", [module for module in SOURCES if not is_top(module) and module not in CONFIGURATION])
 def test_only_the_top_reads_files_and_the_environment(module: str) -> None:
     assert reads(TREES[module]) == []
