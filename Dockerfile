@@ -10,7 +10,7 @@
 # The same Python and Debian as below, but with a C compiler.
 FROM python:3.13-bookworm AS build
 WORKDIR /src
-COPY pyproject.toml hatch_build.py README.md LICENSE ./
+COPY pyproject.toml hatch_build.py hot_functions.txt README.md LICENSE ./
 COPY streamproxy ./streamproxy
 # With every extra that a configuration or a command can ask for: an image is not added to afterwards.
 # Wheels first, then an installation from nothing but these wheels: what is in the image is what was built here.

@@ -48,7 +48,8 @@ def compile_package(as_built: bool = False) -> None:
     built = COMPILED / "streamproxy"
     if as_built and built.exists():
         return
-    sources = [ROOT / "pyproject.toml", ROOT / "hatch_build.py", *(ROOT / "streamproxy").rglob("*.py")]
+    build = [ROOT / name for name in ("pyproject.toml", "hatch_build.py", "hot_functions.txt")]
+    sources = [*build, *(ROOT / "streamproxy").rglob("*.py")]
     if built.exists() and max(source.stat().st_mtime for source in sources) < built.stat().st_mtime:
         return
     print("compiling streamproxy, which takes a minute or two", file=sys.stderr)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from hatch_build import mark_hot
+
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MODULES: list[str] = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["modules"]
@@ -121,3 +123,39 @@ def test_a_wish_that_is_neither_yes_nor_no_is_refused(tmp_path: Path) -> None:
     done = wheel(tmp_path, STREAMPROXY_COMPILE="auto")
     assert done.returncode != 0
     assert "it is 1 to compile the hot modules, 0 or unset for pure Python" in done.stdout + done.stderr
+
+
+def test_functions_that_run_often_are_marked_where_they_are_defined(tmp_path: Path) -> None:
+    text = """PyObject *CPyDef_relay___Relay___run(PyObject *cpy_r_self);
+PyObject *CPyDef_relay___Relay___run(PyObject *cpy_r_self) {
+    PyObject *cpy_r_r0;
+    if (cpy_r_self) {
+        cpy_r_r0 = CPyDef_relay___Relay____end(cpy_r_self);
+    }
+}
+static void
+relay___Relay_dealloc(relay___RelayObject *self)
+{
+}
+char CPyDef_relay___Relay____end(PyObject *cpy_r_self)
+{
+}
+"""
+    file = tmp_path / "__native.c"
+    file.write_text(text)
+    assert mark_hot(tmp_path, {"CPyDef_relay___Relay___run", "relay___Relay_dealloc", "CPyDef_gone"}) == 2
+    marked = file.read_text()
+    assert marked.replace("__attribute__((hot)) ", "") == text
+    assert marked.count("\n__attribute__((hot)) PyObject *CPyDef_relay___Relay___run(PyObject *cpy_r_self) {") == 1
+    assert marked.count("\n__attribute__((hot)) static void\nrelay___Relay_dealloc(") == 1
+
+
+def test_the_functions_that_run_often_are_those_of_modules_that_are_compiled() -> None:
+    names = (ROOT / "hot_functions.txt").read_text().split()
+    assert names == sorted(set(names))
+    stems = {Path(module).stem for module in MODULES} | {Path(module).parent.name for module in MODULES}
+    of = {
+        name: next((stem for stem in stems if f"{stem}___" in name or f"{stem}_____" in name), None) for name in names
+    }
+    assert [name for name, stem in of.items() if stem is None] == []
+    assert {"relay", "handle", "encode", "sse"} <= {stem for stem in of.values() if stem is not None}
