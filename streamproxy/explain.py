@@ -64,7 +64,7 @@ def asked(method: str, url: str, fields: Sequence[str], body: str | None) -> Ask
         name, colon, value = field.partition(":")
         if not colon or not TOKEN.fullmatch(_bytes(name)) or _NOT_IN_A_VALUE.search(value):
             raise ValueError(f"the header {name!r} is not NAME:VALUE")
-        headers.append((_bytes(name).lower(), _bytes(value.strip())))
+        headers.append((_bytes(name).lower(), _bytes(value).strip(b" \t")))
     names = {name for name, _ in headers}
     if b"host" not in names:
         headers.insert(0, (b"host", _bytes(host)))

@@ -165,10 +165,15 @@ async def test_a_head_that_no_listener_takes_is_refused_in_its_words(fields: lis
 async def test_bytes_that_are_no_text_are_taken_as_the_command_line_has_them() -> None:
     value = b"\xff\xfe".decode("utf-8", "surrogateescape")
     lines, taken = await said(
-        "POST", f"/v1/{value}?{value}", f"X-Own: {value}", body=f'{{"model":"gpt-4o","x":"{value}"}}'
+        "POST",
+        f"/v1/{value}?{value}",
+        f"X-Own: {value}",
+        "X-Space: \t\u00a0x\u00a0 \t",  # NBSP is no white space of HTTP
+        body=f'{{"model":"gpt-4o","x":"{value}"}}',
     )
     assert taken
     assert {r"  POST /api/\xff\xfe?\xff\xfe HTTP/1.1", r"  x-own: \xff\xfe"} <= set(lines)
+    assert "  x-space: \u00a0x\u00a0" in lines
     assert r'  body: {"model":"qwen3","x":"\xff\xfe"}' in lines
 
 
