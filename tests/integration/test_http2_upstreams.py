@@ -187,7 +187,7 @@ async def test_node_is_an_upstream_of_http2(run_proxy: RunProxy, part: Callable[
 
 _REFUSED = (
     *("authorization", "content-type", "x-forwarded-for", "forwarded", "x-real-ip", "x-request-id"),
-    *("x-user", "x-set"),  # by the route's own rules
+    *("x-user", "x-set", "x-up-gone", "x-up-set"),  # by the rules of the route and of the upstream
 )
 _BEHIND = [(b"x-sum", b"1"), *[(name.encode(), b"no") for name in _REFUSED]]
 
@@ -214,7 +214,8 @@ async def test_the_trailers_of_a_request_pass_but_for_those_that_must_not(leaks:
         await up.answer(stream, b"ok")
 
     upstream = await serve(speaking(script))
-    upstreams = {"up": {"endpoints": [upstream.url], "http2": "on"}}
+    its_own = {"remove": ["X-Up-Gone"], "set": {"X-Up-Set": "ours"}}
+    upstreams = {"up": {"endpoints": [upstream.url], "http2": "on", "request_headers": its_own}}
     edits = {"remove": ["X-User"], "set": {"X-Set": "ours"}}
     routes = [{"path": "/*", "upstream": "up", "request_headers": edits}]
     async with running_stack(routes, client_kind="h2", server_kind="http2", leaks=leaks, upstreams=upstreams) as proxy:
