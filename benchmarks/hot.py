@@ -1,8 +1,9 @@
 """``python -m benchmarks.hot``: finds the compiled functions that requests and events run.
 
-The build puts them side by side (`hatch_build.mark_hot`). To find them it compiles the package with the names of its
-functions, lets callgrind watch a few loads, and writes the names to ``hot_functions.txt``. Run it after functions of
-the hot path have got other names: one that is missing costs some of the effect, and one that is no more, nothing.
+The build places them next to each other (`hatch_build.mark_hot`). To find them this program compiles the package with
+the names of its functions, lets callgrind watch a few loads, and writes the names to ``hot_functions.txt``. Run it
+after functions of the hot path have been renamed: a function that the list lacks takes away some of the effect, and a
+name in it that no function has does no harm.
 """
 
 from __future__ import annotations
