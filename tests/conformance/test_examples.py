@@ -37,11 +37,24 @@ async def resetting(conn: Conn) -> None:
     conn.reset()
 
 
+async def silent(conn: Conn) -> None:
+    await conn.read_request()
+    await conn.wait_ended()
+
+
+async def silent_behind_its_head(conn: Conn) -> None:
+    await conn.read_request()
+    await conn.send(stream_head())
+    await conn.wait_ended()
+
+
 FAILURES: dict[str, Script] = {
     "limited": answering(response(b"{}", status="429 Too Many Requests")),
     "down": answering(response(b"", status="503 Service Unavailable")),
     "reset": resetting,
     "failure": streaming(sse({"error": {"message": "broken"}})),
+    "silent": silent,
+    "silent behind its head": silent_behind_its_head,
 }
 
 
@@ -59,6 +72,9 @@ async def test_openai_fails_and_your_own_engine_answers_without_its_key(
 
     openai, vllm = await serve(FAILURES[failure]), await serve(engine)
     routes, upstreams = example("openai-fallback", openai=openai.url, vllm=vllm.url)
+    timeouts = routes[0]["timeouts"]
+    for name in timeouts.keys() & {"first_byte", "first_event"}:  # in hundredths of a second
+        timeouts[name] = f"{int(timeouts[name].removesuffix('s')) * 10}ms"
     proxy = await start(routes, upstreams=upstreams)
     async with await connect(proxy.url) as client:
         fields = [*JSON, ("Authorization", "Bearer mine"), ("Cookie", "a=b")]
