@@ -108,6 +108,7 @@ _HANDSHAKE: Final = (
     b"sec-websocket-extensions",
 )
 
+SET_BY_PROXIES: Final = frozenset({b"forwarded", b"x-real-ip"})  # besides X-Forwarded-*; a client has no say in them
 # How fields are handled that are not simply passed on.
 _DROP: Final = 0
 _CONNECTION: Final = 1
@@ -115,26 +116,28 @@ _FROM_PROXY: Final = 2
 _HOST: Final = 3
 _NOTE: Final = 4
 _NOTE_AND_DROP: Final = 5
-_REQUEST_FIELDS: Final = dict.fromkeys(HOP_BY_HOP, _DROP) | {
-    b"connection": _CONNECTION,
-    b"te": _NOTE_AND_DROP,
-    b"forwarded": _FROM_PROXY,
-    b"x-real-ip": _FROM_PROXY,
-    b"host": _HOST,
-    b"transfer-encoding": _NOTE_AND_DROP,
-    b"x-request-id": _NOTE_AND_DROP,
-    b"accept": _NOTE,
-    b"accept-encoding": _NOTE,
-    b"content-length": _NOTE,
-    b"max-forwards": _NOTE,
-    b"traceparent": _NOTE,
-    b"via": _NOTE,
-    b"upgrade": _NOTE_AND_DROP,
-    b"sec-websocket-extensions": _NOTE_AND_DROP,
-    b"sec-websocket-key": _NOTE_AND_DROP,
-    b"sec-websocket-protocol": _NOTE_AND_DROP,
-    b"sec-websocket-version": _NOTE_AND_DROP,
-}
+_REQUEST_FIELDS: Final = (
+    dict.fromkeys(HOP_BY_HOP, _DROP)
+    | dict.fromkeys(SET_BY_PROXIES, _FROM_PROXY)
+    | {
+        b"connection": _CONNECTION,
+        b"te": _NOTE_AND_DROP,
+        b"host": _HOST,
+        b"transfer-encoding": _NOTE_AND_DROP,
+        b"x-request-id": _NOTE_AND_DROP,
+        b"accept": _NOTE,
+        b"accept-encoding": _NOTE,
+        b"content-length": _NOTE,
+        b"max-forwards": _NOTE,
+        b"traceparent": _NOTE,
+        b"via": _NOTE,
+        b"upgrade": _NOTE_AND_DROP,
+        b"sec-websocket-extensions": _NOTE_AND_DROP,
+        b"sec-websocket-key": _NOTE_AND_DROP,
+        b"sec-websocket-protocol": _NOTE_AND_DROP,
+        b"sec-websocket-version": _NOTE_AND_DROP,
+    }
+)
 
 
 class RequestFields:

@@ -8,7 +8,16 @@ from __future__ import annotations
 import re
 from typing import Final, Self
 
-from streamproxy.wire.headers import HOP_BY_HOP, PLAIN_CONNECTION, VIA, Headers, joined, named_by_connection, via
+from streamproxy.wire.headers import (
+    HOP_BY_HOP,
+    PLAIN_CONNECTION,
+    SET_BY_PROXIES,
+    VIA,
+    Headers,
+    joined,
+    named_by_connection,
+    via,
+)
 from streamproxy.wire.remembered import remember
 
 _DROP: Final = 0
@@ -137,7 +146,7 @@ def _split_list(value: bytes) -> list[bytes]:
     return re.findall(rb'(?:[^,"]|"(?:\\.|[^"\\])*"?)+', value)
 
 
-_OF_PROXIES: Final = frozenset({b"forwarded", b"traceparent", b"tracestate", b"x-real-ip", b"x-request-id"})
+_OF_PROXIES: Final = SET_BY_PROXIES | {b"traceparent", b"tracestate", b"x-request-id"}
 # RFC 9110 section 6.5.1: fields that frame, route or authorise a message, or describe the encoding of its content, must
 # not be accepted in a trailer section.
 _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
