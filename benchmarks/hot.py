@@ -41,9 +41,9 @@ def functions(annotated: str) -> set[str]:
     return {name for name in _LINE.findall(annotated) if "___" in name}
 
 
-def watch(load: str, peer: str) -> set[str]:
+def watch(load: str, peer: str, tools: tuple[Path, Path]) -> set[str]:
     """Runs a load, and returns the functions that it ran. Raises BenchError if it cannot be run."""
-    count(PEERS[peer], load, _NUMBER, OUT, tools=build(OUT))
+    count(PEERS[peer], load, _NUMBER, OUT, tools)
     profile = OUT / "callgrind" / peer / "callgrind.out"
     done = subprocess.run(
         ["callgrind_annotate", "--threshold=100", profile], capture_output=True, text=True, check=True
@@ -57,9 +57,10 @@ def main() -> int:
     os.environ["STREAMPROXY_SYMBOLS"] = "1"
     found: set[str] = set()
     try:
+        tools = build(OUT)
         prepare([peer for _, peer in _WATCHED])
         for load, peer in _WATCHED:
-            ran = watch(load, peer)
+            ran = watch(load, peer, tools)
             print(f"{load:10} {len(ran):5} functions, {len(ran - found)} of them new", flush=True)
             found |= ran
     except (BenchError, OSError, subprocess.SubprocessError) as fault:
