@@ -13,7 +13,7 @@ from tests.conformance.conftest import Start
 from tests.conftest import Connect, Serve
 from tests.doubles.client import connect
 from tests.doubles.until import until
-from tests.doubles.upstream import Conn, Script, answering, response, stream_head, streaming
+from tests.doubles.upstream import Conn, Script, answering, response, silent, stream_head, streaming
 from tests.unit.config.test_examples import Yaml12
 from tests.unit.dialects.wire import chat, sse
 
@@ -35,11 +35,6 @@ def example(name: str, **urls: str) -> tuple[list[Any], dict[str, Any]]:
 async def resetting(conn: Conn) -> None:
     await conn.read_request()
     conn.reset()
-
-
-async def silent(conn: Conn) -> None:
-    await conn.read_request()
-    await conn.wait_ended()
 
 
 async def silent_behind_its_head(conn: Conn) -> None:

@@ -13,7 +13,7 @@ from tests.conftest import Connect, Serve
 from tests.doubles.client import fetch
 from tests.doubles.stack import Config, route
 from tests.doubles.until import until
-from tests.doubles.upstream import Conn, Script, answering, response, stream_head, streaming
+from tests.doubles.upstream import Conn, Script, answering, response, silent, stream_head, streaming
 
 UNAVAILABLE = response(b"later", status="503 Service Unavailable")
 EVENTS = (b": hello\n\n", b"data: 1\n\n", b"data: 2\n\n")
@@ -35,12 +35,6 @@ async def silent_after_head(conn: Conn) -> None:
     await conn.read_request()
     await conn.send(stream_head())
     await conn.send_chunk(b": waiting\n\n")
-    await conn.wait_ended()
-
-
-async def silent(conn: Conn) -> None:
-    """Take a request and never answer it."""
-    await conn.read_request()
     await conn.wait_ended()
 
 

@@ -15,7 +15,7 @@ from tests.conftest import Connect, Serve
 from tests.doubles.client import Answer, connect
 from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
-from tests.doubles.upstream import Conn, Upstream, response
+from tests.doubles.upstream import Conn, Upstream, response, silent
 
 quirk = pytest.mark.quirk
 
@@ -219,10 +219,6 @@ async def test_nothing_is_held_for_a_client_that_no_route_lets_in(
 
 async def test_the_chosen_routes_limits_and_time_outs_hold(stack: StartStack, serve: Serve, dial: Connect) -> None:
     a = await Echo("a").start(serve)
-
-    async def silent(conn: Conn) -> None:
-        await conn.read_request()
-        await conn.wait_ended()
 
     slow = await serve(silent)
     proxy = await stack(

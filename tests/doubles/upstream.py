@@ -232,6 +232,12 @@ def stream_head(content_type: str = "text/event-stream", *headers: tuple[str, st
     return response(headers=fields, length=False)
 
 
+async def silent(conn: Conn) -> None:
+    """Takes a request and never answers it."""
+    await conn.read_request()
+    await conn.wait_ended()
+
+
 def answering(*responses: bytes) -> Script:
     """A script that answers the requests of a kept-alive connection one after the other, the last one repeated."""
 

@@ -30,16 +30,11 @@ from tests.doubles.certificates import Certificate
 from tests.doubles.client import RawClient, accepts, connect, fetch
 from tests.doubles.http2 import PREFACE, connect_h2
 from tests.doubles.until import until
-from tests.doubles.upstream import Conn, FullBacklog, answering, response, stream_head
+from tests.doubles.upstream import Conn, FullBacklog, answering, response, silent, stream_head
 from tests.integration.proxy import RunningProxy, configuration, running
 
 MIB = 1024 * 1024
 LIMIT = "1s"  # every time-out
-
-
-async def silent(conn: Conn) -> None:
-    await conn.read_request()
-    await conn.wait_ended()
 
 
 async def one_event(conn: Conn) -> None:
