@@ -9,12 +9,11 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from streamproxy.wire.headers import CR, LF, NUL, TOKEN, Headers
+from streamproxy.wire.headers import CR, LF, NUL, SPACE, TOKEN, Headers
 from streamproxy.wire.remembered import remember
 from streamproxy.wire.status import PHRASES
 
 _METHODS: Final = {method: f"{method} ".encode() for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH")}
-_SPACE: Final = ord(" ")
 
 _STATUS_LINES: Final = {code: b"HTTP/1.1 %d %b" % (code, PHRASES.get(code, b"")) for code in range(100, 1000)}
 
@@ -26,20 +25,29 @@ _MOST_NAMES: Final = 1024
 _LONGEST_NAME: Final = 64  # a peer chooses names, and one may be as large as a head
 _plain_names: Final[dict[bytes, bytes]] = {}  # valid names, and the beginning of their lines
 _begins: Final[dict[bytes, bytes]] = {}  # the same for requests, whose fields are written unchanged
+# Fields that announce a body, and the beginning of their lines.
+ANNOUNCING: Final = {name: name + b": " for name in (b"content-length", b"transfer-encoding")}
 
 
-def request_head(method: str, target: bytes, headers: Headers, chunked: bool) -> bytes:
-    """Returns the head of a request with its empty line; ``chunked`` adds Transfer-Encoding.
+def request_head(method: str, target: bytes, headers: Headers, body: bool, chunked: bool) -> bytes:
+    """Returns the head of a request with its empty line; ``body`` follows it, and ``chunked`` adds Transfer-Encoding.
 
     The fields are written unchanged. Raises ValueError for a method, target or field that would break out of its line
-    (CR, LF, NUL, and a space in method or target).
+    (CR, LF, NUL, and a space in method or target), and for a field that announces a body where none follows: the
+    upstream would wait for it.
     """
-    lines = [(_METHODS.get(method) or _checked_method(method)) + target + b" HTTP/1.1"]
+    start = _METHODS.get(method)
+    if start is None:
+        start = _checked_method(method)
+    lines = [start + target + b" HTTP/1.1"]
     for name, value in headers:
-        lines.append((_begins.get(name) or _begin(name)) + value)
+        begin = _begins.get(name)
+        if begin is None:
+            begin = _begin(name, value, body)
+        lines.append(begin + value)
     if chunked:
         lines.append(b"transfer-encoding: chunked")
-    if _SPACE in target or not target:
+    if SPACE in target or not target:
         raise ValueError("a target that is empty or holds a space")
     return _join(lines, b"\r\n")
 
@@ -63,7 +71,9 @@ def response_head(
     length: int | None = None
     closes = False
     for name, value in headers:
-        begin = _plain_names.get(name) or _checked_name(name)
+        begin = _plain_names.get(name)
+        if begin is None:
+            begin = _checked_name(name)
         if begin is None:
             name = name.lower()
             if name != b"content-length":
@@ -123,8 +133,22 @@ def _checked_method(method: str) -> bytes:
     return method.encode("ascii") + b" "
 
 
-def _begin(name: bytes) -> bytes:
-    return remember(_begins, name, name + b": ", _LONGEST_NAME, _MOST_NAMES)
+def _begin(name: bytes, value: bytes, body: bool) -> bytes:
+    """Returns the beginning of a request field's line. Raises ValueError if it announces a body, and there is none."""
+    announcing = ANNOUNCING.get(name)
+    if announcing is None:
+        return remember(_begins, name, name + b": ", _LONGEST_NAME, _MOST_NAMES)
+    if not body:
+        refuse_body(name, value)
+    return announcing
+
+
+def refuse_body(name: bytes, value: bytes) -> None:
+    """Raises ValueError unless a Content-Length or Transfer-Encoding says that no body follows."""
+    if name == b"transfer-encoding":
+        raise ValueError("Transfer-Encoding without a body")
+    if value.strip(b"0"):
+        raise ValueError("Content-Length without a body")
 
 
 def _checked_name(name: bytes) -> bytes | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final, Self
 
+from streamproxy.wire.remembered import remember
+
 Headers = list[tuple[bytes, bytes]]
 
 TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -42,6 +44,19 @@ _VIAS: Final = {version: (b"via", version.encode() + b" streamproxy") for versio
 _TE: Final[list[tuple[bytes, bytes]]] = [(b"te", b"trailers"), (b"connection", b"te")]
 _IDENTITY: Final = (b"accept-encoding", b"identity")
 MAX_HOPS: Final = 8
+
+
+_MOST_NAMES: Final = 1024
+_LONGEST_NAME: Final = 64  # a peer chooses names, and one may be as large as a head
+# Names as they came, and in lower case. Peers send few different ones. A look-up costs less than `lower`, and gives
+# the same object each time, which later look-ups neither hash nor compare.
+lower_names: Final[dict[bytes, bytes]] = {}
+
+
+def lower_name(name: bytes) -> bytes:
+    """Returns the name of a field in lower case, for one that is not in `lower_names` yet."""
+    lower = name.lower()
+    return remember(lower_names, name, lower_names.get(lower, lower), _LONGEST_NAME, _MOST_NAMES)
 
 
 def first(headers: Headers, name: bytes) -> bytes | None:
@@ -90,6 +105,7 @@ Forwarded = tuple[bytes, bytes, bool, bytes]
 NUL: Final = 0
 LF: Final = 10
 CR: Final = 13
+SPACE: Final = 32
 
 
 def breaks_lines(data: bytes) -> bool:

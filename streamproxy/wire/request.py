@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from streamproxy.errors import BadRequest, HeadTooLarge, NotImplementedHere
-from streamproxy.wire.headers import TOKEN, Headers
+from streamproxy.wire.headers import SPACE, TOKEN, Headers, lower_name, lower_names
 from streamproxy.wire.http1 import (
     NO_BODY,
     AmbiguousHead,
@@ -319,10 +319,14 @@ class RequestHead:
     # Called by the parser.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        pair = (name, value.rstrip())  # the parser accepts no other white space than spaces and tabs
+        lower = lower_names.get(name)
+        if lower is None:
+            lower = lower_name(name)
+        if value and value[-1] <= SPACE:
+            value = value.rstrip()  # the parser accepts no other white space than spaces and tabs
+        pair = (lower, value)
         self.headers.append(pair)
-        if name in _NOTED:
+        if lower in _NOTED:
             self._noted.append(pair)
 
     def on_headers_complete(self) -> None:

@@ -13,7 +13,7 @@ from streamproxy.client.connect import Connector
 from streamproxy.client.connection import ClientConnection
 from streamproxy.client.http1.body import BodySender
 from streamproxy.client.http1.connection import Connection
-from streamproxy.client.http1.request import BodyFraming, body_framing, refuse_body_fields, target_of
+from streamproxy.client.http1.request import BodyFraming, body_framing, target_of
 from streamproxy.client.pool import Pool
 from streamproxy.client.stream import ResponseStream, timeout_of
 from streamproxy.errors import ConnectionTerminated
@@ -101,7 +101,7 @@ def _with_body(method: str, target: bytes, headers: Headers, content: bytes) -> 
         headers = [*headers, (b"content-length", b"%d" % len(content))]
     elif framing.length != len(content):
         raise ValueError("Content-Length is not the length of the body")
-    return request_head(method, target, headers, chunked=False) + content
+    return request_head(method, target, headers, True, False) + content
 
 
 class Stream(ResponseStream):
@@ -150,13 +150,12 @@ class Stream(ResponseStream):
         self._sender: BodySender | None = None
         self._connection: Connection | None = None
         if content is None:
-            refuse_body_fields(headers)
-            self._head = request_head(method, target, headers, False)
+            self._head = request_head(method, target, headers, False, False)
         elif isinstance(content, bytes):
             self._head = _with_body(method, target, headers, content)
         else:
             framing = body_framing(headers)
-            head = request_head(method, target, headers, chunked=framing.length is None)
+            head = request_head(method, target, headers, True, framing.length is None)
             if isinstance(content, BodyReader) and content.body.begun:
                 framing = BodyFraming(framing.length, False)
             data = None

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import urlsplit
 
-from streamproxy.wire.headers import Headers
+from streamproxy.wire.encode import ANNOUNCING, refuse_body
+from streamproxy.wire.headers import Headers, lower_name, lower_names
 
-_BODY_FIELDS: Final = frozenset({b"content-length", b"transfer-encoding"})
+_FRAMING: Final = frozenset({*ANNOUNCING, b"expect"})
 
 
-class BodyFraming(NamedTuple):
+class BodyFraming:
     """The framing of a request body: ``length`` bytes, or chunked if it is None."""
 
-    length: int | None
-    expects_continue: bool
+    __slots__ = ("expects_continue", "length")
+
+    def __init__(self, length: int | None, expects_continue: bool) -> None:
+        self.length = length
+        self.expects_continue = expects_continue
 
 
 def target_of(url: str) -> bytes:
@@ -32,14 +36,18 @@ def body_framing(headers: Headers) -> BodyFraming:
     length: int | None = None
     expects_continue = False
     for name, value in headers:
-        lower = name.lower()
+        lower = lower_names.get(name)
+        if lower is None:
+            lower = lower_name(name)
+        if lower not in _FRAMING:
+            continue
         if lower == b"content-length":
             if length is not None or not value.isdigit():
                 raise ValueError("Content-Length of the request is not one number")
             length = int(value)
         elif lower == b"transfer-encoding":
             raise ValueError("the client writes Transfer-Encoding itself")
-        elif lower == b"expect":
+        else:
             expects_continue = value.lower() == b"100-continue"
     return BodyFraming(length, expects_continue)
 
@@ -47,8 +55,5 @@ def body_framing(headers: Headers) -> BodyFraming:
 def refuse_body_fields(headers: Headers) -> None:
     """Raises ValueError if the fields of a request without a body announce one: the upstream would wait for it."""
     for name, value in headers:
-        if name in _BODY_FIELDS:
-            if name == b"transfer-encoding":
-                raise ValueError("Transfer-Encoding without a body")
-            if value.strip(b"0"):
-                raise ValueError("Content-Length without a body")
+        if name in ANNOUNCING:
+            refuse_body(name, value)

@@ -31,7 +31,7 @@ import httptools
 
 from streamproxy.errors import BadResponse, ResponseIncomplete
 from streamproxy.wire.chunked import LAST_CHUNK, ChunkedDecoder, ChunkError
-from streamproxy.wire.headers import Headers
+from streamproxy.wire.headers import SPACE, Headers, lower_name, lower_names
 from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, Framing, connection_options, response_framing
 from streamproxy.wire.status import PHRASES
 from streamproxy.wire.times import FOREVER
@@ -209,9 +209,13 @@ class ResponseParser:
     # httptools
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        pair = (name, value.rstrip(b" \t"))
-        if name in _FRAMING_FIELDS:
+        lower = lower_names.get(name)
+        if lower is None:
+            lower = lower_name(name)
+        if value and value[-1] <= SPACE:
+            value = value.rstrip(b" \t")
+        pair = (lower, value)
+        if lower in _FRAMING_FIELDS:
             self._framing_fields.append(pair)
         self._fields.append(pair)
 

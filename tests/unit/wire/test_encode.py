@@ -14,10 +14,8 @@ from streamproxy.wire.http2.head import request_fields
 
 def test_a_request_head_is_its_lines() -> None:
     headers = [(b"host", b"a"), (b"x", b"1"), (b"x", b"2")]
-    assert (
-        request_head("GET", b"/a?b", headers, chunked=False) == b"GET /a?b HTTP/1.1\r\nhost: a\r\nx: 1\r\nx: 2\r\n\r\n"
-    )
-    assert request_head("BREW", b"/", [], chunked=True) == b"BREW / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert request_head("GET", b"/a?b", headers, True, False) == b"GET /a?b HTTP/1.1\r\nhost: a\r\nx: 1\r\nx: 2\r\n\r\n"
+    assert request_head("BREW", b"/", [], True, True) == b"BREW / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +33,20 @@ def test_a_request_head_is_its_lines() -> None:
 )
 def test_a_request_that_would_break_out_of_its_head_is_refused(method: str, target: bytes, value: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
-        request_head(method, target, [(b"x", value)], chunked=False)
+        request_head(method, target, [(b"x", value)], True, False)
+
+
+@pytest.mark.parametrize(
+    "field", [(b"content-length", b"1"), (b"content-length", b""), (b"transfer-encoding", b"chunked")]
+)
+def test_a_field_that_announces_a_body_is_refused_where_none_follows(field: tuple[bytes, bytes]) -> None:
+    begun = b"POST / HTTP/1.1\r\n"
+    for _ in range(2):  # whether or not it is the first of its name
+        assert request_head("POST", b"/", [field], True, False) == begun + b"%b: %b\r\n\r\n" % field
+        if field[1]:
+            with pytest.raises(ValueError, match="without a body"):
+                request_head("POST", b"/", [field], False, False)
+    assert request_head("POST", b"/", [(b"content-length", b"0")], False, False) == begun + b"content-length: 0\r\n\r\n"
 
 
 @pytest.mark.parametrize(
