@@ -52,6 +52,8 @@ class Framing:
 
 NO_BODY: Final = Framing(0, False, True)  # the usual case; compare with ``is``
 _NO_BODY_LAST: Final = Framing(0, False, False)
+# The largest body that is given to a parser in place of one that it has not seen.
+ANY_BODY: Final = memoryview(bytes(65536))
 _BODILESS: Final = frozenset({204, 205, 304})  # statuses whose responses have no content
 
 

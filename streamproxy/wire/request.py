@@ -9,9 +9,9 @@ The parser sees only the head. This module finds the end of the head by its empt
 anywhere else. So what follows the head is never taken for a part of it, whatever an Upgrade field or a trailer section
 contains, and the size of the head is exact.
 
-Creating a parser costs more than parsing a short head, so a parser is reused when a request has ended. After a head
-that announces a body, or has any Connection option except keep-alive, the parser would expect input that it never
-receives; the next head then gets a new parser.
+Creating a parser costs more than parsing a short head, so a parser is reused for the next head. If a head announced a
+body, the parser is given one of that length first, since it has not seen the real one. After a head with a very long
+body, or with any Connection option except keep-alive, the next head gets a new parser.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from urllib.parse import unquote_to_bytes
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from streamproxy.errors import BadRequest, HeadTooLarge, NotImplementedHere
+from streamproxy.wire.chunked import LAST_CHUNK
 from streamproxy.wire.headers import SPACE, TOKEN, Headers, lower_name, lower_names
 from streamproxy.wire.http1 import (
+    ANY_BODY,
     NO_BODY,
     AmbiguousHead,
     Framing,
@@ -39,6 +41,7 @@ from streamproxy.wire.remembered import remember
 
 _VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 # Fields that frame a request, that llhttp treats as Connection, or that say how a response may end.
+_CONNECTION_FIELDS: Final = frozenset({b"connection", b"proxy-connection"})
 _NOTED: Final = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"proxy-connection", b"te"})
 
 
@@ -100,6 +103,7 @@ class RequestHead:
         "_max_fields",
         "_max_size",
         "_noted",
+        "_owed",
         "_parser",
         "_read",
         "_size",
@@ -136,6 +140,7 @@ class RequestHead:
         self._max_size = max_size
         self._max_fields = max_fields
         self._parser: HttpRequestParser | None = None  # None: the next head needs a new one
+        self._owed: memoryview | bytes | None = None  # the body that the parser expects before the next head
         self._authority: bytes | None = None  # the authority of a target in absolute form
         self.forget()
 
@@ -144,11 +149,11 @@ class RequestHead:
         self._complete = False
         self._noted: Headers = []
         self.headers: Headers = []
-        if self._parser is None or self._begun is not None:
+        if self._parser is None or self._begun is not None or self._owed is not None:
             self._forget_rest()
 
     def _forget_rest(self) -> None:
-        """Resets what only a head in pieces sets, or one that ends the use of its parser."""
+        """Resets what only a head in pieces sets, or one with more than the usual fields."""
         self._begun: bytearray | None = None
         # For a head that arrives in pieces: its last bytes, or its first line while that is incomplete.
         self._size = 0
@@ -249,6 +254,9 @@ class RequestHead:
         """Passes a part of a head to the parser, and after the ``last`` one checks what a syntax parser does not."""
         if self._parser is None:
             self._parser = HttpRequestParser(self)
+        elif self._owed is not None:
+            self._parser.feed_data(self._owed)
+        self._owed = None
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
@@ -289,11 +297,25 @@ class RequestHead:
         return True
 
     def _finish_framing(self) -> None:
-        self._parser = None
-        self.framing = request_framing(self.version, self._noted)
+        self.framing = framing = request_framing(self.version, self._noted)
+        self._owed = self._unseen_body(framing)
+        if self._owed is None:
+            self._parser = None
         self.takes_trailers = self.version == "1.1" and takes_trailers(self._noted)
         if self._upgrade:
             self.wants_websocket = self._is_websocket()
+
+    def _unseen_body(self, framing: Framing) -> memoryview | bytes | None:
+        """Returns a body such as the head announced, or None if the parser can't be used for another head."""
+        if self._upgrade or self.version != "1.1":
+            return None
+        for name, value in self._noted:
+            if name in _CONNECTION_FIELDS and value.lower() != b"keep-alive":
+                return None
+        if framing.chunked:
+            return LAST_CHUNK
+        length = framing.length or 0
+        return ANY_BODY[:length] if length <= len(ANY_BODY) else None
 
     def _replace_host(self, authority: bytes) -> None:
         """Replaces Host by the authority of a target in absolute form (RFC 9112 section 3.2.2)."""

@@ -32,7 +32,7 @@ import httptools
 from streamproxy.errors import BadResponse, ResponseIncomplete
 from streamproxy.wire.chunked import LAST_CHUNK, ChunkedDecoder, ChunkError
 from streamproxy.wire.headers import SPACE, Headers, lower_name, lower_names
-from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, Framing, connection_options, response_framing
+from streamproxy.wire.http1 import ANY_BODY, MAX_FIELDS, AmbiguousHead, Framing, connection_options, response_framing
 from streamproxy.wire.status import PHRASES
 from streamproxy.wire.times import FOREVER
 
@@ -51,8 +51,6 @@ _OK: Final = b"HTTP/1.1 200 OK\r\n"
 _OK_LENGTH: Final = len(_OK)
 _PHRASE_AT: Final = 13  # in a status line
 _END: Final = b"\r\n\r\n"
-# The largest body that the parser is told to skip.
-_ANY_BODY: Final = memoryview(bytes(65536))
 
 Informational = Callable[[int, Headers], None]
 
@@ -369,8 +367,8 @@ class ResponseParser:
             pass  # as the parser knows
         elif self.framing.chunked:
             self._parser.feed_data(LAST_CHUNK)
-        elif int(fields[0][1]) <= len(_ANY_BODY):
-            self._parser.feed_data(_ANY_BODY[: int(fields[0][1])])
+        elif int(fields[0][1]) <= len(ANY_BODY):
+            self._parser.feed_data(ANY_BODY[: int(fields[0][1])])
         else:
             self._parser = httptools.HttpResponseParser(self)
 

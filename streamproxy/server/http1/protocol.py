@@ -239,10 +239,11 @@ class Http11Protocol(Connection):
     def _read_body(self, data: bytes) -> None:
         chunks = self._chunks
         if chunks is None:
-            piece = data[: self._left]
+            piece, rest = data, b""
+            if len(data) > self._left:
+                piece, rest = data[: self._left], data[self._left :]
             self._left -= len(piece)
             last = not self._left
-            rest = data[len(piece) :]
         else:
             try:
                 piece = chunks.feed(data)

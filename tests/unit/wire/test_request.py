@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproxy.errors import BadRequest, HeadTooLarge, NotImplementedHere, Rejected
-from streamproxy.wire import http1, request
+from streamproxy.wire import headers, http1, request
 from streamproxy.wire.http1 import Framing
 from streamproxy.wire.request import RequestHead
 
@@ -293,6 +293,11 @@ SEVERAL = [
     b"POST / HTTP/1.1\r\nContent-Length: 0\r\n" + GOOD,
     b"POST / HTTP/1.1\r\nContent-Length: 5\r\n" + GOOD,
     b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + GOOD,
+    b"POST / HTTP/1.1\r\nContent-Length: 65536\r\nConnection: Keep-Alive\r\n" + GOOD,
+    b"POST / HTTP/1.1\r\nContent-Length: 65537\r\n" + GOOD,
+    b"POST / HTTP/1.1\r\nContent-Length: 5\r\nConnection: close\r\n" + GOOD,
+    b"POST / HTTP/1.1\r\nContent-Length: 5\r\nUpgrade: h2c\r\n" + GOOD,
+    b"POST / HTTP/1.0\r\nContent-Length: 5\r\n" + GOOD,
     b"M-SEARCH / HTTP/1.1\r\n" + GOOD,
     b"Brew /\xff HTTP/1.1\r\nTE: trailers\r\n" + GOOD,
     b"GET / HTTP/1.1\r\n\r\n",
@@ -332,15 +337,19 @@ def test_the_heads_before_make_no_difference_to_a_head(heads: list[tuple[bytes, 
         assert not reader.begun
 
 
-def test_a_parser_goes_on_to_the_next_plain_head() -> None:
+def test_a_parser_goes_on_to_the_next_head_also_behind_a_body_that_it_has_not_seen() -> None:
     head = RequestHead(65536, 100)
     parsers = []
-    for raw in SEVERAL[:3]:
+    bodies = [
+        raw for raw in SEVERAL if raw.startswith((b"POST / HTTP/1.1\r\nT", b"POST / HTTP/1.1\r\nContent-Length: 65536"))
+    ]
+    assert len(bodies) == 2
+    for raw in [*SEVERAL[:3], *bodies, *bodies, SEVERAL[0]]:
         assert head.feed(raw) == b""
         parsers.append(head._parser)
         head.forget()
     assert parsers[0] is not None
-    assert parsers[0] is parsers[1] is parsers[2]
+    assert all(parser is parsers[0] for parser in parsers)
 
 
 def test_what_is_remembered_of_request_lines_and_hosts_is_bounded() -> None:
@@ -350,6 +359,11 @@ def test_what_is_remembered_of_request_lines_and_hosts_is_bounded() -> None:
         assert head.target == b"/%d" % number
         head.forget()
     head.feed(b"GET /%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (b"x" * 600, b"y" * 600))
+    for number in range(2000):
+        head.on_header(b"X-%d" % number, b"")
+    head.on_header(b"X" * 65, b"")
+    assert len(headers.lower_names) <= 1024
+    assert max(map(len, headers.lower_names)) <= 64
     assert len(request._lines) <= 256
     assert len(http1._hosts) <= 256
     assert max(map(len, [*request._lines, *http1._hosts])) <= 512
