@@ -63,6 +63,7 @@ class Application(Control, Starlette):
         self.admin = create_admin(self)
         Starlette.__init__(self)
         self.router = ProxyRouter(self._routes(), redirect_slashes=False, default=self._default, lifespan=_lifespan)
+        self.router.application = self
 
     def _configure_spans(self) -> None:
         spans = self.deployment.spans
@@ -127,14 +128,18 @@ class Application(Control, Starlette):
             scope["headers"] = [(name, value) for name, value in scope["headers"]]
         await super().__call__(scope, receive, send)
 
-    def serve(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """Serves one connection in the same way as calling the application, for a server that knows this is ASGI 3.
+    def entry(self) -> ASGIApp:
+        """Returns what a server calls instead of the application, if it sends headers as a list of tuples.
 
-        Calling the application adds a coroutine, which slows down every chunk.
+        Calling the application adds a coroutine, which slows down every chunk. Middleware can't be added afterwards.
         """
-        scope["app"] = self
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
+        return self._served if self.user_middleware else self.middleware_stack
+
+    def _served(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        scope["app"] = self
+        assert self.middleware_stack is not None
         served: Any = self.middleware_stack(scope, receive, send)  # a coroutine, of any application
         return served  # type: ignore[no-any-return]
 

@@ -65,7 +65,7 @@ def main_engine(
     app.metrics.engine = config.server.engine
     if config.server.engine == "hypercorn":
         return hypercorn_engine(app, listeners, settings)
-    return UvicornEngine(app.serve, listeners, settings)
+    return UvicornEngine(app.entry(), listeners, settings)
 
 
 def http2_factory(config: Config, app: Application) -> ProtocolFactory:

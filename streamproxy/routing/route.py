@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from starlette.routing import BaseRoute, Match, NoMatchFound, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamproxy.exchange.target import Target, plain, target_of
 from streamproxy.routing.matcher import Matcher
@@ -72,7 +72,10 @@ class ProxyRouter(Router):
 
     The general path passes through matches, child scopes and handlers, and makes each chunk resume three more
     coroutines. So the router here only returns the coroutine that serves the request, and is not a coroutine itself.
+    ``application`` is the one whose router it is, which only the general path tells those it calls.
     """
+
+    application: ASGIApp | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Served:
         if scope["type"] == "http":
@@ -88,4 +91,6 @@ class ProxyRouter(Router):
                         return handler(target, request, receive, send)
                 elif route.matches(scope)[0] is Match.FULL:
                     break
+        if self.application is not None:
+            scope["app"] = self.application
         return super().__call__(scope, receive, send)
