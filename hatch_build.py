@@ -116,6 +116,9 @@ def compile_modules(modules: list[str], directory: Path) -> None:
             extension.extra_compile_args += ["-fvisibility=hidden", "-fno-asynchronous-unwind-tables"]
             # Nothing here is a tight loop, and what is put before jumps and loops is a tenth of the code.
             extension.extra_compile_args += ["-falign-jumps=1", "-falign-labels=1", "-falign-loops=1"]
+            # Of mypyc's own functions the library holds only those that it calls.
+            extension.extra_compile_args.append("-ffunction-sections")
+            extension.extra_link_args.append("-Wl,--gc-sections")
             if os.environ.get(SYMBOLS) != "1":
                 extension.extra_link_args.append("-Wl,-s")
     command = Distribution({"name": GROUP, "ext_modules": extensions}).get_command_obj("build_ext")
