@@ -29,7 +29,8 @@ def address_of(member: str) -> str | None:
     """Returns the address in a member of X-Forwarded-For, without quotes, brackets and port, or None if it has none.
 
     Proxies in the field write ``203.0.113.7``, ``203.0.113.7:54321``, ``2001:db8::1``, ``[2001:db8::1]:443``, and the
-    forms of RFC 7239 section 6 in quotes.
+    forms of RFC 7239 section 6 in quotes. Every spelling of an address returns the same text (RFC 5952), so that limits
+    count one client once.
     """
     text = member.strip()
     if len(text) > 1 and text[0] == text[-1] == '"':
@@ -43,10 +44,9 @@ def address_of(member: str) -> str | None:
         if not _is_port(":" + port):
             return None
     try:
-        ipaddress.ip_address(text)
+        return str(unmapped(ipaddress.ip_address(text)))
     except ValueError:
         return None
-    return text
 
 
 def _is_port(text: str) -> bool:
@@ -56,10 +56,13 @@ def _is_port(text: str) -> bool:
 def original_client(forwarded_for: bytes, peer: str, networks: Sequence[Network]) -> str:
     """Returns the first address from the right of X-Forwarded-For that is not a trusted proxy's.
 
-    A member that is not an address ends the search; the result is then the last trusted address before it.
+    A member that is not an address ends the search; the result is then the last trusted address before it. Empty
+    members are skipped (RFC 9110 section 5.6.1.2).
     """
     client = peer
     for member in reversed(forwarded_for.decode("latin-1").split(",")):
+        if not member or member.isspace():
+            continue
         address = address_of(member)
         if address is None:
             break
