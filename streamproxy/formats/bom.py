@@ -1,8 +1,8 @@
-"""Removes the byte order mark of an event stream to which the proxy has already sent something.
+"""Removes the byte order mark of a stream to which the proxy has already sent something.
 
 A byte order mark has a meaning only at the very start of a stream (WHATWG HTML, section 9.2.6, "Interpreting an event
-stream"). Anywhere else it becomes part of a line, whose field name is then unknown. So a mark that would follow a
-keepalive is removed.
+stream"). Anywhere else it becomes part of a line, whose field name is then unknown; a line of JSON is not JSON with one
+(RFC 8259 section 8.1). So a mark that would follow a keepalive is removed.
 """
 
 from __future__ import annotations

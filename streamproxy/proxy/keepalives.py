@@ -67,7 +67,7 @@ class Keepalives:
         ):
             return
         events = self._media == EVENT_STREAM
-        if events and not self._exchange.chunks and self._bom is None:
+        if not self._exchange.chunks and self._bom is None:
             self._bom = BomFilter()
         comment = self._comment(shape, inspector) if events else SPACE
         if self._direct is None:

@@ -300,6 +300,31 @@ async def test_a_byte_order_mark_behind_a_keepalive_is_dropped(stack: StartStack
     assert rest.replace(b": keepalive\n\n", b"") == b"data: 1\n\n"
 
 
+@pytest.mark.parametrize("split", [0, 1, 2, 3])
+async def test_a_byte_order_mark_behind_a_space_in_ndjson_is_dropped(
+    stack: StartStack, serve: Serve, dial: Connect, split: int
+) -> None:
+    body = b'\xef\xbb\xbf{"a": 1}\n'
+
+    async def script(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(stream_head("application/x-ndjson"))
+        await conn.stall()
+        for piece in filter(None, (body[:split], body[split:])):
+            await conn.send_chunk(piece)
+        await conn.send_chunk(b"")
+
+    upstream = await serve(script)
+    proxy = await stack([route(upstream.url, keepalive={"interval": "50ms", "ndjson": "on"})])
+    client = await dial(proxy.url)
+    await client.request("/")
+    await client.read_head()
+    assert await client.read_body_until(b" ") == b" "
+    upstream.connections[0].go.set()
+    rest = (await client.read_rest()).body
+    assert rest.lstrip(b" ") == body[3:]
+
+
 async def test_a_byte_order_mark_at_the_start_stays(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(streaming(b"\xef\xbb\xbfdata: 1\n\n"))
     proxy = await stack(upstream.url)
