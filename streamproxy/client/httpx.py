@@ -72,7 +72,11 @@ class HttpxClient(ForeignClient):
             parsed = self._urls[url] = type(self._client.build_request("GET", url).url)(url)
 
         def build() -> Any:
-            return self._request(method, parsed, headers=headers, content=content, extensions=passed)
+            request = self._request(method, parsed, headers=headers, content=content, extensions=passed)
+            request.method = (
+                method  # httpx writes it in capitals, but methods are case-sensitive (RFC 9110 section 9.1)
+            )
+            return request
 
         replayable = content is None and method in IDEMPOTENT
         return self._guard(method, _send(self._client, build, attempt, replayable=replayable))

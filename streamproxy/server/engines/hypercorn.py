@@ -19,6 +19,7 @@ from hypercorn.config import Config
 from hypercorn.events import Closed
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,6 +31,7 @@ from streamproxy.wire.http1 import AmbiguousHead, origin_form
 from streamproxy.wire.media import is_streaming
 
 _PATIENCE = 2.0  # seconds for connections to end when the engine is stopped
+_METHOD = "streamproxy.method"  # in a connection's state: the method of its request as it was sent
 
 
 class HypercornEngine:
@@ -147,7 +149,10 @@ class _Http11Server(TCPServer):
 
 
 class _Http11(H11Protocol):
-    """hypercorn's HTTP/1.1 protocol without upgrades to HTTP/2, and with targets in origin form."""
+    """hypercorn's HTTP/1.1 protocol without upgrades to HTTP/2, and with targets in origin form.
+
+    It writes methods in capitals, so the method that was sent goes to the application with the connection's state.
+    """
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Never switches to another protocol."""
@@ -167,6 +172,8 @@ class _Http11(H11Protocol):
                 headers=[(b"host", authority), *fields],
                 http_version=request.http_version,
             )
+        # A dictionary of its own: hypercorn shares one between all connections.
+        self.connection_state = ConnectionState({**self.connection_state, _METHOD: request.method.decode("ascii")})
         await super()._create_stream(request)
 
 
@@ -180,8 +187,9 @@ def _origin_form(request: h11.Request) -> tuple[bytes, bytes | None]:
 
 
 class _Farewell:
-    """During a drain, announces the close of the connection in each response; hypercorn only closes it.
+    """Restores the method of a request, and during a drain announces the close of the connection in each response.
 
+    hypercorn only closes it.
     Streaming responses are excluded: with ``Connection: close``, Node's fetch takes a cut stream for a complete one.
     """
 
@@ -193,6 +201,7 @@ class _Farewell:
         if scope["type"] != "http" or scope["http_version"] not in ("1.0", "1.1"):
             await self._app(scope, receive, send)
             return
+        scope["method"] = scope["state"].pop(_METHOD)
 
         async def send_with_farewell(message: Message) -> None:
             if message["type"] == "http.response.start" and self.draining:
