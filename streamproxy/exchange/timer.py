@@ -119,6 +119,31 @@ class Deadlines:
         if self.keepalive_since != FOREVER:
             self.keepalive_since = now
 
+    def kept_alive(self, now: float) -> None:
+        """Records that a keepalive was sent downstream, or one of an early head that a response has followed."""
+        if self.keepalive_since != FOREVER:
+            self.keepalive_since = now
+
+    def stop_keepalives(self) -> None:
+        """Stops the keepalives."""
+        self.keepalive_since = FOREVER
+
+    def sent_early(self, now: float) -> None:
+        """Records that an early head or one of its comments was sent; the next comment follows after the interval."""
+        self.early_at = now + self.limits.keepalive
+
+    def stop_early(self) -> None:
+        """Stops the early head and its comments."""
+        self.early_at = FOREVER
+
+    def got_stuck(self, now: float) -> None:
+        """Records that the client does not accept an early head or its comment."""
+        self.stuck_since = now
+
+    def got_unstuck(self) -> None:
+        """Records that the client has accepted it."""
+        self.stuck_since = 0.0
+
     def decide(self, now: float) -> tuple[Due, float]:
         """Returns what is due at ``now``, and when to check again (inf for never)."""
         limits = self.limits
@@ -221,7 +246,7 @@ class Timer(Deadlines):
         self._handle: asyncio.TimerHandle | None = None
         self._fires_at = FOREVER  # when the handle fires; inf if being late does not matter
         self.on_idle: Callable[[], None] = _NO_CALL
-        self.on_blocked: Callable[[], bool] | None = None  # called before ``write`` ends it; True prevents that
+        self.on_blocked: Callable[[], bool] | None = None
         self.on_early: Callable[[], None] = _NO_CALL
         if shared.works:
             shared.young[self] = None
@@ -254,16 +279,16 @@ class Timer(Deadlines):
         self.keepalive_since = since
 
     def early(self, call: Callable[[], None]) -> None:
-        """Calls ``call`` when an early head is due by the route's limits; it sets ``early_at`` for the next call."""
+        """Calls ``call`` when an early head is due by the route's limits; `sent_early` arranges the next call."""
         self.on_early = call
         self.early_at = self.started + self.limits.early
         if self._handle is not None:
             self._handle.cancel()
             self.fire()  # the armed timer would fire too late
 
-    def stop_keepalives(self) -> None:
-        """Stops the keepalives."""
-        self.keepalive_since = FOREVER
+    def spare_blocked(self, call: Callable[[], bool]) -> None:
+        """Calls ``call`` before ``write`` ends the exchange, which goes on if it returns True."""
+        self.on_blocked = call
 
     def fire(self) -> None:
         """Acts on what is due, and schedules the next check."""

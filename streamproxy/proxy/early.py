@@ -30,7 +30,6 @@ from streamproxy.origins.base import Origin, OriginResponse, is_event_stream
 from streamproxy.wire.edits import NO_EDIT, Edit
 from streamproxy.wire.media import EVENT_STREAM, accepts_event_stream
 from streamproxy.wire.response_fields import ResponseFields
-from streamproxy.wire.times import FOREVER
 
 EXPLAIN_TIMEOUT: Final = 1.0  # seconds for a client to take the last event of a response that is aborted
 _LARGEST: Final = 64 << 10  # bytes of an upstream's error that are read to be passed on
@@ -81,7 +80,7 @@ class EarlyHead:
     def _due(self) -> None:
         """Send the head with a first comment, or the next comment."""
         timer, now = self._call.timer, monotonic()
-        timer.early_at = now + timer.limits.keepalive
+        timer.sent_early(now)
         if self._task is not None:
             return
         begins, self.sent, self.last_at = not self.sent, True, now
@@ -118,7 +117,7 @@ class EarlyHead:
         return call.downstream.begin(200, headers, False)
 
     def _begin(self, work: Coroutine[Any, Any, None], now: float) -> None:
-        self._call.timer.stuck_since = now
+        self._call.timer.got_stuck(now)
         self._task = asyncio.get_running_loop().create_task(work)
 
     async def _write(self, begins: bool) -> None:
@@ -148,13 +147,13 @@ class EarlyHead:
 
     def _over(self) -> None:
         self._task = None
-        self._call.timer.stuck_since = 0.0
+        self._call.timer.got_unstuck()
 
     # Whoever takes over.
 
     def stop(self) -> bool:
         """Send no more. Returns whether the head has gone out."""
-        self._call.timer.early_at = FOREVER
+        self._call.timer.stop_early()
         return self.sent
 
     async def settle(self) -> None:

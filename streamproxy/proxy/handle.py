@@ -241,7 +241,7 @@ def _prepare(plan: RoutePlan, call: Call, response: OriginResponse, place: Ticke
     if read_on is not None:
         downstream.continue_on_disconnect = True
         downstream.on_gone = read_on
-        call.timer.on_blocked = downstream.cut
+        call.timer.spare_blocked(downstream.cut)
         if plan.admission is not None and place is not None:
             downstream.on_gone = partial(_goes_on, read_on, plan.admission, place)
     if downstream.connection is not None:

@@ -57,7 +57,7 @@ class Keepalives:
         if self._exchange.catch_up is not None:
             self._exchange.catch_up()
         inspector, shape = self._inspector, self._plan.keepalive
-        self._timer.keepalive_since = monotonic()
+        self._timer.kept_alive(monotonic())
         if (
             shape is None
             or inspector is None

@@ -35,7 +35,6 @@ from streamproxy.proxy.reading import Reading
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, STREAMING, media_type
 from streamproxy.wire.response_fields import ResponseFields, passable_trailers
-from streamproxy.wire.times import FOREVER
 
 
 class Relay(Reading):
@@ -92,8 +91,7 @@ class Relay(Reading):
             if readable:
                 self._inspect(fields)
             self._bom = BomFilter()
-            if timer.keepalive_since != FOREVER:
-                timer.keepalive_since = early.last_at
+            timer.kept_alive(early.last_at)
             return self._run(early.settle())
         held = response.complete or self._direct is not None  # `_run` has it written before it waits
         begun = downstream.begin(response.status, fields.kept, held, response.reason)
