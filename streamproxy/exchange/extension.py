@@ -15,6 +15,8 @@ from streamproxy.exchange.stream import ByteStream
 from streamproxy.wire.headers import Headers
 
 CONNECTION: Final = "streamproxy.connection"
+EARLY_HINT: Final = "http.response.early_hint"
+TRAILERS: Final = "http.response.trailers"
 
 
 class Cancellable(Protocol):

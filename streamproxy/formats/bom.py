@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-_MARK: Final = b"\xef\xbb\xbf"
+BOM: Final = b"\xef\xbb\xbf"
 
 
 class BomFilter:
@@ -26,12 +26,12 @@ class BomFilter:
         if self.done:
             return chunk
         begun = self._held + chunk
-        if len(begun) < len(_MARK) and _MARK.startswith(begun):
+        if len(begun) < len(BOM) and BOM.startswith(begun):
             self._held = begun
             return b""
         self._held = b""
         self.done = True
-        return begun.removeprefix(_MARK)
+        return begun.removeprefix(BOM)
 
     def finish(self) -> bytes:
         """Returns the bytes held when the body ended, which were not a mark."""

@@ -21,6 +21,7 @@ import json
 import re
 from typing import Final, Literal
 
+from streamproxy.formats.bom import BOM
 from streamproxy.formats.json_brackets import ALLOWED, HIDDEN, outside, position_behind, without_pairs
 from streamproxy.formats.json_members import (
     LONGEST_KEY,
@@ -64,7 +65,6 @@ _GROWTH: Final = 3  # a window's size, as a multiple of what has been read befor
 _CLOSES: Final = {0x5D: 0x5B, 0x7D: 0x7B}
 _QUOTE: Final = 0x22
 _BACKSLASH: Final = 0x5C
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 class MemberScanner:
@@ -155,9 +155,9 @@ class MemberScanner:
 
     def _between(self, chunk: bytes, position: int) -> int:
         """Handles a position where white space and one structural character are expected."""
-        if self._place == _BEFORE and self._offset + position < len(_BOM):
+        if self._place == _BEFORE and self._offset + position < len(BOM):
             at = self._offset + position
-            if chunk[position] == _BOM[at]:
+            if chunk[position] == BOM[at]:
                 self._escaped = True  # inside a byte order mark
                 return position + 1
             if at and self._escaped:

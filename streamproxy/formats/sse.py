@@ -19,14 +19,14 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
+from streamproxy.formats.bom import BOM
 from streamproxy.formats.inspector import Inspector
 
 Shape = Literal["block", "line", "blank", "auto"]
 
-_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _CR: Final = 13
 _LF: Final = 10
-_BOM: Final = b"\xef\xbb\xbf"
 _PREFIX: Final = 8  # bytes of a line that identify its field, after a byte order mark
 
 
@@ -74,7 +74,7 @@ class SseTracker(Inspector):
         if self.between_events or (self._after_cr and self.counted and chunk and chunk[0] != _LF):
             return 0
         at = 0
-        for match in _LINE_END.finditer(chunk):
+        for match in LINE_END.finditer(chunk):
             self.feed(chunk[at : match.end()])
             at = match.end()
             # A CR at the very end may still be followed by its LF.
@@ -119,7 +119,7 @@ class SseTracker(Inspector):
             self._after_cr = False
             if not chunk:
                 return
-        *lines, rest = chunk.split(b"\n") if _CR not in chunk else _LINE_END.split(chunk)  # faster than the expression
+        *lines, rest = chunk.split(b"\n") if _CR not in chunk else LINE_END.split(chunk)  # faster than the expression
         keep = self._keep
         for line in lines:
             if self._mid_line:
@@ -137,7 +137,7 @@ class SseTracker(Inspector):
     def _end_line(self, line: bytes) -> None:
         if self._start:
             self._start = False
-            line = line.removeprefix(_BOM)
+            line = line.removeprefix(BOM)
         if not line:
             self.events += self._has_data
             self._in_event = self._has_data = False
@@ -157,7 +157,7 @@ def blocks_of(data: bytes) -> Iterator[tuple[int, int]]:
     A CR at the very end counts as a line end. An LF that follows it forms a block of its own without content.
     """
     begin = line = 0
-    for match in _LINE_END.finditer(data):
+    for match in LINE_END.finditer(data):
         end = match.end()
         if match.start() == line:
             yield begin, end

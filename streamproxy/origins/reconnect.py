@@ -27,13 +27,13 @@ from streamproxy.client.base import ChunkSource, Sink
 from streamproxy.errors import BadResponse, ExchangeError, ResponseIncomplete, UpstreamError
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.timer import CHUNK
+from streamproxy.formats.bom import BOM
 from streamproxy.formats.sse import blocks_of
 from streamproxy.origins.base import Origin, OriginResponse, OwnResponse, is_event_stream
 from streamproxy.wire.headers import RequestFields
 
 _LONGEST: Final = 1 << 20  # bytes of an unfinished event that are held
 _KNOWN: Final = 4096  # ids that are remembered
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,7 @@ class ReconnectedBody(ChunkSource):
         log, passed = self._log, self._log.passed
         data = self._held + chunk if self._held else chunk
         if log.starts:
-            data = data.removeprefix(_BOM)
+            data = data.removeprefix(BOM)
         end, left_out, kept = 0, False, []
         for begin, end in blocks_of(data):
             block = data[begin:end]

@@ -37,13 +37,12 @@ from streamproxy.origins.owner import owner_by, owner_of
 from streamproxy.origins.reader import Reader, judge_of
 from streamproxy.store.base import KeptStream, StopReason, StreamHead, StreamStore
 from streamproxy.store.body import StoredBody
-from streamproxy.store.cursor import Cursor, cursor_of
+from streamproxy.store.cursor import CURSOR_FIELD, Cursor, cursor_of
 from streamproxy.store.segments import Format
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.media import EVENT_STREAM, NDJSON, media_type
 from streamproxy.wire.response_fields import ResponseFields
 
-CURSOR: Final = b"x-stream-cursor"
 RESULTS: Final = ("live", "replayed", "complete", "gone", "refused")  # of a request with a cursor
 
 
@@ -208,7 +207,7 @@ class ResumeOrigin(Origin):
         """Begin the stream now, so that a head that is sent early names it."""
         stream = self._create(call, b"text/event-stream", "sse")
         self._early[call] = stream
-        return [] if stream is None else [(CURSOR, Cursor(stream.name, 0).render())]
+        return [] if stream is None else [(CURSOR_FIELD, Cursor(stream.name, 0).render())]
 
     def _end_early(self, call: Call) -> None:
         """There is no stream, though a head was sent for one."""
@@ -267,8 +266,8 @@ class ResumeOrigin(Origin):
         dialect = self._plan.dialect.for_path(call.downstream.target.path)
         judge = judge_of(response, dialect, counts=self._plan.max_events is not None)
         cursor = Cursor(stream.name, 0)
-        fields.kept = [pair for pair in fields.kept if pair[0] != CURSOR]
-        fields.kept.append((CURSOR, cursor.render()))
+        fields.kept = [pair for pair in fields.kept if pair[0] != CURSOR_FIELD]
+        fields.kept.append((CURSOR_FIELD, cursor.render()))
         if self._plan.ids and format == "sse":
             fields.drop_length()
         body = stream.read(cursor, self._plan.ids)
@@ -284,7 +283,7 @@ class ResumeOrigin(Origin):
 
 
 def _replayed_fields(cursor: Cursor, content_type: bytes) -> Headers:
-    return [(b"content-type", content_type), (CURSOR, cursor.render())]
+    return [(b"content-type", content_type), (CURSOR_FIELD, cursor.render())]
 
 
 def _format(call: Call, response: OriginResponse) -> Format | None:

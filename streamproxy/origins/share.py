@@ -20,8 +20,8 @@ from streamproxy.formats.inspector import Inspector
 from streamproxy.origins.base import Origin, OriginResponse, OwnResponse, is_event_stream
 from streamproxy.origins.owner import owner_of
 from streamproxy.origins.reader import Reader, judge_of
-from streamproxy.origins.shared_stream import CURSOR, SharedBody, SharedInspector, SharedStream, SharePlan
-from streamproxy.store.cursor import last_event_ids
+from streamproxy.origins.shared_stream import SharedBody, SharedInspector, SharedStream, SharePlan
+from streamproxy.store.cursor import CURSOR_FIELD, last_event_ids
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.response_fields import ResponseFields
 
@@ -68,7 +68,7 @@ class JoinedResponse(OwnResponse):
         fields = stream.fields
         if stream.cursor:
             place = b"%b/%d" % (stream.cursor, body.missed)
-            fields = [(name, place if name == CURSOR else value) for name, value in fields]
+            fields = [(name, place if name == CURSOR_FIELD else value) for name, value in fields]
         super().__init__(200, ResponseFields().prepare(fields), body)
         self.version = stream.version
 

@@ -27,10 +27,9 @@ from streamproxy.formats.sse import SseTracker
 from streamproxy.origins.base import OriginResponse
 from streamproxy.store.base import Recipient
 from streamproxy.store.body import QueuedBody
+from streamproxy.store.cursor import CURSOR_FIELD
 from streamproxy.wire.chunked import chunk_parts
 from streamproxy.wire.headers import Headers
-
-CURSOR: Final = b"x-stream-cursor"
 
 _FOLLOWS: Final = 0
 _FINISHES: Final = 1
@@ -136,7 +135,7 @@ class SharedStream(Recipient):
     """One upstream stream and its clients."""
 
     __slots__ = (
-        *("_forget", "_linger", "_room", "_waiting", "bodies", "clients", "cursor", "ended", "exchange", "fault"),
+        *("_forget", "_linger", "_waiting", "bodies", "clients", "cursor", "exchange", "fault"),
         *("fields", "on_left", "opened", "plan", "tracker", "version"),
     )
 
@@ -200,18 +199,6 @@ class SharedStream(Recipient):
                 alone = False
         return alone
 
-    async def room(self, limit: int) -> None:
-        while not self.ended and not self.has_room(limit):
-            if self._room is None:
-                self._room = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._room)
-
-    def make_room(self) -> None:
-        """A client has read something, or has left."""
-        room, self._room = self._room, None
-        if room is not None:
-            room.set_result(None)
-
     def _lags(self, body: SharedBody, clean: bool) -> None:
         if body.abandoned:
             return
@@ -259,7 +246,7 @@ class SharedStream(Recipient):
         self.fields = list(response.fields.kept)
         self.version = response.version
         self.on_left = response.on_client_left
-        self.cursor = next((value.partition(b"/")[0] for name, value in self.fields if name == CURSOR), b"")
+        self.cursor = next((value.partition(b"/")[0] for name, value in self.fields if name == CURSOR_FIELD), b"")
         body = SharedBody(self, _FOLLOWS, 0)
         self.bodies[body] = None
         self._wake_waiting()

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from uvicorn.protocols.utils import is_ssl
 
+from streamproxy.wire.http2.frames import PREFACE
 from streamproxy.wire.proxy_protocol import Announced
 
 H2: Final = "h2"
 HTTP11: Final = "http/1.1"
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 # Creates the protocol of a connection from uvicorn's keyword arguments: config, server_state, app_state.
 ProtocolFactory = Callable[..., Any]

@@ -7,6 +7,7 @@ neither waits nor fails, whatever state the store is in. Every client, including
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -55,9 +56,15 @@ class StreamHead(NamedTuple):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Recipient:
-    """Takes the bytes of an upstream, for one or more clients and for the store. Only `room` waits."""
+    """Takes the bytes of an upstream, for one or more clients and for the store. Only `room` waits.
 
-    __slots__ = ()
+    Subclasses set ``ended`` and ``_room`` to False and None.
+    """
+
+    __slots__ = ("_room", "ended")
+
+    ended: bool
+    _room: asyncio.Future[None] | None
 
     def append(self, chunk: bytes, framed: bytes = b"") -> None:
         """Takes a chunk and hands it to the clients. Never raises.
@@ -76,7 +83,16 @@ class Recipient:
 
     async def room(self, limit: int) -> None:
         """Waits until `has_room` is true, or the stream has ended."""
-        raise NotImplementedError
+        while not self.ended and not self.has_room(limit):
+            if self._room is None:
+                self._room = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._room)
+
+    def make_room(self) -> None:
+        """Lets the upstream be read on, after a client has read something or left."""
+        room, self._room = self._room, None
+        if room is not None:
+            room.set_result(None)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -18,6 +18,8 @@ from urllib.parse import unquote_to_bytes
 
 from streamproxy.wire.headers import Headers
 
+CURSOR_FIELD: Final = b"x-stream-cursor"  # the field of a response that has the cursor of its beginning
+
 _NAME_BYTES: Final = 18
 _CURSOR: Final = re.compile(rb"([A-Za-z0-9_-]{24})/(0|[1-9][0-9]{0,14})")
 

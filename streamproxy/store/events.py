@@ -9,10 +9,10 @@ from urllib.parse import unquote_to_bytes
 
 from streamproxy.config.redis import CHANNEL_FIELD, channel
 from streamproxy.errors import BadRequest
+from streamproxy.formats.sse import LINE_END
 
 _VALUE: Final = re.compile(rb"[A-Za-z0-9._:-]{1,256}")
 _ENTRY_ID: Final = re.compile(rb"([0-9]{1,20})-([0-9]{1,20})")
-_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _NOT_IN_A_FIELD: Final = re.compile(rb"[\r\n\0]")
 _LARGEST: Final = 2**64 - 1
 
@@ -100,7 +100,7 @@ def render_event(data: bytes, event: bytes = b"", id: bytes = b"") -> bytes:
     out = []
     if event and not _NOT_IN_A_FIELD.search(event):
         out.append(b"event: " + event + b"\n")
-    lines = (data,) if b"\n" not in data and b"\r" not in data else _LINE_END.split(data)
+    lines = (data,) if b"\n" not in data and b"\r" not in data else LINE_END.split(data)
     out += [b"data: " + line + b"\n" for line in lines]
     if id:
         out.append(b"id: " + id + b"\n")

@@ -8,13 +8,11 @@ line end, even if the other lines end with CR. Once the upstream has written an 
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
-from streamproxy.formats.sse import count_whole
+from streamproxy.formats.bom import BOM
+from streamproxy.formats.sse import LINE_END, count_whole
 
-_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
-_BOM: Final = b"\xef\xbb\xbf"
 _PREFIX: Final = 8  # bytes; enough of a line to know the name of its field, after a byte order mark
 
 
@@ -65,7 +63,7 @@ class IdWriter:
         if self._after_cr and chunk[:1] == b"\n":
             at = 1
         self._after_cr = False
-        for match in _LINE_END.finditer(chunk, at):
+        for match in LINE_END.finditer(chunk, at):
             line = (self._line + chunk[at : match.start()][:_PREFIX])[: 2 * _PREFIX]
             if not self._end_line(line):
                 out += [chunk[copied : match.start()], b"%b%d\n" % (self._prefix, self.events)]
@@ -84,7 +82,7 @@ class IdWriter:
         """Returns False if an id must be written before the end of this line, which is blank."""
         if self._start:
             self._start = False
-            line = line.removeprefix(_BOM)
+            line = line.removeprefix(BOM)
         self._within = True
         if line:
             name = line.partition(b":")[0]

@@ -20,7 +20,6 @@ from typing import Final
 from streamproxy.errors import ExchangeError, ResponseIncomplete, StreamGone, StreamUnknown
 from streamproxy.store.base import (
     PATIENCE,
-    REMEMBERED,
     KeptStream,
     Replay,
     Stop,
@@ -34,12 +33,12 @@ from streamproxy.store.base import (
 )
 from streamproxy.store.body import StoredBody
 from streamproxy.store.cursor import Cursor, new_stream, owner_digest
+from streamproxy.store.dropped import DroppedOwners
 from streamproxy.store.expiry import Expiry
 from streamproxy.store.ids import IdWriter
 from streamproxy.store.segments import PlaceGone, SegmentLog
 from streamproxy.subclassing import mypyc_attr
 
-_NAMES: Final = 16_384  # names of dropped streams that are remembered
 _OVERHEAD: Final = 1024  # bytes that a finished stream is counted for besides its own
 
 
@@ -122,7 +121,7 @@ class MemoryStream(KeptStream):
     """One stream: its log, its clients, and how it ended."""
 
     __slots__ = (
-        *("_room", "_store", "bodies", "content_type", "ended", "fault", "log", "name", "owner", "stop"),
+        *("_store", "bodies", "content_type", "fault", "log", "name", "owner", "stop"),
         *("_arrivals", "reported", "remote_until"),
     )
 
@@ -214,18 +213,6 @@ class MemoryStream(KeptStream):
                 alone = False
         return alone
 
-    async def room(self, limit: int) -> None:
-        while not self.ended and not self.has_room(limit):
-            if self._room is None:
-                self._room = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._room)
-
-    def make_room(self) -> None:
-        """Lets the upstream be read on, after a client has read something or left."""
-        room, self._room = self._room, None
-        if room is not None:
-            room.set_result(None)
-
     def leave(self, body: MemoryBody) -> None:
         """Removes a client."""
         if body in self.bodies:
@@ -270,7 +257,7 @@ class MemoryStore(StreamStore):
     """
 
     __slots__ = (
-        *("_elsewhere", "_finished", "_idle", "_live", "_names", "_owners", "_streams"),
+        *("_dropped", "_elsewhere", "_finished", "_idle", "_live", "_streams"),
         *("max_total", "settings", "total"),
     )
 
@@ -283,9 +270,7 @@ class MemoryStore(StreamStore):
         self._live: dict[MemoryStream, None] = {}  # in the order in which they lose what they have kept
         self._finished: Expiry[MemoryStream] = Expiry(settings.window, self._expire)
         self._idle: Expiry[MemoryStream] = Expiry(settings.grace, self._give_up)
-        # The owners of dropped streams, and how long they are remembered.
-        self._owners: dict[str, bytes] = {}
-        self._names: Expiry[str] = Expiry(REMEMBERED, self._forget)
+        self._dropped = DroppedOwners()
 
     def create(self, head: StreamHead, stop: Stop) -> MemoryStream:
         stream = MemoryStream(self, new_stream(), head, stop)
@@ -333,7 +318,7 @@ class MemoryStore(StreamStore):
     def stop_owned(self, name: str, digest: bytes) -> StopResult:
         """Stops the stream of this name if ``digest`` is its owner's. One that has ended stays as it is."""
         stream = self._streams.get(name)
-        known = stream.owner if stream is not None else self._owners.get(name, b"")
+        known = stream.owner if stream is not None else self._dropped.owner_of(name)
         if not compare_digest(known, digest):
             return "unknown"
         if stream is None:
@@ -343,11 +328,11 @@ class MemoryStore(StreamStore):
         return "stopped"
 
     async def aclose(self) -> None:
-        for expiry in (self._finished, self._idle, self._names):
-            expiry.clear()
+        self._finished.clear()
+        self._idle.clear()
+        self._dropped.clear()
         self._streams.clear()
         self._live.clear()
-        self._owners.clear()
 
     def finished(self, stream: MemoryStream) -> None:
         """Handles that a stream has ended."""
@@ -384,7 +369,7 @@ class MemoryStore(StreamStore):
         """Returns the owner's stream of this name. Raises StreamUnknown or StreamGone."""
         digest = owner_digest(name, owner)
         stream = self._streams.get(name)
-        known = stream.owner if stream is not None else self._owners.get(name, b"")
+        known = stream.owner if stream is not None else self._dropped.owner_of(name)
         if not compare_digest(known, digest):
             raise StreamUnknown
         if stream is None:
@@ -402,13 +387,7 @@ class MemoryStore(StreamStore):
         self.total -= stream.log.size + _OVERHEAD
         stream.log.clear()
         del self._streams[stream.name]
-        while len(self._names) >= _NAMES and (oldest := self._names.pop_oldest()) is not None:
-            self._forget(oldest)
-        self._owners[stream.name] = stream.owner
-        self._names.add(stream.name)
-
-    def _forget(self, name: str) -> None:
-        self._owners.pop(name, None)
+        self._dropped.add(stream.name, stream.owner)
 
     def _give_up(self, stream: MemoryStream) -> None:
         if stream.remote_until > asyncio.get_running_loop().time():

@@ -25,6 +25,7 @@ from array import array
 from bisect import bisect_right
 from typing import Final, Literal
 
+from streamproxy.formats.bom import BOM
 from streamproxy.formats.ndjson import LineCounter
 from streamproxy.formats.sse import SseTracker
 
@@ -36,7 +37,6 @@ _LOOSE_BYTES: Final = 4096
 _PIECE: Final = 1024  # bytes; smaller pieces of a tail are joined, since an object takes 33 more than its bytes
 _INSIDE_EVENT: Final = -1
 _LINE: Final = re.compile(rb"([^\r\n]*)(?:\r\n|\n|\r)")
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 class PlaceGone(Exception):
@@ -123,7 +123,7 @@ def _sse_place(data: bytes, count: int, first: bool) -> int:
     for match in _LINE.finditer(data):
         line = match[1]
         if first and match.start() == 0:
-            line = line.removeprefix(_BOM)
+            line = line.removeprefix(BOM)
         if line:
             has_data = has_data or line.partition(b":")[0] == b"data"
             continue

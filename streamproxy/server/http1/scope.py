@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any
 
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
-from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
+from streamproxy.exchange.extension import CONNECTION, EARLY_HINT, TRAILERS, DownstreamConnection
 from streamproxy.wire.proxy_protocol import Announced
 from streamproxy.wire.request import RequestHead
 
 # The supported extensions of ASGI.
-_EARLY_HINT: Final = "http.response.early_hint"
-_TRAILERS: Final = "http.response.trailers"
 
 
 def connection_scope(
@@ -60,9 +58,9 @@ def request_scope(
     scope["headers"] = head.headers
     scope["state"] = state.copy()
     if head.version == "1.1":
-        scope["extensions"] = offers = {CONNECTION: extension, _EARLY_HINT: {}}
+        scope["extensions"] = offers = {CONNECTION: extension, EARLY_HINT: {}}
         if head.takes_trailers:  # HTTP/1.0 has none
-            offers[_TRAILERS] = {}
+            offers[TRAILERS] = {}
     else:
         scope["http_version"] = head.version
         scope["extensions"] = {CONNECTION: extension}

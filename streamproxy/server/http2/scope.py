@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
+from streamproxy.exchange.extension import CONNECTION, EARLY_HINT, TRAILERS, DownstreamConnection
 from streamproxy.wire.http2.head import Http2Head
-
-_EARLY_HINT: Final = "http.response.early_hint"
-_TRAILERS: Final = "http.response.trailers"
 
 
 def request_scope(
@@ -26,8 +23,8 @@ def request_scope(
     scope["query_string"] = head.query
     scope["headers"] = head.headers
     scope["state"] = state.copy()
-    offers: dict[str, Any] = {CONNECTION: extension, _EARLY_HINT: {}}
+    offers: dict[str, Any] = {CONNECTION: extension, EARLY_HINT: {}}
     if extension.takes_trailers:
-        offers[_TRAILERS] = {}
+        offers[TRAILERS] = {}
     scope["extensions"] = offers
     return scope

@@ -56,3 +56,34 @@ def test_a_timers_fields_are_set_by_its_own_methods(module: str) -> None:
 )
 def test_an_assignment_to_a_timers_field_is_found(source: str, count: int) -> None:
     assert len(sets_timer(ast.parse(source))) == count
+
+
+def statements(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.stmt]:
+    """The statements of a function without its docstring."""
+    body = function.body
+    first = body[0]
+    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return body[1:] if documented else body
+
+
+def functions_by_code(sources: dict[str, str]) -> dict[str, list[str]]:
+    """The names of all functions of more than a few statements, by what they do."""
+    found: dict[str, list[str]] = {}
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                code = statements(node)
+                if sum(isinstance(part, ast.stmt) for whole in code for part in ast.walk(whole)) > 3:
+                    key = "\n".join(ast.dump(statement) for statement in code)
+                    found.setdefault(key, []).append(f"{module}: {node.name}")
+    return found
+
+
+def test_no_function_stands_in_two_places() -> None:
+    assert [names for names in functions_by_code(SOURCES).values() if len(names) > 1] == []
+
+
+def test_a_function_that_stands_in_two_places_is_found() -> None:
+    code = "def {}():\n    {}\n    a = 1\n    if a:\n        a = 2\n    return a"
+    sources = {"a.py": code.format("one", "'Said so.'"), "b.py": code.format("other", "'Said otherwise.'")}
+    assert list(functions_by_code(sources).values()) == [["a.py: one", "b.py: other"]]

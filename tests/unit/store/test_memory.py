@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamproxy.errors import ReadTimeout, ResponseIncomplete, StreamGone, StreamUnknown
-from streamproxy.store import memory
+from streamproxy.store import dropped, memory
 from streamproxy.store.base import StopResult, StoreSettings
 from streamproxy.store.cursor import Cursor, new_stream, owner_digest
 from streamproxy.store.memory import MemoryStore
@@ -110,7 +110,7 @@ async def test_a_dropped_stream_is_gone_for_its_owner_and_never_was_for_others()
 
 
 async def test_only_so_many_names_are_remembered(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_NAMES", 2)
+    monkeypatch.setattr(dropped, "_NAMES", 2)
     store.configure(StoreSettings(max_total=0))
     streams = [begin(store) for _ in range(3)]
     for stream in streams:
