@@ -70,6 +70,8 @@ def _count_down(plan: RoutePlan, fields: RequestFields) -> tuple[int, Headers] |
     except ValueError as error:
         raise BadRequest(str(error)) from None
     if left == 0:
+        if not plan.allow:
+            return None  # no route: nobody will be asked, and an empty Allow would say that there is something
         return 200, [(b"allow", plan.allow), (b"content-length", b"0")]
     fields.replace(b"max-forwards", b"%d" % (left - 1))
     return None

@@ -83,6 +83,18 @@ async def test_options_that_may_go_no_further_is_answered_here(stack: StartStack
     assert upstream.requests == []
 
 
+async def test_options_that_may_go_no_further_is_no_answer_where_no_route_is(
+    stack: StartStack, serve: Serve, dial: Connect
+) -> None:
+    upstream = await serve(answering(response(b"ok")))
+    proxy = await stack([route(upstream.url, path="/a", methods=["GET"])])
+    client = await dial(proxy.url)
+    for target in ("/a", "/b"):
+        await client.request(target, method="OPTIONS", headers=[("Max-Forwards", "0")])
+        answer = await client.read_response()
+        assert (answer.status, answer.get("allow")) == (404, None)
+
+
 @pytest.mark.parametrize("value", ["many", "-1", "1, 2", "", "99999999999"])
 async def test_max_forwards_that_is_no_number_is_refused(
     stack: StartStack, serve: Serve, dial: Connect, value: str
