@@ -311,7 +311,7 @@ class Http2Stream(ResponseStream):
         """Send the head, and have the body sent."""
         extensions, content = self._extensions, self._content
         progress: Callable[[str], None] | None = extensions.get("progress")
-        self._state = state = ResponseState(extensions.get("informational"))
+        self._state = state = ResponseState(extensions.get("informational"), self._request[0] == "HEAD")
         whole = content if isinstance(content, bytes) else b"" if content is None else None
         if not connection.open(state, self._fields, whole, extensions.get("buffer")):
             state.refused = state.closed = True

@@ -1,9 +1,10 @@
 """One stream of a connection as its reader sees it, without I/O.
 
 Theory of operation. A response is a head, perhaps behind some of informational responses, a body, and perhaps trailer
-fields. It is *done* when the upstream has ended it in good order, and has a ``fault`` when it never will be. The stream
-is *closed* when it takes no part in the connection any more; a response may be done before that, while the body of its
-request is still on its way.
+fields. It is *done* when the upstream has ended it in good order, and has a ``fault`` when it never will be. A response
+to HEAD, a 204 and a 304 are done with their head (RFC 9110 section 6.4.1), since an upstream whose handler of GET
+serves HEAD too may never end them. The stream is *closed* when it takes no part in the connection any more; a response
+may be done before that, while the body of its request is still on its way.
 
 The body goes to its one reader in one of two ways, as over HTTP/1.1: pulled, it waits in ``chunks``; pushed, it is
 handed to the ``sink`` in the read itself. What the reader has not passed on yet is ``owed``: bytes of the stream's
@@ -28,6 +29,8 @@ _FIELD: Final = 32  # bytes that a field counts beyond its own (RFC 9113 section
 # Chunks below this are joined when several wait: handing on one more costs ten times what copying it does.
 _JOIN_BELOW: Final = 8192
 
+_BODILESS: Final = (204, 304)
+
 Informational = Callable[[int, Headers], None]
 
 
@@ -40,6 +43,7 @@ class ResponseState:
     """
 
     __slots__ = (
+        "_bodiless",
         "_informational",
         "_interim",
         "_waiter",
@@ -59,8 +63,9 @@ class ResponseState:
         "trailers",
     )
 
-    def __init__(self, informational: Informational | None) -> None:
+    def __init__(self, informational: Informational | None, asked_head: bool = False) -> None:
         self.number = 0
+        self._bodiless = asked_head  # whether its head is all of it
         self._informational = informational
         self._interim = 0  # bytes of informational heads
         self._waiter: asyncio.Future[None] | None = None
@@ -95,7 +100,7 @@ class ResponseState:
         if self.fault is not None:
             return
         self.status, self.headers = read_response(fields, MAX_FIELDS)
-        self.done = end
+        self.done = end or self._bodiless or self.status in _BODILESS
         self.wake()
         self.wake_sender()
 

@@ -270,6 +270,30 @@ async def test_a_body_of_another_length_than_announced_is_incomplete(
             [chunk async for chunk in response.source]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("method", "status"), [("HEAD", b"200"), ("GET", b"204"), ("GET", b"304")])
+@pytest.mark.parametrize("late", [b"", b"data: 1\n\n"])
+async def test_a_response_without_a_body_is_complete_with_its_head_and_its_stream_is_cancelled(
+    serve: Serve, http2: MakeClient, method: str, status: bytes, late: bytes
+) -> None:
+    """A handler of GET that serves HEAD too may go on for ever, and say nothing of it."""
+
+    async def script(up: Frames) -> None:
+        stream, _ = await up.request()
+        await up.send(up.head(stream, [(b":status", status), (b"content-type", b"text/event-stream")]))
+        reset = await up.next(RstStreamFrame)
+        assert (reset.stream_id, reset.error_code) == (stream, 8)
+        if late:
+            await up.send(DataFrame(stream, late))
+        again, _ = await up.request()
+        await up.answer(again, b"ok")
+
+    upstream = await serve(speaking(script))
+    client = http2(upstream.url)
+    assert await fetch(client, upstream.url, method) == b""
+    assert await fetch(client, upstream.url) == b"ok"
+    assert len(upstream.connections) == 1
+
+
 async def test_a_reset_after_the_head_is_an_incomplete_response(serve: Serve, http2: MakeClient) -> None:
     async def script(up: Frames) -> None:
         stream, _ = await up.request()
