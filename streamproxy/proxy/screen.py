@@ -91,6 +91,8 @@ def _screen_upgrade(plan: RoutePlan, call: Call, draining: bool) -> None:
         or downstream.fields.has_body
         or b"upgrade" not in named_by_connection(downstream.headers)
     ):
+        if downstream.wants_websocket:  # for a server that hands out messages it is one, and has nothing else to give
+            raise BadRequest("The WebSocket handshake is malformed")
         return
     call.exchange.protocol = "websocket"
     key = noted.get(b"sec-websocket-key", b"")

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from streamproxy.errors import StoppedByShutdown
 from streamproxy.wire.websocket import accept_of
 from tests.conformance.conftest import StartStack
-from tests.conftest import Serve
+from tests.conftest import Connect, Serve
 from tests.doubles.stack import RunningStack, route
 from tests.doubles.until import until
 from tests.doubles.upstream import Conn, answering, response
@@ -317,4 +317,26 @@ async def test_a_subprotocol_that_was_not_offered_is_no_answer_of_a_websocket(
     assert caught.value.response.status_code == 502
     ended = await proxy.end_of()
     assert (ended.end, ended.error.error) == ("error", "http_protocol_error")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.quirk("stock", reason="says nothing to such a handshake, and does not ask the application")
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [(b"Content-Length: 5\r\n", b"hello"), (b"Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n0\r\n\r\n")],
+    ids=["a length", "chunks"],
+)
+async def test_a_handshake_with_a_body_is_the_clients_mistake(
+    stack: StartStack, serve: Serve, dial: Connect, fields: bytes, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its server takes it for a handshake, and hands out no body that could be sent on."""
+    upstream = await serve(answering(response(b"plain")))
+    proxy = await stack(upstream.url)
+    client = await dial(proxy.url)
+    await client.send(
+        b"GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" + fields + b"\r\n" + body
+    )
+    assert (await client.read_response()).status < 500
+    assert proxy.metric("streamproxy_requests_total", route="r0", method="GET", code="500") in (None, 0)
     assert not [record for record in caplog.records if record.exc_info]
