@@ -31,6 +31,7 @@ from streamproxy.wire.http1 import AmbiguousHead, origin_form
 from streamproxy.wire.media import is_streaming
 
 _PATIENCE = 2.0  # seconds for connections to end when the engine is stopped
+_DECODED = frozenset({b"connection", b"sec-websocket-extensions", b"sec-websocket-protocol"})
 _METHOD = "streamproxy.method"  # in a connection's state: the method of its request as it was sent
 
 
@@ -160,6 +161,7 @@ class _Http11(H11Protocol):
     async def _create_stream(self, request: h11.Request) -> None:
         try:
             target, authority = _origin_form(request)
+            _check_handshake(request)
         except AmbiguousHead:
             await self._send_error_response(400)
             await self.send(Closed())
@@ -184,6 +186,15 @@ def _origin_form(request: h11.Request) -> tuple[bytes, bytes | None]:
     if request.method == b"CONNECT":
         raise AmbiguousHead("CONNECT is not served here")
     return origin_form(request.method, request.target)
+
+
+def _check_handshake(request: h11.Request) -> None:
+    """Refuses what hypercorn fails to decode in a WebSocket handshake. Raises AmbiguousHead."""
+    names = {name for name, _ in request.headers}
+    if b"upgrade" in names:
+        for name, value in request.headers:
+            if name in _DECODED and not value.isascii():
+                raise AmbiguousHead("a field of a handshake that is not ASCII")
 
 
 class _Farewell:

@@ -10,10 +10,11 @@ import pytest
 
 from streamproxy.config import Address
 from streamproxy.config.model import ServerTls
-from streamproxy.server.alpn import PREFACE, is_preface
+from streamproxy.server.alpn import is_preface
 from streamproxy.server.engines import EngineSettings, UvicornEngine
 from streamproxy.server.sockets import bind
 from streamproxy.server.tls import server_context
+from streamproxy.wire.http2.frames import PREFACE
 from tests.conftest import Connect
 from tests.doubles.certificates import Certificate
 from tests.unit.server.conftest import Start

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from streamproxy.config import Address
-from streamproxy.server.alpn import PREFACE
 from streamproxy.server.engines import EngineSettings, hypercorn_engine
 from streamproxy.server.sockets import bind, close, url_of
+from streamproxy.wire.http2.frames import PREFACE
 from tests.conftest import Connect
 from tests.unit.server.harness import App, Receive, Scope, Send, body_message, start_message
 
@@ -95,3 +95,21 @@ async def test_an_upgrade_to_http2_is_not_made_and_the_request_goes_on(dial: Con
         assert answer.status == 204
         client.close()
     assert [scope["http_version"] for scope in app.scopes] == ["1.1"]
+
+
+@pytest.mark.parametrize(
+    "field", [b"Sec-WebSocket-Protocol: a, \xff", b"Sec-WebSocket-Extensions: \x80", b"Connection: \xe9"]
+)
+async def test_a_handshake_with_a_field_that_is_not_ascii_is_a_400(
+    dial: Connect, caplog: pytest.LogCaptureFixture, field: bytes
+) -> None:
+    app = Recorder()
+    async with running(app) as url:
+        client = await dial(url)
+        await client.send(
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" + field + b"\r\n\r\n"
+        )
+        assert (await client.read_response()).status == 400
+    assert app.scopes == []
+    assert not [record for record in caplog.records if record.exc_info]
