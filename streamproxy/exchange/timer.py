@@ -124,10 +124,6 @@ class Deadlines:
         if self.keepalive_since != FOREVER:
             self.keepalive_since = now
 
-    def stop_keepalives(self) -> None:
-        """Stops the keepalives."""
-        self.keepalive_since = FOREVER
-
     def sent_early(self, now: float) -> None:
         """Records that an early head or one of its comments was sent; the next comment follows after the interval."""
         self.early_at = now + self.limits.keepalive
@@ -285,6 +281,10 @@ class Timer(Deadlines):
         if self._handle is not None:
             self._handle.cancel()
             self.fire()  # the armed timer would fire too late
+
+    def stop_keepalives(self) -> None:
+        """Stops the keepalives."""
+        self.keepalive_since = FOREVER
 
     def spare_blocked(self, call: Callable[[], bool]) -> None:
         """Calls ``call`` before ``write`` ends the exchange, which goes on if it returns True."""
