@@ -73,9 +73,7 @@ class HttpxClient(ForeignClient):
 
         def build() -> Any:
             request = self._request(method, parsed, headers=headers, content=content, extensions=passed)
-            request.method = (
-                method  # httpx writes it in capitals, but methods are case-sensitive (RFC 9110 section 9.1)
-            )
+            request.method = method  # in capitals otherwise; methods are case-sensitive (RFC 9110 section 9.1)
             return request
 
         replayable = content is None and method in IDEMPOTENT

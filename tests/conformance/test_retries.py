@@ -344,3 +344,32 @@ async def test_retries_of_a_bad_day_stay_in_their_budget(stack: StartStack, serv
     assert len(bad.requests) == 60 + retried
     assert proxy.metric("streamproxy_retries_total", upstream="pool") == retried
     assert 30 <= retried <= 60  # not 120: 3 a second over 10 s; the window may have moved on meanwhile
+
+
+@quirk("h2", reason="has no last words")
+@quirk("httpx", "user", reason="hands out a 408 that crossed a request")
+@pytest.mark.parametrize("head", ["Transfer-Encoding: chunked", "Content-Length: 3"])
+async def test_a_408_that_crossed_a_request_whose_body_is_held_is_not_its_answer(
+    stack: StartStack, serve: Serve, dial: Connect, head: str
+) -> None:
+    """Only a 408 is certain to be no answer, and of a body that is held nothing is lost: the request goes out again."""
+
+    async def dying(conn: Conn) -> None:
+        await conn.read_request()
+        await conn.send(response(b"ok"))
+        await conn.read_request()
+        await conn.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    upstream = await serve([dying, answering(response(b"the answer"))])
+    proxy = await stack([route(upstream.url, retry={"attempts": 2})])
+    client = await dial(proxy.url)
+    await client.get()
+    name, _, value = head.partition(": ")
+    await client.request("/", method="POST", headers=[(name, value)])
+    if name == "Content-Length":
+        await client.send(b"abc")
+    else:
+        await client.send_chunk(b"abc")
+        await client.send_chunk(b"")
+    answer = await client.read_response()
+    assert (answer.status, answer.body) == (200, b"the answer")

@@ -332,13 +332,20 @@ class Stream(ResponseStream):
         )
 
     def _is_unasked(self) -> bool:
-        """Whether the whole request can be sent again: nothing was requested from its body."""
-        return self._sender is None or not self._sender.pulled
+        """Whether the whole request can be sent again: nothing was requested from its body, or all of that is held."""
+        if self._sender is None or not self._sender.pulled:
+            return True
+        content = self._body[0] if self._body is not None else None
+        return isinstance(content, BodyReader) and content.body.repeatable
 
     def _forget(self, connection: Connection) -> None:
         """Gives up a dead connection, but keeps its place."""
         if self._sender is not None:
             self._sender.cancel()
+            if self._sender.pulled and self._body is not None:
+                content, framing = self._body
+                if isinstance(content, BodyReader):
+                    self._body = content.body.attempt(), BodyFraming(framing.length, False)
             self._sender = None
         connection.abort()
         self._connection = None
