@@ -124,7 +124,10 @@ _HANDSHAKE: Final = (
     b"sec-websocket-extensions",
 )
 
-SET_BY_PROXIES: Final = frozenset({b"forwarded", b"x-real-ip"})  # besides X-Forwarded-*; a client has no say in them
+# Fields in which a client has no say, X-Forwarded-* by their beginnings. CGI, WSGI and PHP can't tell a hyphen from an
+# underscore in a name.
+SET_BY_PROXIES: Final = frozenset({b"forwarded", b"x-real-ip", b"x_real_ip", b"x-real_ip", b"x_real-ip"})
+FORWARDED_BEGINS: Final = frozenset({b"x-forwarded-", b"x_forwarded_", b"x-forwarded_", b"x_forwarded-"})
 # How fields are handled that are not simply passed on.
 _DROP: Final = 0
 _CONNECTION: Final = 1
@@ -179,7 +182,7 @@ class RequestFields:
             name = pair[0]
             what = _REQUEST_FIELDS.get(name)
             if what is None:
-                if name >= _FORWARDED and name[:12] == _FORWARDED:  # most names come before it
+                if name >= _FORWARDED and name[:12] in FORWARDED_BEGINS:  # most names come before it
                     self.forwarded.append(pair)
                 else:
                     kept.append(pair)

@@ -9,6 +9,7 @@ import re
 from typing import Final, Self
 
 from streamproxy.wire.headers import (
+    FORWARDED_BEGINS,
     HOP_BY_HOP,
     PLAIN_CONNECTION,
     SET_BY_PROXIES,
@@ -188,5 +189,5 @@ def passable_request_trailers(trailers: Headers, not_behind: frozenset[bytes]) -
     return [
         pair
         for pair in passable_trailers(trailers)
-        if pair[0] not in not_behind and pair[0] not in _OF_PROXIES and not pair[0].startswith(b"x-forwarded-")
+        if pair[0] not in not_behind and pair[0] not in _OF_PROXIES and pair[0][:12] not in FORWARDED_BEGINS
     ]

@@ -267,6 +267,29 @@ async def test_what_a_stranger_says_of_itself_is_dropped(stack: StartStack, serv
     assert head.get("x-forwarded-for") == b"127.0.0.1"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X_Forwarded_For",
+        "X-Forwarded_For",
+        "x_forwarded_host",
+        "X_Real_IP",
+        "X-Real_IP",
+        "X_Forwarded-Proto",
+        "X_Forwarded_User",
+    ],
+)
+async def test_a_strangers_claim_is_dropped_in_the_spellings_that_an_application_cannot_tell_apart(
+    stack: StartStack, serve: Serve, dial: Connect, name: str
+) -> None:
+    """CGI, WSGI and PHP make one variable of X-Forwarded-For and X_Forwarded_For."""
+    upstream = await serve(answering(response(b"ok")))
+    proxy = await stack(upstream.url)
+    await (await dial(proxy.url)).get(headers=[(name, "1.2.3.4"), ("X_Other", "kept")])
+    head = await upstream.request()
+    assert (head.get(name.lower()), head.get("x_other")) == (None, b"kept")
+
+
 async def test_what_a_trusted_proxy_says_is_kept(stack: StartStack, serve: Serve, dial: Connect) -> None:
     upstream = await serve(answering(response(b"ok")))
     proxy = await stack(upstream.url, **TRUSTING)
