@@ -35,7 +35,7 @@ from streamproxy.client.http1.sending import SendingConnection, settle
 from streamproxy.client.http1.tunnel import Tunnel
 from streamproxy.client.reads import MOST, bound_reads, rescued
 from streamproxy.client.secure import TlsTransport
-from streamproxy.errors import ConnectionTerminated, ResponseIncomplete, TlsFailed
+from streamproxy.errors import BadResponse, ConnectionTerminated, ResponseIncomplete, TlsFailed
 
 # Waiting chunks smaller than this are joined: passing on one more chunk costs ten times as much as copying it.
 _JOIN_BELOW: Final = 8192
@@ -101,10 +101,12 @@ class Connection(SendingConnection):
         self._held = 0
         self.sent = whole
         self._active = True
-        if self.closed:
-            self._lost(None)
-        else:
+        if not self.closed:
             self._transport.write(head)
+        elif self.response.stray:
+            self._fail_with(BadResponse(note="bytes before the request"))
+        else:
+            self._lost(None)
 
     def wait(self) -> asyncio.Future[None]:
         """Returns a future of the next change of ``chunks``, ``response`` or ``fault``, for one reader at a time."""
@@ -313,6 +315,7 @@ class Connection(SendingConnection):
         elif self.response.upgraded and not self.closed:
             self.response.rest += data
         else:
+            self.response.stray = True
             self._end()
 
     def _unpipe(self, size: int) -> None:

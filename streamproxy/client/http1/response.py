@@ -109,7 +109,7 @@ class ResponseParser:
         self._stale = False  # whether the parser expects the body of the last response
         self._decoder: ChunkedDecoder | None = None
         self.lifetime = 0.0  # how many seconds the connection may be idle, by its first response; 0.0 before it
-        self.stray = False  # whether bytes followed a response
+        self.stray = False  # whether bytes followed a response, or came before the first request
         # Of the head that is being read.
         self._begun = False
         self._line = b""  # the first line so far

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -470,6 +471,26 @@ async def test_a_cancelled_wait_for_a_chunk_loses_nothing(serve: Serve, native: 
         await asyncio.gather(waiting, return_exceptions=True)
         upstream.connections[0].go.set()
         assert [chunk async for chunk in chunks] == [b"late"]
+
+
+async def test_a_server_that_speaks_first_speaks_another_protocol_however_early(
+    serve: Serve, native: MakeClient
+) -> None:
+    async def greeting(conn: Conn) -> None:
+        await conn.send(b"SSH-2.0-OpenSSH_9.2\r\n")
+        await conn.wait_ended()
+
+    client = native(await serve(greeting))
+    with pytest.raises(BadResponse):
+        await fetch(client)
+    # The same where the greeting is there before the request.
+    assert client._pool.reserve()
+    connection: Any = await client._connector.connect(None)
+    client._pool.opened(connection)
+    await until(lambda: connection.closed)
+    with pytest.raises(BadResponse):
+        await ask(client).enter(connection, False)
+    await until(lambda: not client.active)
 
 
 async def test_the_request_is_sent_as_it_was_given(serve: Serve, native: MakeClient) -> None:
