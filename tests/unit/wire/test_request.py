@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import pytest
 from hypothesis import given
@@ -334,6 +335,78 @@ def test_the_heads_before_make_no_difference_to_a_head(heads: list[tuple[bytes, 
         if isinstance(expected, type):
             break  # nothing can be read after a refusal
         reader.forget()
+        assert not reader.begun
+
+
+LENGTHS = [b"0", b"00", b"5", b"05", b"65535", b"65536", b"0065536", b"65537", b"9" * 18, b"0" * 17 + b"5"]
+BAD_LENGTHS = [b"", b"5, 5", b"5 5", b"+5", b"5;", b"0x5", b"-0", b"5\t5", b"0" * 18 + b"5", b"9" * 19, b"9" * 40]
+OPTIONS = [b"keep-alive", b"Keep-Alive", b"close", b"CLOSE", b"upgrade", b"Upgrade", b"te", b"x", b"keep-alivex", b""]
+VALUES = {
+    b"content-length": st.sampled_from(LENGTHS * 4 + BAD_LENGTHS),
+    b"transfer-encoding": st.sampled_from([*[b"chunked", b"Chunked", b"CHUNKED"] * 4, b"gzip, chunked", b"identity"]),
+    b"connection": st.lists(st.sampled_from(OPTIONS), min_size=1, max_size=3).map(b", ".join),
+    b"proxy-connection": st.lists(st.sampled_from(OPTIONS), min_size=1, max_size=2).map(b",".join),
+    b"upgrade": st.sampled_from([b"h2c", b"websocket", b"WebSocket, x", b""]),
+    b"expect": st.sampled_from([b"100-continue", b"100-Continue", b"x", b""]),
+    b"te": st.sampled_from([b"trailers", b"gzip, Trailers", b"trailers;q=0"]),
+    b"trailer": st.just(b"x"),
+    b"keep-alive": st.just(b"timeout=1"),
+    b"sec-websocket-key": st.just(b"dGhlIHNhbXBsZSBub25jZQ=="),
+    b"x_y.z": st.sampled_from([b"", b"a b", b"\xc3\xa4\xff", b"a\tb"]),
+    b"contentx-length": st.just(b"7"),
+    b"connection-x": st.just(b"close"),
+    b"host": st.just(b"b"),
+}
+BLANK = st.sampled_from([b"", b"", b" ", b"\t", b" \t  "])
+CASE = st.sampled_from([bytes.lower, bytes.title, bytes.upper, bytes.swapcase])
+
+
+@st.composite
+def field_lines(draw: st.DrawFn, names: st.SearchStrategy[bytes]) -> bytes:
+    name = draw(names)
+    return draw(CASE)(name) + b":" + draw(BLANK) + draw(VALUES[name]) + draw(BLANK) + b"\r\n"
+
+
+@st.composite
+def any_heads(draw: st.DrawFn) -> bytes:
+    """A head that is often valid, and that says as often as not something of its body or its connection."""
+    method = draw(st.sampled_from([b"GET", b"HEAD", b"POST", b"PUT", b"OPTIONS", b"PRI", b"brew"]))
+    target = draw(
+        st.sampled_from([b"/", b"/a?b", b"http://c/d", b"HTTPS://c", b"*" if method == b"OPTIONS" else b"/\xff"])
+    )
+    version = draw(st.sampled_from([b"1.1", b"1.1", b"1.1", b"1.0"]))
+    most = [b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"proxy-connection", b"x_y.z"]
+    fields = draw(st.lists(field_lines(st.sampled_from([*most * 2, *VALUES])), max_size=4))
+    if draw(st.integers(0, 20)):
+        fields.insert(draw(st.integers(0, len(fields))), draw(CASE)(b"host") + b": a\r\n")
+    empty = draw(st.sampled_from([b"", b"", b"", b"\r\n", b"\r\n\r\n"]))
+    return empty + b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version, b"".join(fields))
+
+
+def body_of(framing: Framing) -> bytes:
+    """Returns a body of the connection, which no head's parser may see, as far as it may matter."""
+    return b"3\r\nabc\r\n0\r\nX: y\r\n\r\n" if framing.chunked else b"GET / HTTP/1.1\r\n\r\n"[: framing.length or 0]
+
+
+@given(st.lists(st.tuples(any_heads(), st.lists(st.integers(1, 200), max_size=5)), min_size=2, max_size=6))
+def test_no_sequence_of_heads_makes_a_difference_to_the_next(heads: list[tuple[bytes, list[int]]]) -> None:
+    """The law of the test before, for any heads: what cannot follow a refusal goes on with a new reader."""
+    reader = RequestHead(65536, 100)
+    for raw, cuts in heads:
+        edges = sorted({0, len(raw), *(cut for cut in cuts if cut < len(raw))})
+        pieces = [raw[a:b] for a, b in itertools.pairwise(edges)]
+        new = RequestHead(65536, 100)
+        expected = seen(new, raw)
+        body = b"" if isinstance(expected, type) else body_of(new.framing)
+        if body:
+            expected = seen(RequestHead(65536, 100), raw + body)
+            pieces[-1] += body
+        assert seen(reader, *pieces) == expected, raw
+        if isinstance(expected, type):
+            reader.close()
+            reader = RequestHead(65536, 100)
+        else:
+            reader.forget()
         assert not reader.begun
 
 
