@@ -136,15 +136,20 @@ def _checked_method(method: str) -> bytes:
 def _begin(name: bytes, value: bytes, body: bool) -> bytes:
     """Returns the beginning of a request field's line. Raises ValueError if it announces a body, and there is none."""
     announcing = ANNOUNCING.get(name)
-    if announcing is None:
-        return remember(_begins, name, name + b": ", _LONGEST_NAME, _MOST_NAMES)
+    if announcing is not None:
+        lower = name
+    else:
+        lower = name.lower()
+        if lower not in ANNOUNCING:
+            return remember(_begins, name, name + b": ", _LONGEST_NAME, _MOST_NAMES)
+        announcing = name + b": "
     if not body:
-        refuse_body(name, value)
+        refuse_body(lower, value)
     return announcing
 
 
 def refuse_body(name: bytes, value: bytes) -> None:
-    """Raises ValueError unless a Content-Length or Transfer-Encoding says that no body follows."""
+    """Raises ValueError unless a Content-Length or Transfer-Encoding, in lower case, says that no body follows."""
     if name == b"transfer-encoding":
         raise ValueError("Transfer-Encoding without a body")
     if value.strip(b"0"):

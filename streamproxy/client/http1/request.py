@@ -55,5 +55,8 @@ def body_framing(headers: Headers) -> BodyFraming:
 def refuse_body_fields(headers: Headers) -> None:
     """Raises ValueError if the fields of a request without a body announce one: the upstream would wait for it."""
     for name, value in headers:
-        if name in ANNOUNCING:
-            refuse_body(name, value)
+        lower = lower_names.get(name)
+        if lower is None:
+            lower = lower_name(name)
+        if lower in ANNOUNCING:
+            refuse_body(lower, value)

@@ -37,7 +37,15 @@ def test_a_request_that_would_break_out_of_its_head_is_refused(method: str, targ
 
 
 @pytest.mark.parametrize(
-    "field", [(b"content-length", b"1"), (b"content-length", b""), (b"transfer-encoding", b"chunked")]
+    "field",
+    [
+        (b"content-length", b"1"),
+        (b"content-length", b""),
+        (b"transfer-encoding", b"chunked"),
+        (b"Content-Length", b"1"),
+        (b"CONTENT-length", b"01"),
+        (b"Transfer-Encoding", b"chunked"),
+    ],
 )
 def test_a_field_that_announces_a_body_is_refused_where_none_follows(field: tuple[bytes, bytes]) -> None:
     begun = b"POST / HTTP/1.1\r\n"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from streamproxy.client.http1.request import refuse_body_fields
 from streamproxy.errors import BadRequest, ClientDisconnected, ConnectionTerminated, ResponseIncomplete
 from streamproxy.exchange.body import RequestBody
 from streamproxy.exchange.exchange import Exchange
@@ -545,3 +546,10 @@ async def test_a_cut_response_to_an_upload_is_incomplete(serve: Serve, native: M
         got, fault = await read(answer)
     assert got == b"abc"
     assert isinstance(fault, ResponseIncomplete)
+
+
+@pytest.mark.parametrize("name", [b"content-length", b"Content-Length", b"TRANSFER-encoding"])
+def test_a_field_that_announces_a_body_is_refused_where_none_follows_in_any_case(name: bytes) -> None:
+    with pytest.raises(ValueError, match="without a body"):
+        refuse_body_fields([(b"x", b"1"), (name, b"1")])
+    refuse_body_fields([(b"x", b"1"), (b"Content-Length", b"00")])
