@@ -35,6 +35,7 @@ from streamproxy.store.base import StopResult
 from streamproxy.store.leftovers import Leftovers
 from streamproxy.upstream.retired import Retired
 from streamproxy.upstream.sessions import SessionTable
+from streamproxy.wire.headers import lower_name, lower_names
 
 
 class Application(Control, Starlette):
@@ -124,8 +125,9 @@ class Application(Control, Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            # ASGI allows any iterable of pairs; compiled code accepts only a list of tuples.
-            scope["headers"] = [(name, value) for name, value in scope["headers"]]
+            # ASGI allows any iterable of pairs; compiled code accepts only a list of tuples. It wants names in lower
+            # case, but where a server or middleware forgets that, no rule would know Content-Length or X-Forwarded-For.
+            scope["headers"] = [(lower_names.get(name) or lower_name(name), value) for name, value in scope["headers"]]
         await super().__call__(scope, receive, send)
 
     def entry(self) -> ASGIApp:

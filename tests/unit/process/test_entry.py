@@ -27,7 +27,7 @@ class Marking:
         await self.app(scope, receive, send)
 
 
-async def called(entry: ASGIApp, path: str) -> Scope:
+async def called(entry: ASGIApp, path: str, *headers: tuple[bytes, bytes]) -> Scope:
     async def receive() -> Any:
         return {"type": "http.disconnect"}
 
@@ -41,7 +41,7 @@ async def called(entry: ASGIApp, path: str) -> Scope:
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [],
+        "headers": [*headers],
     }
     await entry(scope, receive, send)
     return scope
@@ -69,3 +69,15 @@ async def test_a_route_is_served_through_middleware_that_finds_the_application()
     scope = await called(app.entry(), "/a")
     assert scope["app"] is app
     assert scope["marked"]
+
+
+async def test_names_of_fields_are_in_lower_case_whatever_an_asgi_server_sends() -> None:
+    seen: list[Scope] = []
+
+    async def probe(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+
+    app = create_app(parse_config(CONFIG, name="f.yaml"))
+    app.router.routes.append(Mount("/mounted", app=probe))
+    await called(app, "/mounted/x", (b"Content-Length", b"Five"), (b"x-A", b"B"), (b"host", b"C"))
+    assert seen[0]["headers"] == [(b"content-length", b"Five"), (b"x-a", b"B"), (b"host", b"C")]
