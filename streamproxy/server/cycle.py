@@ -30,7 +30,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
@@ -44,6 +44,8 @@ from streamproxy.wire.headers import Headers
 logger = logging.getLogger("streamproxy.error")
 
 Message = MutableMapping[str, Any]
+
+_MOST_PIECES: Final = 64  # of a body that wait apart; beyond it they are joined, since each costs more than its bytes
 
 
 class RequestCycle(DownstreamConnection):
@@ -156,8 +158,13 @@ class RequestCycle(DownstreamConnection):
     def feed(self, piece: bytes, last: bool) -> None:
         """Adds a received part of the body."""
         self._expects_continue = False
-        if piece and self._pieces is not None:
-            self._pieces.append(piece)
+        pieces = self._pieces
+        if piece and pieces is not None:
+            if len(pieces) >= _MOST_PIECES:
+                joined = b"".join(pieces)
+                pieces.clear()
+                pieces.append(joined)
+            pieces.append(piece)
             self.held += len(piece)
         self.body_complete = last
         self._wake()

@@ -25,7 +25,6 @@ from streamproxy.wire.http2.head import Http2Head, informational_fields, respons
 from streamproxy.wire.http2.session import MAX_FRAME, STREAM_WINDOW, Session
 
 WRITE_LIMIT: Final = 64 * 1024  # bytes of a response that wait for the client
-_MOST_PIECES: Final = 64  # of a body that wait apart; beyond it they are joined, since each costs more than its bytes
 _UNSIZED: Final = -1
 
 
@@ -127,15 +126,6 @@ class Http2Stream(RequestCycle):
         self._low = high // 4
 
     # For the connection.
-
-    def feed(self, piece: bytes, last: bool) -> None:
-        """Some of the body came."""
-        super().feed(piece, last)
-        pieces = self._pieces
-        if pieces is not None and len(pieces) > _MOST_PIECES:
-            joined = b"".join(pieces)
-            pieces.clear()
-            pieces.append(joined)
 
     def disconnect(self) -> None:
         """The client has left this stream."""

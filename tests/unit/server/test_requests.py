@@ -444,3 +444,33 @@ async def test_receive_hands_over_what_came_and_then_the_end() -> None:
     await turns()
     assert [(m["body"], m["more_body"]) for m in messages] == [(b"ab", True), (b"cd", True), (b"ef", False)]
     protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_tiny_reads_of_a_body_cost_no_more_than_their_bytes(chunked: bool) -> None:
+    read = asyncio.Event()
+    bodies: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await read.wait()
+        bodies.append(await read_body(receive))
+        await send(start_message(204))
+        await send(body_message())
+
+    protocol, transport = wired(app)
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 40000"
+    protocol.data_received(b"POST / HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % framing)
+    numbers = [b"%04d" % number for number in range(10_000)]
+    for number in numbers:
+        protocol.data_received(b"4\r\n%b\r\n" % number if chunked else number)
+    cycle = protocol._cycle
+    assert cycle is not None
+    assert cycle._pieces is not None
+    assert len(cycle._pieces) <= 64
+    assert cycle.held == 40_000
+    if chunked:
+        protocol.data_received(b"0\r\n\r\n")
+    read.set()
+    await until(lambda: b"\r\n\r\n" in transport.data)
+    assert bodies == [b"".join(numbers)]
+    protocol.connection_lost(None)
