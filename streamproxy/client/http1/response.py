@@ -211,7 +211,11 @@ class ResponseParser:
         if lower is None:
             lower = lower_name(name)
         if value and value[-1] <= SPACE:
-            value = value.rstrip(b" \t")
+            raw, value = value, value.rstrip(b" \t")
+            if lower == b"transfer-encoding":  # as it came, since the parser takes no coding before a tab for chunked
+                self._framing_fields.append((lower, raw))
+                self._fields.append((lower, value))
+                return
         pair = (lower, value)
         if lower in _FRAMING_FIELDS:
             self._framing_fields.append(pair)
@@ -361,14 +365,15 @@ class ResponseParser:
         """Makes the parser expect a new response after the body of the last one, which it has not received."""
         self._stale = False
         fields = [field for field in self._framing_fields if field[0] != b"connection"]
-        if not self.framing.keep_alive or self._parser is None or len(fields) > 1:
-            self._parser = httptools.HttpResponseParser(self)
+        name, value = fields[0] if fields else (b"", b"")
+        if not self.framing.keep_alive or self._parser is None or len(fields) > 1 or name == b"proxy-connection":
+            self._parser = httptools.HttpResponseParser(self)  # Proxy-Connection may be a close for the parser alone
         elif self.status in (204, 304):
             pass  # as the parser knows
-        elif self.framing.chunked:
+        elif self.framing.chunked and value.lower() == b"chunked":
             self._parser.feed_data(LAST_CHUNK)
-        elif int(fields[0][1]) <= len(ANY_BODY):
-            self._parser.feed_data(ANY_BODY[: int(fields[0][1])])
+        elif not self.framing.chunked and int(value) <= len(ANY_BODY):
+            self._parser.feed_data(ANY_BODY[: int(value)])
         else:
             self._parser = httptools.HttpResponseParser(self)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamproxy.client.http1.response import ResponseParser, announced_lifetime
@@ -165,6 +165,60 @@ def test_the_next_response_on_the_connection_is_not_touched_by_the_one_before(
     body = b"".join([parser.feed(data) for data in split(second[1], cuts)])
     assert parser.fault is None
     assert (parser.status, parser.headers, body) == h11s(second[0], [second[1]])[:3]
+
+
+OPTION = st.sampled_from(
+    [b"keep-alive", b"Keep-Alive", b"close", b"CLOSE", b"upgrade", b"", b"keep-alive close", b"closex"]
+)
+OPTIONS = st.lists(OPTION, min_size=1, max_size=2).map(b",".join)
+FRAMING = {
+    b"Connection": OPTIONS,
+    b"Proxy-Connection": OPTIONS,
+    b"Content-Length": st.sampled_from([b"0", b"00", b"3", b"03", b"65536", b"65537"]),
+    b"Transfer-Encoding": st.sampled_from([b"chunked", b"Chunked"]),
+    b"Upgrade": st.just(b"h2c"),
+    b"X": st.sampled_from([b"", b"y"]),
+}
+
+
+@st.composite
+def framed(draw: st.DrawFn) -> tuple[str, bytes]:
+    """A method, and the head of a response to it that says anything of its framing."""
+    fields = b""
+    for name in draw(st.lists(st.sampled_from(sorted(FRAMING)), max_size=3)):
+        spelt = draw(st.sampled_from([name, name.lower(), name.upper()]))
+        fields += spelt + b":" + draw(SPACE) + draw(FRAMING[name]) + draw(SPACE) + b"\r\n"
+    status = draw(st.sampled_from([200, 200, 200, 204, 205, 304, 404]))
+    version = draw(st.sampled_from([b"1.1", b"1.1", b"1.0"]))
+    return draw(st.sampled_from(["GET", "GET", "HEAD"])), b"HTTP/%b %d X\r\n%b\r\n" % (version, status, fields)
+
+
+def skip_body(parser: ResponseParser) -> bool:
+    """Feeds the body of a response. Returns whether another one may follow."""
+    if not parser.framing.keep_alive:
+        return False
+    if not parser.done:
+        parser.feed(b"3\r\nabc\r\n0\r\n\r\n" if parser.framing.chunked else bytes(parser.framing.length or 0))
+    return parser.done
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(framed(), min_size=2, max_size=5))
+@example([("GET", b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\t\r\n\r\n")] * 2)
+@example([("GET", b"HTTP/1.1 204 X\r\nProxy-Connection: close\r\n\r\n")] * 2)
+def test_the_responses_before_make_no_difference_to_a_head(heads: list[tuple[str, bytes]]) -> None:
+    parser = ResponseParser()
+    for method, raw in heads:
+        new = ResponseParser()
+        for one in (new, parser):
+            one.begin(method)
+            one.feed(raw)
+        assert str(parser.fault) == str(new.fault), raw
+        if new.fault is not None:
+            break
+        assert (parser.status, parser.headers, parser.framing) == (new.status, new.headers, new.framing)
+        if not skip_body(parser):
+            break
 
 
 def mutated(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
