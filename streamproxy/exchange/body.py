@@ -25,12 +25,15 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _PIECE: Final = 16 << 10  # bytes; smaller pieces are joined where they are held
 
 
-def add_piece(pieces: list[bytes], piece: bytes) -> None:
-    """Adds a piece that has to wait, to the last one if both are small: many would use far more than their bytes."""
-    if pieces and len(pieces[-1]) + len(piece) <= _PIECE:
-        pieces[-1] += piece
-    else:
-        pieces.append(piece)
+def join_last(pieces: list[bytes], end: int) -> bool:
+    """Joins the last two of the first ``end`` pieces if they are small: many would use far more than their bytes.
+
+    Returns whether it did.
+    """
+    if end < 2 or len(pieces[end - 2]) + len(pieces[end - 1]) > _PIECE:
+        return False
+    pieces[end - 2 : end] = [pieces[end - 2] + pieces[end - 1]]
+    return True
 
 
 class RequestBody:
@@ -126,7 +129,7 @@ class RequestBody:
         """
         while not self._ended and self._held <= limit:
             await self._read()
-            self._join(len(self._chunks))
+            join_last(self._chunks, len(self._chunks))
         return self.whole() if self._ended and self._held <= limit else None
 
     async def read_ahead(self) -> bytes | None:
@@ -141,7 +144,7 @@ class RequestBody:
         if len(chunks) == before:
             return None
         chunk = chunks[-1]
-        self._join(before + 1)
+        join_last(chunks, before + 1)
         return chunk
 
     @property
@@ -164,14 +167,6 @@ class RequestBody:
     def attempt(self) -> BodyReader:
         """Returns the body from its beginning, for one attempt at a time."""
         return BodyReader(self)
-
-    def _join(self, end: int) -> bool:
-        """Joins the last two of the first ``end`` pieces if they are small, as `add_piece`. Returns whether it did."""
-        chunks = self._chunks
-        if end < 2 or len(chunks[end - 2]) + len(chunks[end - 1]) > _PIECE:
-            return False
-        chunks[end - 2 : end] = [chunks[end - 2] + chunks[end - 1]]
-        return True
 
     async def _read(self) -> None:
         """Reads the next piece from the source into ``_chunks``."""
@@ -252,7 +247,7 @@ class BodyReader:
         chunk = body._chunks[self._at]
         if body._lost or body._held > body._keep:
             self._let_go(chunk)
-        elif not body._join(self._at + 1):
+        elif not join_last(body._chunks, self._at + 1):
             self._at += 1
         return chunk
 

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 from streamproxy.errors import BodyTooLarge, ExchangeAborted
-from streamproxy.exchange.body import Receive, add_piece
+from streamproxy.exchange.body import Receive, join_last
 from streamproxy.exchange.call import Call
 from streamproxy.exchange.extension import CONNECTION, DownstreamConnection
 from streamproxy.exchange.target import Scope, Target, make_target
@@ -54,7 +54,8 @@ class Copy(DownstreamConnection):
         if self.disconnected:
             return
         if chunk:
-            add_piece(self._chunks, chunk)
+            self._chunks.append(chunk)
+            join_last(self._chunks, len(self._chunks))
             self._size += len(chunk)
         self._ended = ended
         if self._size > self._limit:
