@@ -35,7 +35,7 @@ from streamproxy.store.base import StopResult
 from streamproxy.store.leftovers import Leftovers
 from streamproxy.upstream.retired import Retired
 from streamproxy.upstream.sessions import SessionTable
-from streamproxy.wire.headers import lower_name, lower_names
+from streamproxy.wire.headers import lower_name
 
 
 class Application(Control, Starlette):
@@ -127,7 +127,7 @@ class Application(Control, Starlette):
         if scope["type"] in ("http", "websocket"):
             # ASGI allows any iterable of pairs; compiled code accepts only a list of tuples. It wants names in lower
             # case, but where a server or middleware forgets that, no rule would know Content-Length or X-Forwarded-For.
-            scope["headers"] = [(lower_names.get(name) or lower_name(name), value) for name, value in scope["headers"]]
+            scope["headers"] = [(lower_name(name), value) for name, value in scope["headers"]]
         await super().__call__(scope, receive, send)
 
     def entry(self) -> ASGIApp:

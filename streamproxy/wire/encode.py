@@ -9,7 +9,17 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from streamproxy.wire.headers import CR, LF, NUL, SPACE, TOKEN, Headers
+from streamproxy.wire.headers import (
+    CR,
+    LF,
+    LONGEST_NAME,
+    MOST_NAMES,
+    NUL,
+    SPACE,
+    TOKEN,
+    Headers,
+    lower_name,
+)
 from streamproxy.wire.remembered import remember
 from streamproxy.wire.status import PHRASES
 
@@ -21,12 +31,9 @@ _REASON: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]+")
 
 # Fields of the framing and the connection, which only the server writes.
 _SPECIAL: Final = frozenset({b"connection", b"content-length", b"keep-alive", b"transfer-encoding"})
-_MOST_NAMES: Final = 1024
-_LONGEST_NAME: Final = 64  # a peer chooses names, and one may be as large as a head
 _plain_names: Final[dict[bytes, bytes]] = {}  # valid names, and the beginning of their lines
 _begins: Final[dict[bytes, bytes]] = {}  # the same for requests, whose fields are written unchanged
-# Fields that announce a body, and the beginning of their lines.
-ANNOUNCING: Final = {name: name + b": " for name in (b"content-length", b"transfer-encoding")}
+ANNOUNCING: Final = frozenset({b"content-length", b"transfer-encoding"})  # fields that announce a body
 
 
 def request_head(method: str, target: bytes, headers: Headers, body: bool, chunked: bool) -> bytes:
@@ -135,17 +142,12 @@ def _checked_method(method: str) -> bytes:
 
 def _begin(name: bytes, value: bytes, body: bool) -> bytes:
     """Returns the beginning of a request field's line. Raises ValueError if it announces a body, and there is none."""
-    announcing = ANNOUNCING.get(name)
-    if announcing is not None:
-        lower = name
-    else:
-        lower = name.lower()
-        if lower not in ANNOUNCING:
-            return remember(_begins, name, name + b": ", _LONGEST_NAME, _MOST_NAMES)
-        announcing = name + b": "
+    lower, begin = lower_name(name), name + b": "
+    if lower not in ANNOUNCING:
+        return remember(_begins, name, begin, LONGEST_NAME, MOST_NAMES)
     if not body:
         refuse_body(lower, value)
-    return announcing
+    return begin
 
 
 def refuse_body(name: bytes, value: bytes) -> None:
@@ -166,4 +168,4 @@ def _checked_name(name: bytes) -> bytes | None:
         return None
     if TOKEN.fullmatch(lower) is None:
         raise ValueError(f"{name!r} is not a header's name")
-    return remember(_plain_names, name, lower + b": ", _LONGEST_NAME, _MOST_NAMES)
+    return remember(_plain_names, name, lower + b": ", LONGEST_NAME, MOST_NAMES)

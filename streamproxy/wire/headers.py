@@ -46,17 +46,20 @@ _IDENTITY: Final = (b"accept-encoding", b"identity")
 MAX_HOPS: Final = 8
 
 
-_MOST_NAMES: Final = 1024
-_LONGEST_NAME: Final = 64  # a peer chooses names, and one may be as large as a head
+MOST_NAMES: Final = 1024  # of fields, in each table of those that came
+LONGEST_NAME: Final = 64  # a peer chooses names, and one may be as large as a head
 # Names as they came, and in lower case. Peers send few different ones. A look-up costs less than `lower`, and gives
 # the same object each time, which later look-ups neither hash nor compare.
 lower_names: Final[dict[bytes, bytes]] = {}
 
 
 def lower_name(name: bytes) -> bytes:
-    """Returns the name of a field in lower case, for one that is not in `lower_names` yet."""
+    """Returns the name of a field in lower case. What runs for each field looks into `lower_names` itself first."""
+    known = lower_names.get(name)
+    if known is not None:
+        return known
     lower = name.lower()
-    return remember(lower_names, name, lower_names.get(lower, lower), _LONGEST_NAME, _MOST_NAMES)
+    return remember(lower_names, name, lower_names.get(lower, lower), LONGEST_NAME, MOST_NAMES)
 
 
 def first(headers: Headers, name: bytes) -> bytes | None:

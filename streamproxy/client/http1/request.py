@@ -6,9 +6,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from streamproxy.wire.encode import ANNOUNCING, refuse_body
-from streamproxy.wire.headers import Headers, lower_name, lower_names
+from streamproxy.wire.headers import Headers, lower_name
 
-_FRAMING: Final = frozenset({*ANNOUNCING, b"expect"})
+_FRAMING: Final = ANNOUNCING | {b"expect"}
 
 
 class BodyFraming:
@@ -36,9 +36,7 @@ def body_framing(headers: Headers) -> BodyFraming:
     length: int | None = None
     expects_continue = False
     for name, value in headers:
-        lower = lower_names.get(name)
-        if lower is None:
-            lower = lower_name(name)
+        lower = lower_name(name)
         if lower not in _FRAMING:
             continue
         if lower == b"content-length":
@@ -55,8 +53,6 @@ def body_framing(headers: Headers) -> BodyFraming:
 def refuse_body_fields(headers: Headers) -> None:
     """Raises ValueError if the fields of a request without a body announce one: the upstream would wait for it."""
     for name, value in headers:
-        lower = lower_names.get(name)
-        if lower is None:
-            lower = lower_name(name)
+        lower = lower_name(name)
         if lower in ANNOUNCING:
             refuse_body(lower, value)

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from urllib.parse import unquote_to_bytes
 
 from streamproxy.errors import BadRequest, BadResponse, HeadTooLarge, MethodRefused
-from streamproxy.wire.headers import TOKEN, Headers, breaks_lines
+from streamproxy.wire.headers import LONGEST_NAME, MOST_NAMES, TOKEN, Headers, breaks_lines
 from streamproxy.wire.http1 import AmbiguousHead, is_host, origin_form
 from streamproxy.wire.http2.session import unindexed
 from streamproxy.wire.remembered import remember
@@ -37,8 +37,6 @@ _LONGEST_TARGET: Final = 512
 # A cache of valid targets, with decoded path, raw path and query, since clients repeat a few.
 _targets: Final[dict[bytes, tuple[bytes, str, bytes, bytes]]] = {}
 
-_MOST_NAMES: Final = 1024
-_LONGEST_NAME: Final = 64  # a peer chooses names, and one may be as large as a head
 _plain_names: Final[dict[bytes, bytes]] = {}  # valid names, in lower case
 
 
@@ -247,4 +245,4 @@ def _checked(name: bytes) -> bytes | None:
         return None
     if TOKEN.fullmatch(lower) is None:
         raise ValueError(f"{name!r} is not a header's name")
-    return remember(_plain_names, name, lower, _LONGEST_NAME, _MOST_NAMES)
+    return remember(_plain_names, name, lower, LONGEST_NAME, MOST_NAMES)
