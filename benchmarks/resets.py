@@ -23,8 +23,8 @@ from benchmarks.__main__ import OUT
 from benchmarks.peers import PEERS, Peer, Place, prepare
 from benchmarks.programs import BenchError, fetch, free_port, pinned, running, wait_ready
 from benchmarks.rig import Cores, choose_cores
+from streamproxy.wire.http2.frames import PREFACE
 
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04\x00" + bytes(4)  # with empty SETTINGS
 _FIELDS: Final = b"\x82\x86\x84\x41\x01x"  # GET, http, /, and x as the authority, by HPACK
 _END_OF_BOTH: Final = 0x05  # END_HEADERS and END_STREAM
 _CANCEL: Final = (8).to_bytes(4, "big")
@@ -39,8 +39,8 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 def flood(count: int) -> bytes:
     """A connection's bytes with ``count`` requests that are reset at once."""
-    streams = range(1, 2 * count, 2)
-    return _PREFACE + b"".join(frame(1, _END_OF_BOTH, n, _FIELDS) + frame(3, 0, n, _CANCEL) for n in streams)
+    streams, settings = range(1, 2 * count, 2), frame(4, 0, 0, b"")
+    return PREFACE + settings + b"".join(frame(1, _END_OF_BOTH, n, _FIELDS) + frame(3, 0, n, _CANCEL) for n in streams)
 
 
 class _Counting(socketserver.ThreadingTCPServer):

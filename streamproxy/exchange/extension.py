@@ -15,6 +15,7 @@ from streamproxy.exchange.stream import ByteStream
 from streamproxy.wire.headers import Headers
 
 CONNECTION: Final = "streamproxy.connection"
+# Extensions of ASGI.
 EARLY_HINT: Final = "http.response.early_hint"
 TRAILERS: Final = "http.response.trailers"
 

@@ -40,8 +40,8 @@ from streamproxy.wire.http1 import (
 from streamproxy.wire.remembered import remember
 
 _VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
+_CONNECTION_FIELDS: Final = frozenset({b"connection", b"proxy-connection"})  # by llhttp
 # Fields that frame a request, that llhttp treats as Connection, or that say how a response may end.
-_CONNECTION_FIELDS: Final = frozenset({b"connection", b"proxy-connection"})
 _NOTED: Final = frozenset({b"host", b"connection", b"content-length", b"transfer-encoding", b"proxy-connection", b"te"})
 
 

@@ -11,8 +11,6 @@ from streamproxy.exchange.extension import CONNECTION, EARLY_HINT, TRAILERS, Dow
 from streamproxy.wire.proxy_protocol import Announced
 from streamproxy.wire.request import RequestHead
 
-# The supported extensions of ASGI.
-
 
 def connection_scope(
     transport: asyncio.Transport, root_path: str, announced: Announced | None = None

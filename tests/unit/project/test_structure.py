@@ -1,4 +1,4 @@
-"""What the source must keep to that no tool checks: who sets what, and how long a module may become."""
+"""What the source must keep to that no tool checks: who sets what, and that nothing stands in two places."""
 
 from __future__ import annotations
 
