@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from streamproxy.errors import ExchangeError
 from streamproxy.exchange.stream import ByteStream
-from streamproxy.wire.headers import Headers
+from streamproxy.wire.headers import Headers, KnownFields, RequestFields
 
 CONNECTION: Final = "streamproxy.connection"
 # Extensions of ASGI.
@@ -39,14 +39,14 @@ class DownstreamConnection:
     called once, when the client leaves. ``disconnected`` is whether it has left. ``fault`` is why the request ended if
     the client sent a malformed body instead of leaving; the server has then already answered. ``task`` runs the
     application for this exchange and is set only during it. ``wants_websocket`` is whether the request is a WebSocket
-    handshake.
+    handshake. ``known`` are the request's fields as they came, if the server remembers them from an equal head.
 
     The response consists of a head (`begin`), chunks (`write` or `push`) and an end: the last `write`, or `finish`.
     Every step raises ClientLeft, an OSError, after the client has left, RuntimeError if called out of order, and
     ValueError for an invalid status or field.
     """
 
-    __slots__ = ("disconnected", "fault", "has_body", "on_disconnect", "target", "task", "wants_websocket")
+    __slots__ = ("disconnected", "fault", "has_body", "known", "on_disconnect", "target", "task", "wants_websocket")
 
     __deletable__ = ("task",)
 
@@ -57,6 +57,7 @@ class DownstreamConnection:
     disconnected: bool
     task: asyncio.Task[None]
     wants_websocket: bool
+    known: KnownFields | None
 
     # The request.
 
@@ -142,3 +143,11 @@ class DownstreamConnection:
         after the head, and if the request is not a handshake.
         """
         raise NotImplementedError
+
+
+def fields_of(scope: dict[str, Any]) -> RequestFields:
+    """Returns what the proxy reads in a request's fields; of a head that comes again and again, they are read once."""
+    extensions, headers = scope.get("extensions"), scope["headers"]
+    connection: DownstreamConnection | None = extensions.get(CONNECTION) if extensions else None
+    known = connection.known if connection is not None else None
+    return RequestFields().prepare(headers) if known is None else known.read(headers)

@@ -42,6 +42,7 @@ class Copy(DownstreamConnection):
         self.fault = None
         self.disconnected = False
         self.wants_websocket = False
+        self.known = None
         self._limit = limit
         self._chunks: list[bytes] = []
         self._size = 0

@@ -267,7 +267,7 @@ class UpstreamOrigin(Origin):
         new = peeked.rewrite(data, edits)
         if new is not data:
             body.replace(new)
-            downstream.fields.replace(b"content-length", b"%d" % len(new))
+            downstream.fields = downstream.fields.replaced(b"content-length", b"%d" % len(new))
 
     def _target(self, target: Target) -> bytes:
         plan, path = self._plan, target.path

@@ -30,6 +30,7 @@ from streamproxy.exchange.call import Call
 from streamproxy.exchange.clock import http_date, monotonic
 from streamproxy.exchange.downstream import Downstream
 from streamproxy.exchange.exchange import Exchange, new_request_id
+from streamproxy.exchange.extension import fields_of
 from streamproxy.exchange.ledger import Ledger
 from streamproxy.exchange.target import Scope, Target
 from streamproxy.exchange.timer import WRITE, SharedTimer, Timer
@@ -43,7 +44,7 @@ from streamproxy.proxy.screen import answer_here, prepare_auth
 from streamproxy.proxy.tunnel import Tunnel
 from streamproxy.wire.edits import NO_EDIT
 from streamproxy.wire.forwarded import is_trusted, original_client
-from streamproxy.wire.headers import Headers, RequestFields, sane_request_id, via
+from streamproxy.wire.headers import Headers, sane_request_id, via
 from streamproxy.wire.response_fields import ResponseFields
 from streamproxy.wire.trace import parse_traceparent
 
@@ -143,7 +144,7 @@ class Handler:
     def begin(self, target: Target, scope: Scope, receive: Receive, send: Send) -> Call:
         """The call of a request, with what is known of it before anything is done."""
         plan = self._plan
-        fields = RequestFields().prepare(scope["headers"])
+        fields = fields_of(scope)
         noted = fields.noted
         request_id = noted.get(b"x-request-id")
         exchange = Exchange(

@@ -108,6 +108,7 @@ class _Handshake(DownstreamConnection):
         self.fault = None
         self.disconnected = False
         self.wants_websocket = True
+        self.known = None
         task: asyncio.Task[None] | None = asyncio.current_task()
         assert task is not None
         self.task = task

@@ -16,6 +16,7 @@ from streamproxy.errors import (
     UnsupportedVersion,
 )
 from streamproxy.exchange.call import Call
+from streamproxy.exchange.downstream import Downstream
 from streamproxy.proxy.plan import RoutePlan
 from streamproxy.wire.cors import is_preflight
 from streamproxy.wire.headers import MAX_HOPS, Headers, RequestFields, first, forwards_left, hops, named_by_connection
@@ -60,20 +61,20 @@ def answer_here(plan: RoutePlan, call: Call, draining: bool) -> tuple[int, Heade
     method = downstream.method
     if method == "TRACE":
         raise MethodRefused()
-    return _count_down(plan, fields) if method == "OPTIONS" and b"max-forwards" in noted else None
+    return _count_down(plan, downstream) if method == "OPTIONS" and b"max-forwards" in noted else None
 
 
-def _count_down(plan: RoutePlan, fields: RequestFields) -> tuple[int, Headers] | None:
+def _count_down(plan: RoutePlan, downstream: Downstream) -> tuple[int, Headers] | None:
     """Count down Max-Forwards (RFC 9110 section 7.6.2). Returns the answer where the request may go no further."""
     try:
-        left = forwards_left(fields.noted[b"max-forwards"])
+        left = forwards_left(downstream.fields.noted[b"max-forwards"])
     except ValueError as error:
         raise BadRequest(str(error)) from None
     if left == 0:
         if not plan.allow:
             return None  # no route: nobody will be asked, and an empty Allow would say that there is something
         return 200, [(b"allow", plan.allow), (b"content-length", b"0")]
-    fields.replace(b"max-forwards", b"%d" % (left - 1))
+    downstream.fields = downstream.fields.replaced(b"max-forwards", b"%d" % (left - 1))
     return None
 
 

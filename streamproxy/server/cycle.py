@@ -77,6 +77,7 @@ class RequestCycle(DownstreamConnection):
         self._loop = loop
         self._state = state
         self.target = target
+        self.known = None
         self.wants_websocket = False
         # The body.
         self._pieces: deque[bytes] | None = deque() if has_body else None

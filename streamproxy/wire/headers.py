@@ -165,6 +165,8 @@ _REQUEST_FIELDS: Final = (
 class RequestFields:
     """The result of one pass over a request's fields: those to pass on, and those that the proxy reads itself.
 
+    It does not change after `prepare`, since requests with equal heads share it.
+
     ``kept`` are the fields without hop-by-hop fields, fields named in Connection, and fields that only a trusted proxy
     may set (X-Forwarded-*, Forwarded, X-Real-IP), which are in ``forwarded``. ``noted`` holds the values of the few
     fields that the proxy reads; several values of one name are joined by commas.
@@ -207,9 +209,13 @@ class RequestFields:
             self._drop(named_by_connection(headers))
         return self
 
-    def replace(self, name: bytes, value: bytes) -> None:
-        """Replaces the value of a kept field."""
-        self.kept = [(name, value) if pair[0] == name else pair for pair in self.kept]
+    def replaced(self, name: bytes, value: bytes) -> RequestFields:
+        """Returns the same with another value of a kept field."""
+        new = RequestFields()
+        new.host, new.two_hosts, new.host_at = self.host, self.two_hosts, self.host_at
+        new.forwarded, new.noted = self.forwarded, self.noted
+        new.kept = [(name, value) if pair[0] == name else pair for pair in self.kept]
+        return new
 
     def _drop(self, names: set[bytes]) -> None:
         self.kept = [pair for pair in self.kept if pair[0] not in names]
@@ -236,6 +242,24 @@ class RequestFields:
     def chain(self) -> bytes:
         """The addresses of X-Forwarded-For as one list; empty if there are none."""
         return joined(self.forwarded, b"x-forwarded-for")
+
+
+class KnownFields:
+    """The fields of a head that may come again, read once. Nothing may change ``headers``."""
+
+    __slots__ = ("_fields", "headers")
+
+    def __init__(self, headers: Headers) -> None:
+        self.headers = headers
+        self._fields: RequestFields | None = None
+
+    def read(self, headers: Headers) -> RequestFields:
+        """Returns the result for a request that came with these fields, and has ``headers`` now, as middleware may."""
+        if headers != self.headers:
+            return RequestFields().prepare(headers)
+        if self._fields is None:
+            self._fields = RequestFields().prepare(self.headers)
+        return self._fields
 
 
 def request_headers(

@@ -9,6 +9,9 @@ The parser sees only the head. This module finds the end of the head by its empt
 anywhere else. So what follows the head is never taken for a part of it, whatever an Upgrade field or a trailer section
 contains, and the size of the head is exact.
 
+A head that came twice, byte for byte, is not parsed again: clients that poll, reconnect or ask for a list repeat
+theirs. One that announces a body is not remembered, since its length is another each time.
+
 Creating a parser costs more than parsing a short head, so a parser is reused for the next head. If a head announced a
 body, the parser is given one of that length first, since it has not seen the real one. After a head with a very long
 body, or with any Connection option except keep-alive, the next head gets a new parser.
@@ -24,7 +27,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from streamproxy.errors import BadRequest, HeadTooLarge, NotImplementedHere
 from streamproxy.wire.chunked import LAST_CHUNK
-from streamproxy.wire.headers import SPACE, TOKEN, Headers, lower_name, lower_names
+from streamproxy.wire.headers import SPACE, TOKEN, Headers, KnownFields, lower_name, lower_names
 from streamproxy.wire.http1 import (
     ANY_BODY,
     NO_BODY,
@@ -37,7 +40,7 @@ from streamproxy.wire.http1 import (
     request_framing,
     takes_trailers,
 )
-from streamproxy.wire.remembered import remember
+from streamproxy.wire.remembered import LONGEST_HEAD, MOST_HEADS, note_head, remember
 
 _VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 _CONNECTION_FIELDS: Final = frozenset({b"connection", b"proxy-connection"})  # by llhttp
@@ -86,6 +89,11 @@ def _checked_line(line: bytes) -> RequestLine:
     return remember(_lines, line, read, _LONGEST_LINE, _MOST_LINES)
 
 
+# Of heads without a body, on connections that are kept: those that came once, and what those say that came again.
+_once: Final[set[bytes]] = set()
+_known_heads: Final[dict[bytes, tuple[RequestLine, KnownFields]]] = {}
+
+
 class RequestHead:
     """Parses request heads in sequence, and holds the last one.
 
@@ -93,7 +101,8 @@ class RequestHead:
     `forget`: ``method``; ``target`` in origin form (the exact bytes), and its parts ``path`` (decoded), ``raw_path``
     and ``query``; ``version`` ("1.0" or "1.1"); ``headers`` with lower-case names; the ``framing`` of the body;
     ``takes_trailers``, whether the client sent ``TE: trailers``; and ``wants_websocket``, whether the request is a
-    valid WebSocket handshake (RFC 6455 section 4.1): Upgrade is exactly ``websocket``, and the key is valid.
+    valid WebSocket handshake (RFC 6455 section 4.1): Upgrade is exactly ``websocket``, and the key is valid. ``known``
+    are its fields if it is remembered, otherwise None; the caller may change the list ``headers``.
     """
 
     __slots__ = (
@@ -110,6 +119,7 @@ class RequestHead:
         "_upgrade",
         "framing",
         "headers",
+        "known",
         "method",
         "path",
         "query",
@@ -149,6 +159,7 @@ class RequestHead:
         self._complete = False
         self._noted: Headers = []
         self.headers: Headers = []
+        self.known: KnownFields | None = None
         if self._parser is None or self._begun is not None or self._owed is not None:
             self._forget_rest()
 
@@ -191,10 +202,23 @@ class RequestHead:
             data = data[: -len(rest)]
         if len(data) > self._max_size:
             self._limit(len(data))
+        known = _known_heads.get(data)
+        if known is not None and len(known[1].headers) <= self._max_fields:
+            line, self.known = known
+            self.method, self.target, self.version, self._authority, self.path, self.raw_path, self.query = line
+            self.headers = known[1].headers.copy()
+            self.framing = NO_BODY
+            self._complete = True
+            return rest
         begin, _, fields = data.partition(b"\r\n")
         line = _lines.get(begin) or _checked_line(begin)
         self.method, self.target, self.version, self._authority, self.path, self.raw_path, self.query = line
         self._parse(_NEUTRAL + fields, True)
+        if self.framing is NO_BODY and not self._upgrade and not self.takes_trailers:
+            if data in _once:
+                remember(_known_heads, data, (line, KnownFields(self.headers.copy())), LONGEST_HEAD, MOST_HEADS)
+            else:
+                note_head(_once, data)
         return rest
 
     def _feed_more(self, begun: bytearray, data: bytes) -> bytes | None:

@@ -104,6 +104,7 @@ class Http11Cycle(RequestCycle):
         framing = head.framing
         has_body = framing is not NO_BODY and framing.length != 0
         self._prepare(connection.loop, state, head.target, has_body)
+        self.known = head.known
         self._connection = connection
         self._transport = connection.transport
         self._flow = connection.flow

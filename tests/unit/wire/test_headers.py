@@ -263,3 +263,14 @@ def test_a_routes_edit_sets_adds_and_removes() -> None:
     rule = edit({"X-A": "new"}, {"X-B": "2"}, ["X-C"])
     headers = [(b"x-a", b"1"), (b"x-a", b"2"), (b"x-b", b"1"), (b"x-c", b"1")]
     assert rule.apply(headers) == [(b"x-b", b"1"), (b"x-a", b"new"), (b"x-b", b"2")]
+
+
+def test_another_value_of_a_field_leaves_the_fields_as_they_were() -> None:
+    fields = RequestFields().prepare(
+        [(b"host", b"a"), (b"x-a", b"1"), (b"x-forwarded-for", b"b"), (b"te", b"trailers")]
+    )
+    new = fields.replaced(b"x-a", b"2")
+    assert fields.kept == [(b"host", b"a"), (b"x-a", b"1")]
+    assert new.kept == [(b"host", b"a"), (b"x-a", b"2")]
+    assert (new.host, new.host_at, new.two_hosts) == (b"a", 0, False)
+    assert (new.forwarded, new.noted) == (fields.forwarded, fields.noted)

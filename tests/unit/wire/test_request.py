@@ -307,8 +307,15 @@ SEVERAL = [
 ]
 
 
-def seen(head: RequestHead, *pieces: bytes) -> object:
-    """All that one reading of a head gives, be it a refusal."""
+def forget_heads() -> None:
+    request._once.clear()
+    request._known_heads.clear()
+
+
+def seen(head: RequestHead, *pieces: bytes, recall: bool = False) -> object:
+    """All that one reading of a head gives, be it a refusal. With ``recall``, it may be what is remembered."""
+    if not recall:
+        forget_heads()
     try:
         rest = [head.feed(piece) for piece in pieces if piece][-1]
     except Rejected as error:
@@ -410,6 +417,77 @@ def test_no_sequence_of_heads_makes_a_difference_to_the_next(heads: list[tuple[b
         assert not reader.begun
 
 
+@given(st.lists(st.one_of(any_heads(), st.sampled_from(SEVERAL)), min_size=1, max_size=6))
+def test_a_head_that_came_before_is_read_as_if_it_had_not(heads: list[bytes]) -> None:
+    """The third turn recalls some heads, and parses the others."""
+    expected = []
+    for raw in heads:
+        new = RequestHead(65536, 100)
+        expected.append(seen(new, raw))
+    reader = RequestHead(65536, 100)
+    forget_heads()
+    for raw, known in list(zip(heads, expected, strict=True)) * 3:
+        assert seen(reader, raw, recall=True) == known, raw
+        if isinstance(known, type):
+            reader = RequestHead(65536, 100)
+        else:
+            reader.forget()
+
+
+@pytest.mark.parametrize(
+    ("raw", "known"),
+    [
+        (b"GET /a HTTP/1.1\r\nX: y\r\n" + GOOD, True),
+        (b"GET /a HTTP/1.1\r\nConnection: keep-alive\r\n" + GOOD, True),
+        (b"GET http://b/a HTTP/1.1\r\n" + GOOD, True),
+        (b"GET /a HTTP/1.1\r\nTE: trailers\r\n" + GOOD, False),
+        (b"GET /a HTTP/1.1\r\nConnection: close\r\n" + GOOD, False),
+        (b"GET /a HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n" + GOOD, False),
+        (b"GET /a HTTP/1.0\r\n" + GOOD, False),
+        (b"POST /a HTTP/1.1\r\nContent-Length: 1\r\n" + GOOD, False),
+        (b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + GOOD, False),
+        (b"GET /a HTTP/1.1\r\nX: %b\r\n" % (b"y" * 2048) + GOOD, False),
+    ],
+)
+def test_only_short_heads_without_a_body_of_connections_that_are_kept_are_remembered(raw: bytes, known: bool) -> None:
+    forget_heads()
+    head = RequestHead(65536, 100)
+    for times in (1, 2):
+        assert head.feed(raw) == b""
+        assert head.known is None
+        assert (raw in request._once) is known
+        assert (raw in request._known_heads) is (known and times == 2)
+        head.forget()
+    assert head.feed(raw + b"next") == b"next"
+    assert (head.known is not None) is known
+    head.forget()
+    assert head.known is None
+
+
+def test_a_remembered_head_counts_against_the_limits_of_another_listener() -> None:
+    raw = b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % number for number in range(9)) + GOOD
+    expected = seen(RequestHead(65536, 10), raw)
+    for _ in range(3):
+        assert seen(RequestHead(65536, 10), raw, recall=True) == expected
+    for small in (RequestHead(65536, 9), RequestHead(50, 100)):
+        assert seen(small, raw, recall=True) is HeadTooLarge
+
+
+def test_whoever_changes_the_fields_of_a_request_changes_no_other() -> None:
+    raw = b"GET / HTTP/1.1\r\nX: y\r\n" + GOOD
+    forget_heads()
+    for times in range(5):
+        head = RequestHead(65536, 100)
+        head.feed(raw)
+        assert head.headers == [(b"x", b"y"), (b"host", b"a")]
+        known = head.known
+        assert (known is not None) is (times >= 2)
+        head.headers[:] = [(b"x", b"z")]
+        if known is not None:
+            assert known.read(head.headers).kept == head.headers
+            assert known.read(known.headers) is known.read(list(known.headers))
+
+
 def test_a_parser_goes_on_to_the_next_head_also_behind_a_body_that_it_has_not_seen() -> None:
     head = RequestHead(65536, 100)
     parsers = []
@@ -418,6 +496,7 @@ def test_a_parser_goes_on_to_the_next_head_also_behind_a_body_that_it_has_not_se
     ]
     assert len(bodies) == 2
     for raw in [*SEVERAL[:3], *bodies, *bodies, SEVERAL[0]]:
+        forget_heads()
         assert head.feed(raw) == b""
         parsers.append(head._parser)
         head.forget()
@@ -428,16 +507,22 @@ def test_a_parser_goes_on_to_the_next_head_also_behind_a_body_that_it_has_not_se
 def test_what_is_remembered_of_request_lines_and_hosts_is_bounded() -> None:
     head = RequestHead(65536, 100)
     for number in range(1000):
-        head.feed(b"GET /%d HTTP/1.1\r\nHost: h%d\r\n\r\n" % (number, number))
-        assert head.target == b"/%d" % number
+        for _ in range(3):
+            head.feed(b"GET /%d HTTP/1.1\r\nHost: h%d\r\n\r\n" % (number, number))
+            assert head.target == b"/%d" % number
+            head.forget()
+    for _ in range(2):
         head.forget()
-    head.feed(b"GET /%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (b"x" * 600, b"y" * 600))
+        head.feed(b"GET /%b HTTP/1.1\r\nHost: %b\r\n\r\n" % (b"x" * 1600, b"y" * 600))
     for number in range(2000):
         head.on_header(b"X-%d" % number, b"")
     head.on_header(b"X" * 65, b"")
     assert len(headers.lower_names) <= 1024
     assert max(map(len, headers.lower_names)) <= 64
     assert len(request._lines) <= 256
+    assert 0 < len(request._known_heads) <= 256
+    assert 0 < len(request._once) <= 256
+    assert max(map(len, [*request._once, *request._known_heads])) <= 2048
     assert len(http1._hosts) <= 256
     assert max(map(len, [*request._lines, *http1._hosts])) <= 512
 
