@@ -33,6 +33,7 @@ from typing import Any, Protocol
 
 from streamproxy.subclassing import mypyc_attr
 from streamproxy.wire.headers import Headers
+from streamproxy.wire.response_fields import ResponseFields
 
 # Takes a chunk in the callback of the read, and the same chunk in HTTP/1.1 framing if the read was exactly that (else
 # empty). Returns whether it accepts another; it has accepted this one in any case.
@@ -147,6 +148,10 @@ class Response(Protocol):
     @property
     def raw(self) -> Headers:
         """The fields in the order of the wire, with lower-case names and duplicates apart."""
+        ...
+
+    def fields(self) -> ResponseFields:
+        """Returns the fields to pass on, which the caller may change."""
         ...
 
     @property

@@ -12,6 +12,7 @@ from streamproxy.client.translate import translate
 from streamproxy.errors import BadResponse, NotImplementedHere
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.http1 import MAX_FIELDS, AmbiguousHead, response_framing
+from streamproxy.wire.response_fields import ResponseFields
 from streamproxy.wire.status import PHRASES
 
 _VERSIONS: Final = {b"HTTP/1.0": "1.0", b"HTTP/2": "2"}
@@ -97,6 +98,10 @@ class ForeignResponse:
     def raw(self) -> Headers:
         """The fields with their names in lower case, as ours come."""
         return [(name.lower(), value) for name, value in self._response.headers.raw]
+
+    def fields(self) -> ResponseFields:
+        """Returns the fields to pass on, which the caller may change."""
+        return ResponseFields().prepare(self.raw)
 
     async def aiter_raw(self) -> AsyncIterator[bytes]:
         """Yields the body. Raises ResponseIncomplete if it is incomplete."""

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from streamproxy.client.base import ChunkSource
 from streamproxy.wire.headers import Headers
+from streamproxy.wire.response_fields import ResponseFields
 
 
 class ResponseStream(ChunkSource):
@@ -27,6 +28,10 @@ class ResponseStream(ChunkSource):
     def headers(self) -> Self:
         """An object whose ``raw`` contains the fields, in the order of the wire, with lower-case names."""
         return self
+
+    def fields(self) -> ResponseFields:
+        """Returns the fields to pass on, which the caller may change."""
+        return ResponseFields().prepare(self.raw)
 
     @property
     def source(self) -> ChunkSource:

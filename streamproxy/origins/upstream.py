@@ -32,7 +32,6 @@ from streamproxy.upstream.upstream import Upstream
 from streamproxy.wire.edits import NO_EDIT, Edit
 from streamproxy.wire.headers import Headers, request_headers
 from streamproxy.wire.media import accepts_event_stream
-from streamproxy.wire.response_fields import ResponseFields
 from streamproxy.wire.target import rewrite
 from streamproxy.wire.websocket import accept_of
 
@@ -125,7 +124,7 @@ class UpstreamResponse(OriginResponse):
         self.status = status = response.status_code
         self.reason = response.reason
         self.version = response.http_version
-        self.fields = ResponseFields().prepare(response.raw)
+        self.fields = response.fields()
         self.body = response.source
         self.complete = response.complete
         self.tunnel = self.on_client_left = None

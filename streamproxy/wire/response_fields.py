@@ -83,9 +83,20 @@ class ResponseFields:
         self.told_length = b"content-length" in noted
         return self
 
+    def copy(self) -> ResponseFields:
+        """Returns the same, to be changed without changing this."""
+        new = ResponseFields()
+        new.kept = self.kept.copy()
+        new.noted = self.noted  # never changed in place
+        new.plain = self.plain
+        new.told_length = self.told_length
+        new._replaced = self._replaced  # nor this
+        return new
+
     def drop_length(self) -> None:
         """Removes Content-Length, for a body that may become longer or shorter."""
-        if self.noted.pop(b"content-length", None) is not None:
+        if b"content-length" in self.noted:
+            self.noted = {name: value for name, value in self.noted.items() if name != b"content-length"}
             self.kept = [pair for pair in self.kept if pair[0] != b"content-length"]
 
     def pass_on(self, request_id: bytes, date: bytes, version: str = "1.1") -> None:

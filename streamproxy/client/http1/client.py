@@ -22,6 +22,7 @@ from streamproxy.exchange.stream import ByteStream
 from streamproxy.wire.encode import request_head
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.methods import IDEMPOTENT
+from streamproxy.wire.response_fields import ResponseFields
 
 
 class NativeClient:
@@ -212,6 +213,11 @@ class Stream(ResponseStream):
         self._finish(kind is None)
 
     # The response.
+
+    def fields(self) -> ResponseFields:
+        """Returns the fields to pass on, which the caller may change."""
+        known = self._connection.response.known if self._connection is not None else None
+        return known.fields() if known is not None else ResponseFields().prepare(self.raw)
 
     def ready(self) -> bytes | None:
         """Returns the next chunk, or None if none is available. Raises as the iterator."""

@@ -18,7 +18,7 @@ Bytes after a complete response are no error of the response: they only make the
 a requested 101 they are the first bytes of another protocol (``rest``).
 
 The parser of a connection is told about the bodies that it has not seen, or replaced if that costs more. It has as few
-callbacks as possible.
+callbacks as possible. It is not asked about a head that came in one piece and had come twice.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from typing import Final
 
 import httptools
 
+from streamproxy.client.http1.known import KnownResponse, known_heads, once
 from streamproxy.errors import BadResponse, ResponseIncomplete
 from streamproxy.wire.chunked import LAST_CHUNK, ChunkedDecoder, ChunkError
 from streamproxy.wire.headers import SPACE, Headers, lower_name, lower_names
 from streamproxy.wire.http1 import ANY_BODY, MAX_FIELDS, AmbiguousHead, Framing, connection_options, response_framing
+from streamproxy.wire.remembered import LONGEST_HEAD, MOST_HEADS, note_head, remember
 from streamproxy.wire.status import PHRASES
 from streamproxy.wire.times import FOREVER
 
@@ -69,7 +71,8 @@ class ResponseParser:
     ``http_version`` ("1.0" or "1.1") and ``framing`` are set together with it. ``continued`` is whether 100 (Continue)
     was received. ``fault`` is why the response failed: BadResponse up to the head, ResponseIncomplete after it.
     ``chunks`` is the decoder of a chunked body while it is being read. ``trailers`` are the fields after the body of a
-    complete response, with lower-case names.
+    complete response, with lower-case names. ``known`` is what is remembered of the final head, or None; nothing may
+    change ``headers``.
     """
 
     __slots__ = (
@@ -93,6 +96,7 @@ class ResponseParser:
         "framing",
         "headers",
         "http_version",
+        "known",
         "lifetime",
         "read",
         "reason",
@@ -128,6 +132,7 @@ class ResponseParser:
         self.reason = b""
         self.http_version = "1.1"
         self.headers: Headers | None = None
+        self.known: KnownResponse | None = None
         self.framing = _NO_FRAMING
         self.continued = False
         self.done = True
@@ -146,6 +151,7 @@ class ResponseParser:
         self._upgrade = upgrade
         self._heads = self.read = 0
         self.headers = None
+        self.known = None
         self.trailers = _NO_TRAILERS
         self.continued = self.done = False
         if self._stale:
@@ -162,21 +168,31 @@ class ResponseParser:
     def feed(self, data: bytes) -> bytes:
         """Parses the next bytes of the response. Returns the parts of the body among them."""
         while self.headers is None:
+            heads, whole = self._heads, False
             if self._tail:
                 data, rest = self._split_head(data)
             else:
                 head, found, rest = data.partition(_END)  # faster than `find` on CPython 3.11
                 if not found:
                     self._tail = data[-3:]
-                elif rest:
-                    data = head + _END
-            heads = self._heads
-            self._feed_head(data)
-            if self._tail or self.fault is not None:
-                return b""
-            if self._heads == heads:
-                self._fail("an empty line before the end of the head")
-                return b""
+                else:
+                    if rest:
+                        data = head + _END
+                    whole = not heads and self._method != "HEAD"
+            known = known_heads.get(data) if whole else None
+            if known is not None:
+                self._recall(known, len(data))
+            else:
+                self._feed_head(data)
+                if self._tail or self.fault is not None:
+                    return b""
+                if self._heads == heads:
+                    self._fail("an empty line before the end of the head")
+                    return b""
+                if whole and data in once:
+                    self._remember(data)
+                elif whole:
+                    note_head(once, data)
             if not rest:
                 return b""
             data = rest
@@ -242,6 +258,25 @@ class ResponseParser:
         self._finish_head(status)
 
     # Parts of the above.
+
+    def _recall(self, known: KnownResponse, size: int) -> None:
+        """Takes what is known of a head of ``size`` bytes. The parser has not seen it, and expects no body."""
+        self.known = known
+        self.read = size
+        self._heads = 1
+        self.reason, self.http_version, self.framing = known.reason, known.http_version, known.framing
+        if not self.lifetime:
+            self.lifetime = known.lifetime
+        self._fields = known.headers
+        self._finish_head(known.status)
+
+    def _remember(self, data: bytes) -> None:
+        """Remembers a head, if it was the final one of a response."""
+        headers = self.headers
+        if headers is not None and not self.upgraded:
+            lifetime = announced_lifetime(headers)
+            known = KnownResponse(self.status, self.reason, self.http_version, headers, self.framing, lifetime)
+            remember(known_heads, data, known, LONGEST_HEAD, MOST_HEADS)
 
     def _begin_head(self) -> None:
         self._begun = False

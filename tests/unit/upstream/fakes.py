@@ -12,6 +12,7 @@ from streamproxy.config import model
 from streamproxy.exchange.exchange import Exchange
 from streamproxy.upstream import Endpoint
 from streamproxy.wire.headers import Headers
+from streamproxy.wire.response_fields import ResponseFields
 
 
 class FakeResponse:
@@ -23,6 +24,9 @@ class FakeResponse:
         self.status_code = status
         self.raw = headers
         self.source: ChunkSource = IteratorSource(self._chunks())
+
+    def fields(self) -> ResponseFields:
+        return ResponseFields().prepare(self.raw)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         yield b"body"

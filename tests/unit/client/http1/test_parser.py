@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from streamproxy.client.http1.known import known_heads, once
 from streamproxy.client.http1.response import ResponseParser, announced_lifetime
 from streamproxy.errors import BadResponse, ResponseIncomplete
 from streamproxy.wire.headers import Headers
@@ -211,14 +212,111 @@ def test_the_responses_before_make_no_difference_to_a_head(heads: list[tuple[str
     for method, raw in heads:
         new = ResponseParser()
         for one in (new, parser):
+            forget_heads()
             one.begin(method)
             one.feed(raw)
-        assert str(parser.fault) == str(new.fault), raw
-        if new.fault is not None:
+        assert_same_head(parser, new)
+        if new.fault is not None or not skip_body(parser):
             break
-        assert (parser.status, parser.headers, parser.framing) == (new.status, new.headers, new.framing)
-        if not skip_body(parser):
-            break
+
+
+def forget_heads() -> None:
+    once.clear()
+    known_heads.clear()
+
+
+def assert_same_head(one: ResponseParser, other: ResponseParser) -> None:
+    assert str(one.fault) == str(other.fault)
+    if one.fault is None:
+        assert (one.status, one.reason, one.http_version) == (other.status, other.reason, other.http_version)
+        assert (one.headers, one.framing, one.done) == (other.headers, other.framing, other.done)
+        assert (one.lifetime, one.read, one.continued) == (other.lifetime, other.read, other.continued)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(framed(), min_size=1, max_size=5), st.sampled_from([b"", b"HTTP/1.1 103 X\r\nA: b\r\n\r\n"]))
+def test_a_head_that_came_before_is_read_as_if_it_had_not(heads: list[tuple[str, bytes]], early: bytes) -> None:
+    """The third turn recalls some heads, and parses the others."""
+    forget_heads()
+    parser = ResponseParser()
+    for method, raw in heads * 3:
+        came, recalled = once.copy(), known_heads.copy()
+        new = ResponseParser()
+        new.lifetime = parser.lifetime
+        forget_heads()
+        new.begin(method)
+        new.feed(early + raw)
+        once.clear()
+        once.update(came)
+        known_heads.clear()
+        known_heads.update(recalled)
+        parser.begin(method)
+        parser.feed(early + raw)
+        assert_same_head(parser, new)
+        if new.fault is not None or not skip_body(parser):
+            parser = ResponseParser()
+
+
+def parsed(raw: bytes, method: str = "GET", *, upgrade: bool = False) -> ResponseParser:
+    parser = ResponseParser()
+    parser.begin(method, None, upgrade)
+    parser.feed(raw)
+    assert parser.headers is not None
+    return parser
+
+
+def test_final_heads_in_one_piece_are_remembered_unless_a_head_was_asked_for() -> None:
+    raw = b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nKeep-Alive: timeout=9\r\n\r\n"
+    long = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: %b\r\n\r\n" % (b"y" * 2048)
+    switch = b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
+    forget_heads()
+    for _ in range(3):
+        parsed(raw, "HEAD")
+        parsed(long)
+        parsed(switch, upgrade=True)
+        parsed(b"HTTP/1.1 103 X\r\n\r\n" + raw)
+        parser = ResponseParser()
+        parser.begin("GET")
+        parser.feed(raw[:9])
+        parser.feed(raw[9:])
+    assert not known_heads
+    for _ in range(2):
+        assert not known_heads
+        assert parsed(raw + b"a").known is None
+    assert known_heads.keys() == {raw}
+    again = parsed(raw + b"ab")
+    assert again.known is known_heads[raw]
+    assert (again.reason, again.lifetime, again.done) == (b"Fine", 8.0, True)
+    assert parsed(raw, "HEAD").known is None
+    again.begin("GET")
+    assert again.known is None
+
+
+def test_whoever_changes_the_fields_of_a_response_changes_no_other() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 2\r\nCache-Control: private\r\n\r\n"
+    forget_heads()
+    parsed(raw)
+    parsed(raw)
+    made = []
+    for _ in range(3):
+        known = parsed(raw).known
+        assert known is not None
+        fields = known.fields()
+        assert fields.told_length
+        fields.drop_length()
+        fields.pass_on(b"id", b"date")
+        fields.unbuffer()
+        made.append((fields.kept, fields.noted))
+    assert made[0] == made[1] == made[2]
+    assert b"content-length" not in made[0][1]
+
+
+def test_what_is_remembered_of_heads_is_bounded() -> None:
+    for number in range(1000):
+        for _ in range(3):
+            parsed(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % number)
+    assert 0 < len(known_heads) <= 256
+    assert 0 < len(once) <= 256
 
 
 def mutated(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
