@@ -9,7 +9,8 @@ With ``--load events`` a few streams run, their events come one by one, and what
 divided by the events that passed; ``llm`` does so with chats: ``--peers streamproxy,streamproxy-openai`` says what it
 costs to understand one. ``resume`` is ``events`` for ``--peers streamproxy,streamproxy-resume`` and, where there is a
 redis-server, ``streamproxy-resume-redis``: what it costs to keep a stream. ``models`` are requests with a body of
-8 KiB: ``--peers streamproxy,streamproxy-models`` says what it costs to read the model. ``h2-tiny`` has the connections
+8 KiB: ``--peers streamproxy,streamproxy-models`` says what it costs to read the model. ``fresh`` are requests and
+responses with heads that are never the same twice, as those of the others are. ``h2-tiny`` has the connections
 and streams of the load of that name. How many requests come in one read differs a little from run to run there, and
 the count by about one per cent.
 """
@@ -41,7 +42,7 @@ _WARM = 300  # requests before the count
 _SETTLE = 10.0
 _STREAMS = 4
 _RATE = 50  # events a second of each: few enough that each is a read of its own, under callgrind too
-_REQUESTS = ("tiny", "models", "h2-tiny")
+_REQUESTS = ("tiny", "fresh", "models", "h2-tiny")
 _EVENTS = ("streams", f"/events?rate={_RATE}")
 _STREAMED = {"events": _EVENTS, "resume": _EVENTS, "llm": ("chats", "/chat")}
 _UNITS = dict.fromkeys(_REQUESTS, "a request") | dict.fromkeys(_STREAMED, "an event")
@@ -83,7 +84,11 @@ def count(peer: Peer, load: str, number: int, out: Path, tools: tuple[Path, Path
             proxy = stack.enter_context(running(command, cores=set(), env=launch.env, log=log))
             wait_ready(port, peer.ready, proxy, _START)
             asked = model_request() if load == "models" else ("header=Accept: text/event-stream",)
-            ask = partial(_ask_http2, place.http2) if load == "h2-tiny" else partial(_ask, tools[1], port, asked=asked)
+            if load == "fresh":
+                asked = (*asked, "fresh=1")
+            path = "/fresh" if load == "fresh" else "/tiny"
+            one = partial(_ask, tools[1], port, path, asked=asked)
+            ask = partial(_ask_http2, place.http2) if load == "h2-tiny" else one
             if load != "llm":  # a stream without the end marker of its API would be cut
                 ask(_WARM)
             if load in _STREAMED:
@@ -120,8 +125,8 @@ def _stream(load: Path, port: int, number: int, process: int, what: tuple[str, s
     return int(result["events"])
 
 
-def _ask(load: Path, port: int, requests: int, asked: tuple[str, ...]) -> None:
-    command = [str(load), "download", str(port), "/tiny", f"count={requests}", "conns=8", *asked]
+def _ask(load: Path, port: int, path: str, requests: int, asked: tuple[str, ...]) -> None:
+    command = [str(load), "download", str(port), path, f"count={requests}", "conns=8", *asked]
     with running(command, cores=set(), piped=True) as child:
         generator = Generator(child)
         generator.ready()

@@ -14,6 +14,10 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         "One-event responses, 32 connections",
         {"CPU µs a request": "cpu_us", "requests a second": "per_second", "MB": "pss_mb"},
     ),
+    "fresh": (
+        "The same with heads that are never the same twice",
+        {"CPU µs a request": "cpu_us", "requests a second": "per_second"},
+    ),
     "ttfb": (
         "Time to the first byte, 200 requests a second",
         {"CPU µs a request": "cpu_us", "TTFB p50 µs": "p50_us", "TTFB p99 µs": "p99_us"},

@@ -45,6 +45,7 @@ class Load(NamedTuple):
 
 LOADS: dict[str, Load] = {
     "tiny": Load(http1.tiny, "request"),
+    "fresh": Load(http1.fresh, "request"),
     "ttfb": Load(http1.ttfb, "request"),
     "events": Load(http1.events, "event"),
     "flood": Load(http1.flood, "MB"),

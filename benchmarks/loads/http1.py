@@ -9,7 +9,16 @@ from benchmarks.rig import MB, SETTLE, Numbers, Session, Window, steady
 
 def tiny(session: Session) -> Numbers:
     """One-event responses over 32 connections, each asking again as soon as it has its answer."""
-    with session.load("closed", "/tiny", "conns=32") as generator:
+    return _asking_again(session, "/tiny")
+
+
+def fresh(session: Session) -> Numbers:
+    """The same with heads of requests and responses that are never the same twice."""
+    return _asking_again(session, "/fresh", "fresh=1")
+
+
+def _asking_again(session: Session, path: str, *options: str) -> Numbers:
+    with session.load("closed", path, "conns=32", *options) as generator:
         window, result = steady(session, generator, session.sizes.seconds)
         numbers = window.numbers(result["responses"], session)
     return numbers | {

@@ -1,6 +1,6 @@
 /* The benchmark's load generator: one thread that sends requests to 127.0.0.1 and times what comes back.
  *
- *   load MODE PORT PATH [conns=N] [rate=N] [spread=N] [count=N] [bytes=N] [header=LINE]... [method=M] [body=TEXT]
+ *   load MODE PORT PATH [conns=N] [rate=N] [spread=N] [count=N] [bytes=N] [header=LINE]... [fresh=1] [method=M] [body=TEXT]
  *
  *   closed     each connection sends its next request when the last response is complete
  *   paced      `rate` requests a second over all connections, none sent before its time
@@ -48,6 +48,7 @@ static enum mode mode;
 static struct sockaddr_in address;
 static struct conn *conns;
 static int poller, timer, conn_count = 1, opened, due, greeted, measuring, said_ready;
+static char *number; /* in the request, where each has another */
 static char request[65536], zeros[256 * 1024];
 static size_t request_size;
 static uint64_t rate, spread, wanted, upload_bytes, begun, finished;
@@ -148,6 +149,11 @@ static void send_request(struct conn *conn) {
     conn->sent_at = now_ns();
     conn->event_at = 0;
     begun++;
+    if (number) {
+        char digits[9];
+        snprintf(digits, sizeof digits, "%08x", (uint32_t)begun);
+        memcpy(number, digits, 8);
+    }
     if (send(conn->fd, request, request_size, MSG_NOSIGNAL) != (ssize_t)request_size) {
         fail(conn, "a request could not be sent");
         return;
@@ -358,6 +364,7 @@ static void command(void) {
 static void make_request(const char *path, int argc, char **argv) {
     const char *method = "GET", *body = "";
     char headers[4096] = "";
+    int fresh = 0;
     for (int at = 4; at < argc; at++) {
         if (!strncmp(argv[at], "conns=", 6)) conn_count = atoi(argv[at] + 6);
         else if (!strncmp(argv[at], "rate=", 5)) rate = strtoull(argv[at] + 5, NULL, 10);
@@ -366,6 +373,7 @@ static void make_request(const char *path, int argc, char **argv) {
         else if (!strncmp(argv[at], "bytes=", 6)) upload_bytes = strtoull(argv[at] + 6, NULL, 10);
         else if (!strncmp(argv[at], "method=", 7)) method = argv[at] + 7;
         else if (!strncmp(argv[at], "body=", 5)) body = argv[at] + 5;
+        else if (!strncmp(argv[at], "fresh=", 6)) fresh = atoi(argv[at] + 6);
         else if (!strncmp(argv[at], "header=", 7)) {
             strncat(headers, argv[at] + 7, sizeof headers - strlen(headers) - 3);
             strcat(headers, "\r\n");
@@ -374,6 +382,7 @@ static void make_request(const char *path, int argc, char **argv) {
             exit(2);
         }
     }
+    if (fresh) strcat(headers, "X-Number: 00000000\r\n");
     char length[64] = "";
     if (upload_bytes || *body)
         snprintf(length, sizeof length, "Content-Length: %llu\r\n",
@@ -382,6 +391,7 @@ static void make_request(const char *path, int argc, char **argv) {
                                     "User-Agent: bench\r\n%s%s\r\n%s", method, path, ntohs(address.sin_port), headers,
                                     length, body);
     if (request_size >= sizeof request) die("the request is too long");
+    if (fresh) number = strstr(request, "X-Number: ") + strlen("X-Number: ");
 }
 
 int main(int argc, char **argv) {

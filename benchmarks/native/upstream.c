@@ -1,6 +1,7 @@
 /* The benchmark's upstream: an HTTP/1.1 server with one thread, which answers by the first part of the path.
  *
  *   /tiny                 one event, chunked, in one write; the connection stays
+ *   /fresh                the same with another head each time
  *   /json                 a small JSON object with its length
  *   /events?rate=N        N events a second, each stamped with the time at which it is written
  *   /chat                 a chat completion: 64 stamped events, one every 20 ms, then the finish, the usage and [DONE]
@@ -203,6 +204,11 @@ static int answer(struct conn *conn) {
     char out[512];
     int size;
     if (!strncmp(target, "/tiny", 5)) return put_event(conn, STREAM_HEAD, "0\r\n\r\n");
+    if (!strncmp(target, "/fresh", 6)) {
+        static uint32_t number;
+        snprintf(out, sizeof out, "HTTP/1.1 200 OK\r\nX-Number: %08x\r\n%s", number++, strstr(STREAM_HEAD, "Content-Type"));
+        return put_event(conn, out, "0\r\n\r\n");
+    }
     if (!strncmp(target, "/events", 7)) {
         if (!put_event(conn, STREAM_HEAD, "")) return 0;
         schedule(conn, 1000000000ull / query_number(query, "rate", 50));

@@ -86,7 +86,7 @@ _SHARE = {"share": {"key": ["path", "query"]}}
 
 OURS = (
     _variant("", "", streamproxy()),
-    _variant("-pure", ", not compiled", streamproxy(build="pure"), "tiny", "events", "idle", "llm", "h2-tiny"),
+    _variant("-pure", ", not compiled", streamproxy(build="pure"), "tiny", "fresh", "events", "idle", "llm", "h2-tiny"),
     _variant("-log", ", access log on", streamproxy(access=True), "tiny", "events"),
     _variant("-httpx", ", httpx client", streamproxy(upstream={"client": "httpx"})),
     _variant("-hypercorn", " on hypercorn", streamproxy(server={"engine": "hypercorn"}), http2="", websocket=False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from benchmarks.loads.http2 import requests as http2_requests
 from benchmarks.peers import PEERS, SEVERAL, Launch, Peer, Place
 from benchmarks.peers.ours import streamproxy
 from benchmarks.peers.published import EVENTS_OF_REDIS
-from benchmarks.programs import BenchError, build, fetch
+from benchmarks.programs import BenchError, Generator, Upstream, build, fetch, running
 from benchmarks.report_tables import TABLES
 from benchmarks.rig import Cores, Programs, Session, Sizes, choose_cores
 from benchmarks.workers import off, spread
@@ -153,7 +154,7 @@ def test_a_load_is_measured_only_with_peers_that_can_carry_it() -> None:
 
 
 TINY = Sizes(0.1, 4, 1, 100_000, 4, streams=(2, 4), sustained=4)
-WITHOUT = ("ttfb", "flood", "streams", "sustained", "models", "resume", "share")
+WITHOUT = ("fresh", "ttfb", "flood", "streams", "sustained", "models", "resume", "share")
 THROUGH = ("h2-tiny", "h2-events", "websocket")
 
 
@@ -173,6 +174,36 @@ def test_a_load_of_another_protocol_runs_through_the_proxy(programs: Programs, n
     numbers = measured(name, peer, TINY, programs)
     assert numbers["cpu_us"] > 0
     assert numbers["errors"] == 0
+
+
+@pytest.mark.parametrize(("path", "options", "different"), [("/fresh", ["fresh=1"], True), ("/tiny", [], False)])
+def test_heads_are_the_same_or_never_the_same(
+    programs: Programs, path: str, options: list[str], different: bool
+) -> None:
+    """Between the two stands a listener that sees the heads of three requests and of their responses."""
+    requests, responses = set(), set()
+    with (
+        running([str(programs.upstream)], cores=set(), piped=True) as upstream,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        running(
+            [str(programs.load), "download", str(listener.getsockname()[1]), path, "count=3", "conns=1", *options],
+            cores=set(),
+            piped=True,
+        ) as load,
+    ):
+        generator = Generator(load)
+        client, _ = listener.accept()
+        generator.ready()
+        generator.mark()
+        with client, socket.create_connection(("127.0.0.1", Upstream(upstream).port)) as server:
+            for _ in range(3):
+                requests.add(client.recv(65536))
+                server.sendall(max(requests))
+                answer = server.recv(65536)
+                responses.add(answer.partition(b"\r\n\r\n")[0])
+                client.sendall(answer)
+            assert generator.result()["errors"] == 0
+    assert (len(requests), len(responses)) == ((3, 3) if different else (1, 1))
 
 
 def test_what_is_published_comes_to_every_client(programs: Programs) -> None:
