@@ -17,7 +17,7 @@ from streamproxy.wire.response_fields import ResponseFields
 class KnownResponse:
     """What a final head says where the request was not HEAD. Nothing of it changes.
 
-    The attributes are those of `streamproxy.client.http1.response.ResponseParser`; ``lifetime`` is what this head
+    The attributes are those of `streamproxy.client.http1.response_head.HeadParser`; ``lifetime`` is what this head
     announces, in seconds.
     """
 

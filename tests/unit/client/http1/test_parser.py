@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamproxy.client.http1.known import known_heads, once
-from streamproxy.client.http1.response import ResponseParser, announced_lifetime
+from streamproxy.client.http1.response import ResponseParser
+from streamproxy.client.http1.response_head import announced_lifetime
 from streamproxy.errors import BadResponse, ResponseIncomplete
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.times import FOREVER
