@@ -25,6 +25,7 @@ from benchmarks.programs import BenchError, build
 LIST: Final = ROOT / "hot_functions.txt"
 _WATCHED: Final = (  # a load, and the peer that runs most in it
     ("tiny", "streamproxy-log"),
+    ("fresh", "streamproxy"),
     ("events", "streamproxy"),
     ("llm", "streamproxy-openai"),
     ("models", "streamproxy-models"),
@@ -48,7 +49,10 @@ def watch(load: str, peer: str, tools: tuple[Path, Path]) -> set[str]:
     done = subprocess.run(
         ["callgrind_annotate", "--threshold=100", profile], capture_output=True, text=True, check=True
     )
-    return functions(done.stdout)
+    ran = functions(done.stdout)
+    if not ran:
+        raise BenchError(f"{load} ran no compiled function that has a name: was the package built elsewhere?")
+    return ran
 
 
 def main() -> int:
