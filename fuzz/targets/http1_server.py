@@ -2,6 +2,7 @@
 
 Every request that the application gets whole is one that h11 reads from the same bytes, in the same order and with the
 same body. One more would be a smuggled request. Whatever comes, the answer is HTTP and the application's fault is none.
+Every input begins with no head remembered.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import h11
 
 from fuzz.reads import reads_of
 from fuzz.rig import Rig
+from fuzz.targets.request_head import forget_heads
 from streamproxy.server.http1.limits import Http11Limits
 from streamproxy.server.http1.protocol import http11_protocol
 from tests.unit.server.harness import Receive, Scope, Send, body_message, start_message
@@ -66,6 +68,7 @@ def check(data: bytes) -> None:
         return
     expected, unread = by_h11(data)
     app, here = rig()
+    forget_heads()
     for reads in ([data], reads_of(data)):
         app.requests.clear()
         out = here.run(reads).out

@@ -1,4 +1,8 @@
-"""Whole responses of an upstream. The oracle is h11: what we take for a complete one, it takes for the same one."""
+"""Whole responses of an upstream. The oracle is h11: what we take for a complete one, it takes for the same one.
+
+Heads that came twice are looked up and not parsed. So every input begins with nothing remembered, and a response whose
+head is looked up must be the one that was parsed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import NamedTuple
 import h11
 
 from fuzz.reads import bytes_of, reads_of
+from streamproxy.client.http1.known import known_heads, once
 from streamproxy.client.http1.response import ResponseParser
 from streamproxy.wire.headers import Headers
 
@@ -61,9 +66,11 @@ def parse(reads: list[bytes], method: str) -> Response:
 def check(data: bytes) -> None:
     if not data:
         return
+    once.clear()
+    known_heads.clear()
     for method in ("GET", "HEAD"):
         whole = parse([data], method)
-        for reads in (reads_of(data), bytes_of(data)):
+        for reads in (reads_of(data), bytes_of(data), [data], [data]):  # the last one may be looked up
             other = parse(reads, method)
             assert (other.end, other.headers, other.body) == (whole.end, whole.headers, whole.body), (whole, other)
             if whole.end != "refused":

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fuzz.reads import bytes_of, reads_of
 from fuzz.targets import CORPUS, PARTS, folders_of, load
+from streamproxy.client.http1 import response_head
+from streamproxy.client.http1.known import KnownResponse
+from streamproxy.wire.request import RequestHead
 
 
 def inputs_of(part: str) -> list[Path]:
@@ -47,3 +51,29 @@ def test_reads_are_all_of_the_input_and_the_same_each_time() -> None:
         assert b"".join(reads_of(data)) == data == b"".join(bytes_of(data))
         assert reads_of(data) == reads_of(data)
         assert all(reads_of(data)) or not data
+
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def test_a_parser_that_goes_wrong_behind_a_body_is_found_where_the_next_head_came_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target, unseen = load("request_head"), RequestHead._unseen_body
+    for _ in range(3):
+        target.check(GET)
+    # Behind a head that came in one piece, the parser takes the next one for the body.
+    monkeypatch.setattr(RequestHead, "_unseen_body", lambda head, of: b"" if head._begun is None else unseen(head, of))
+    with pytest.raises(AssertionError):
+        target.check(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n" + GET)
+
+
+def test_what_is_remembered_wrongly_of_a_head_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Remembered(KnownResponse):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.headers = self.headers[1:]
+
+    monkeypatch.setattr(response_head, "KnownResponse", Remembered)
+    with pytest.raises(AssertionError):
+        load("response").check(b"HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 0\r\n\r\n")
