@@ -254,7 +254,7 @@ class KnownFields:
         self._fields: RequestFields | None = None
 
     def read(self, headers: Headers) -> RequestFields:
-        """Returns the result for a request that came with these fields, and has ``headers`` now, as middleware may."""
+        """Returns the result for ``headers``: what is remembered, unless middleware has changed the fields since."""
         if headers != self.headers:
             return RequestFields().prepare(headers)
         if self._fields is None:

@@ -9,8 +9,10 @@ The parser sees only the head. This module finds the end of the head by its empt
 anywhere else. So what follows the head is never taken for a part of it, whatever an Upgrade field or a trailer section
 contains, and the size of the head is exact.
 
-A head that came twice, byte for byte, is not parsed again: clients that poll, reconnect or ask for a list repeat
-theirs. One that announces a body is not remembered, since its length is another each time.
+A head that came twice in one piece, byte for byte, is not parsed again: clients that poll, reconnect or ask for a list
+repeat theirs. One that announces a body is not remembered, since its length is another each time, nor one that ends its
+connection, asks for another protocol or takes trailers. What is remembered is true on every connection of every
+listener, except for their limits, which are checked each time.
 
 Creating a parser costs more than parsing a short head, so a parser is reused for the next head. If a head announced a
 body, the parser is given one of that length first, since it has not seen the real one. After a head with a very long
@@ -102,7 +104,7 @@ class RequestHead:
     and ``query``; ``version`` ("1.0" or "1.1"); ``headers`` with lower-case names; the ``framing`` of the body;
     ``takes_trailers``, whether the client sent ``TE: trailers``; and ``wants_websocket``, whether the request is a
     valid WebSocket handshake (RFC 6455 section 4.1): Upgrade is exactly ``websocket``, and the key is valid. ``known``
-    are its fields if it is remembered, otherwise None; the caller may change the list ``headers``.
+    are its fields if it was looked up, and None if it was parsed. The caller may change the list ``headers``.
     """
 
     __slots__ = (

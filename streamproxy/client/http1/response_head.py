@@ -7,7 +7,8 @@ protocols that look like HTTP, invalid versions, statuses and codings, and NUL i
 response may have 64 KiB together.
 
 The parser of a connection is told about the bodies that it has not seen, or replaced if that costs more. It has as few
-callbacks as possible. It is not asked about a head that came in one piece and had come twice.
+callbacks as possible. It is not asked about a final head that came in one piece and had come twice, unless the request
+was HEAD: what such a head says depends on nothing but its bytes.
 """
 
 from __future__ import annotations
