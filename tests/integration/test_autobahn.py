@@ -4,7 +4,8 @@ The server is the ``websockets`` library. Sections 1 to 7 and 10 are run whole: 
 fragments, UTF-8, closing. Of sections 9, 12 and 13 (large messages and compression) a few cases are run, since the
 whole sections last for minutes. Some cases are races: the server may or may not send its echo before it closes. Where
 a verdict differs, the server alone is asked again, until it has had the verdict that it had through the proxy, and so
-is the proxy, until it has had the server's: how many races go one way in one run depends on the machine.
+is the proxy, until it has had the server's. On a busy machine it never has in those cases where a wrong frame follows
+right ones at once: the connection has failed before their echoes have come all the way.
 
 The relay of messages is compared with an echo under the same ASGI server.
 """
@@ -31,7 +32,8 @@ LARGE = ("9.1.1", "9.1.2", "9.1.3", "9.2.*", "12.1.1", "12.2.1", "13.1.1", "13.3
 CASES = 260
 LATE = "FAILED BY CLIENT"  # kosoku's end gave up waiting for the other's: on a machine that stood still, once
 AGAIN = 5  # times that a case is repeated whose verdicts differ
-MOST_RACES = 5  # cases that may still differ then
+MOST_RACES = 5  # cases that may still differ then, beside those where a wrong frame follows right ones at once
+FOLLOWED = {"3.2", "3.3", "3.4", "4.1.3", "4.1.4", "4.1.5", "4.2.3", "4.2.4", "4.2.5", "5.15"}
 STRICTEST = ("OK", "OK")
 KOSOKU = Path(sys.executable).with_name("kosoku")
 
@@ -97,7 +99,7 @@ async def assert_same(alone_url: str, through_url: str, cases: Sequence[str], nu
             lasting = {case for case in lasting if again[case] not in (alone[case], STRICTEST)}
     unknown = {case: (through[case], seen[case]) for case in differing if through[case] not in seen[case]}
     assert not unknown, unknown
-    assert len(lasting) <= MOST_RACES, lasting
+    assert len(lasting - FOLLOWED) <= MOST_RACES, lasting
 
 
 async def test_a_server_has_the_same_verdicts_through_the_proxy(run_proxy: RunProxy, tmp_path: Path) -> None:
