@@ -217,7 +217,7 @@ class Stream(ResponseStream):
     def fields(self) -> ResponseFields:
         """Returns the fields to pass on, which the caller may change."""
         known = self._connection.response.known if self._connection is not None else None
-        return known.fields() if known is not None else ResponseFields().prepare(self.raw)
+        return known.fields() if known is not None else ResponseStream.fields(self)
 
     def ready(self) -> bytes | None:
         """Returns the next chunk, or None if none is available. Raises as the iterator."""
