@@ -14,9 +14,9 @@ import h11
 
 from fuzz.reads import reads_of
 from fuzz.rig import Rig
-from fuzz.targets.request_head import forget_heads
 from streamproxy.server.http1.limits import Http11Limits
 from streamproxy.server.http1.protocol import http11_protocol
+from streamproxy.wire.request import known_heads
 from tests.unit.server.harness import Receive, Scope, Send, body_message, start_message
 
 DICTIONARY = (
@@ -68,7 +68,7 @@ def check(data: bytes) -> None:
         return
     expected, unread = by_h11(data)
     app, here = rig()
-    forget_heads()
+    known_heads.clear()
     for reads in ([data], reads_of(data)):
         app.requests.clear()
         out = here.run(reads).out

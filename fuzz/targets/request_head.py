@@ -19,9 +19,8 @@ import h11
 
 from fuzz.reads import bytes_of, reads_of
 from streamproxy.errors import Rejected
-from streamproxy.wire import request
 from streamproxy.wire.http1 import Framing
-from streamproxy.wire.request import RequestHead
+from streamproxy.wire.request import RequestHead, known_heads
 
 DICTIONARY = (
     b"GET / HTTP/1.1\r\n", b"POST /a?b HTTP/1.0\r\n", b"Host: a\r\n", b"\r\n\r\n", b"Content-Length: 5\r\n",
@@ -44,12 +43,6 @@ class Head(NamedTuple):
     takes_trailers: bool
     wants_websocket: bool
     rest: bytes
-
-
-def forget_heads() -> None:
-    """Makes the next head that is read one that has not come before."""
-    request._once.clear()
-    request._known_heads.clear()
 
 
 def parse(reads: list[bytes]) -> Head | str:
@@ -80,7 +73,7 @@ def read_on(parser: RequestHead, reads: list[bytes]) -> Head | str:
 def check(data: bytes) -> None:
     if not data:
         return
-    forget_heads()
+    known_heads.clear()
     head = parse([data])
     for reads in (reads_of(data), bytes_of(data), [data], [data]):  # the last one may be looked up
         compare_readings(head, parse(reads), data)
@@ -95,7 +88,7 @@ def check_sequence(data: bytes) -> None:
     whole, pieces = RequestHead(MAX_SIZE, 100), RequestHead(MAX_SIZE, 100)
     try:
         while data:
-            forget_heads()  # the parser has to read each
+            known_heads.clear()  # the parser has to read each
             head = parse([data])
             compare_readings(head, read_on(whole, [data]), data)
             compare_readings(head, read_on(pieces, reads_of(data)), data)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import h11
 
 from fuzz.reads import bytes_of, reads_of
-from streamproxy.client.http1.known import known_heads, once
+from streamproxy.client.http1.known import known_heads
 from streamproxy.client.http1.response import ResponseParser
 from streamproxy.wire.headers import Headers
 
@@ -66,7 +66,6 @@ def parse(reads: list[bytes], method: str) -> Response:
 def check(data: bytes) -> None:
     if not data:
         return
-    once.clear()
     known_heads.clear()
     for method in ("GET", "HEAD"):
         whole = parse([data], method)

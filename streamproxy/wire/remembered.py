@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -23,13 +23,35 @@ def remember(known: dict[bytes, T], key: bytes, value: T, longest: int, most: in
     return value
 
 
-def note_head(once: set[bytes], head: bytes) -> None:
-    """Adds a head to those that came ``once``, unless it is longer than LONGEST_HEAD.
+class KnownHeads(Generic[T]):
+    """What was found out about heads that came twice, byte for byte, for those that are equal to one.
 
-    What is found out about a head is remembered when it comes again: most of those with a body or an identifier come
-    once, and to remember them would cost more than the others gain. ``once`` is emptied when it has MOST_HEADS.
+    ``known`` has it, by head. Most heads with a body or an identifier come once, and to remember them would cost more
+    than the others gain, so they are only noted in ``once``. Either has MOST_HEADS at most, and is emptied when full.
     """
-    if len(head) <= LONGEST_HEAD:
-        if len(once) >= MOST_HEADS:
-            once.clear()
-        once.add(head)
+
+    __slots__ = ("known", "once")
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, T] = {}
+        self.once: set[bytes] = set()
+
+    def came_before(self, head: bytes) -> bool:
+        """Whether a head has come before. If not, it is noted, unless it is longer than LONGEST_HEAD."""
+        once = self.once
+        if head in once:
+            return True
+        if len(head) <= LONGEST_HEAD:
+            if len(once) >= MOST_HEADS:
+                once.clear()
+            once.add(head)
+        return False
+
+    def remember(self, head: bytes, found: T) -> None:
+        """Remembers what was found out about a head that came before."""
+        remember(self.known, head, found, LONGEST_HEAD, MOST_HEADS)
+
+    def clear(self) -> None:
+        """Forgets all heads."""
+        self.known.clear()
+        self.once.clear()

@@ -42,7 +42,7 @@ from streamproxy.wire.http1 import (
     request_framing,
     takes_trailers,
 )
-from streamproxy.wire.remembered import LONGEST_HEAD, MOST_HEADS, note_head, remember
+from streamproxy.wire.remembered import KnownHeads, remember
 
 _VERSIONS: Final = {b"HTTP/1.1": "1.1", b"HTTP/1.0": "1.0"}
 _CONNECTION_FIELDS: Final = frozenset({b"connection", b"proxy-connection"})  # by llhttp
@@ -91,9 +91,8 @@ def _checked_line(line: bytes) -> RequestLine:
     return remember(_lines, line, read, _LONGEST_LINE, _MOST_LINES)
 
 
-# Of heads without a body, on connections that are kept: those that came once, and what those say that came again.
-_once: Final[set[bytes]] = set()
-_known_heads: Final[dict[bytes, tuple[RequestLine, KnownFields]]] = {}
+# Of requests without a body, on connections that are kept.
+known_heads: Final[KnownHeads[tuple[RequestLine, KnownFields]]] = KnownHeads()
 
 
 class RequestHead:
@@ -204,7 +203,7 @@ class RequestHead:
             data = data[: -len(rest)]
         if len(data) > self._max_size:
             self._limit(len(data))
-        known = _known_heads.get(data)
+        known = known_heads.known.get(data)
         if known is not None and len(known[1].headers) <= self._max_fields:
             line, self.known = known
             self.method, self.target, self.version, self._authority, self.path, self.raw_path, self.query = line
@@ -216,11 +215,9 @@ class RequestHead:
         line = _lines.get(begin) or _checked_line(begin)
         self.method, self.target, self.version, self._authority, self.path, self.raw_path, self.query = line
         self._parse(_NEUTRAL + fields, True)
-        if self.framing is NO_BODY and not self._upgrade and not self.takes_trailers:
-            if data in _once:
-                remember(_known_heads, data, (line, KnownFields(self.headers.copy())), LONGEST_HEAD, MOST_HEADS)
-            else:
-                note_head(_once, data)
+        lasting = self.framing is NO_BODY and not self._upgrade and not self.takes_trailers
+        if lasting and known_heads.came_before(data):
+            known_heads.remember(data, (line, KnownFields(self.headers.copy())))
         return rest
 
     def _feed_more(self, begun: bytearray, data: bytes) -> bytes | None:

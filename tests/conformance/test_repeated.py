@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from streamproxy.client.http1.known import known_heads, once
+from streamproxy.client.http1.known import known_heads
 from streamproxy.client.http1.response import ResponseParser
 from streamproxy.wire import request
 from streamproxy.wire.headers import RequestFields
@@ -98,9 +98,7 @@ def nothing_remembered() -> None:
 
 
 def forget_heads() -> None:
-    request._once.clear()
-    request._known_heads.clear()
-    once.clear()
+    request.known_heads.clear()
     known_heads.clear()
 
 
@@ -127,8 +125,8 @@ async def test_an_exchange_that_came_before_is_made_as_the_first_was(
         asked.append([(head.start, unvaried(head.headers)) for head in upstream.requests[before:]])
     assert answered == answered[:1] * TIMES
     assert asked == asked[:1] * TIMES
-    assert len(request._known_heads) == 1
-    assert len(known_heads) == (method != "HEAD")
+    assert len(request.known_heads.known) == 1
+    assert len(known_heads.known) == (method != "HEAD")
     assert_remembered_is_what_heads_say()
 
 
@@ -166,7 +164,7 @@ def shown(answer: Answer) -> object:
 
 def assert_remembered_is_what_heads_say() -> None:
     """Compares everything that is remembered with what its head says when it is parsed again."""
-    requests, responses = request._known_heads.copy(), known_heads.copy()
+    requests, responses = request.known_heads.known.copy(), known_heads.known.copy()
     forget_heads()
     for raw, (line, fields) in requests.items():
         head = RequestHead(65536, 100)

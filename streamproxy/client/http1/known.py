@@ -11,27 +11,24 @@ from typing import Final
 
 from streamproxy.wire.headers import Headers
 from streamproxy.wire.http1 import Framing
+from streamproxy.wire.remembered import KnownHeads
 from streamproxy.wire.response_fields import ResponseFields
 
 
 class KnownResponse:
     """What a final head says where the request was not HEAD. Nothing of it changes.
 
-    The attributes are those of `streamproxy.client.http1.response_head.HeadParser`; ``lifetime`` is what this head
-    announces, in seconds.
+    The attributes are those of `streamproxy.client.http1.response_head.HeadParser`.
     """
 
-    __slots__ = ("_fields", "framing", "headers", "http_version", "lifetime", "reason", "status")
+    __slots__ = ("_fields", "framing", "headers", "http_version", "reason", "status")
 
-    def __init__(
-        self, status: int, reason: bytes, http_version: str, headers: Headers, framing: Framing, lifetime: float
-    ) -> None:
+    def __init__(self, status: int, reason: bytes, http_version: str, headers: Headers, framing: Framing) -> None:
         self.status = status
         self.reason = reason
         self.http_version = http_version
         self.headers = headers
         self.framing = framing
-        self.lifetime = lifetime
         self._fields: ResponseFields | None = None  # read when the head comes again
 
     def fields(self) -> ResponseFields:
@@ -41,5 +38,4 @@ class KnownResponse:
         return self._fields.copy()
 
 
-once: Final[set[bytes]] = set()  # heads that came once
-known_heads: Final[dict[bytes, KnownResponse]] = {}
+known_heads: Final[KnownHeads[KnownResponse]] = KnownHeads()

@@ -19,11 +19,10 @@ from typing import Final
 
 import httptools
 
-from streamproxy.client.http1.known import KnownResponse, known_heads, once
+from streamproxy.client.http1.known import KnownResponse, known_heads
 from streamproxy.wire.chunked import LAST_CHUNK
 from streamproxy.wire.headers import SPACE, Headers, lower_name, lower_names
 from streamproxy.wire.http1 import ANY_BODY, MAX_FIELDS, AmbiguousHead, Framing, connection_options, response_framing
-from streamproxy.wire.remembered import LONGEST_HEAD, MOST_HEADS, note_head, remember
 from streamproxy.wire.times import FOREVER
 
 MAX_HEAD: Final = 65536
@@ -157,7 +156,7 @@ class HeadParser:
                     if rest:
                         data = head + _END
                     whole = not heads and self._method != "HEAD"
-            known = known_heads.get(data) if whole else None
+            known = known_heads.known.get(data) if whole else None
             if known is not None:
                 self._recall(known, len(data))
             else:
@@ -167,10 +166,8 @@ class HeadParser:
                 if self._heads == heads:
                     self._fail("an empty line before the end of the head")
                     return b""
-                if whole and data in once:
+                if whole and known_heads.came_before(data):
                     self._remember(data)
-                elif whole:
-                    note_head(once, data)
             if not rest:
                 return b""
             data = rest
@@ -226,7 +223,7 @@ class HeadParser:
         self._heads = 1
         self.reason, self.http_version, self.framing = known.reason, known.http_version, known.framing
         if not self.lifetime:
-            self.lifetime = known.lifetime
+            self.lifetime = announced_lifetime(known.headers)
         self._fields = known.headers
         self._finish_head(known.status)
 
@@ -234,9 +231,8 @@ class HeadParser:
         """Remembers a head, if it was the final one of a response."""
         headers = self.headers
         if headers is not None and not self.upgraded:
-            lifetime = announced_lifetime(headers)
-            known = KnownResponse(self.status, self.reason, self.http_version, headers, self.framing, lifetime)
-            remember(known_heads, data, known, LONGEST_HEAD, MOST_HEADS)
+            known = KnownResponse(self.status, self.reason, self.http_version, headers, self.framing)
+            known_heads.remember(data, known)
 
     def _begin_head(self) -> None:
         self._begun = False

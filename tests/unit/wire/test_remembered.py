@@ -13,7 +13,7 @@ from streamproxy.wire.request import RequestHead
 
 def test_a_quarter_of_the_heads_that_are_remembered_takes_less_than_3_mb() -> None:
     head, response = RequestHead(LONGEST_HEAD, 100), ResponseParser()
-    for table in (request._known_heads, known_heads):
+    for table in (request.known_heads, known_heads):
         table.clear()
     tracemalloc.start()
     try:
@@ -28,7 +28,7 @@ def test_a_quarter_of_the_heads_that_are_remembered_takes_less_than_3_mb() -> No
                 response.feed(b"HTTP/1.1 200 OK\r\nContent-Length:0\r\n" + fields + b"\r\n")
                 if response.known is not None:
                     response.known.fields()
-        assert len(request._known_heads) == len(known_heads) == MOST_HEADS // 4
+        assert len(request.known_heads.known) == len(known_heads.known) == MOST_HEADS // 4
         assert tracemalloc.get_traced_memory()[0] < 3_000_000
     finally:
         tracemalloc.stop()

@@ -307,15 +307,10 @@ SEVERAL = [
 ]
 
 
-def forget_heads() -> None:
-    request._once.clear()
-    request._known_heads.clear()
-
-
 def seen(head: RequestHead, *pieces: bytes, recall: bool = False) -> object:
     """All that one reading of a head gives, be it a refusal. With ``recall``, it may be what is remembered."""
     if not recall:
-        forget_heads()
+        request.known_heads.clear()
     try:
         rest = [head.feed(piece) for piece in pieces if piece][-1]
     except Rejected as error:
@@ -425,7 +420,7 @@ def test_a_head_that_came_before_is_read_as_if_it_had_not(heads: list[bytes]) ->
         new = RequestHead(65536, 100)
         expected.append(seen(new, raw))
     reader = RequestHead(65536, 100)
-    forget_heads()
+    request.known_heads.clear()
     for raw, known in list(zip(heads, expected, strict=True)) * 3:
         assert seen(reader, raw, recall=True) == known, raw
         if isinstance(known, type):
@@ -450,13 +445,13 @@ def test_a_head_that_came_before_is_read_as_if_it_had_not(heads: list[bytes]) ->
     ],
 )
 def test_only_short_heads_without_a_body_of_connections_that_are_kept_are_remembered(raw: bytes, known: bool) -> None:
-    forget_heads()
+    request.known_heads.clear()
     head = RequestHead(65536, 100)
     for times in (1, 2):
         assert head.feed(raw) == b""
         assert head.known is None
-        assert (raw in request._once) is known
-        assert (raw in request._known_heads) is (known and times == 2)
+        assert (raw in request.known_heads.once) is known
+        assert (raw in request.known_heads.known) is (known and times == 2)
         head.forget()
     assert head.feed(raw + b"next") == b"next"
     assert (head.known is not None) is known
@@ -475,7 +470,7 @@ def test_a_remembered_head_counts_against_the_limits_of_another_listener() -> No
 
 def test_whoever_changes_the_fields_of_a_request_changes_no_other() -> None:
     raw = b"GET / HTTP/1.1\r\nX: y\r\n" + GOOD
-    forget_heads()
+    request.known_heads.clear()
     for times in range(5):
         head = RequestHead(65536, 100)
         head.feed(raw)
@@ -496,7 +491,7 @@ def test_a_parser_goes_on_to_the_next_head_also_behind_a_body_that_it_has_not_se
     ]
     assert len(bodies) == 2
     for raw in [*SEVERAL[:3], *bodies, *bodies, SEVERAL[0]]:
-        forget_heads()
+        request.known_heads.clear()
         assert head.feed(raw) == b""
         parsers.append(head._parser)
         head.forget()
@@ -520,9 +515,9 @@ def test_what_is_remembered_of_request_lines_and_hosts_is_bounded() -> None:
     assert len(headers.lower_names) <= 1024
     assert max(map(len, headers.lower_names)) <= 64
     assert len(request._lines) <= 256
-    assert 0 < len(request._known_heads) <= 256
-    assert 0 < len(request._once) <= 256
-    assert max(map(len, [*request._once, *request._known_heads])) <= 2048
+    assert 0 < len(request.known_heads.known) <= 256
+    assert 0 < len(request.known_heads.once) <= 256
+    assert max(map(len, [*request.known_heads.once, *request.known_heads.known])) <= 2048
     assert len(http1._hosts) <= 256
     assert max(map(len, [*request._lines, *http1._hosts])) <= 512
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamproxy.client.http1.known import known_heads, once
+from streamproxy.client.http1.known import known_heads
 from streamproxy.client.http1.response import ResponseParser
 from streamproxy.client.http1.response_head import announced_lifetime
 from streamproxy.errors import BadResponse, ResponseIncomplete
@@ -213,17 +213,12 @@ def test_the_responses_before_make_no_difference_to_a_head(heads: list[tuple[str
     for method, raw in heads:
         new = ResponseParser()
         for one in (new, parser):
-            forget_heads()
+            known_heads.clear()
             one.begin(method)
             one.feed(raw)
         assert_same_head(parser, new)
         if new.fault is not None or not skip_body(parser):
             break
-
-
-def forget_heads() -> None:
-    once.clear()
-    known_heads.clear()
 
 
 def assert_same_head(one: ResponseParser, other: ResponseParser) -> None:
@@ -238,19 +233,18 @@ def assert_same_head(one: ResponseParser, other: ResponseParser) -> None:
 @given(st.lists(framed(), min_size=1, max_size=5), st.sampled_from([b"", b"HTTP/1.1 103 X\r\nA: b\r\n\r\n"]))
 def test_a_head_that_came_before_is_read_as_if_it_had_not(heads: list[tuple[str, bytes]], early: bytes) -> None:
     """The third turn recalls some heads, and parses the others."""
-    forget_heads()
+    known_heads.clear()
     parser = ResponseParser()
     for method, raw in heads * 3:
-        came, recalled = once.copy(), known_heads.copy()
+        came, recalled = known_heads.once.copy(), known_heads.known.copy()
         new = ResponseParser()
         new.lifetime = parser.lifetime
-        forget_heads()
+        known_heads.clear()
         new.begin(method)
         new.feed(early + raw)
-        once.clear()
-        once.update(came)
         known_heads.clear()
-        known_heads.update(recalled)
+        known_heads.once.update(came)
+        known_heads.known.update(recalled)
         parser.begin(method)
         parser.feed(early + raw)
         assert_same_head(parser, new)
@@ -270,7 +264,7 @@ def test_final_heads_in_one_piece_are_remembered_unless_a_head_was_asked_for() -
     raw = b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nKeep-Alive: timeout=9\r\n\r\n"
     long = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: %b\r\n\r\n" % (b"y" * 2048)
     switch = b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
-    forget_heads()
+    known_heads.clear()
     for _ in range(3):
         parsed(raw, "HEAD")
         parsed(long)
@@ -280,13 +274,13 @@ def test_final_heads_in_one_piece_are_remembered_unless_a_head_was_asked_for() -
         parser.begin("GET")
         parser.feed(raw[:9])
         parser.feed(raw[9:])
-    assert not known_heads
+    assert not known_heads.known
     for _ in range(2):
-        assert not known_heads
+        assert not known_heads.known
         assert parsed(raw + b"a").known is None
-    assert known_heads.keys() == {raw}
+    assert known_heads.known.keys() == {raw}
     again = parsed(raw + b"ab")
-    assert again.known is known_heads[raw]
+    assert again.known is known_heads.known[raw]
     assert (again.reason, again.lifetime, again.done) == (b"Fine", 8.0, True)
     assert parsed(raw, "HEAD").known is None
     again.begin("GET")
@@ -295,7 +289,7 @@ def test_final_heads_in_one_piece_are_remembered_unless_a_head_was_asked_for() -
 
 def test_whoever_changes_the_fields_of_a_response_changes_no_other() -> None:
     raw = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 2\r\nCache-Control: private\r\n\r\n"
-    forget_heads()
+    known_heads.clear()
     parsed(raw)
     parsed(raw)
     made = []
@@ -316,8 +310,8 @@ def test_what_is_remembered_of_heads_is_bounded() -> None:
     for number in range(1000):
         for _ in range(3):
             parsed(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % number)
-    assert 0 < len(known_heads) <= 256
-    assert 0 < len(once) <= 256
+    assert 0 < len(known_heads.known) <= 256
+    assert 0 < len(known_heads.once) <= 256
 
 
 def mutated(data: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
